@@ -1,0 +1,444 @@
+"""Audio files: the only place that reads or writes them.
+
+What libsndfile knows (wav, flac, ogg, mp3, aiff …) is read by it, whatever the file is called: the content
+decides. Sound in other containers (mp4, m4a, mkv, webm …) is read through PyAV where that extra is installed.
+Samples are float32 arrays (channels, N), full scale is 1.
+
+Everything that can be wrong with a file is a `UserError` that names it. Two things are decided here: a wav,
+aiff or ogg file that was cut off has the length that is there (interrupted recorders leave such files); a
+file whose samples end, or stop making sense, well before its header says so (flac, mp3) is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import soundfile
+import soxr
+from jaxtyping import Array, Float
+
+from bayessep.errors import UserError
+
+AnyPath = str | os.PathLike[str]
+Samples = Float[np.ndarray, "channels N"]
+AnySamples = Float[Array | np.ndarray, "channels N"] | Float[Array | np.ndarray, " N"]
+
+# Headers of compressed files may be off by some frames of the codec; what ends earlier than this was cut off.
+_HEADER_TOLERANCE_SECONDS = 0.1
+
+
+class AudioInfo(NamedTuple):
+    """What a file says of itself."""
+
+    sample_rate: int  # Hz
+    channels: int
+    frames: int  # samples per channel
+    subtype: str  # how samples are stored, such as PCM_16
+    format: str  # the container, such as WAV
+
+
+class Audio(NamedTuple):
+    """Sound in memory."""
+
+    samples: Float[np.ndarray, "channels N"]  # float32, full scale is 1
+    sample_rate: int  # Hz
+
+
+# --- reading ------------------------------------------------------------------------------------------------
+
+
+def probe(path: AnyPath) -> AudioInfo:
+    """What a file is, from its header. (What only PyAV reads is decoded once, to count its samples.)
+
+    Raises:
+        UserError: the file is missing, unreadable or not audio.
+    """
+    with _open(path) as source:
+        return source.info()
+
+
+def read(
+    path: AnyPath,
+    *,
+    sample_rate: int | None = None,
+    mono: bool = False,
+    start: float | int = 0.0,
+    stop: float | int | None = None,
+) -> Audio:
+    """The samples of a file, or of a part of it.
+
+    Args:
+        path: the file; its content decides how it is read, not its name.
+        sample_rate: resample to this rate (Hz); None keeps that of the file.
+        mono: replace the channels by their mean.
+        start: beginning of the part, in seconds.
+        stop: end of the part, in seconds; None, or a time after the end, for the end of the file.
+
+    Raises:
+        UserError: the file is missing, unreadable, not audio, cut off, empty, or has NaN or infinite samples;
+            or the part asked for is not in it.
+    """
+    with _open(path) as source:
+        rate = source.sample_rate
+        if not 0 <= start or (stop is not None and stop <= start):
+            raise UserError(f"{path}: cannot read from {start} s to {stop} s; give 0 <= start < stop.")
+        first = round(start * rate)
+        end = None if stop is None else max(round(stop * rate), first + 1)
+        pieces = list(_checked(source.pieces(first, end, None), path, rate, first))
+        if not pieces:
+            raise UserError(f"{path} ends before {start} s; ask for an earlier part of it.")
+    samples = np.concatenate(pieces, axis=1) if len(pieces) > 1 else pieces[0]
+    if mono:
+        samples = samples.mean(axis=0, keepdims=True)
+    if sample_rate is not None:
+        samples = resample(samples, rate, sample_rate)
+    return Audio(np.ascontiguousarray(samples), sample_rate or rate)
+
+
+def blocks(
+    path: AnyPath, block_seconds: float | int, *, sample_rate: int | None = None, mono: bool = False
+) -> Iterator[Audio]:
+    """The samples of a file in blocks of equal length (the last may be shorter), in bounded memory.
+
+    All blocks together equal what `read` returns, also when they are resampled.
+
+    Raises:
+        UserError: as `read` does, when the first or the offending block is asked for.
+    """
+    with _open(path) as source:
+        rate = source.sample_rate
+        pieces = _checked(source.pieces(0, None, max(1, round(block_seconds * rate))), path, rate)
+        if mono:
+            pieces = (piece.mean(axis=0, keepdims=True) for piece in pieces)
+        if sample_rate is not None and sample_rate != rate:
+            pieces, rate = _resampled(pieces, rate, sample_rate), sample_rate
+        for block in _regrouped(pieces, max(1, round(block_seconds * rate))):
+            yield Audio(block, rate)
+
+
+def _checked(pieces: Iterable[Samples], path: AnyPath, rate: int, first: int = 0) -> Iterator[Samples]:
+    """The same pieces; an error at the first sample that is no number, or if there is no sample at all."""
+    position = first
+    for piece in pieces:
+        finite = np.isfinite(piece)
+        if not finite.all():
+            bad = position + int(np.argmin(finite.all(axis=0)))
+            where = f"at {bad / rate:.3f} s (sample {bad})"
+            raise UserError(f"{path} holds a NaN or infinite sample {where}; export it again.")
+        position += piece.shape[1]
+        yield piece
+    if position == 0:
+        raise UserError(f"{path} holds no samples; record or export it again.")
+
+
+def _regrouped(pieces: Iterable[Samples], size: int) -> Iterator[Samples]:
+    """The same samples in pieces of ``size``, the last one shorter."""
+    waiting: list[Samples] = []
+    n_waiting = 0
+    for piece in pieces:
+        waiting.append(piece)
+        n_waiting += piece.shape[1]
+        if n_waiting >= size:
+            joined = np.concatenate(waiting, axis=1)
+            whole = n_waiting - n_waiting % size
+            yield from np.split(joined[:, :whole], whole // size, axis=1)
+            waiting, n_waiting = [joined[:, whole:]], n_waiting - whole
+    if n_waiting:
+        yield np.concatenate(waiting, axis=1)
+
+
+# --- what files are read with -------------------------------------------------------------------------------
+
+
+@contextmanager
+def _open(path: AnyPath) -> Iterator[_SoundFile | _Container]:
+    """Open a file with whatever can read it."""
+    try:
+        # Python opens the file and libsndfile is given the descriptor: that leads to exact errors, and keeps
+        # libsndfile from judging a file by the ending of its name.
+        with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                raise UserError(f"{path} is an empty file; record or export it again.")
+            try:
+                sound = soundfile.SoundFile(file.fileno(), closefd=False)
+            except soundfile.LibsndfileError:
+                sound = None
+            if sound is not None:
+                with sound:
+                    yield _SoundFile(sound, path)
+                return
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {_reason(error)}.") from error
+    with _open_container(path) as source:
+        yield source
+
+
+class _SoundFile:
+    """A file that libsndfile reads. (`_Container` has the same attributes and methods.)"""
+
+    def __init__(self, sound: soundfile.SoundFile, path: AnyPath) -> None:
+        self._sound, self._path = sound, path
+        self.sample_rate = sound.samplerate
+
+    def info(self) -> AudioInfo:
+        sound = self._sound
+        return AudioInfo(sound.samplerate, sound.channels, sound.frames, sound.subtype, sound.format)
+
+    def pieces(self, first: int, end: int | None, size: int | None) -> Iterator[Samples]:
+        """Samples first … end-1 (None: all) in pieces of ``size`` (None: in one)."""
+        sound = self._sound
+        promised = sound.frames if end is None else min(end, sound.frames)
+        position, end_of_file = first, False
+        try:
+            if 0 < first < promised:
+                sound.seek(first)
+            while position < promised and not end_of_file:
+                wanted = promised - position if size is None else min(size, promised - position)
+                piece = sound.read(wanted, dtype="float32", always_2d=True).T
+                end_of_file = piece.shape[1] < wanted
+                position += piece.shape[1]
+                if piece.shape[1]:
+                    yield piece
+        except soundfile.LibsndfileError:
+            end_of_file = True
+        if end_of_file and promised - position > _HEADER_TOLERANCE_SECONDS * self.sample_rate:
+            length = f"{sound.frames / self.sample_rate:.1f} s"
+            raise UserError(f"{self._path} is cut off or damaged before its {length} are over; get it anew.")
+
+
+@contextmanager
+def _open_container(path: AnyPath) -> Iterator[_SoundFile | _Container]:
+    """Open a file that libsndfile does not know with PyAV."""
+    try:
+        import av  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise UserError(
+            f"{path} is not audio in a format known here (wav, flac, ogg, mp3, aiff …); if it is a container "
+            "such as mp4, m4a, mkv or webm, install bayessep[containers]."
+        ) from None
+    try:
+        with av.open(os.fspath(path)) as container:
+            if not container.streams.audio:
+                raise UserError(f"{path} holds no sound; give a file that does.")
+            yield _Container(container, av.AudioResampler)
+    except (av.FFmpegError, OSError) as error:
+        raise UserError(f"{path} is not audio known here, or is damaged: {_reason(error)}.") from error
+
+
+class _Container:
+    """A file that PyAV reads. Only the first sound track counts."""
+
+    def __init__(self, container: Any, resampler: Any) -> None:
+        self._container, self._resampler = container, resampler
+        self._stream = container.streams.audio[0]
+        self.sample_rate = int(self._stream.rate)
+
+    def info(self) -> AudioInfo:
+        frames = sum(piece.shape[1] for piece in self.pieces(0, None, None))
+        codec, names = self._stream.codec_context.name, self._container.format.name
+        name = names.split(",")[0]
+        return AudioInfo(self.sample_rate, self._stream.channels, frames, codec.upper(), name.upper())
+
+    def pieces(self, first: int, end: int | None, size: int | None) -> Iterator[Samples]:
+        """Samples first … end-1 (None: all) in the small pieces of the codec, whatever the size."""
+        del size
+        position = 0
+        for piece in self._decoded():
+            begin, stop = max(0, first - position), piece.shape[1] if end is None else end - position
+            position += piece.shape[1]
+            if piece[:, begin:stop].size:
+                yield piece[:, begin:stop]
+            if end is not None and position >= end:
+                return
+
+    def _decoded(self) -> Iterator[Samples]:
+        to_float = self._resampler(format="fltp", layout=self._stream.layout, rate=self.sample_rate)
+        for frame in self._container.decode(self._stream):
+            yield from (part.to_ndarray() for part in to_float.resample(frame))
+        yield from (part.to_ndarray() for part in to_float.resample(None))
+
+
+def _reason(error: Exception) -> str:
+    """Why, in words, without the path which the sentence around it names."""
+    return (getattr(error, "strerror", None) or str(error)).rstrip(".").lower()
+
+
+# --- resampling and level -----------------------------------------------------------------------------------
+
+
+def resampled_length(n_samples: int, from_rate: int, to_rate: int) -> int:
+    """Samples after resampling: the nearest whole number, halves up, but at least one if there was one.
+
+    Raises:
+        UserError: a rate is not positive.
+    """
+    if from_rate <= 0 or to_rate <= 0:
+        raise UserError(f"cannot resample from {from_rate} Hz to {to_rate} Hz; give a positive sample rate.")
+    return max(min(n_samples, 1), (2 * n_samples * to_rate + from_rate) // (2 * from_rate))
+
+
+def resample(samples: Float[np.ndarray, "*c N"], from_rate: int, to_rate: int) -> Float[np.ndarray, "*c M"]:
+    """Band-limited resampling along the last axis (soxr, high quality), to `resampled_length` samples.
+
+    Raises:
+        UserError: a rate is not positive.
+    """
+    if from_rate == to_rate:
+        return samples
+    rows = samples.reshape(-1, samples.shape[-1])
+    out = np.concatenate(list(_resampled([rows], from_rate, to_rate)), axis=1)
+    return np.ascontiguousarray(out).reshape(*samples.shape[:-1], -1)
+
+
+def _resampled(pieces: Iterable[Samples], from_rate: int, to_rate: int) -> Iterator[Samples]:
+    """`resample` for sound that comes in pieces."""
+    stream, piece, n_in, n_out = None, np.zeros((1, 0), np.float32), 0, 0
+    for piece in pieces:
+        resampled_length(n_in, from_rate, to_rate)  # complains of rates that cannot be
+        if stream is None:
+            stream = soxr.ResampleStream(from_rate, to_rate, len(piece), dtype=str(piece.dtype), quality="HQ")
+        out = stream.resample_chunk(np.ascontiguousarray(piece.T)).T
+        n_in, n_out = n_in + piece.shape[1], n_out + out.shape[1]
+        yield out
+    if stream is not None:
+        out = stream.resample_chunk(np.zeros((0, len(piece)), piece.dtype), last=True).T
+        # The resampler rounds lengths as it likes, and gives nothing for one sample.
+        length = max(0, resampled_length(n_in, from_rate, to_rate) - n_out)
+        yield np.concatenate([out, piece[:, -1:].repeat(length, axis=1)], axis=1)[:, :length]
+
+
+def common_gain(*stems: Float[Array | np.ndarray, "..."], ceiling: float = 0.999) -> float:
+    """The one gain that keeps stems and their mixture from clipping: 1 unless one exceeds full scale."""
+    peak = max((float(np.abs(np.asarray(stem)).max(initial=0.0)) for stem in stems), default=0.0)
+    return ceiling / peak if peak > 1 else 1.0
+
+
+# --- writing ------------------------------------------------------------------------------------------------
+
+_FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG"}
+
+
+class Writer:
+    """A file written block by block, which appears under its name, whole, when the ``with`` block ends well.
+
+    Until then samples go to a temporary file in the same folder (which is created if need be). After an
+    exception, an interruption included, that file is removed, and one that had the name before is untouched.
+    Files are the same to the byte for the same samples, except ogg, in which libsndfile puts a random serial
+    number.
+
+    Args:
+        path: ends in .wav, .flac or .ogg.
+        sample_rate: Hz.
+        channels: number of channels.
+        subtype: how samples are stored, such as PCM_16, PCM_24 or FLOAT; ogg is always Vorbis. Integer types
+            clip what lies beyond full scale (see `common_gain`).
+
+    Raises:
+        UserError: the name or the subtype is not one that can be written; or the file cannot be written.
+    """
+
+    def __init__(self, path: AnyPath, sample_rate: int, channels: int, subtype: str = "PCM_24") -> None:
+        self.path = Path(path)
+        self.frames = 0  # written so far
+        self._rate, self._channels = sample_rate, channels
+        self._format = _FORMATS.get(self.path.suffix.lower(), "")
+        if not self._format:
+            raise UserError(f"cannot write {path}: its name must end in one of {', '.join(_FORMATS)}.")
+        self._subtype = "VORBIS" if self._format == "OGG" else subtype.upper()
+        if not soundfile.check_format(self._format, self._subtype):
+            raise UserError(f"cannot write {path}: {self._format} has no subtype {subtype}; take PCM_24.")
+        self._temporary = self.path.parent / f".{uuid.uuid4().hex[:12]}.part"
+        self._sound: soundfile.SoundFile | None = None
+
+    def __enter__(self) -> Writer:
+        with self._failing_cleanly():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.is_dir():
+                raise UserError(f"cannot write {self.path}: it is a folder; give the name of a file.")
+            self._temporary.touch(exist_ok=False)  # Python says better than libsndfile what is wrong
+            name, shape = os.fspath(self._temporary), (self._rate, self._channels)
+            self._sound = soundfile.SoundFile(name, "w", *shape, self._subtype, None, self._format)
+        return self
+
+    def append(self, samples: AnySamples) -> None:
+        """Write the next samples: (channels, N), or (N,) for one channel.
+
+        Raises:
+            UserError: a sample is NaN or infinite; or the file cannot be written.
+        """
+        if self._sound is None:
+            raise RuntimeError("append belongs inside the with block of a Writer")
+        block = np.atleast_2d(np.asarray(samples))
+        if len(block) != self._channels:
+            raise ValueError(f"{len(block)} channels given for {self.path}, which has {self._channels}")
+        if not np.isfinite(block).all():
+            bad = self.frames + int(np.argmin(np.isfinite(block).all(axis=0)))
+            where = f"sample {bad} ({bad / self._rate:.3f} s)"
+            raise UserError(f"cannot write {self.path}: its {where} is NaN or infinite.")
+        with self._failing_cleanly():
+            self._sound.write(block.T)
+        self.frames += block.shape[1]
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        if kind is not None:
+            self._discard()
+            return
+        with self._failing_cleanly():
+            self._close()
+            # A full disk can go unnoticed until the last bytes: what is on the disk must be what was written.
+            if lost := self.frames - soundfile.info(os.fspath(self._temporary)).frames:
+                raise UserError(f"cannot write {self.path}: {lost} samples got lost; is the disk full?")
+            os.replace(self._temporary, self.path)
+
+    def _close(self) -> None:
+        sound, self._sound = self._sound, None
+        if sound is not None:
+            sound.close()
+            if self._format == "WAV":
+                _clear_time_of_writing(self._temporary)
+
+    def _discard(self) -> None:
+        with suppress(OSError, soundfile.SoundFileError):
+            self._close()
+        with suppress(OSError):
+            self._temporary.unlink()
+
+    @contextmanager
+    def _failing_cleanly(self) -> Iterator[None]:
+        """Remove what was written when something goes wrong, and say what it was."""
+        try:
+            yield
+        except BaseException as error:
+            self._discard()
+            if isinstance(error, OSError):
+                raise UserError(f"cannot write {self.path}: {_reason(error)}.") from error
+            if isinstance(error, soundfile.SoundFileError):
+                reason = getattr(error, "error_string", str(error)).rstrip(".")
+                raise UserError(f"cannot write {self.path}: {reason}; is the disk full?") from error
+            raise
+
+
+def _clear_time_of_writing(path: Path) -> None:
+    """Blank the time stamp that libsndfile puts into the PEAK chunk of float wav files: bytes must repeat."""
+    with path.open("r+b") as file:
+        at = file.read(256).find(b"PEAK")
+        if at >= 0:
+            file.seek(at + 12)  # after the name, the size and the version of the chunk
+            file.write(bytes(4))
+
+
+def write(path: AnyPath, samples: AnySamples, sample_rate: int, subtype: str = "PCM_24") -> None:
+    """Write a whole file, or none; see `Writer`. Samples are (channels, N), or (N,) for one channel.
+
+    Raises:
+        UserError: a sample is NaN or infinite, the name ends in something else than .wav, .flac or .ogg, or
+            the file cannot be written.
+    """
+    with Writer(path, sample_rate, samples.shape[0] if samples.ndim > 1 else 1, subtype) as writer:
+        writer.append(samples)

@@ -1,0 +1,131 @@
+"""Recordings to work on: folders with a manifest, plain folders, and the broadcast that is generated."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from bayessep.audio import probe
+from bayessep.broadcast import Broadcast, generate_broadcast
+from bayessep.errors import UserError
+
+__all__ = ["Broadcast", "Recording", "generate_broadcast", "read_folder", "read_manifest", "select"]
+
+
+class Recording(NamedTuple):
+    """One audio file and what is known about it."""
+
+    path: Path
+    category: str  # speech, music, singing, songs, stems, broadcast …
+    split_group: str  # recordings of one group (a speaker, an artist) belong on one side of a train/test split
+    duration: float  # seconds
+    sample_rate: int
+    channels: int
+    transcript: str = ""
+    note: str = ""
+    licence: str = ""
+    source: str = ""
+
+
+MANIFEST_COLUMNS = (
+    "path", "category", "split_group", "duration_s", "sample_rate", "channels", "transcript", "genre_or_note",
+    "source_repo", "source_path", "licence",
+)  # fmt: skip
+AUDIO_EXTENSIONS = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif"})
+
+
+def read_manifest(folder: str | Path) -> list[Recording]:
+    """Read ``manifest.csv`` in a folder; its paths are relative to that folder.
+
+    Raises:
+        UserError: the manifest is missing, lacks columns, holds a value that is not a number where one
+            belongs, or lists a file that is not there.
+    """
+    manifest = Path(folder) / "manifest.csv"
+    try:
+        text = manifest.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{manifest} does not exist: give a folder that has a manifest.csv") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{manifest} cannot be read ({error}): it must be a CSV file in UTF-8") from None
+
+    rows = csv.DictReader(text.splitlines(keepends=True))
+    absent = [c for c in MANIFEST_COLUMNS if c not in (rows.fieldnames or ())]
+    if absent:
+        raise UserError(f"{manifest} lacks the columns {', '.join(absent)}: add them to its first line")
+    return [_recording(manifest, rows.line_num, row) for row in rows]
+
+
+def _recording(manifest: Path, line: int, row: dict[str, str]) -> Recording:
+    if None in row or None in row.values():
+        raise UserError(f"{manifest}, line {line}: this row does not have as many fields as the header")
+    path = manifest.parent / row["path"]
+    if not path.is_file():
+        raise UserError(
+            f"{manifest}, line {line}: lists {row['path']}, which is not there; add the file or drop the row"
+        )
+    try:
+        duration, sample_rate, channels = (
+            float(row["duration_s"]),
+            int(row["sample_rate"]),
+            int(row["channels"]),
+        )
+    except ValueError as error:
+        raise UserError(
+            f"{manifest}, line {line}: duration_s, sample_rate and channels must be numbers ({error})"
+        ) from None
+    return Recording(
+        path, row["category"], row["split_group"], duration, sample_rate, channels,
+        row["transcript"], row["genre_or_note"], row["licence"], f"{row['source_repo']}/{row['source_path']}",
+    )  # fmt: skip
+
+
+def read_folder(folder: str | Path, category: str = "") -> list[Recording]:
+    """Find every audio file in a folder and the folders in it, sorted by path.
+
+    The split group of a file is the first folder below ``folder`` that it lies in, its own name where there
+    is none.
+
+    Raises:
+        UserError: the folder does not exist, holds no audio, or holds a file that is not the audio its name
+            promises.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder: give one that holds audio files")
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_EXTENSIONS and p.is_file())
+    if not paths:
+        raise UserError(f"{folder} holds no audio: expected files ending in {', '.join(sorted(AUDIO_EXTENSIONS))}")
+    found = []
+    for path in paths:
+        info, inside = probe(path), path.relative_to(folder)
+        group = inside.parts[0] if len(inside.parts) > 1 else inside.stem
+        found.append(Recording(path, category, group, info.frames / info.sample_rate, info.sample_rate, info.channels))
+    return found
+
+
+def select(
+    recordings: Iterable[Recording],
+    *,
+    category: str | Collection[str] | None = None,
+    split_group: str | Collection[str] | None = None,
+    without_licence_terms: Collection[str] = (),
+    min_seconds: float | int = 0.0,
+) -> list[Recording]:
+    """Keep the recordings that fulfil every condition given, in their order.
+
+    ``without_licence_terms={"NC", "ND"}`` leaves out every licence that has one of these words, as in CC
+    BY-NC-ND 3.0.
+    """
+    categories = {category} if isinstance(category, str) else category
+    groups = {split_group} if isinstance(split_group, str) else split_group
+    terms = set(without_licence_terms)
+    return [
+        r for r in recordings
+        if (categories is None or r.category in categories)
+        and (groups is None or r.split_group in groups)
+        and terms.isdisjoint(r.licence.replace("-", " ").replace("(", " ").replace(")", " ").split())
+        and r.duration >= min_seconds
+    ]  # fmt: skip

@@ -1,0 +1,281 @@
+"""How good a separation is: SI-SDR, and the SDR, SIR and SAR of BSS-Eval.
+
+Signals are mono; mix channels down, or score them one by one, before you come here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import permutations
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+from scipy import linalg, signal
+
+from bayessep.errors import UserError
+
+AnyArray = np.ndarray | jax.Array
+
+# ----------------------------------------------------------------------------------------------------- SI-SDR
+
+
+def si_sdr(
+    reference: Float[jax.Array | np.ndarray, "*batch N"],
+    estimate: Float[jax.Array | np.ndarray, "*batch N"],
+    *,
+    zero_mean: bool = False,
+    eps: float | int = 0.0,
+) -> Float[jax.Array, "*batch"]:
+    """Scale-invariant signal-to-distortion ratio in dB (Le Roux et al. 2019, eq. 5), for jit, vmap and grad.
+
+    The estimate is split into its projection on the reference and the rest; the ratio of their energies does
+    not depend on the scale of either signal. A silent reference or estimate has no such ratio and gives nan;
+    an estimate that is the reference up to scale gives what rounding leaves (above 100 dB in float32), or
+    inf.
+
+    Args:
+        reference: (..., N) true waveforms.
+        estimate: (..., N) estimated waveforms.
+        zero_mean: subtract the mean of both signals first.
+        eps: added to every energy. Zero for scores; a small number keeps a training loss finite where there
+            is silence.
+
+    Raises:
+        ValueError: the shapes differ (broadcasting would compare what does not belong together).
+    """
+    if reference.shape != estimate.shape:
+        raise ValueError(f"reference {reference.shape} and estimate {estimate.shape} must have the same shape")
+    if zero_mean:
+        reference = reference - jnp.mean(reference, axis=-1, keepdims=True)
+        estimate = estimate - jnp.mean(estimate, axis=-1, keepdims=True)
+    energy = jnp.sum(reference**2, axis=-1, keepdims=True) + eps
+    target = jnp.sum(reference * estimate, axis=-1, keepdims=True) / energy * reference
+    rest = estimate - target
+    return 10 * (jnp.log10(jnp.sum(target**2, axis=-1) + eps) - jnp.log10(jnp.sum(rest**2, axis=-1) + eps))
+
+
+# --------------------------------------------------------------------------------------------------- BSS-Eval
+#
+# Everything BSS-Eval asks for are energies of least-squares projections of an estimate e on delayed
+# references, the columns of a matrix X. With G = X'X and d = X'e, which hold only correlations, the filter is
+# c = G^-1 d and the energies are quadratic forms such as |Xc|^2 = c'Gc: no filtered signal of full length is
+# needed. Where a form is too small beside the rounding error of its terms, the signals are made after all.
+
+
+class BssEval(NamedTuple):
+    """Scores in dB, one for each reference, and which estimate belongs to it."""
+
+    sdr: Float[np.ndarray, " S"]  # target against everything else
+    sir: Float[np.ndarray, " S"]  # target against the other references; inf where there is no other
+    sar: Float[np.ndarray, " S"]  # all references against what none of them explains
+    permutation: Int[np.ndarray, " S"]  # estimate permutation[j] is scored against reference j
+
+
+class StemScores(NamedTuple):
+    """Scores of one stem in dB. For speech with music beside it, ``sir`` is the SMR of paper 000."""
+
+    sdr: float
+    sir: float
+    sar: float
+    si_sdr: float
+
+
+def bss_eval(
+    references: Float[AnyArray, "S N"],
+    estimates: Float[AnyArray, "S N"],
+    *,
+    filter_length: int = 512,
+    permute: bool = False,
+) -> BssEval:
+    """BSS-Eval version 3 for sources (Vincent, Gribonval, Févotte 2006), in float64.
+
+    A filter of ``filter_length`` taps from reference to estimate counts as no error. The scores are those of
+    ``mir_eval.separation.bss_eval_sources``. Score the mixture itself as the estimate of every source to know
+    what was there before the separation.
+
+    Args:
+        references: (S, N) true sources, mono.
+        estimates: (S, N) estimated sources in the same order, unless ``permute``.
+        filter_length: taps of the distortion filters that are allowed.
+        permute: try every order of the estimates and keep the one with the highest mean SIR.
+
+    Raises:
+        UserError: a signal is silent or not finite, or the shapes differ.
+    """
+    references, estimates = _checked(references, estimates)
+    correlations = _Correlations.of(references, estimates, filter_length)
+    count = len(references)
+    pairs = [(j, e) for j in range(count) for e in range(count) if permute or j == e]
+    scores = {(j, e): _scores(correlations, references, estimates, j, e) for j, e in pairs}
+    orders = permutations(range(count)) if permute else [tuple(range(count))]
+    best = max(orders, key=lambda order: sum(scores[j, e][1] for j, e in enumerate(order)))
+    sdr, sir, sar = np.array([scores[j, e] for j, e in enumerate(best)]).T
+    return BssEval(sdr, sir, sar, np.array(best))
+
+
+def evaluate_stems(
+    references: Mapping[str, Float[AnyArray, " _"]],
+    estimates: Mapping[str, Float[AnyArray, " _"]],
+    *,
+    filter_length: int = 512,
+) -> dict[str, StemScores]:
+    """Score every estimated stem against the reference of the same name, the other references interfering.
+
+    All waveforms are (N,), of one length. There may be fewer estimates than references: paper 000 scores
+    speech only; its SMR and SAR are ``sir`` and ``sar`` of the speech when the references are speech and
+    music.
+
+    Raises:
+        UserError: an estimate has no reference, lengths differ, or a signal is silent or not finite.
+    """
+    unknown = sorted(set(estimates) - set(references))
+    if unknown or not estimates:
+        raise UserError(f"estimates {unknown} have no reference: give true stems named {sorted(estimates)}")
+    lengths = {len(w) for w in (*references.values(), *estimates.values())}
+    if len(lengths) > 1:
+        raise UserError(f"references and estimates must be equally long, but have {sorted(lengths)} samples")
+    names = list(references)
+    true, estimated = _checked(
+        np.stack([np.asarray(references[n]) for n in names]),
+        np.stack([np.asarray(w) for w in estimates.values()]),
+        names, list(estimates),
+    )  # fmt: skip
+    correlations = _Correlations.of(true, estimated, filter_length)
+    result = {}
+    for e, name in enumerate(estimates):
+        j = names.index(name)
+        ratios = _scores(correlations, true, estimated, j, e)
+        alone = float(si_sdr(jnp.asarray(references[name]), jnp.asarray(estimates[name])))
+        result[name] = StemScores(*ratios, alone)
+    return result
+
+
+def _checked(
+    references: AnyArray,
+    estimates: AnyArray,
+    reference_names: list[str] | None = None,
+    estimate_names: list[str] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both as float64, or an error that says which signal cannot be scored."""
+    arrays = []
+    for kind, signals, names in (
+        ("reference", references, reference_names),
+        ("estimate", estimates, estimate_names),
+    ):
+        x = np.asarray(signals, dtype=np.float64)
+        for n, row in enumerate(x):
+            name = names[n] if names else n
+            if not np.all(np.isfinite(row)):
+                raise UserError(f"{kind} {name} holds values that are not finite numbers: it cannot be scored")
+            if not np.any(row):
+                raise UserError(f"{kind} {name} is silent: SDR, SIR and SAR are not defined, leave it out")
+        arrays.append(x)
+    true, estimated = arrays
+    if true.ndim != 2 or estimated.ndim != 2 or true.shape[1] != estimated.shape[1]:
+        raise UserError(f"references and estimates must be (sources, samples), not {true.shape} and {estimated.shape}")
+    if reference_names is None and true.shape != estimated.shape:
+        raise UserError(f"{len(true)} references need as many estimates, not {len(estimated)}")
+    return true, estimated
+
+
+class _Correlations(NamedTuple):
+    """All that the least-squares problems need to know of S references and E estimates, with L taps."""
+
+    gram: Float[np.ndarray, "S*L S*L"]  # G, block Toeplitz
+    cross: Float[np.ndarray, "S*L E"]  # d, one column an estimate
+    energy: Float[np.ndarray, " E"]
+    joint: Float[np.ndarray, "S*L E"]  # c on all references
+    taps: int
+
+    @staticmethod
+    def of(references: np.ndarray, estimates: np.ndarray, taps: int) -> _Correlations:
+        count = len(references)
+        lags = _lagged_products(references, np.concatenate([references, estimates]), taps)
+        at_zero = taps - 1
+        # Entry (a, b) of block (i, j) is sum_n s_i[n - a] s_j[n - b], the correlation at lag a - b.
+        blocks = [
+            [linalg.toeplitz(lags[i, j, at_zero:], lags[i, j, at_zero::-1]) for j in range(count)] for i in range(count)
+        ]
+        gram = np.block(blocks)
+        cross = lags[:, count:, at_zero:].transpose(0, 2, 1).reshape(count * taps, len(estimates))
+        return _Correlations(gram, cross, np.sum(estimates**2, axis=1), _solve(gram, cross), taps)
+
+
+def _lagged_products(x: np.ndarray, y: np.ndarray, taps: int) -> np.ndarray:
+    """sum_n x_a[n] y_b[n + l] for |l| < taps: (A, B, 2 taps - 1), lag 0 in the middle.
+
+    Only a few lags of signals that may be hours long are needed, so short blocks are correlated and summed.
+    """
+    margin = taps - 1
+    size = 1 << max(14, (8 * taps).bit_length())
+    step = size - 2 * margin
+    blocks = -(-x.shape[1] // step)
+    x = np.pad(x, [(0, 0), (0, blocks * step - x.shape[1])]).reshape(len(x), 1, blocks, step)
+    y = np.pad(y, [(0, 0), (margin, blocks * step + margin - y.shape[1])])
+    y = np.lib.stride_tricks.sliding_window_view(y, size, axis=1)[None, :, ::step]
+    total = np.zeros((x.shape[0], y.shape[1], 2 * taps - 1))
+    at_once = 16  # keeps the spectra in memory to some tens of megabytes
+    for start in range(0, blocks, at_once):
+        now = slice(start, start + at_once)
+        products = signal.fftconvolve(y[:, :, now], x[:, :, now, ::-1], mode="valid", axes=-1)
+        total += np.sum(products, axis=2)
+    return total
+
+
+def _solve(gram: np.ndarray, cross: np.ndarray) -> np.ndarray:
+    try:
+        return np.linalg.solve(gram, cross)
+    except np.linalg.LinAlgError:  # references that are filtered copies of each other
+        return np.linalg.lstsq(gram, cross, rcond=None)[0]
+
+
+def _scores(
+    known: _Correlations, references: np.ndarray, estimates: np.ndarray, j: int, e: int
+) -> tuple[float, float, float]:
+    """SDR, SIR and SAR of estimate e when reference j is the target."""
+    own = slice(j * known.taps, (j + 1) * known.taps)
+    both = known.joint[:, e]
+    target = np.zeros_like(both)
+    if len(references) == 1:
+        target[:] = both
+    else:
+        target[own] = _solve(known.gram[own, own], known.cross[own, e])
+
+    def filtered(c: np.ndarray) -> float:
+        """|X c|^2"""
+        return float(c @ known.gram @ c)
+
+    def missed(c: np.ndarray) -> float:
+        """|e - X c|^2"""
+        return known.energy[e] - 2 * known.cross[:, e] @ c + filtered(c)
+
+    energies = np.array([filtered(target), filtered(both - target), filtered(both), missed(target), missed(both)])
+    # Rounding of the correlations is relative to their largest, and each enters with a product of two taps.
+    largest = np.max(np.diag(known.gram))
+    rounding = 4e-16 * (known.energy[e] + largest * np.array([np.sum(np.abs(c)) ** 2 for c in (target, both)]).max())
+    needed = energies if len(references) > 1 else energies[[0, 2, 3, 4]]
+    if np.any(rounding > 1e-8 * needed):
+        energies = _energies_of_signals(references, estimates[e], target, both)
+    s, interference, explained, distortion, artefacts = energies
+    return _decibel(s, distortion), _decibel(s, interference), _decibel(explained, artefacts)
+
+
+def _energies_of_signals(
+    references: np.ndarray, estimate: np.ndarray, target: np.ndarray, both: np.ndarray
+) -> np.ndarray:
+    """The same five energies from the filtered signals: slower, and accurate to the last digit of each."""
+
+    def synthesise(c: np.ndarray) -> np.ndarray:
+        filters = c.reshape(len(references), -1)
+        return np.sum([signal.oaconvolve(s, h) for s, h in zip(references, filters, strict=True)], axis=0)
+
+    s, all_of_it = synthesise(target), synthesise(both)
+    e = np.pad(estimate, (0, len(s) - len(estimate)))
+    return np.array([np.sum(w**2) for w in (s, all_of_it - s, all_of_it, e - s, e - all_of_it)])
+
+
+def _decibel(signal_energy: float, error_energy: float) -> float:
+    return float(10 * np.log10(signal_energy / error_energy)) if error_energy > 0 else float("inf")

@@ -1,0 +1,160 @@
+"""From waveforms and labels to the numbers that inference sees, and from its masks back to labels.
+
+Magnitudes of mixture, training speech and labelled music, silent frames left out, at one scale; what the labels settle frame by
+frame, and what is left to infer.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float
+
+from bayessep.errors import UserError
+from bayessep.stft import Stft, bin_frequencies, frame_times, stft, stft_for_rate
+from bayessep.timeline import BOTH, MUSIC, SPEECH, Segment, frame_switches
+
+
+class Known(NamedTuple):
+    """What a user knows of a mixture, as mono waveforms at its sample rate.
+
+    `labels` are stretches of the mixture itself; its speech and music stretches are training material too.
+    `bandwidth` is the highest frequency (Hz) that all the material has, its original Nyquist frequency.
+    """
+
+    speech: Sequence[Float[np.ndarray, " n"]] = ()
+    music: Sequence[Float[np.ndarray, " n"]] = ()
+    labels: Sequence[Segment] | None = None
+    bandwidth: float = float("inf")
+
+
+class Spectra(NamedTuple):
+    """Scaled magnitudes of one problem, modelled bins only."""
+
+    target: Float[np.ndarray, "T F"]  # frames to take apart
+    speech: Float[np.ndarray, "Ts F"]
+    music: Float[np.ndarray, "Tm F"]
+    p_music: Float[np.ndarray, " T"]  # prior probability of music in the target frames
+
+
+def magnitude(waveform: Float[np.ndarray, "... N"], settings: Stft) -> Float[np.ndarray, "... T F"]:
+    """Magnitude spectrogram as a numpy array."""
+    return np.abs(np.asarray(stft(jnp.asarray(waveform, jnp.float32), settings)))
+
+
+def stack(waveforms: Sequence[np.ndarray], settings: Stft, n_bins: int) -> Float[np.ndarray, "T F"]:
+    """The frames of several waveforms, silent ones left out."""
+    frames = [magnitude(w, settings)[:, :n_bins] for w in waveforms]
+    return loud(np.concatenate(frames)) if frames else np.zeros((0, n_bins), np.float32)
+
+
+def modelled_bins(settings: Stft, sample_rate: int, max_frequency: float) -> int:
+    """Number of bins up to `max_frequency`, at least two."""
+    return max(2, int((bin_frequencies(settings, sample_rate) <= max_frequency + 1e-6).sum()))
+
+
+def extend_mask(
+    mask: Float[np.ndarray, "T F"], magnitude: Float[np.ndarray, "T N"], n_bins: int
+) -> Float[np.ndarray, "T N"]:
+    """A mask for all bins: above the modelled ones, the energy-weighted mean of the top eighth of the modelled band."""
+    top = max(1, mask.shape[1] // 8)
+    energy = magnitude[:, mask.shape[1] - top : mask.shape[1]] ** 2 + 1e-12
+    edge = (mask[:, -top:] * energy).sum(1, keepdims=True) / energy.sum(1, keepdims=True)
+    return np.concatenate([mask, np.repeat(edge, n_bins - mask.shape[1], axis=1)], axis=1)
+
+
+class Given(NamedTuple):
+    """What the labels say of each frame, or that there are none."""
+
+    target: Bool[np.ndarray, " T"]  # to be inferred: mixed or unlabelled
+    speech: Bool[np.ndarray, " T"]  # may hold speech
+    labelled: Bool[np.ndarray, " T"]
+    only_speech: Bool[np.ndarray, " T"]
+    only_music: Bool[np.ndarray, " T"]
+    p_music: Float[np.ndarray, " T"]  # prior probability of music
+
+
+def read_labels(labels: Sequence[Segment] | None, times: Float[np.ndarray, " T"], p_music: float) -> Given:
+    """Frame by frame, what is known; without labels every frame is to be inferred."""
+    if labels is None:
+        yes, no = np.ones(len(times), bool), np.zeros(len(times), bool)
+        return Given(yes, yes, no, no, no, np.full(len(times), p_music, np.float32))
+    speech, music, labelled = frame_switches(labels, times)
+    both = speech & music
+    prior = np.where(labelled, 1.0, p_music).astype(np.float32)
+    return Given(both | ~labelled, speech | ~labelled, labelled, speech & ~music, music & ~speech, prior)
+
+
+class Plan(NamedTuple):
+    """What is inferred and what the labels already settle."""
+
+    spectra: Spectra
+    given: Given
+    times: Float[np.ndarray, " T"]
+    n_bins: int
+
+
+def prepare(
+    spectrum: np.ndarray,
+    sample_rate: int,
+    known: Known,
+    *,
+    max_frequency: float,
+    level: float,
+    p_music: float,
+) -> Plan:
+    """Magnitudes of everything known, at one scale, and the frames that are left to infer.
+
+    Raises UserError where the music is unknown or silent.
+    """
+    window = stft_for_rate(sample_rate)
+    n_bins = modelled_bins(window, sample_rate, min(max_frequency, known.bandwidth))
+    times = frame_times(spectrum.shape[1], window, sample_rate)
+    mixed = np.abs(spectrum).mean(0)[:, :n_bins]  # one mask for all channels
+    given = read_labels(known.labels, times, p_music)
+    speech = np.concatenate([stack(known.speech, window, n_bins), loud(mixed[given.only_speech])])
+    music = np.concatenate([stack(known.music, window, n_bins), loud(mixed[given.only_music])])
+    require(music, "music")
+    target = mixed[given.target]
+    scale = np.float32(level / max(float(target.mean()) if len(target) else 0.0, 1e-12))
+    spectra = Spectra(target * scale, speech * scale, music * scale, given.p_music[given.target])
+    return Plan(spectra, given, times, n_bins)
+
+
+def loud(frames: Float[np.ndarray, "T F"]) -> Float[np.ndarray, "loud F"]:
+    """The frames that are not silent: silence says nothing, and a silent catalogue entry is the null one."""
+    level = frames.sum(1)
+    return frames[level > 1e-4 * level.max()] if len(frames) else frames
+
+
+def require(frames: np.ndarray, what: str) -> None:
+    """Raise a UserError if there is nothing to learn `what` from."""
+    if len(frames) < 2 or not frames.any():
+        raise UserError(
+            f"examples of {what} are needed, and those given are silent, shorter than two frames or none; "
+            f"give --{what} files, or --labels with a {what} stretch."
+        )
+
+
+def settled(given: Given, n_bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(mask, its standard deviation, P(music)) as the labels alone settle them, to be filled in where they do not."""
+    mask = np.repeat(given.speech[:, None].astype(np.float32), n_bins, axis=1)
+    return mask, np.zeros_like(mask), given.only_music.astype(np.float32)
+
+
+def label_frames(
+    given: Given, p_music: Float[np.ndarray, " T"], mask: Float[np.ndarray, "T F"], magnitudes: Float[np.ndarray, "T N"]
+) -> list[str]:
+    """A label for each frame: the user's where there is one, else what the posterior says.
+
+    Music where it is more probable than not; speech where it has at least a tenth of the magnitude over half a second.
+    """
+    modelled = magnitudes[:, : mask.shape[1]]
+    window = np.ones(min(15, len(mask))) / 15
+    level = np.convolve(modelled.sum(1), window, "same")
+    share = np.convolve((mask * modelled).sum(1), window, "same") / np.maximum(level, 1e-12)
+    music = np.where(given.labelled, given.target | given.only_music, p_music > 0.5)
+    speech = np.where(given.labelled, given.speech, share > 0.1)
+    names = {(True, True): BOTH, (True, False): SPEECH, (False, True): MUSIC, (False, False): SPEECH}
+    return [names[bool(s), bool(m)] for s, m in zip(speech, music, strict=True)]

@@ -1,0 +1,220 @@
+"""Labelled stretches of time: what is speech, what is music, and which frames they cover.
+
+A timeline is a list of segments in order and without overlaps; where speech and music sound together, one
+segment says ``speech+music``. `bayessep.segments` reads and writes them.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+SPEECH, MUSIC, BOTH = "speech", "music", "speech+music"
+SILENCE, NOISE, UNLABELLED = "silence", "noise", "unlabelled"  # noise: neither speech nor music
+
+
+class Segment(NamedTuple):
+    """A labelled stretch of time, ``start <= t < end``, in seconds.
+
+    ``probability`` is how sure the label is (a detector's posterior), None where a person gave it.
+    """
+
+    start: float
+    end: float
+    label: str
+    probability: float | None = None
+
+
+# ----------------------------------------------------------------------------------------------------- labels
+
+# What others call our labels, in lower case and with every blank, dash or underscore between words as one
+# space.
+ALIASES = {
+    SPEECH: "speech s sp voice voiced talk talking spoken speaker male female",
+    MUSIC: "music m mu jingle instrumental song",
+    BOTH: "mixed mixture mix both overlap sm ms s+m speech+music music+speech speech&music speechmusic "
+    "speech-music music-speech speech-over-music speech-with-music speech-and-music",
+    SILENCE: "silence sil noenergy pause",
+    NOISE: "noise n",
+    UNLABELLED: "unlabelled unlabeled unknown",
+}
+_CANONICAL = {alias.replace("-", " "): label for label, aliases in ALIASES.items() for alias in aliases.split()}
+
+
+def canonical(label: str) -> str | None:
+    """The project's name for a label found in a file, or None where it has none."""
+    words = re.sub(r"\s*([+&])\s*", r"\1", re.sub(r"[\s_-]+", " ", label.strip().lower()))
+    return _CANONICAL.get(words)
+
+
+# ------------------------------------------------------------------------------------------ lists of segments
+
+
+def _when(segment: Segment) -> tuple[float, float, str]:
+    """What segments are sorted by."""
+    return segment[:3]
+
+
+def merge(segments: Iterable[Segment], gap: float | int = 0.0) -> list[Segment]:
+    """Join neighbours of one label that lie at most ``gap`` seconds apart.
+
+    Probabilities are averaged, weighted by duration; the result has none where one of the parts has none.
+    """
+    merged: list[Segment] = []
+    for s in sorted(segments, key=_when):
+        last = merged[-1] if merged else None
+        if last is not None and last.label == s.label and s.start - last.end <= gap + 1e-9:
+            merged[-1] = Segment(last.start, max(last.end, s.end), s.label, _average(last, s))
+        else:
+            merged.append(s)
+    return merged
+
+
+def _average(a: Segment, b: Segment) -> float | None:
+    if a.probability is None or b.probability is None:
+        return None
+    first, second = a.end - a.start, b.end - b.start
+    return (first * a.probability + second * b.probability) / (first + second)
+
+
+def fill_gaps(segments: Iterable[Segment], duration: float | int, label: str = UNLABELLED) -> list[Segment]:
+    """Cover 0 to ``duration`` seconds: gaps become segments of ``label``, what lies beyond is cut off."""
+    covered: list[Segment] = []
+    at, duration = 0.0, float(duration)
+    for s in sorted(segments, key=_when):
+        if s.start >= duration:
+            break
+        if s.start > at:
+            covered.append(Segment(at, s.start, label))
+        covered.append(s._replace(end=min(s.end, duration)))
+        at = covered[-1].end
+    return [*covered, Segment(at, duration, label)] if at < duration else covered
+
+
+def total(segments: Iterable[Segment], label: str) -> float:
+    """Seconds that carry exactly this label."""
+    return float(sum(s.end - s.start for s in segments if s.label == label))
+
+
+def flatten(segments: Iterable[Segment]) -> list[Segment]:
+    """Resolve overlaps: speech and music at once become ``speech+music``, several voices at once are speech.
+
+    Where neither is on, the first of noise, silence, unlabelled wins. The probability of an overlap is the
+    lowest of its parts, which bounds that of their conjunction from above. Touching equal segments are
+    joined.
+    """
+    waiting = sorted(segments, key=_when)
+    boundaries = sorted({t for s in waiting for t in (s.start, s.end)})
+    pieces: list[Segment] = []
+    active: list[Segment] = []
+    upcoming = 0
+    for left, right in zip(boundaries, boundaries[1:], strict=False):
+        while upcoming < len(waiting) and waiting[upcoming].start <= left:
+            active.append(waiting[upcoming])
+            upcoming += 1
+        active = [s for s in active if s.end > left]
+        if not active:
+            continue
+        label = _together({s.label for s in active})
+        shared = [s.probability for s in active if s.label == label or label == BOTH]
+        probability = None if None in shared else min(p for p in shared if p is not None)
+        last = pieces[-1] if pieces else None
+        if last is not None and (last.end, last.label, last.probability) == (left, label, probability):
+            pieces[-1] = last._replace(end=right)
+        else:
+            pieces.append(Segment(left, right, label, probability))
+    return pieces
+
+
+def _together(labels: set[str]) -> str:
+    if BOTH in labels or {SPEECH, MUSIC} <= labels:
+        return BOTH
+    known = [label for label in (SPEECH, MUSIC, NOISE, SILENCE, UNLABELLED) if label in labels]
+    return known[0] if known else min(labels)
+
+
+def ordered(segments: Iterable[Segment]) -> list[Segment]:
+    """Sorted by time, after a check that it is a timeline.
+
+    Raises:
+        ValueError: segments overlap or end before they start, or a label holds a tab or a line break.
+    """
+    timeline = sorted(segments, key=_when)
+    for s in timeline:
+        if not 0 <= s.start < s.end:
+            raise ValueError(f"a segment must have 0 <= start < end, not {s}")
+        if not s.label.isprintable():
+            raise ValueError(f"a label is one line of printable text, not {s.label!r}")
+    for s, following in zip(timeline, timeline[1:], strict=False):
+        if following.start < s.end - 1e-9:
+            raise ValueError(f"{following} begins before {s} has ended")
+    return timeline
+
+
+# ----------------------------------------------------------------------------------------------------- frames
+
+
+class Switches(NamedTuple):
+    """What is on in each frame. Where ``labelled`` is false nothing is known, and the other two are false."""
+
+    speech: Bool[np.ndarray, " T"]
+    music: Bool[np.ndarray, " T"]
+    labelled: Bool[np.ndarray, " T"]
+
+
+def frame_switches(segments: Sequence[Segment], times: Float[np.ndarray, " T"]) -> Switches:
+    """Read segments without overlaps at the times of frame centres, in seconds."""
+    timeline = ordered(segments)
+    code = {SPEECH: (True, False, True), MUSIC: (False, True, True), BOTH: (True, True, True)}
+    # Row 0 stands for no segment at all.
+    table = [
+        (False, False, False),
+        *(code.get(s.label, (False, False, s.label != UNLABELLED)) for s in timeline),
+    ]
+    row = np.searchsorted([s.start for s in timeline], times, side="right")
+    ends = np.array([-np.inf, *(s.end for s in timeline)])
+    row = np.where(times < ends[row], row, 0)
+    speech, music, labelled = np.array(table, bool)[row].T
+    return Switches(speech, music, labelled)
+
+
+def from_frames(
+    labels: Sequence[str],
+    times: Float[np.ndarray, " T"],
+    duration: float | int,
+    *,
+    min_duration: float | int = 0.0,
+    probabilities: Float[np.ndarray, " T"] | None = None,
+) -> list[Segment]:
+    """Segments from one label a frame; together they cover 0 to ``duration`` seconds.
+
+    Neighbouring frames part half way between their centres. A run shorter than ``min_duration`` is counted to
+    what came before it, at the beginning to what follows. The probability of a segment is the mean of those
+    of its own frames, where ``probabilities`` gives for each frame how sure its label is.
+
+    Raises:
+        ValueError: the labels, times and probabilities are not equally many, or there are none.
+    """
+    count = len(labels)
+    if count == 0 or len(times) != count or (probabilities is not None and len(probabilities) != count):
+        raise ValueError(f"{count} labels need as many times and probabilities, and at least one")
+    changes = [n for n in range(1, count) if labels[n] != labels[n - 1]]
+    runs: list[tuple[int, float, str]] = []  # (first frame, start, label) of what is kept
+    start = 0.0
+    for first, after in zip([0, *changes], [*changes, count], strict=True):
+        end = float(duration) if after == count else float(times[after - 1] + times[after]) / 2
+        if end - start < min_duration and (runs or after < count):
+            if not runs:
+                continue  # too short, and nothing before it: the next run begins where this one did
+        elif not runs or runs[-1][2] != labels[first]:
+            runs.append((0 if not runs else first, start, labels[first]))
+        start = end
+    segments = []
+    for (first, start, label), (after, end, _) in zip(runs, [*runs[1:], (count, float(duration), "")], strict=True):
+        sure = None
+        if probabilities is not None:
+            sure = float(np.mean([probabilities[n] for n in range(first, after) if labels[n] == label]))
+        segments.append(Segment(start, end, label, sure))
+    return segments
