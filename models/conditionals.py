@@ -1,0 +1,317 @@
+"""The algebra of the jingle mixture, written once: local step, block conditionals, objective, hyper-parameters.
+
+An algorithm passes this module to `bayessep.inference` (it is a `ConjugateModel`) and chooses how the conditionals are read.
+Symbols and shapes are those of the table in `jingle_mixture`; equation numbers are paper 000's.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import xlogy
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from bayessep import gamma
+from bayessep.gamma import Gamma, Moments
+from bayessep.models import frame_prior
+from bayessep.models.entries import (
+    choose_candidates,
+    entry_log_likelihood,
+    geometric_speech,
+    in_parts,
+    of_candidates,
+    scatter_candidates,
+    seen_data,
+    sum_by_entry,
+    visit_entries,
+    weigh_entries,
+)
+from bayessep.models.jingle_mixture import TINY, Blocks, Hyper, JingleMixture, read
+
+__all__ = [
+    "Blocks", "Local", "choose_candidates", "conditional", "constant", "draw_local", "learn", "local", "objective", "read",
+    "recount", "rescale",
+]  # fmt: skip
+
+
+class Local(NamedTuple):
+    """Result of the local step: q(S, M, R) through the sums that the blocks need."""
+
+    counts: Blocks  # expected (or drawn) counts that each cell of each block is responsible for
+    responsibility: Float[Array, "T K"]
+    log_evidence: Float[Array, " T"]  # log sum_j pi_j exp(...), speech rate and constants left out
+    jumps: Float[Array, " J"]
+
+
+# --- local step ----------------------------------------------------------------------------------------------------------
+
+UNROLL = 16  # entries that one pass over the data visits together
+
+
+def local(
+    model: JingleMixture, hyper: Hyper, moments: Blocks, candidates: Int[Array, "T K"] | None = None
+) -> Local:
+    """Expected local step (paper 000, equations 7 and 10 to 12), optionally over K candidate entries a frame."""
+
+    def step(model, moments, candidates):
+        q = weigh_entries(model, hyper, moments, candidates)
+        per_frame, sums = in_parts(_expected_counts, model, moments, (q.responsibility, candidates))
+        return (per_frame, q.responsibility, q.log_evidence), (sums, q.jumps)
+
+    # Without a chain no frame needs another: the whole step is taken part by part.
+    take = step if model.chain else partial(in_parts, step)
+    (per_frame, rho, log_evidence), (sums, jumps) = take(model, moments, candidates)
+    return Local(Blocks(**per_frame, **sums), rho, log_evidence, jumps)
+
+
+def recount(
+    model: JingleMixture, moments: Blocks, step: Local, candidates: Int[Array, "T K"] | None = None
+) -> Local:
+    """The counts of `step` at other moments: q(S, M | R) is taken anew and q(R) kept, which saves half of the local step."""
+    per_frame, sums = in_parts(_expected_counts, model, moments, (step.responsibility, candidates))
+    return step._replace(counts=Blocks(**per_frame, **sums))
+
+
+def _expected_counts(model: JingleMixture, moments: Blocks, along: Any) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Equation 11 and its like for music: counts of excitations and gain, by frame, and of the other blocks."""
+    rho, candidates = along
+    x, speech, weight = seen_data(model), geometric_speech(model, moments), model.frames.weight
+    e, d, switch = moments.excitations.geometric, moments.templates.geometric, model.frames.speech
+    if model.has_music:
+        inverse, catalogue = _visit_rates(model, moments, x, speech, rho, candidates)
+    else:
+        inverse, catalogue = None, jnp.zeros_like(model.catalogue)
+    ratio = x / speech if inverse is None else x * inverse  # W = x sum_j rho_tj / (G + lambda_j)
+    of_music = jnp.zeros_like(x)
+    if model.has_music:
+        # What speech did not take went to music; the difference is clipped because it is one of rounded numbers.
+        of_music = jnp.maximum(x * rho.sum(1, keepdims=True) - speech * ratio, 0)
+    per_frame = {"excitations": e * (switch[:, None] * (ratio @ d.T)), "gain": of_music.sum(1)}
+    sums = {
+        "templates": d * ((e * (switch * weight)[:, None]).T @ ratio),
+        "filter": weight @ of_music,
+        "catalogue": catalogue,
+    }
+    return per_frame, sums
+
+
+def _visit_rates(model, moments, x, speech, rho, candidates):
+    """sum_j rho_tj / (G + lambda_j), and each catalogue entry's counts (equation 12)."""
+    n_entries, entry = visit_entries(model, moments, candidates)
+    pull = (model.frames.weight * moments.gain.geometric)[:, None] * rho  # an entry's share in a frame, weights included
+
+    def one(carry, k):
+        inverse, catalogue = carry
+        share = 1 / (speech + entry(k))
+        pull_k = jax.lax.dynamic_index_in_dim(pull, k, 1)
+        if candidates is None:
+            counts = (pull_k * x * share).sum(0)
+            catalogue = jax.lax.dynamic_update_index_in_dim(catalogue, counts, k, 0)
+        else:
+            index = jax.lax.dynamic_index_in_dim(candidates, k, 1, keepdims=False)
+            catalogue = catalogue.at[index].add(pull_k * x * share)
+        return (inverse + jax.lax.dynamic_index_in_dim(rho, k, 1) * share, catalogue), None
+
+    start = (jnp.zeros_like(x), jnp.zeros_like(moments.catalogue.mean))
+    (inverse, catalogue), _ = jax.lax.scan(one, start, jnp.arange(n_entries), unroll=min(n_entries, UNROLL))
+    return inverse, catalogue * moments.catalogue.geometric * moments.filter.geometric[None, :]
+
+
+def draw_local(key: PRNGKeyArray, model: JingleMixture, hyper: Hyper, moments: Blocks) -> Local:
+    """A draw of (S, M, R) given all blocks, for Gibbs sampling. x must hold whole numbers, and weights be one.
+
+    R is drawn with S and M summed out, then each bin's counts are split among the templates and the music, one binomial
+    at a time (a multinomial).
+    """
+    x = model.frames.x if model.frames.observed is None else model.frames.x * model.frames.observed
+    key_r, key_s = jax.random.split(key)
+    log_likelihood = entry_log_likelihood(model, moments)
+    r, jumps = frame_prior.sample(key_r, log_likelihood, hyper.frame_prior, chain=model.chain)
+    rho = jax.nn.one_hot(r, model.catalogue.shape[0], dtype=x.dtype)
+    e, d = model.frames.speech[:, None] * moments.excitations.mean, moments.templates.mean
+    music = moments.gain.mean[:, None] * moments.filter.mean[None, :] * moments.catalogue.mean[r]
+    rates = e.T[:, :, None] * d[:, None, :]
+    # Rates of what is still to be split, summed up from the music: subtracting would leave rounding in their place.
+    rates_left = jnp.cumsum(jnp.concatenate([music[None], rates[::-1]]), 0)[:0:-1]
+
+    def split(left, inputs):
+        rate, rate_left, key_i = inputs
+        p = jnp.clip(rate / jnp.maximum(rate_left, TINY), 0, 1)
+        drawn = jax.random.binomial(key_i, left, p, dtype=x.dtype)
+        return left - drawn, (drawn.sum(1), drawn.sum(0))
+
+    left, (of_frame, of_bin) = jax.lax.scan(split, x, (rates, rates_left, jax.random.split(key_s, d.shape[0])))
+    counts = Blocks(of_bin, of_frame.T, filter=left.sum(0), gain=left.sum(1), catalogue=rho.T @ left)
+    return Local(counts, rho, jnp.take_along_axis(log_likelihood, r[:, None], 1)[:, 0], jumps)
+
+
+# --- conditionals, objective, hyper-parameters ---------------------------------------------------------------------------
+
+
+def conditional(
+    model: JingleMixture,
+    hyper: Hyper,
+    name: str,
+    moments: Blocks,
+    step: Local,
+    candidates: Int[Array, "T K"] | None = None,
+) -> Gamma:
+    """Gamma conditional of one block given the counts and the latest moments of the others (equations 13 to 15)."""
+    counts = getattr(step.counts, name)
+    exposure = getattr(_EXPOSURE, name)(model, moments, step.responsibility, candidates)
+    return gamma.multiply(getattr(hyper.prior, name), counts, exposure)
+
+
+def _exposure_excitations(model, moments, rho, candidates):
+    frames, d = model.frames, moments.templates.mean
+    seen = d.sum(1)[None, :] if frames.observed is None else frames.observed @ d.T
+    return frames.speech[:, None] * seen
+
+
+def _exposure_templates(model, moments, rho, candidates):
+    frames = model.frames
+    e = moments.excitations.mean * (frames.speech * frames.weight)[:, None]
+    return e.sum(0)[:, None] if frames.observed is None else e.T @ frames.observed
+
+
+def _pull(model, moments, rho):
+    """(T, K): w_t v_t rho_tj, how often and how loudly each frame asks for each entry."""
+    return (model.frames.weight * moments.gain.mean)[:, None] * rho
+
+
+def _exposure_filter(model, moments, rho, candidates):
+    pull, observed, n_entries = _pull(model, moments, rho), model.frames.observed, model.catalogue.shape[0]
+    if observed is None:
+        return sum_by_entry(pull, candidates, n_entries) @ moments.catalogue.mean + TINY
+    return (observed * (scatter_candidates(pull, candidates, n_entries, 0) @ moments.catalogue.mean)).sum(0) + TINY
+
+
+def _exposure_gain(model, moments, rho, candidates):
+    shaped, observed = moments.catalogue.mean * moments.filter.mean[None, :], model.frames.observed
+    if observed is None:
+        return (rho * of_candidates(shaped.sum(1), candidates)).sum(1) + TINY
+    return (observed * (scatter_candidates(rho, candidates, shaped.shape[0], 0) @ shaped)).sum(1) + TINY
+
+
+def _exposure_catalogue(model, moments, rho, candidates):
+    pull, observed, n_entries = _pull(model, moments, rho), model.frames.observed, model.catalogue.shape[0]
+    if observed is None:
+        seen = sum_by_entry(pull, candidates, n_entries)[:, None]
+    else:
+        seen = scatter_candidates(pull, candidates, n_entries, 0).T @ observed
+    return seen * moments.filter.mean[None, :]
+
+
+_EXPOSURE = Blocks(
+    _exposure_templates, _exposure_excitations, _exposure_filter, _exposure_gain, _exposure_catalogue
+)
+
+
+def cell_weights(model: JingleMixture, name: str) -> Float[Array, "..."]:
+    """How often each cell of a block counts in the objective, broadcastable to the block."""
+    frames = model.frames
+    match name:
+        case "excitations":
+            return frames.weight[:, None]
+        case "gain":
+            return frames.weight
+        case "catalogue":
+            return model.latent[:, None]
+        case _:
+            return jnp.ones((), frames.x.dtype)
+
+
+def constant(model: JingleMixture) -> Float[Array, " T"]:
+    """What the data alone add to the objective, frame by frame: x log x - log Gamma(x + 1), held-out bins left out.
+
+    The first part stands in for the division by x in `Local.log_evidence`.
+    """
+    x, observed = model.frames.x, model.frames.observed
+    value = xlogy(x, x) - gamma.log_gamma(x + 1)
+    return (value if observed is None else observed * value).sum(1)
+
+
+def objective(
+    model: JingleMixture,
+    hyper: Hyper,
+    posterior: Blocks,
+    moments: Blocks,
+    readings: Blocks,
+    step: Local,
+    of_data: Float[Array, " T"] | None = None,
+) -> Float[Array, ""]:
+    """The evidence lower bound, or for point readings the log joint density: what every sweep raises.
+
+    It holds at the moments that the local step was computed from. Blocks read as ``"fixed"`` add a constant, left out.
+    Constants of x alone are included, so that bounds of different models of the same frames can be compared; they are
+    `constant(model)`, which whoever calls this many times passes in as `of_data`.
+    """
+    _, speech, _, weight, observed = model.frames
+    e, d = moments.excitations.mean, moments.templates.mean
+    if observed is None:
+        rate = speech * (e @ d.sum(1))
+    else:
+        rate = speech * (observed * (e @ d)).sum(1)
+    of_data = constant(model) if of_data is None else of_data
+    total = (weight * (step.log_evidence - rate + of_data)).sum()
+    for name in Blocks._fields:
+        reading = getattr(readings, name)
+        if reading == "fixed":
+            continue
+        prior, q, m = getattr(hyper.prior, name), getattr(posterior, name), getattr(moments, name)
+        log_prior = jnp.where(cell_weights(model, name) > 0, gamma.log_prior(prior, q, m, reading), 0)
+        total = total + _total(cell_weights(model, name) * log_prior)
+    return total + frame_prior.log_dirichlet(hyper.frame_prior, model.concentration)
+
+
+def _total(values: Float[Array, "..."]) -> Float[Array, ""]:
+    """Sum of everything. Of a matrix by a product with ones, which lets the compiler vectorise what makes the values."""
+    return values.sum() if values.ndim < 2 else (values @ jnp.ones(values.shape[-1], values.dtype)).sum()
+
+
+def _mean_along(values, weights, like):
+    """Weighted mean over the axes on which the prior is tied."""
+    axes = tuple(i for i, n in enumerate(like.shape) if n == 1)
+    weights = jnp.broadcast_to(weights, values.shape)
+    kept = jnp.where(weights > 0, values, 0)
+    return (weights * kept).sum(axes, keepdims=True) / jnp.maximum(weights.sum(axes, keepdims=True), TINY)
+
+
+def learn(model: JingleMixture, hyper: Hyper, posterior: Blocks, jumps: Float[Array, " J"]) -> Hyper:
+    """M-step of the tied hyper-parameters that `model.learn` names (NOTES 000; Newton on the digamma equation)."""
+    prior, on = hyper.prior, model.learn
+
+    def tied(name, held):
+        p, q, weights = getattr(prior, name), getattr(posterior, name), cell_weights(model, name)
+        if held:
+            mean_p = gamma.mean(p)
+            ratio = gamma.mean(q) / mean_p
+            log_ratio = gamma.log_mean(q) - jnp.log(mean_p)
+            return gamma.fit_shape(mean_p, _mean_along(ratio, weights, p.shape), _mean_along(log_ratio, weights, p.shape))
+        return gamma.fit(
+            _mean_along(gamma.mean(q), weights, p.shape), _mean_along(gamma.log_mean(q), weights, p.shape)
+        )
+
+    if on.templates:
+        prior = prior._replace(templates=tied("templates", held=True))
+    if on.excitations:
+        prior = prior._replace(excitations=tied("excitations", held=False))
+    if on.catalogue:
+        prior = prior._replace(catalogue=tied("catalogue", held=False))
+    r = hyper.frame_prior
+    if on.entry:
+        r = frame_prior.learn_entry(r, jumps, model.concentration)
+    return Hyper(prior, r)
+
+
+def rescale(moments: Blocks, posterior: Blocks) -> tuple[Blocks, Blocks]:
+    """Set mean(f) = 1 and push its scale into the gain, where both are maximum-likelihood points: (c f, v / c) is free."""
+    c = moments.filter.mean.mean()
+
+    def times(m, q, factor):
+        return Moments(m.mean * factor, m.geometric * factor), Gamma(q.shape, q.scale * factor)
+
+    f, qf = times(moments.filter, posterior.filter, 1 / c)
+    v, qv = times(moments.gain, posterior.gain, c)
+    return moments._replace(filter=f, gain=v), posterior._replace(filter=qf, gain=qv)

@@ -1,0 +1,248 @@
+"""Which catalogue entry plays in which frame: scores of entries, candidates, and q(r).
+
+The part of the local step (`conditionals.local`) that grows with the catalogue. Nothing of shape F x T x J is ever made: frames
+are taken some at a time, entries one after another, and after pruning only some candidates in each frame.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import xlogy
+from jaxtyping import Array, Float, Int
+
+from bayessep.gamma import Moments
+from bayessep.models import frame_prior
+from bayessep.models.frame_prior import FramePosterior
+from bayessep.models.jingle_mixture import TINY, Blocks, Hyper, JingleMixture
+
+# --- some frames at a time -------------------------------------------------------------------------------------------------
+
+PART = 2**18  # cells of T x F: rates of as many fit the processor's cache, and memory beside the data does not grow with its length
+
+
+def _number_of_parts(n_frames: int, n_bins: int) -> int:
+    """As many as make parts of at most `PART`; a few more where these divide the frames evenly, so that nothing is filled up."""
+    least = -(-n_frames * n_bins // PART)
+    return next((n for n in range(least, least + least // 2 + 1) if n_frames % n == 0), least)
+
+
+def in_parts(function: Callable, model: JingleMixture, moments: Blocks, along: Any = None) -> tuple[Any, Any]:
+    """(per frame, sums) = `function(model, moments, along)`, computed for frames of `PART` or so cells at a time.
+
+    Whatever belongs to frames is cut: data, excitations, gain and the arrays in `along`. Results per frame are joined again,
+    sums are added up. The last part is filled up with empty frames: no data, no rate, no weight.
+    """
+    frames = (model.frames, moments.excitations, moments.gain, along)
+    n_frames, n_bins = model.frames.x.shape
+    n_parts = _number_of_parts(n_frames, n_bins)
+    size = -(-n_frames // n_parts)
+
+    def one(frames):
+        data, excitations, gain, along = frames
+        part = dataclasses.replace(model, frames=data)
+        return function(part, moments._replace(excitations=excitations, gain=gain), along)
+
+    if n_parts == 1:
+        return one(frames)
+
+    def cut(array):
+        fill = ((0, n_parts * size - n_frames),) + ((0, 0),) * (array.ndim - 1)
+        return jnp.pad(array, fill).reshape(n_parts, size, *array.shape[1:])
+
+    def add(total, part):
+        per_frame, sums = one(part)
+        return jax.tree.map(jnp.add, total, sums), per_frame
+
+    parts = jax.tree.map(cut, frames)
+    _, sums = jax.eval_shape(one, jax.tree.map(lambda array: array[0], parts))
+    nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), sums)
+    sums, per_frame = jax.lax.scan(add, nothing, parts)
+    return jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:])[:n_frames], per_frame), sums
+
+
+# --- rates and scores ----------------------------------------------------------------------------------------------------
+
+
+def speech_rate(model: JingleMixture, e: Float[Array, "T B"], d: Float[Array, "B F"]) -> Float[Array, "T F"]:
+    """s_t sum_i e_ti d_iu, of whichever mean of the two is passed."""
+    return model.frames.speech[:, None] * (e @ d)
+
+
+def visit_entries(model: JingleMixture, moments: Blocks, candidates: Int[Array, "T K"] | None):
+    """Number of entries to visit, and the function k -> (T, F) geometric rate of the k-th of them.
+
+    Without candidates the k-th entry is the same catalogue row in every frame.
+    """
+    shaped = moments.catalogue.geometric * moments.filter.geometric[None, :]
+    gain = moments.gain.geometric[:, None]
+    if candidates is None:
+        return shaped.shape[0], lambda k: gain * jax.lax.dynamic_index_in_dim(shaped, k, 0)
+    return candidates.shape[1], lambda k: gain * shaped[jax.lax.dynamic_index_in_dim(candidates, k, 1, keepdims=False)]
+
+
+def geometric_speech(model: JingleMixture, moments: Blocks) -> Float[Array, "T F"]:
+    """G of the table, the geometric rate of all speech."""
+    return speech_rate(model, moments.excitations.geometric, moments.templates.geometric) + TINY
+
+
+def seen_data(model: JingleMixture) -> Float[Array, "T F"]:
+    x, observed = model.frames.x, model.frames.observed
+    return x if observed is None else x * observed
+
+
+def _inverse(x: Float[Array, "T F"]) -> Float[Array, "T F"]:
+    """1 / x, and 1 where x is zero: x log(rate / x) is computed as x log(rate * inverse), small numbers with small errors."""
+    return 1 / jnp.where(x > TINY, x, 1)
+
+
+def entry_log_likelihood(
+    model: JingleMixture, moments: Blocks, candidates: Int[Array, "T K"] | None = None
+) -> Float[Array, "T K"]:
+    """log of what frame t says of entry j, the switch's prior included; terms that no entry shares in are left out.
+
+    sum_u x_tu log((G_tu + lambda_tuj) / x_tu) - <lambda_tuj>: geometric means inside the logarithm and arithmetic ones in the
+    rate, which is exact coordinate ascent. With ``rule="printed"`` the logarithm, too, takes the arithmetic mean of the
+    speech rate, as the paper prints q(r_t = j).
+    """
+    return in_parts(lambda *part: (_score_entries(*part), None), model, moments, candidates)[0]
+
+
+def _score_entries(model: JingleMixture, moments: Blocks, candidates) -> Float[Array, "T K"]:
+    x, _, music, _, observed = model.frames
+    which = "geometric" if model.rule == "exact" else "mean"
+    speech = speech_rate(model, getattr(moments.excitations, which), getattr(moments.templates, which)) + TINY
+    x_seen, inverse = seen_data(model), _inverse(x)
+    n_entries, entry = visit_entries(model, moments, candidates)
+
+    def one(_, k):
+        return None, (x_seen * jnp.log((speech + entry(k)) * inverse)).sum(1)
+
+    _, data = jax.lax.scan(one, None, jnp.arange(n_entries))
+    shaped = moments.catalogue.mean * moments.filter.mean[None, :]
+    first = of_candidates(jnp.arange(shaped.shape[0]) == 0, candidates)
+    exposure = of_candidates(shaped.sum(1), candidates)
+    if observed is not None:
+        exposure = observed @ shaped.T
+        exposure = exposure if candidates is None else jnp.take_along_axis(exposure, candidates, 1)
+    switch = jnp.log(jnp.where(first, 1 - music[:, None], music[:, None]))
+    return data.T + switch - moments.gain.mean[:, None] * exposure
+
+
+def of_candidates(values: Array, candidates: Int[Array, "T K"] | None) -> Array:
+    """Values of entries as (T, K), each frame's candidates picked, or as (1, J)."""
+    return values[None, :] if candidates is None else values[candidates]
+
+
+def scatter_candidates(
+    values: Float[Array, "T K"], candidates: Int[Array, "T K"] | None, n_entries: int, fill: float | int
+) -> Float[Array, "T J"]:
+    """Values of the candidates back in their places among all entries."""
+    if candidates is None:
+        return values
+    rows = jnp.arange(values.shape[0])[:, None]
+    return jnp.full((values.shape[0], n_entries), fill, values.dtype).at[rows, candidates].set(values)
+
+
+def sum_by_entry(
+    values: Float[Array, "T K"], candidates: Int[Array, "T K"] | None, n_entries: int
+) -> Float[Array, " J"]:
+    """Sum over frames, for each entry."""
+    if candidates is None:
+        return values.sum(0)
+    return jnp.zeros(n_entries, values.dtype).at[candidates].add(values)
+
+
+POOL = 2  # candidates short-listed for each one that is kept
+BANDS = 96  # for the short-listing
+
+
+def choose_candidates(
+    model: JingleMixture,
+    hyper: Hyper,
+    moments: Blocks,
+    n_candidates: int,
+    current: Int[Array, "T K"] | None = None,
+) -> Int[Array, "T K"]:
+    """The most probable entries of each frame.
+
+    A long catalogue is first heard in at most `BANDS` bands, a fraction of the work; what is short-listed there competes with the
+    `current` candidates on all bins. For independent frames the objective therefore never falls. Short catalogues, and data with
+    bins held out, are compared on all bins at once.
+    """
+    n_entries, n_pool = model.catalogue.shape[0], POOL * n_candidates
+    if n_entries <= 2 * n_pool or model.frames.observed is not None:
+        return _most_probable(model, hyper, moments, n_candidates)
+    pool = _most_probable(*_in_bands(model, hyper, moments), n_pool)
+    if current is not None:
+        known = (pool[:, :, None] == current[:, None, :]).any(2)
+        # A current candidate that was short-listed again takes its own place, not a second one.
+        pool = jnp.concatenate([current, jnp.where(known, n_entries, pool)], 1)
+    scores = entry_log_likelihood(model, moments, jnp.minimum(pool, n_entries - 1))
+    full = scatter_candidates(scores, pool, n_entries, -jnp.inf)
+    q = frame_prior.posterior(full, hyper.frame_prior, model.frames.weight, chain=model.chain)
+    return jax.lax.top_k(q.responsibility, n_candidates)[1]
+
+
+def _most_probable(model: JingleMixture, hyper: Hyper, moments: Blocks, n: int) -> Int[Array, "T n"]:
+    scores = entry_log_likelihood(model, moments)
+    q = frame_prior.posterior(scores, hyper.frame_prior, model.frames.weight, chain=model.chain)
+    return jax.lax.top_k(q.responsibility, n)[1]
+
+
+def _in_bands(model: JingleMixture, hyper: Hyper, moments: Blocks) -> tuple[JingleMixture, Hyper, Blocks]:
+    """The same problem with bins added up in bands, narrow ones where sound has its energy. Sums of Poissons are Poisson."""
+    n_bins = model.frames.x.shape[1]
+    index = np.arange(BANDS + 1)
+    edges = np.unique(np.maximum(n_bins * (index / BANDS) ** 2, index).astype(int).clip(max=n_bins))
+    band = np.searchsorted(edges, np.arange(n_bins), "right") - 1
+    into = jnp.asarray(band[:, None] == np.arange(len(edges) - 1), model.frames.x.dtype)
+
+    def add(array):
+        return array @ into
+
+    shaped = (c * f[None, :] for c, f in zip(moments.catalogue, moments.filter, strict=True))
+    one = jnp.ones(into.shape[1], model.frames.x.dtype)
+    banded = moments._replace(
+        templates=Moments(*map(add, moments.templates)), catalogue=Moments(*map(add, shaped)), filter=Moments(one, one)
+    )
+    frames = model.frames._replace(x=add(model.frames.x))
+    return dataclasses.replace(model, frames=frames, catalogue=add(model.catalogue)), hyper, banded
+
+
+def weigh_entries(
+    model: JingleMixture, hyper: Hyper, moments: Blocks, candidates: Int[Array, "T K"] | None = None
+) -> FramePosterior:
+    """q(r); over the candidates only (K stands in the place of J) where there are any."""
+    if not model.has_music:
+        return _weigh_speech(model, moments)
+    n_entries, weight = model.catalogue.shape[0], model.frames.weight
+    scores = entry_log_likelihood(model, moments, candidates)
+    log_pi = of_candidates(jnp.log(hyper.frame_prior.entry), candidates)
+    if candidates is None:
+        q = frame_prior.posterior(scores, hyper.frame_prior, weight, chain=model.chain)
+    elif model.chain:
+        full = scatter_candidates(scores, candidates, n_entries, -jnp.inf)
+        q = frame_prior.posterior(full, hyper.frame_prior, weight, chain=True)
+        q = q._replace(responsibility=jnp.take_along_axis(q.responsibility, candidates, 1))
+    else:
+        even = frame_prior.independent(jnp.ones_like(scores[0]))
+        q = frame_prior.posterior(scores + log_pi, even, weight, chain=False)
+        q = q._replace(jumps=sum_by_entry(weight[:, None] * q.responsibility, candidates, n_entries))
+    if model.rule == "printed":
+        # rho is not the optimum, so the evidence has to be taken under it, term by term.
+        exact = entry_log_likelihood(dataclasses.replace(model, rule="exact"), moments, candidates)
+        rho = q.responsibility
+        q = q._replace(log_evidence=(rho * jnp.where(rho > 0, exact + log_pi, 0) - xlogy(rho, rho)).sum(1))
+    return q
+
+
+def _weigh_speech(model: JingleMixture, moments: Blocks) -> FramePosterior:
+    """q(r) where there is no entry but the null one."""
+    x = seen_data(model)
+    # log(x / rate) rather than log(rate) + log(1 / x): small numbers have small errors, and the ratio is needed anyway.
+    log_evidence = -(x * jnp.log(jnp.maximum(x / geometric_speech(model, moments), TINY))).sum(1)
+    return FramePosterior(jnp.ones_like(x[:, :1]), log_evidence, model.frames.weight.sum(keepdims=True))

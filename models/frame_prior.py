@@ -1,0 +1,192 @@
+"""The prior of the catalogue index r_t: independent draws, or a left-to-right Markov chain, as one structure.
+
+From entry i the index stays at i with probability `stay[i]`, advances to `successor[i]` with probability `advance[i]`
+(a jingle is played in order), and otherwise jumps to an entry drawn from `entry`, the pi of paper 000. Independent frames,
+equation 6 of the paper, are the case stay = advance = 0. Entry 0 is the **null entry**: no music at all.
+
+Every pass costs O(T J), never O(T J^2).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import logsumexp, xlogy
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+
+class FramePrior(NamedTuple):
+    """Prior over sequences of catalogue entries; J counts the null entry, which comes first."""
+
+    entry: Float[Array, " J"]
+    stay: Float[Array, " J"]
+    advance: Float[Array, " J"]
+    successor: Int[Array, " J"]
+
+
+class FramePosterior(NamedTuple):
+    """What inference needs of q(r)."""
+
+    responsibility: Float[Array, "T J"]  # rho_tj = q(r_t = j)
+    log_evidence: Float[Array, " T"]  # its sum over frames is log sum_r p(r) prod_t likelihood
+    jumps: Float[Array, " J"]  # expected number of jumps that landed on each entry, frame weights included
+
+
+def independent(entry: Float[Array, " J"]) -> FramePrior:
+    """Frames drawn independently from `entry` (paper 000, equation 6)."""
+    zero = jnp.zeros_like(entry)
+    return FramePrior(entry, zero, zero, jnp.arange(entry.shape[0]))
+
+
+def left_to_right(
+    entry: Float[Array, " J"],
+    successor: Int[Array, " J"],
+    *,
+    advance: float = 0.98,
+    stay: float = 0.0,
+    stay_null: float = 0.98,
+) -> FramePrior:
+    """Music is played in order: entry j is followed by `successor[j]` unless the index jumps.
+
+    `successor` must be a permutation with successor[0] = 0; an entry that is its own successor can only stay or jump.
+    The null entry stays with probability `stay_null`. `advance + stay` must leave room for jumps.
+    """
+    if not (advance + stay < 1 and stay_null < 1):
+        raise ValueError("advance + stay, and stay_null, must be below 1: some probability is left for jumps")
+    n = entry.shape[0]
+    null = jnp.arange(n) == 0
+    floor = jnp.maximum(entry, 1e-6)  # every entry stays reachable, whatever the likelihood says
+    return FramePrior(
+        floor / floor.sum(),
+        jnp.where(null, stay_null, stay).astype(entry.dtype),
+        jnp.where(null, 0.0, advance).astype(entry.dtype),
+        successor,
+    )
+
+
+def uniform(n_entries: int, p_null: float = 0.1, dtype=jnp.float32) -> Float[Array, " J"]:
+    """pi with probability `p_null` for the null entry and the rest spread evenly over the other `n_entries`."""
+    rest = jnp.full((n_entries,), (1 - p_null) / max(n_entries, 1), dtype)
+    return jnp.concatenate([jnp.asarray([p_null if n_entries else 1.0], dtype), rest])
+
+
+def posterior(
+    log_likelihood: Float[Array, "T J"], prior: FramePrior, weight: Float[Array, " T"], *, chain: bool
+) -> FramePosterior:
+    """Exact posterior of r given the log likelihood of each entry in each frame.
+
+    `chain` says, outside of the traced values, whether the prior has memory: the independent case then needs no scan.
+    `weight` (how often a frame counts, see `jingle_mixture`) enters only the expected jumps.
+    """
+    if not chain:
+        joint = log_likelihood + _log(prior.entry)[None, :]
+        log_evidence = logsumexp(joint, axis=1)
+        rho = jnp.exp(joint - log_evidence[:, None])
+        return FramePosterior(rho, log_evidence, (weight[:, None] * rho).sum(0))
+
+    alpha, scale, peak, likelihood = _forward(log_likelihood, prior)
+    jump = 1 - prior.stay - prior.advance
+
+    def back(beta_next, inputs):
+        likelihood_next, scale_next = inputs
+        ahead = likelihood_next * beta_next / scale_next
+        landing = (prior.entry * ahead).sum()
+        beta = prior.stay * ahead + prior.advance * ahead[prior.successor] + jump * landing
+        return beta, (beta, ahead)
+
+    ones = jnp.ones_like(prior.entry)
+    _, (beta, ahead) = jax.lax.scan(back, ones, (likelihood[1:], scale[1:]), reverse=True)
+    beta = jnp.concatenate([beta, ones[None]])
+    rho = alpha * beta
+    rho = rho / rho.sum(1, keepdims=True)
+    # A jump into j at frame t: it left any entry of frame t-1 by jumping and j explains everything from t on.
+    landed = (alpha[:-1] @ jump)[:, None] * prior.entry[None, :] * ahead
+    jumps = weight[0] * rho[0] + (weight[1:, None] * landed).sum(0)
+    return FramePosterior(rho, jnp.log(scale) + peak, jumps)
+
+
+def sample(
+    key: PRNGKeyArray, log_likelihood: Float[Array, "T J"], prior: FramePrior, *, chain: bool
+) -> tuple[Int[Array, " T"], Float[Array, " J"]]:
+    """A draw of the whole sequence r from its posterior, and how many of its moves were jumps onto each entry.
+
+    The chain is drawn by forward filtering and backward sampling; a step that could be a jump or a stay/advance is
+    attributed by a further draw.
+    """
+    n = prior.entry.shape[0]
+    if not chain:
+        r = jax.random.categorical(key, log_likelihood + _log(prior.entry)[None, :])
+        return r, jax.nn.one_hot(r, n, dtype=log_likelihood.dtype).sum(0)
+    alpha, *_ = _forward(log_likelihood, prior)
+    jump = 1 - prior.stay - prior.advance
+    key_last, key_back = jax.random.split(key)
+    last = jax.random.categorical(key_last, _log(alpha[-1]))
+    index = jnp.arange(n)
+    successor = prior.successor.astype(index.dtype)
+
+    def back(r_next, inputs):
+        key, alpha_t = inputs
+        key_state, key_move = jax.random.split(key)
+        by_jump = jump * prior.entry[r_next]
+        stayed, advanced = index == r_next, successor == r_next
+        in_order = jnp.where(stayed, prior.stay, 0) + jnp.where(advanced, prior.advance, 0)
+        r = jax.random.categorical(key_state, _log(alpha_t * (by_jump + in_order)))
+        jumped = jax.random.bernoulli(key_move, by_jump[r] / (by_jump[r] + in_order[r]))
+        return r, (r, jumped & (index == r_next))
+
+    keys = jax.random.split(key_back, alpha.shape[0] - 1)
+    _, (path, jumped) = jax.lax.scan(back, last, (keys, alpha[:-1]), reverse=True)
+    r = jnp.concatenate([path, last[None]])
+    first = (index == r[0]).astype(log_likelihood.dtype)
+    return r, first + jumped.astype(log_likelihood.dtype).sum(0)
+
+
+def log_prob(r: Int[Array, " T"], prior: FramePrior) -> Float[Array, ""]:
+    """log p(r): for checks by enumeration."""
+    before, after = r[:-1], r[1:]
+    jump = 1 - prior.stay - prior.advance
+    step = (
+        jnp.where(before == after, prior.stay[before], 0)
+        + jnp.where(prior.successor[before].astype(after.dtype) == after, prior.advance[before], 0)
+        + jump[before] * prior.entry[after]
+    )
+    return _log(prior.entry[r[0]]) + _log(step).sum()
+
+
+def learn_entry(prior: FramePrior, jumps: Float[Array, " J"], concentration: float = 1.0) -> FramePrior:
+    """M-step of pi from the expected jumps, under a Dirichlet of the given concentration (1: maximum likelihood)."""
+    mass = jumps + (concentration - 1)
+    return prior._replace(entry=mass / mass.sum())
+
+
+def log_dirichlet(prior: FramePrior, concentration: float) -> Float[Array, ""]:
+    """The Dirichlet's part of the objective that `learn_entry` raises, up to a constant."""
+    return xlogy(concentration - 1, prior.entry).sum()
+
+
+def _log(p):
+    return jnp.log(jnp.where(p > 0, p, 0))
+
+
+def _forward(log_likelihood, prior: FramePrior):
+    """Scaled forward pass: filtered probabilities, their normalisers, and the scaled likelihood they were made from."""
+    peak = log_likelihood.max(1)
+    likelihood = jnp.exp(log_likelihood - peak[:, None])
+    jump = 1 - prior.stay - prior.advance
+    predecessor = jnp.argsort(prior.successor)
+
+    def forward(alpha, likelihood_t):
+        moved = prior.advance * alpha
+        predicted = prior.stay * alpha + moved[predecessor] + prior.entry * (jump * alpha).sum()
+        alpha = predicted * likelihood_t
+        scale = alpha.sum()
+        alpha = alpha / scale
+        return alpha, (alpha, scale)
+
+    first = prior.entry * likelihood[0]
+    scale_0 = first.sum()
+    first = first / scale_0
+    _, (alpha, scale) = jax.lax.scan(forward, first, likelihood[1:])
+    alpha = jnp.concatenate([first[None], alpha])
+    scale = jnp.concatenate([scale_0[None], scale])
+    return alpha, scale, peak, likelihood

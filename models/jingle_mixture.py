@@ -1,0 +1,236 @@
+"""Speech as Gamma-Poisson NMF plus music as a mixture over catalogue frames: paper 000 and its relatives, one family.
+
+    d_iu ~ Gamma(a^d, b^d)     e_ti ~ Gamma(a^e, b^e)     c_ju ~ Gamma(a^c, b^c) or known
+    f_u  ~ Gamma(a^f, b^f)     v_t  ~ Gamma(a^v, b^v)     r_t ~ Categorical(pi), or a chain (`frame_prior`)
+    x_tu ~ Poisson( s_t sum_i e_ti d_iu  +  v_t f_u c_{r_t u} )
+
+NMF, variational, ICM, joint and unsupervised separation are choices of which frames are stacked, which prior the templates
+get, and how each block's Gamma conditional is read (`bayessep.gamma.read`). This file defines the problem; `conditionals`
+holds its algebra, once: the local step q(S, M | R) q(R), the Poisson counts it hands to each block, the block conditionals and
+the objective; `entries` is q(R). `sources` reads the result. Algorithms live in `bayessep.inference` and know none of it.
+
+The paper's symbols and the names here (time first, so every matrix is the transpose of the paper's):
+
+| paper | here | shape | |
+|---|---|---|---|
+| x_ut | `frames.x` | T F | magnitude spectrogram, scaled (below) |
+| d_ui, D | `templates` | B F | speech templates |
+| e_it, E | `excitations` | T B | their excitations |
+| C_uj | `catalogue` | J F | catalogue of music frames; entry 0 is the null entry, no music |
+| f_u | `filter` | F | equalisation of the music |
+| v_t | `gain` | T | fades of the music |
+| r_t, pi_j | `frame_prior` | J | catalogue index of a frame and its prior |
+| a, b | `Gamma.shape`, `Gamma.scale` | | b is a scale (equation 15) |
+| alpha, beta | posterior `Gamma.shape`, `.scale` | | |
+| s_uit, m_ut | never formed; their sums are `conditionals.Local.counts` | | latent sources |
+| q(r_t = j) | `conditionals.Local.responsibility` | T K | over all entries, or K candidates a frame |
+
+**Scale.** x is real, so the Poisson likelihood is used formally (it is the generalised KL divergence); its scale says how many
+counts a unit of magnitude is worth against the priors, and nothing here rescales it.
+
+**Frame weights.** A frame of weight w counts as w copies of itself, excitations and gain included: the weighted joint
+estimation that the paper names as future work. Its own local quantities do not depend on w; templates, filter, catalogue
+and pi do. With w = 0 on mixed frames the templates come from the speech frames alone, with w = 1 this is the joint method.
+
+Frames whose music switch lies strictly between 0 and 1 are unlabelled: the switch is then the prior probability of music, and
+1 - responsibility[:, 0] its posterior.
+"""
+
+import dataclasses
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from bayessep import gamma
+from bayessep.gamma import Gamma, Moments, Reading
+from bayessep.models import frame_prior
+from bayessep.models.frame_prior import FramePrior
+
+TINY = 1e-30  # keeps logarithms and ratios finite where a rate is zero
+
+
+class Frames(NamedTuple):
+    """The data of one problem, frame by frame."""
+
+    x: Float[Array, "T F"]  # magnitudes, >= 0
+    speech: Float[Array, " T"]  # s_t: 1 where there may be speech, 0 where there is none
+    music: Float[Array, " T"]  # 1 music, 0 none, in between: prior probability of music
+    weight: Float[Array, " T"]  # how many times the frame counts
+    observed: Float[Array, "T F"] | None = None  # 0 for bins held out from inference
+
+
+class Blocks(NamedTuple):
+    """One field for each block of the posterior; what the fields hold (Gamma, Moments, counts …) depends on the use."""
+
+    templates: Any  # B F
+    excitations: Any  # T B
+    filter: Any  # F
+    gain: Any  # T
+    catalogue: Any  # J F
+
+
+class Hyper(NamedTuple):
+    """Theta: what is learned by point estimates, if at all."""
+
+    prior: Blocks  # of Gamma; an axis of length 1 ties the parameters along it
+    frame_prior: FramePrior
+
+
+class Learn(NamedTuple):
+    """Which hyper-parameters the M-step may move."""
+
+    templates: bool = False  # shape, with the prior mean held (it would otherwise trade against the excitations')
+    excitations: bool = False  # shape and scale
+    catalogue: bool = False  # shape and scale of the latent entries
+    entry: bool = False  # pi
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["frames", "hyper", "catalogue", "latent"],
+    meta_fields=["chain", "rule", "learn", "candidates", "concentration", "unit_filter"],
+)
+@dataclasses.dataclass(frozen=True)
+class JingleMixture:
+    """A problem: data, priors and choices. Arrays are traced, the choices below are static under jit."""
+
+    frames: Frames
+    hyper: Hyper
+    catalogue: Float[Array, "J F"]  # known entries; row 0 is zero (null); rows of latent entries are starting values
+    latent: Float[Array, " J"]  # 1 where the entry is learned
+    chain: bool = False  # whether the frame prior has memory
+    rule: Literal["exact", "printed"] = "exact"  # q(r): exact coordinate ascent, or as the paper prints it
+    learn: Learn = Learn()
+    candidates: int | None = None  # entries a frame kept after pruning; None keeps all
+    concentration: float = 1.0  # of the Dirichlet on pi
+    unit_filter: bool = False  # keep mean(f) = 1 after each sweep; for flat priors on filter and gain (`conditionals.rescale`)
+
+    @property
+    def has_music(self) -> bool:
+        """Whether there is any entry besides the null one (static: from the shape)."""
+        return self.catalogue.shape[0] > 1
+
+
+def build(
+    x: Float[Array, "T F"],
+    *,
+    prior: Blocks,
+    catalogue: Float[Array, "Jm F"] | None = None,
+    latent: Float[Array, " Jm"] | None = None,
+    frames_prior: FramePrior | None = None,
+    speech: Float[Array, " T"] | None = None,
+    music: Float[Array, " T"] | None = None,
+    weight: Float[Array, " T"] | None = None,
+    observed: Float[Array, "T F"] | None = None,
+    **choices: Any,
+) -> JingleMixture:
+    """Put a problem together; what is left out gets the value of plain separation (everything on, weight 1).
+
+    `catalogue` and `latent` are given without the null entry, which is added here; `frames_prior` includes it.
+    """
+    n_frames, n_bins = x.shape
+    ones = jnp.ones(n_frames, x.dtype)
+    music_rows = jnp.zeros((0, n_bins), x.dtype) if catalogue is None else catalogue
+    n_music = music_rows.shape[0]
+    latent = jnp.zeros(n_music, x.dtype) if latent is None else latent
+    music = (ones if n_music else 0 * ones) if music is None else music
+    if frames_prior is None:
+        frames_prior = frame_prior.independent(frame_prior.uniform(n_music, dtype=x.dtype))
+    speech = ones if speech is None else speech
+    weight = ones if weight is None else weight
+    return JingleMixture(
+        Frames(x, speech, music, weight, observed),
+        Hyper(prior, frames_prior),
+        jnp.concatenate([jnp.zeros((1, n_bins), x.dtype), music_rows]),
+        jnp.concatenate([jnp.zeros(1, x.dtype), latent]),
+        **choices,
+    )
+
+
+def priors(
+    n_bins: int,
+    level: float | Float[Array, ""],
+    *,
+    n_bases: int,
+    template_shape: float = 0.5,
+    excitation_shape: float = 0.5,
+    catalogue_shape: float = 0.5,
+    filter_shape: float | None = None,
+    gain_shape: float | None = None,
+    dtype: Any = jnp.float32,
+) -> Blocks:
+    """Tied priors for spectrograms whose mean magnitude is `level`.
+
+    Templates have prior mean 1/F, so that a template's bins sum to about one and an excitation is the total magnitude that
+    its template adds to a frame. Filter and gain are flat (maximum likelihood) unless a shape is given: then they are
+    Gamma with mean 1.
+    """
+
+    def around(mean, shape, n_axes):
+        full = (1,) * n_axes
+        return Gamma(jnp.full(full, shape, dtype), jnp.full(full, mean / shape, dtype))
+
+    def flat_or(shape):
+        return gamma.flat(jnp.ones(1, dtype)) if shape is None else around(1.0, shape, 1)
+
+    return Blocks(
+        templates=around(1 / n_bins, template_shape, 2),
+        excitations=around(level * n_bins / n_bases, excitation_shape, 2),
+        filter=flat_or(filter_shape),
+        gain=flat_or(gain_shape),
+        catalogue=around(level, catalogue_shape, 2),
+    )
+
+
+# --- reading the posterior of the problem --------------------------------------------------------------------------------
+
+
+def initial(key: PRNGKeyArray, model: JingleMixture, *, n_bases: int, templates: Gamma | None = None) -> Blocks:
+    """A starting posterior: templates as given or drawn from their prior, excitations spread at the level of each frame.
+
+    Filter and gain start at one, latent catalogue entries at their row of `model.catalogue`.
+    """
+    x, prior = model.frames.x, model.hyper.prior
+    n_frames, n_bins = x.shape
+    key_d, key_e = jax.random.split(key)
+
+    def concentrated(value):  # a Gamma around a starting value, wide enough for its geometric mean to be close by
+        shape = jnp.full_like(value, 10.0)
+        return Gamma(shape, jnp.maximum(value, TINY) / 10)
+
+    if templates is None:
+        mean = gamma.mean(prior.templates) * jnp.ones((n_bases, n_bins), x.dtype)
+        templates = concentrated(mean * jax.random.exponential(key_d, mean.shape, x.dtype))
+    total = x.sum(1, keepdims=True) / (n_bases * jnp.maximum(gamma.mean(templates).sum(1).mean(), TINY))
+    jitter = jax.random.uniform(key_e, (n_frames, n_bases), x.dtype, 0.5, 1.5)
+    speech_share = jnp.where(model.frames.music > 0, 0.5, 1.0).astype(x.dtype)[:, None]
+    return Blocks(
+        templates=templates,
+        excitations=concentrated(total * speech_share * jitter),
+        filter=concentrated(jnp.ones(n_bins, x.dtype)),
+        gain=concentrated(jnp.ones(n_frames, x.dtype)),
+        catalogue=concentrated(model.catalogue),
+    )
+
+
+def read(
+    model: JingleMixture, name: str, posterior: Gamma, reading: Reading, key: PRNGKeyArray | None = None
+) -> Moments:
+    """Moments of a block as an algorithm reads it; known catalogue entries are what they are."""
+    moments = gamma.read(posterior, reading, key)
+    if name == "catalogue":
+        latent = model.latent[:, None] > 0
+        moments = Moments(*(jnp.where(latent, m, model.catalogue) for m in moments))
+    return moments
+
+
+class Start(NamedTuple):
+    """`initial` with its static choice bound: a hashable function of (problem, templates, key), for compiling once."""
+
+    n_bases: int
+
+    def __call__(self, model: JingleMixture, templates: Gamma | None, key: PRNGKeyArray) -> Blocks:
+        return initial(key, model, n_bases=self.n_bases, templates=templates)

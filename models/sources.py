@@ -1,0 +1,98 @@
+"""What the posterior of a speech-and-music problem says about its sources: means, variances, draws and predictions."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import xlogy
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from bayessep import gamma
+from bayessep.models import frame_prior
+from bayessep.models.conditionals import local
+from bayessep.models.entries import entry_log_likelihood, scatter_candidates, speech_rate, visit_entries
+from bayessep.models.jingle_mixture import TINY, Blocks, Hyper, JingleMixture, read
+
+
+class Sources(NamedTuple):
+    """Posterior of the sources in the units of x; music is x minus speech, with the same variance."""
+
+    speech: Float[Array, "T F"]
+    variance: Float[Array, "T F"]
+    p_music: Float[Array, " T"]
+
+
+def sources(
+    model: JingleMixture, hyper: Hyper, moments: Blocks, candidates: Int[Array, "T K"] | None = None
+) -> Sources:
+    """Posterior mean and variance of the speech part of every bin, sum_i s_uit, under q(S, M, R).
+
+    Given r = j it is binomial, Binomial(x, p_j) with p_j = G / (G + lambda_j); over r the law of total variance applies.
+    """
+    step = local(model, hyper, moments, candidates)
+    x, rho = model.frames.x, step.responsibility
+    speech = speech_rate(model, moments.excitations.geometric, moments.templates.geometric) + TINY
+    if not model.has_music:
+        return Sources(x, jnp.zeros_like(x), jnp.zeros_like(x[:, 0]))
+    n_entries, entry = visit_entries(model, moments, candidates)
+
+    def one(carry, k):
+        mean, square = carry
+        p = speech / (speech + entry(k))
+        rho_k = jax.lax.dynamic_index_in_dim(rho, k, 1)
+        return (mean + rho_k * p, square + rho_k * p**2), None
+
+    (mean, square), _ = jax.lax.scan(one, (jnp.zeros_like(x), jnp.zeros_like(x)), jnp.arange(n_entries))
+    # Less than one count goes to one source whole: a share cannot vary by more than all or nothing.
+    within = x * jnp.minimum(x, 1) * jnp.maximum(mean - square, 0)
+    variance = within + x**2 * jnp.maximum(square - mean**2, 0)
+    p_null = scatter_candidates(rho, candidates, model.catalogue.shape[0], 0.0)[:, 0]
+    return Sources(x * mean, variance, 1 - p_null)
+
+
+def draw_sources(
+    key: PRNGKeyArray, model: JingleMixture, hyper: Hyper, posterior: Blocks, moments: Blocks, readings: Blocks
+) -> Float[Array, "T F"]:
+    """One draw of the speech magnitudes: blocks and r from q, then each bin's share.
+
+    Blocks that were read as points stay at their points. x is real, so the binomial share is drawn from the Beta distribution
+    of the same mean and variance (for x above 1; below, it is all or nothing).
+    """
+    *keys, key_r, key_share = jax.random.split(key, len(Blocks._fields) + 2)
+
+    def draw(name, key):
+        if getattr(readings, name) in ("mode", "log_mode"):
+            return getattr(moments, name)
+        return read(model, name, getattr(posterior, name), "sample", key)
+
+    moments = Blocks(*(draw(name, k) for name, k in zip(Blocks._fields, keys, strict=True)))
+    x = model.frames.x
+    speech = speech_rate(model, moments.excitations.mean, moments.templates.mean) + TINY
+    r, _ = frame_prior.sample(key_r, entry_log_likelihood(model, moments), hyper.frame_prior, chain=model.chain)
+    music = moments.gain.mean[:, None] * moments.filter.mean[None, :] * moments.catalogue.mean[r]
+    p = speech / (speech + music)
+    counts = jnp.maximum(x - 1, 1e-3)
+    share = jax.random.beta(key_share, jnp.maximum(counts * p, TINY), jnp.maximum(counts * (1 - p), TINY))
+    return x * share
+
+
+def log_predictive(model: JingleMixture, moments: Blocks, responsibility: Float[Array, "T J"]) -> Float[Array, ""]:
+    """Mean log predictive density of the held-out bins (`frames.observed` is 0 there), entry by entry under q(r).
+
+    Rates are the posterior means; the score chooses numbers of bases or methods, higher is better.
+    """
+    x, _, _, _, observed = model.frames
+    if observed is None:
+        raise ValueError("no bins are held out: give `observed` when the problem is built")
+    held = 1 - observed
+    speech = speech_rate(model, moments.excitations.mean, moments.templates.mean) + TINY
+    music = moments.gain.mean[:, None] * moments.filter.mean[None, :]
+
+    def one(best, k):
+        rate = speech + music * moments.catalogue.mean[k][None, :]
+        log_p = (held * (xlogy(x, rate) - rate - gamma.log_gamma(x + 1))).sum(1)
+        return jnp.logaddexp(best, jnp.log(responsibility[:, k]) + log_p), None
+
+    start = jnp.full_like(x[:, 0], -jnp.inf)
+    total, _ = jax.lax.scan(one, start, jnp.arange(model.catalogue.shape[0]))
+    return total.sum() / held.sum()
