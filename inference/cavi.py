@@ -1,0 +1,25 @@
+"""Coordinate-ascent variational inference: conditionals are read as their arithmetic and geometric means.
+
+Filter and gain with flat priors are parameters rather than random variables (paper 000): they are read as their mode, the
+maximum-likelihood M-step, unless the readings say otherwise.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from bayessep.inference import conjugate
+from bayessep.inference.conjugate import Schedule
+from bayessep.inference.loop import Algorithm
+
+
+def cavi(
+    module: Any, problem: Any, initial: Callable[..., Any], *, readings: Any = None, schedule: Schedule = Schedule()
+) -> Algorithm:
+    """The pair (init, step) that raises the evidence lower bound of `problem` monotonically.
+
+    `module` is the model's module (`conjugate.ConjugateModel`), `initial(key)` gives the starting posterior, and `readings`
+    overrides how blocks are read, ``"fixed"`` leaving a block as it starts.
+    """
+    if readings is None:
+        readings = module.Blocks(*("mean" for _ in module.Blocks._fields))
+    return conjugate.algorithm(module, problem, initial, readings=readings, schedule=schedule)

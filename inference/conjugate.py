@@ -1,0 +1,187 @@
+"""Coordinate updates of a conditionally conjugate model: the sweep that CAVI, ICM and Gibbs share.
+
+Each block's full conditional is a Gamma distribution. How it is read (`bayessep.gamma.read`) makes the algorithm:
+arithmetic and geometric mean for CAVI, mode for ICM, a draw for Gibbs. The model supplies the algebra through the functions of
+`ConjugateModel` and is otherwise opaque.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from bayessep.inference.loop import Algorithm
+
+
+@runtime_checkable
+class ConjugateModel(Protocol):
+    """What a module has to define for its problems to be inferred here (`models.jingle_mixture` is one).
+
+    Every function takes the problem first. `moments`, `posterior` and `readings` are NamedTuples over the same blocks.
+    """
+
+    Blocks: Any
+
+    def read(self, problem, name, posterior, reading, key) -> Any: ...
+    def local(self, problem, hyper, moments, candidates) -> Any: ...
+    def recount(self, problem, moments, step, candidates) -> Any: ...
+    def draw_local(self, key, problem, hyper, moments) -> Any: ...
+    def conditional(self, problem, hyper, name, moments, step, candidates) -> Any: ...
+    def constant(self, problem) -> Any: ...
+    def objective(self, problem, hyper, posterior, moments, readings, step, of_data) -> Any: ...
+    def learn(self, problem, hyper, posterior, jumps) -> Any: ...
+    def rescale(self, moments, posterior) -> Any: ...
+    def choose_candidates(self, problem, hyper, moments, n_candidates, current) -> Any: ...
+
+
+class Schedule(NamedTuple):
+    """Order of updates within a sweep: the local step is taken before the first group, and its counts anew before the others.
+
+    Two groups converge in fewer sweeps than one, like multiplicative updates; any order is monotone.
+    """
+
+    groups: tuple[tuple[str, ...], ...] = (("excitations", "gain"), ("templates", "filter", "catalogue"))
+    learn_after: int = 10  # sweeps before hyper-parameters move
+    learn_every: int = 1
+    prune_after: int = 10  # sweeps in which candidates are chosen anew every time
+    prune_every: int = 5
+    hold: tuple[tuple[str, int], ...] = ()  # blocks kept as they start for their first so many sweeps
+
+
+class State(NamedTuple):
+    """What a sweep starts from."""
+
+    posterior: Any  # blocks of Gamma
+    moments: Any  # blocks of Moments, as read
+    hyper: Any
+    candidates: Int[Array, "T K"] | None
+    sweep: Int[Array, ""]
+    of_data: Any  # the part of the objective that never changes
+
+
+class Info(NamedTuple):
+    """What a sweep reports: the objective at the state it started from, with its local step at the optimum."""
+
+    objective: Float[Array, ""]
+    responsibility: Float[Array, "T K"]
+
+
+def make_state(
+    key, module: ConjugateModel, problem, posterior: Any, readings: Any, fixed: Literal["mean", "log_mode"] = "mean"
+) -> State:
+    """State with the moments read from a given posterior; fixed blocks as distributions, or with "log_mode" as points."""
+    moments = {}
+    for name, k in zip(readings._fields, jax.random.split(key, len(readings._fields)), strict=True):
+        reading = getattr(readings, name)
+        reading = fixed if reading == "fixed" else reading
+        moments[name] = module.read(problem, name, getattr(posterior, name), reading, k)
+    state = State(posterior, type(posterior)(**moments), problem.hyper, None, jnp.zeros((), jnp.int32), module.constant(problem))
+    if _pruned(problem):
+        chosen = module.choose_candidates(problem, state.hyper, state.moments, problem.candidates, None)
+        state = state._replace(candidates=chosen)
+    return state
+
+
+def _pruned(problem) -> bool:
+    return problem.candidates is not None and problem.candidates < problem.catalogue.shape[0]
+
+
+def sweep(
+    key: PRNGKeyArray, state: State, problem: Any, *, module: Any, readings: Any, schedule: Schedule, sampled: bool
+) -> tuple[State, Info]:
+    """Update every block that is not fixed, once."""
+    posterior, moments, hyper, candidates, count, of_data = state
+    keys = iter(jax.random.split(key, 2 * len(readings._fields) + 2))
+    if _pruned(problem):
+        due = (count < schedule.prune_after) | (count % schedule.prune_every == 0)
+        candidates = jax.lax.cond(
+            due,
+            lambda: module.choose_candidates(problem, hyper, moments, problem.candidates, candidates),
+            lambda: candidates,
+        )
+    held = dict(schedule.hold)
+    info = step = None
+    for group in schedule.groups:
+        if sampled:
+            step = module.draw_local(next(keys), problem, hyper, moments)
+        elif step is None:
+            step = module.local(problem, hyper, moments, candidates)
+        else:
+            step = module.recount(problem, moments, step, candidates)
+        if info is None:
+            objective = module.objective(problem, hyper, posterior, moments, readings, step, of_data)
+            info = Info(objective, step.responsibility)
+        for name in group:
+            reading = getattr(readings, name)
+            if reading == "fixed":
+                continue
+            q = module.conditional(problem, hyper, name, moments, step, candidates)
+            m = module.read(problem, name, q, reading, next(keys))
+            if name in held:
+                free = count >= held[name]
+                q, m = jax.tree.map(
+                    lambda new, old, free=free: jnp.where(free, new, old),
+                    (q, m),
+                    (getattr(posterior, name), getattr(moments, name)),
+                )
+            posterior, moments = posterior._replace(**{name: q}), moments._replace(**{name: m})
+    assert info is not None and step is not None, "a schedule has at least one group"
+    if problem.unit_filter:
+        moments, posterior = module.rescale(moments, posterior)
+    if any(problem.learn):
+        due = (count >= schedule.learn_after) & (count % schedule.learn_every == 0)
+        hyper = jax.lax.cond(due, lambda: module.learn(problem, hyper, posterior, step.jumps), lambda: hyper)
+    return State(posterior, moments, hyper, candidates, count + 1, of_data), info
+
+
+def algorithm(
+    module: Any,
+    problem: Any,
+    initial: Callable[[PRNGKeyArray], Any],
+    *,
+    readings: Any,
+    schedule: Schedule = Schedule(),
+    sampled: bool = False,
+    fixed: Literal["mean", "log_mode"] = "mean",
+) -> Algorithm:
+    """The pair (init, step) over a problem of `module`; `initial(key)` gives the starting posterior.
+
+    Blocks read as ``"fixed"`` stay as they start: Gamma distributions, or with ``fixed="log_mode"`` points at their means.
+
+    An `initial` that is a `jax.tree_util.Partial` over a hashable function compiles once for all problems of equal shapes.
+    """
+    choices = _Choices(module, readings, schedule, sampled, fixed)
+    initial = initial if isinstance(initial, Partial) else Partial(initial)
+    return Algorithm(Partial(_Init(choices), problem, initial), Partial(_Step(choices), problem))
+
+
+class _Choices(NamedTuple):
+    module: Any
+    readings: Any
+    schedule: Schedule
+    sampled: bool
+    fixed: Literal["mean", "log_mode"]
+
+
+class _Step(NamedTuple):
+    """A hashable function of the static choices: equal choices compile once (see `loop`)."""
+
+    choices: _Choices
+
+    def __call__(self, problem, key, state):
+        c = self.choices
+        return sweep(
+            key, state, problem, module=c.module, readings=c.readings, schedule=c.schedule, sampled=c.sampled
+        )
+
+
+class _Init(NamedTuple):
+    choices: _Choices
+
+    def __call__(self, problem, initial, key):
+        key_start, key_read = jax.random.split(key)
+        c = self.choices
+        return make_state(key_read, c.module, problem, initial(key_start), c.readings, c.fixed)

@@ -1,0 +1,69 @@
+"""Posteriors in the form that ArviZ reads: InferenceData before its version 1.0, an xarray DataTree from there on.
+
+ArviZ is imported when it is asked for.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
+
+from bayessep import gamma
+from bayessep.gamma import Gamma
+
+
+def to_arviz(
+    draws: Mapping[str, Array],
+    *,
+    dims: Mapping[str, Sequence[str]] | None = None,
+    coords: Mapping[str, Any] | None = None,
+    sample_stats: Mapping[str, Array] | None = None,
+    observed: Mapping[str, Array] | None = None,
+) -> Any:
+    """Draws of shape (chains, draws, ...) under their names, with any of the other groups, as ArviZ's container.
+
+    `dims` names the axes of a variable after the first two (for observed data, all of them) and `coords` labels them.
+    Raises ValueError, naming the variable, where the first two axes are missing or not those of the other variables.
+    """
+    import arviz
+
+    groups = {"posterior": draws, "sample_stats": sample_stats, "observed_data": observed}
+    given: dict[str, Any] = {group: _arrays(values) for group, values in groups.items() if values}
+    _check_axes(given)
+    named = {name: list(axes) for name, axes in (dims or {}).items()}
+    if int(arviz.__version__.split(".")[0]) < 1:
+        return arviz.from_dict(**given, dims=named, coords=dict(coords or {}))
+    return arviz.from_dict(given, dims=named, coords=dict(coords or {}))
+
+
+def draw(key: PRNGKeyArray, posterior: Mapping[str, Any] | tuple, draws: int) -> dict[str, Array]:
+    """Independent draws, of shape (1, draws, ...), from a mean-field posterior: Gammas, or points, by name.
+
+    A NamedTuple of Gammas (the `posterior` of a conjugate state) does as well as a mapping; what is None is left out.
+    """
+    named = posterior if isinstance(posterior, Mapping) else cast(Any, posterior)._asdict()
+    named = {name: q for name, q in named.items() if q is not None}
+
+    def many(q, key):
+        if not isinstance(q, Gamma):
+            return jnp.broadcast_to(q, (1, draws, *q.shape))
+        return jax.vmap(lambda k: gamma.sample(k, q))(jax.random.split(key, draws))[None]
+
+    keys = jax.random.split(key, len(named))
+    return {name: many(q, k) for (name, q), k in zip(named.items(), keys, strict=True)}
+
+
+def _arrays(values: Mapping[str, Array]) -> dict[str, np.ndarray]:
+    return {name: np.asarray(value) for name, value in values.items()}
+
+
+def _check_axes(groups: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    expected: tuple[int, ...] | None = None
+    for group in ("posterior", "sample_stats"):
+        for name, value in groups.get(group, {}).items():
+            expected = expected or value.shape[:2]
+            if value.ndim < 2 or value.shape[:2] != expected:
+                raise ValueError(f"{name} has shape {value.shape}; all draws start with the same (chains, draws)")

@@ -1,0 +1,301 @@
+"""Stochastic variational inference: gradient steps on a sampled evidence lower bound of any NumPyro program.
+
+NumPyro makes the objective (`TraceMeanField_ELBO`: sampled likelihood, closed-form divergences where there are any) and
+optax the steps; this file joins them to the one loop (`loop.fit`, with a `window` of some ten steps, since the objective
+is noisy).
+
+Two kinds of guide are ready: `GammaGuide`, independent Gamma distributions started at a given posterior, and NumPyro's
+own autoguides, `normal_guide` among them (independent log-normals for positive variables). The first draws through
+`draw_unit`, whose gradient is some hundred times cheaper on a processor than that of jax.random.gamma.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+import optax
+from jax.tree_util import Partial
+from jaxtyping import Array, Float, PRNGKeyArray
+from numpyro.distributions.kl import kl_divergence
+from numpyro.infer import SVI, TraceMeanField_ELBO, init_to_value
+from numpyro.infer.autoguide import AutoGuide, AutoNormal
+from numpyro.infer.svi import SVIState
+from numpyro.primitives import Messenger
+
+from bayessep import gamma
+from bayessep.gamma import Gamma
+from bayessep.inference.loop import Algorithm
+
+# --- draws with a gradient ------------------------------------------------------------------------
+
+_BOOST = 4  # draws are made at this much more shape, where proposals are nearly always accepted
+_PROPOSALS = 3  # all of them are refused once in ten million draws; the last one is then taken
+
+
+@jax.custom_jvp
+def _draw_large(shape: Float[Array, "*s"], uniform: Float[Array, "6 *s"]) -> Float[Array, "*s"]:
+    """A draw from Gamma(shape, 1), as its logarithm, for shapes of at least 4: cubes of normals (Marsaglia and Tsang 2000).
+
+    Its derivative holds the accepted normal fixed. Acceptance makes this inexact: by 0.5 % at shape 4, falling as shape^-2.
+    """
+    normal = jnp.sqrt(jnp.asarray(2, shape.dtype)) * jax.lax.erf_inv(2 * uniform[:_PROPOSALS] - 1)
+    d = (shape - 1 / 3)[None]
+    root = jnp.maximum(1 + normal * jax.lax.rsqrt(9 * d), 1e-3)
+    log_cube = 3 * jnp.log(root)
+    accepted = jnp.log(uniform[_PROPOSALS:]) < 0.5 * normal**2 + d * (1 - root**3 + log_cube)
+    first = jnp.argmax(accepted.at[-1].set(True), axis=0, keepdims=True)
+    return jnp.log(d[0]) + jnp.take_along_axis(log_cube, first, 0)[0]
+
+
+@_draw_large.defjvp
+def _draw_large_jvp(primals, tangents):
+    log_draw = _draw_large(*primals)
+    d = primals[0] - 1 / 3
+    return log_draw, (1.5 * jnp.exp((jnp.log(d) - log_draw) / 3) - 0.5) / d * tangents[0]
+
+
+def draw_unit(key: PRNGKeyArray, shape: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """A draw from Gamma(shape, 1), as its logarithm, differentiable in the shape.
+
+    A draw of more shape is shrunk by powers of uniforms (X_a = X_{a+1} U^{1/a}, four times over), where nearly all of the
+    derivative then sits, exactly: in expectation it is off by less than 0.1 % at any shape.
+    """
+    # One call for all that is random: compiling the generator costs a second each time.
+    uniform = jax.random.uniform(key, (2 * _PROPOSALS + _BOOST, *shape.shape), shape.dtype, minval=1e-7)
+    log_shrink = jnp.log(uniform[2 * _PROPOSALS :])
+    log_draw = _draw_large(shape + _BOOST, uniform[: 2 * _PROPOSALS])
+    return log_draw + sum(log_shrink[i] / (shape + i) for i in range(_BOOST))
+
+
+class PathwiseGamma(dist.Gamma):
+    """NumPyro's Gamma, drawn by `draw_unit`; its divergence from another Gamma is `bayessep.gamma.kl`."""
+
+    def sample(self, key: Any, sample_shape=()):
+        concentration, rate = cast(Any, (self.concentration, self.rate))  # NumPyro does not say that they are arrays
+        shape = jnp.broadcast_to(concentration, sample_shape + self.batch_shape)
+        return jnp.exp(draw_unit(key, shape) - jnp.log(rate))
+
+
+@kl_divergence.register(PathwiseGamma, dist.Gamma)  # pyright: ignore[reportFunctionMemberAccess]
+def _kl(q, p):
+    shape, rate = (jnp.asarray(value, jnp.result_type(q.concentration)) for value in (p.concentration, p.rate))
+    return gamma.kl(Gamma(q.concentration, 1 / q.rate), Gamma(shape, 1 / rate))
+
+
+# --- guides ---------------------------------------------------------------------------------------
+
+
+class GammaGuide(NamedTuple):
+    """Independent Gammas for every latent site of a program. Guides of equal programs are equal, and compile once.
+
+    Parameters are the logarithms of shape and mean (unlike shape and scale, orthogonal in the Fisher metric), named after
+    their site; `start` makes them.
+    """
+
+    program: Callable[..., None]
+
+    def __call__(self, *args: Any, **static: Any) -> None:
+        for name, site in _latent_sites(self.program, *args, **static).items():
+            shape = jnp.exp(_parameter(f"{name}.log_shape"))
+            mean = jnp.exp(_parameter(f"{name}.log_mean"))
+            numpyro.sample(name, PathwiseGamma(shape, shape / mean).to_event(site["fn"].event_dim))
+
+    @staticmethod
+    def start(found: Mapping[str, Gamma | Array]) -> dict[str, Array]:
+        """Parameters of the guide at a given posterior; arrays are values of the program's own parameters."""
+        parameters: dict[str, Array] = {}
+        for name, q in found.items():
+            if isinstance(q, Gamma):
+                shape, mean = jnp.broadcast_arrays(q.shape, jnp.maximum(gamma.mean(q), jnp.finfo(q.scale.dtype).tiny))
+                parameters |= {f"{name}.log_shape": jnp.log(shape), f"{name}.log_mean": jnp.log(mean)}
+            else:
+                parameters[name] = q
+        return parameters
+
+    @staticmethod
+    def posterior(parameters: Mapping[str, Array]) -> dict[str, Gamma | Array]:
+        """Inverse of `start`."""
+        found: dict[str, Gamma | Array] = {}
+        for name, value in parameters.items():
+            site, _, which = name.partition(".")
+            if which == "log_shape":
+                shape = jnp.exp(value)
+                found[site] = Gamma(shape, jnp.exp(parameters[f"{site}.log_mean"]) / shape)
+            elif not which:
+                found[site] = value
+        return found
+
+
+def _parameter(name: str) -> Array:
+    value = numpyro.param(name)
+    if value is None:
+        raise ValueError(f"the guide has no value for {name}: pass `start` a Gamma for each latent site of the program")
+    return cast(Array, value)
+
+
+def normal_guide(
+    program: Callable[..., None], found: Mapping[str, Gamma | Array], *, scale: float = 0.1
+) -> AutoGuide:
+    """NumPyro's AutoNormal, independent log-normals for positive sites, started at the means of `found`.
+
+    Any other autoguide can take its place; those with a joint latent site do not know of frame weights.
+    """
+    values = {name: gamma.mean(q) if isinstance(q, Gamma) else q for name, q in found.items()}
+    return AutoNormal(program, init_loc_fn=init_to_value(values=values), init_scale=scale)
+
+
+def _latent_sites(program: Callable[..., None], *args: Any, **static: Any) -> dict[str, dict[str, Any]]:
+    """The program's random sites, for their shapes and scales; under jit, the values are never computed."""
+    with numpyro.handlers.block(), numpyro.handlers.trace() as trace, _Ones():
+        program(*args, **static)
+    return {name: s for name, s in trace.items() if s["type"] == "sample" and not s["is_observed"]}
+
+
+class _Scaled(NamedTuple):
+    """A guide whose sites count as often as the program's (frame weights), which autoguides do not see to."""
+
+    guide: Callable[..., Any]
+    program: Callable[..., None]
+
+    def __call__(self, *args, **static):
+        scales = {name: site["scale"] for name, site in _latent_sites(self.program, *args, **static).items()}
+        with _SiteScale(scales):
+            return self.guide(*args, **static)
+
+
+class _Ones(Messenger):
+    """Gives every random site the value one, where only its shape matters."""
+
+    def process_message(self, msg):
+        if msg["type"] == "sample" and msg["value"] is None:
+            msg["value"] = jnp.ones(msg["fn"].shape(msg["kwargs"].get("sample_shape", ())))
+
+
+class _SiteScale(Messenger):
+    def __init__(self, scales):
+        self.scales = scales
+        super().__init__()
+
+    def process_message(self, msg):
+        if msg["type"] == "sample" and self.scales.get(msg["name"]) is not None:
+            msg["scale"] = self.scales[msg["name"]]
+
+
+# --- the algorithm --------------------------------------------------------------------------------
+
+
+class State(NamedTuple):
+    """Parameters of guide and program in unconstrained space, with the optimiser's memory (NumPyro's form)."""
+
+    optimizer: Any
+
+
+class Info(NamedTuple):
+    """What a step reports: an unbiased estimate of the evidence lower bound at the state it started from."""
+
+    objective: Float[Array, ""]
+
+
+@functools.cache
+def adam(rate: float = 0.1, *, steps: int = 300, final: float = 0.05) -> optax.GradientTransformation:
+    """Adam whose rate falls from `rate` to `final * rate` over `steps` along a cosine.
+
+    Equal settings give the same object, so that a second problem of the same shapes compiles nothing.
+    """
+    return optax.adam(optax.cosine_decay_schedule(rate, steps, final), b1=0.9, b2=0.99)
+
+
+def svi(
+    program: Callable[..., None],
+    guide: Callable[..., Any],
+    *args: Any,
+    start: Mapping[str, Array] | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    particles: int = 1,
+    **static: Any,
+) -> Algorithm:
+    """The pair (init, step) that raises a sampled bound of `program(*args, **static)`.
+
+    `args` are traced, `static` must be hashable. `start` holds starting values by parameter, for a `GammaGuide` all of
+    them (`GammaGuide.start`). The bound is that of the program: where it sums out variables that CAVI factorises, it lies
+    above CAVI's at equal posteriors of the rest.
+    """
+    if isinstance(guide, AutoGuide) and guide.prototype_trace is None:
+        # An autoguide looks at its program on its first call and must not do so under jit. Its start is deterministic.
+        numpyro.handlers.seed(guide, jax.random.key(0))(*args, **static)
+    choices = _Choices(program, guide, optimizer or adam(), particles, tuple(sorted(static.items())))
+    values = None if start is None else dict(start)
+    return Algorithm(Partial(_Init(choices), args, values), Partial(_Step(choices), args, values))
+
+
+class _Choices(NamedTuple):
+    program: Callable[..., None]
+    guide: Callable[..., Any]
+    optimizer: optax.GradientTransformation
+    particles: int
+    static: tuple[tuple[str, Any], ...]
+
+    def engine(self, args, values, particles: int | None = None) -> SVI:
+        """NumPyro's SVI object, which learns the constraints of the parameters from an init; only its trace is made."""
+        loss = TraceMeanField_ELBO(particles or self.particles, vectorize_particles=False)
+        made = SVI(self.program, _Scaled(self.guide, self.program), self.optimizer, loss, **dict(self.static))
+        jax.eval_shape(lambda: made.init(jax.random.key(0), *args, init_params=values).optim_state)
+        return made
+
+
+class _Init(NamedTuple):
+    choices: _Choices
+
+    def __call__(self, args, values, key):
+        made = self.choices.engine(args, values)
+        return State(made.init(key, *args, init_params=values).optim_state)
+
+
+class _Step(NamedTuple):
+    choices: _Choices
+
+    def __call__(self, args, values, key, state):
+        made = self.choices.engine(args, values)
+        new, loss = made.update(SVIState(state.optimizer, None, key), *args)
+        return State(new.optim_state), Info(-loss)
+
+
+# --- reading the result ---------------------------------------------------------------------------
+
+
+class Bound(NamedTuple):
+    """An evidence lower bound by sampling, and the standard error of the estimate."""
+
+    mean: Float[Array, ""]
+    error: Float[Array, ""]
+
+
+def parameters(algorithm: Algorithm, state: State) -> dict[str, Array]:
+    """Parameters of guide and program at a state, each in its own space."""
+    step = cast(Any, algorithm.step)  # a Partial over the static choices
+    choices, (args, values) = step.func.choices, step.args
+    return choices.engine(args, values).get_params(SVIState(state.optimizer, None, None))
+
+
+def posterior(algorithm: Algorithm, state: State) -> dict[str, Gamma | Array]:
+    """What a `GammaGuide` has learned: a Gamma for each site, a value for each parameter of the program."""
+    return GammaGuide.posterior(parameters(algorithm, state))
+
+
+def bound(algorithm: Algorithm, state: State, key: PRNGKeyArray, *, particles: int = 100) -> Bound:
+    """The evidence lower bound at a state, from `particles` draws."""
+    return _bound(algorithm.step, state, key, particles)
+
+
+@partial(jax.jit, static_argnames="particles")
+def _bound(step, state: State, key: PRNGKeyArray, particles: int) -> Bound:
+    args, values = step.args
+    made = step.func.choices.engine(args, values, particles=1)
+    keys = jax.random.split(key, particles)
+    draws = -jax.lax.map(lambda key: made.evaluate(SVIState(state.optimizer, None, key), *args), keys)
+    return Bound(draws.mean(), draws.std(ddof=1) / jnp.sqrt(draws.size).astype(draws.dtype))
