@@ -1,0 +1,256 @@
+"""What the verbs of the command line do. `bayessep.cli` says how they are called, and imports this only to run one."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bayessep import __version__, audio, metrics, output, pipeline, recordings, segments
+from bayessep.errors import UserError
+from bayessep.pipeline import Separation, Settings
+from bayessep.recordings import Material
+from bayessep.terminal import Terminal, to_json
+
+# --- surroundings --------------------------------------------------------------------------------------------------------
+
+
+def use_device(name: str, terminal: Terminal) -> str:
+    """Compute on ``cpu`` or ``cuda``, or on what JAX prefers (``auto``); say which, and return its name.
+
+    Raises:
+        UserError: ``cuda``, and there is no such device that JAX can use.
+    """
+    if name == "cuda":
+        try:
+            device = jax.devices("cuda")[0]
+        except RuntimeError:
+            problem = "--device cuda: JAX finds no CUDA device here"
+            raise UserError(f"{problem}; install jax[cuda12] on a machine with one, or use --device cpu.") from None
+    elif name == "cpu":
+        jax.config.update("jax_platforms", "cpu")  # keeps accelerators untouched, unless something has used one already
+        device = jax.devices("cpu")[0]
+    else:
+        device = jax.devices()[0]
+    if device.platform != jax.devices()[0].platform:
+        jax.config.update("jax_default_device", device)
+    described = device.platform if device.device_kind == device.platform else f"{device.platform} ({device.device_kind})"
+    terminal.note(f"device: {described}")
+    return described
+
+
+def cache_folder() -> Path | None:
+    """Where compiled programs are kept between runs; None where the user wants none or the place cannot be written."""
+    if os.environ.get("BAYESSEP_CACHE", "").lower() in ("off", "0", "no", "false"):
+        return None
+    base = os.environ.get("XDG_CACHE_HOME")
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: there is no home
+        folder = (Path(base) if base else Path.home() / ".cache") / "bayessep" / "jax"
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    return None
+
+
+def use_cache() -> None:
+    """Keep compiled programs for the next run."""
+    folder = cache_folder()
+    if folder is not None:
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+# --- separate ------------------------------------------------------------------------------------------------------------
+
+
+def separate(material: Material, settings: Settings, folder: Path, device: str, terminal: Terminal) -> None:
+    """Take one recording apart; write stems, labels and the account of it."""
+    with output.draft(folder) as part:
+        work = _separate_in_pieces if material.is_long else _separate_at_once
+        document: dict[str, Any] = {"command": "separate", "version": __version__, "method": settings.method, "device": device}
+        document |= {"settings": dataclasses.asdict(settings), "seed": settings.seed}
+        document |= {"input": _input(material)} | work(material, settings, part, terminal)
+        document["real_time_factor"] = document["seconds"] / material.seconds
+        files = {"speech": "speech.wav", "music": "music.wav", "labels": "labels.csv", "details": "separation.json"}
+        document["output"] = {"folder": str(folder), **files}
+        (part / "separation.json").write_text(to_json(document), encoding="utf-8")
+    terminal.result(document, _told(document))
+
+
+def _input(material: Material) -> dict[str, Any]:
+    info, labels = material.info, material.labels
+    return {
+        "path": str(material.path),
+        "seconds": material.seconds,
+        **info._asdict(),
+        "training": material.files,
+        "bandwidth": material.known.bandwidth,
+        "labels": None if labels is None else [s._asdict() for s in labels],
+    }
+
+
+def _separate_at_once(material: Material, settings: Settings, part: Path, terminal: Terminal) -> dict[str, Any]:
+    mixture, rate = recordings.read_mixture(material), material.info.sample_rate
+    with terminal.working() as progress:
+        result = pipeline.separate(mixture, rate, material.known, settings, progress=progress)
+    gain = write_stems(part, result, mixture, rate)
+    segments.write(part / "labels.csv", result.segments)
+    return account(result) | {"output_gain": gain}
+
+
+def write_stems(folder: Path, result: Separation, mixture: np.ndarray, sample_rate: int) -> float:
+    """Write ``speech.wav`` and ``music.wav``, with one gain for both if one would clip, which is returned."""
+    gain = audio.common_gain(result.speech, result.music, mixture)
+    for name in ("speech", "music"):
+        audio.write(folder / f"{name}.wav", getattr(result, name) * np.float32(gain), sample_rate)
+    return gain
+
+
+def account(result: Separation) -> dict[str, Any]:
+    """What there is to say about a separation besides its sound."""
+    hop = float(result.times[1] - result.times[0]) if len(result.times) > 1 else None
+    return {
+        "bound": result.bound,
+        "trace": result.trace,
+        "sweeps": result.steps,
+        "converged": result.converged,
+        "seconds": result.seconds,
+        "period_seconds": result.period,
+        "frames": {"hop_seconds": hop, "times": result.times, "p_music": result.p_music},
+        "gain": result.gain,
+        "frequencies": result.frequencies,
+        "filter": result.filter,
+        "segments": [s._asdict() for s in result.segments],
+    }
+
+
+def _separate_in_pieces(material: Material, settings: Settings, part: Path, terminal: Terminal) -> dict[str, Any]:
+    from bayessep import streaming
+
+    terminal.note(f"{material.path} is longer than {recordings.LONG_SECONDS / 60:g} minutes and is worked on in pieces")
+    with terminal.working() as progress:
+        result = streaming.separate_file(
+            material.path, material.known, settings, part / "speech.wav", part / "music.wav", progress=progress
+        )
+    segments.write(part / "labels.csv", result.segments)
+    hop = float(result.times[1] - result.times[0])
+    return {
+        "settings": dataclasses.asdict(result.settings),
+        "bound": None,  # there is one for each piece, and none for all
+        "trace": result.trace,
+        "sweeps": len(result.trace),
+        "converged": None,
+        "seconds": result.seconds,
+        "period_seconds": None,
+        "frames": {"hop_seconds": hop, "times": result.times, "p_music": result.p_music},
+        "gain": None,
+        "frequencies": None,
+        "filter": None,
+        "segments": [s._asdict() for s in result.segments],
+        "output_gain": 1.0,
+    }
+
+
+def _told(document: dict[str, Any]) -> str:
+    """The account of a separation in a few lines."""
+    sweeps = f"{document['sweeps']} sweeps" + ("" if document["converged"] else " (not yet converged)")
+    if document["converged"] is None:
+        sweeps = "in pieces"
+    pace = f"{document['seconds']:.1f} s, {document['real_time_factor']:.2f} of the length of the recording"
+    lines = [f"{document['method']}: {sweeps}, {pace}"]
+    if document["period_seconds"]:
+        lines.append(f"the music repeats every {document['period_seconds']:.2f} s")
+    if document["output_gain"] != 1:
+        lines.append(f"both stems are quieter by a factor of {document['output_gain']:.3f}, or one would clip")
+    folder = Path(document["output"]["folder"])
+    return "\n".join([*lines, *(str(folder / name) for key, name in document["output"].items() if key != "folder")])
+
+
+# --- compare and demo ----------------------------------------------------------------------------------------------------
+
+
+def compare(
+    material: Material,
+    methods: Sequence[str],
+    references: dict[str, Path] | None,
+    settings: Settings,
+    folder: Path,
+    device: str,
+    terminal: Terminal,
+) -> None:
+    """All methods on one mixture: the table, a figure, a page, and the audio of each."""
+    from bayessep import comparison, report
+
+    if material.is_long:
+        terminal.warn(f"{material.path} is long, and compare holds all of it in memory; a part of it would do.")
+    mixture, rate = recordings.read_mixture(material), material.info.sample_rate
+    true = None
+    if references is not None:
+        true = {name: recordings.read_reference(path, material) for name, path in references.items()}
+    with output.draft(folder) as part:
+        with terminal.working() as progress:
+            result = comparison.compare(mixture, rate, material.known, methods, settings, references=true, progress=progress)
+        labels = material.labels
+        written = comparison.write(result, mixture, part, references=true, labels=labels)
+        report.write_report(part / "report.html", result, mixture, rate, references=true, labels=labels)
+        document = {"command": "compare", "version": __version__, "device": device, "seed": settings.seed}
+        common = {name: value for name, value in dataclasses.asdict(settings).items() if name != "method"}
+        document |= {"methods": list(result.separations), "settings": common, "input": _input(material)}
+        document |= json.loads(written["json"].read_text(encoding="utf-8"))  # the rows, and the gain if there was one
+        document["output"] = {"folder": str(folder), "report": "report.html"} | {k: p.name for k, p in written.items()}
+        written["json"].write_text(to_json(document), encoding="utf-8")
+        for method, separation in result.separations.items():
+            details = {"method": method, **account(separation)}
+            (part / method / "separation.json").write_text(to_json(details), encoding="utf-8")
+            segments.write(part / method / "labels.csv", separation.segments)
+    _show(result, document, folder / "report.html", terminal)
+
+
+def demo(folder: Path, seed: int, device: str, terminal: Terminal) -> None:
+    """A generated broadcast, taken apart by every method."""
+    from bayessep import demonstration
+
+    with terminal.working() as progress:
+        made = demonstration.demo(folder, seed=seed, progress=progress)
+    document = {"command": "demo", "version": __version__, "device": device, "seed": seed}
+    document |= json.loads(made.table.read_text(encoding="utf-8"))
+    document["output"] = {"folder": str(folder), "report": made.report.name, "png": made.figure.name, "json": made.table.name}
+    _show(made.comparison, document, made.report, terminal)
+
+
+def _show(result: Any, document: dict[str, Any], page: Path, terminal: Terminal) -> None:
+    from rich.console import Group
+
+    from bayessep import comparison
+
+    terminal.result(document, Group(comparison.table(result), f"listen and look: {page}"))
+
+
+# --- evaluate ------------------------------------------------------------------------------------------------------------
+
+
+def evaluate(references: Sequence[Path], estimates: Sequence[Path], terminal: Terminal) -> None:
+    """Score estimated sources against true ones."""
+    from rich.table import Table
+
+    true, estimated, _ = recordings.read_pairs(references, estimates, terminal.note)
+    scores = metrics.bss_eval(true, estimated)
+    alone = np.asarray(metrics.si_sdr(jnp.asarray(true), jnp.asarray(estimated)))
+    columns = {"sdr": scores.sdr, "sir": scores.sir, "sar": scores.sar, "si_sdr": alone}
+    rows: list[dict[str, Any]] = [
+        {"reference": str(r), "estimate": str(e)} | {name: float(values[n]) for name, values in columns.items()}
+        for n, (r, e) in enumerate(zip(references, estimates, strict=True))
+    ]
+    table = Table(title="Scores in decibels")
+    for column in ("reference", "estimate", "SDR", "SIR", "SAR", "SI-SDR"):
+        table.add_column(column, justify="left" if column.islower() else "right", overflow="fold")
+    for row in rows:
+        table.add_row(row["reference"], row["estimate"], *(f"{row[name]:.2f}" for name in columns))
+    terminal.result({"sources": rows}, table)

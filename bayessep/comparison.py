@@ -1,0 +1,289 @@
+"""Several methods on one mixture: their stems, their scores, and one table.
+
+The first row, ``mixture``, is the mixture itself taken as the estimate of both stems: what was there before anybody
+separated anything.
+"""
+
+import csv
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+from rich.table import Table
+from rich.text import Text
+
+from bayessep import audio, metrics
+from bayessep.errors import UserError
+from bayessep.metrics import StemScores
+from bayessep.output import draft
+from bayessep.pipeline import METHODS, Progress, Separation, Settings, Trained, separate, silent, train_templates
+from bayessep.preparation import Known, prepare, require
+from bayessep.stft import stft, stft_for_rate
+from bayessep.timeline import Segment
+
+MIXTURE = "mixture"  # the name of the first row
+STEMS = ("speech", "music")
+
+
+class Row(NamedTuple):
+    """One method. Scores are None where there is no reference, or nothing to score."""
+
+    method: str
+    speech: StemScores | None
+    music: StemScores | None
+    bound: float | None  # on the evidence; of icm the log posterior. Not comparable between methods
+    sweeps: int | None
+    seconds: float | None  # without the training that the methods share
+
+
+class Comparison(NamedTuple):
+    """Rows in the order the methods were asked for, after the mixture; separations by method."""
+
+    rows: list[Row]
+    separations: dict[str, Separation]
+    sample_rate: int
+    training_seconds: float  # shared by the methods that use trained templates
+
+
+def compare(
+    mixture: Float[np.ndarray, "C N"],
+    sample_rate: int,
+    known: Known,
+    methods: Sequence[str] = tuple(METHODS),
+    settings: Settings = Settings(),
+    *,
+    references: Mapping[str, Float[np.ndarray, " _"]] | None = None,
+    progress: Progress = silent,
+) -> Comparison:
+    """Run methods on one mixture, all with the same settings and the same trained templates.
+
+    Args:
+        mixture: float waveform, every channel of it.
+        sample_rate: in Hz.
+        known: training speech, music to look for, labels.
+        methods: keys of `METHODS`; one named twice is run once.
+        settings: of all methods; their `method` does not matter.
+        references: true ``speech`` and ``music``, mono; without them nothing is scored. Estimates are scored by the
+            mean of their channels.
+        progress: called now and then.
+
+    Raises:
+        UserError: a method does not exist, has nothing to learn from, or a reference is silent or of another length.
+    """
+    chosen = [dataclasses.replace(settings, method=name) for name in dict.fromkeys(methods)]
+    if not chosen:
+        raise UserError(f"no method is given; choose from {', '.join(METHODS)}.")
+    true = _checked(references or {}, mixture.shape[1])
+    trained, training_seconds = None, 0.0
+    if any(_wants_training(s.method) for s in chosen):
+        trained, training_seconds = _train(mixture, sample_rate, known, settings, progress)
+
+    rows = [Row(MIXTURE, *score(true, mixture, mixture), None, None, None)]
+    separations: dict[str, Separation] = {}
+    for one in chosen:
+        shared = trained if _wants_training(one.method) else None
+        found = separate(mixture, sample_rate, known, one, progress=progress, trained=shared)
+        separations[one.method] = found
+        scores = score(true, found.speech, found.music)
+        rows.append(Row(one.method, *scores, found.bound, found.steps, found.seconds))
+    return Comparison(rows, separations, sample_rate, training_seconds)
+
+
+def score(
+    references: Mapping[str, Float[np.ndarray, " N"]],
+    speech: Float[np.ndarray, "C N"],
+    music: Float[np.ndarray, "C N"],
+) -> tuple[StemScores | None, StemScores | None]:
+    """Scores of both stems; None for one without a reference, or with nothing but silence in it."""
+    estimates = {"speech": speech.mean(0), "music": music.mean(0)}
+    audible = {name: w for name, w in estimates.items() if name in references and np.any(w)}
+    scores = metrics.evaluate_stems(references, audible) if audible else {}
+    return scores.get("speech"), scores.get("music")
+
+
+def _checked(references: Mapping[str, np.ndarray], length: int) -> dict[str, np.ndarray]:
+    """The references, or an error before any work is done."""
+    for name, waveform in references.items():
+        if name not in STEMS:
+            raise UserError(f"there is no stem {name!r} to refer to; name references speech or music.")
+        if waveform.shape != (length,):
+            raise UserError(
+                f"the {name} reference has {waveform.shape[-1]} samples and the mixture {length}; they must be equal."
+            )
+        if not np.any(waveform):
+            raise UserError(f"the {name} reference is silent: nothing can be scored against it; leave it out.")
+    return dict(references)
+
+
+def _wants_training(method: str) -> bool:
+    return METHODS[method].trained or METHODS[method].stacked
+
+
+def _train(
+    mixture: np.ndarray, sample_rate: int, known: Known, settings: Settings, progress: Progress
+) -> tuple[Trained, float]:
+    """Templates of the training speech at the scale this mixture sets, and the seconds that took."""
+    started = time.perf_counter()
+    spectrum = np.asarray(stft(jnp.asarray(mixture, jnp.float32), stft_for_rate(sample_rate)))
+    plan = prepare(
+        spectrum,
+        sample_rate,
+        known,
+        max_frequency=settings.max_frequency,
+        level=settings.level,
+        p_music=settings.p_music,
+    )
+    require(plan.spectra.speech, "speech")
+    trained = train_templates(plan.spectra.speech, settings, progress)
+    return trained, time.perf_counter() - started
+
+
+# --- tables -------------------------------------------------------------------------------------------------------
+
+
+def _number(value: float | int | None) -> float | int | None:
+    """None for what JSON has no word for."""
+    return None if value is None or not math.isfinite(value) else value
+
+
+def to_json(comparison: Comparison) -> dict[str, Any]:
+    """The rows as a JSON document; what is not finite (the SAR of the mixture) is null."""
+
+    def scores(found: StemScores | None) -> dict[str, float | int | None] | None:
+        return None if found is None else {name: _number(value) for name, value in found._asdict().items()}
+
+    rows = [
+        {
+            "method": row.method,
+            "speech": scores(row.speech),
+            "music": scores(row.music),
+            "bound": _number(row.bound),
+            "sweeps": row.sweeps,
+            "seconds": _number(row.seconds),
+        }
+        for row in comparison.rows
+    ]
+    return {"rows": rows}
+
+
+class Column(NamedTuple):
+    """A column of the table for people: its heading, how it is read from a row, and which values are best."""
+
+    heading: str
+    values: list[float | int | None]  # one for each row
+    decimals: int
+    best: int | None  # the row with the best value, None where values are not comparable
+
+
+def columns(comparison: Comparison) -> list[Column]:
+    """What the table shows, column by column. The mixture competes for no best value, and bounds do not compete."""
+    rows = comparison.rows
+
+    def stem(name: str, field: str) -> list[float | int | None]:
+        scores = [getattr(row, name) for row in rows]
+        return [None if s is None else exact(getattr(s, field)) for s in scores]
+
+    def best(values: list[float | int | None], sign: int) -> int | None:
+        finite = [(sign * v, -n) for n, v in enumerate(values) if n > 0 and v is not None and math.isfinite(v)]
+        return -max(finite)[1] if len(finite) > 1 else None
+
+    wanted = [
+        ("SMR", stem("speech", "sir"), 1, 1),
+        ("SAR", stem("speech", "sar"), 1, 1),
+        ("SDR", stem("speech", "sdr"), 1, 1),
+        ("SI-SDR", stem("speech", "si_sdr"), 1, 1),
+        ("SDR music", stem("music", "sdr"), 1, 1),
+        ("bound", [row.bound for row in rows], 0, 0),
+        ("sweeps", [row.sweeps for row in rows], 0, 0),
+        ("seconds", [row.seconds for row in rows], 1, -1),
+    ]
+    return [Column(head, values, digits, best(values, sign) if sign else None) for head, values, digits, sign in wanted]
+
+
+def exact(decibels: float | int) -> float:
+    """Infinite where only rounding is left, as in the SAR of a mixture, which has no artefacts."""
+    return math.inf if decibels > 99 else float(decibels)
+
+
+def cell(value: float | int | None, decimals: int) -> str:
+    """A number as the tables print it; a dash where there is none."""
+    if value is None or math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    return f"{value:.{decimals}f}".replace("-", "−")
+
+
+CAPTION = (
+    "SMR (the SIR of the speech), SAR, SDR and SI-SDR are those of the speech, in dB. Bounds of methods stand "
+    "on different footings and are not compared. Seconds leave out the training that methods share."
+)
+
+
+def table(comparison: Comparison) -> Table:
+    """The comparison for a terminal, the best value of each column in bold."""
+    shown = Table(title="Speech and music, separated", caption=CAPTION, caption_justify="left")
+    shown.add_column("method", no_wrap=True)
+    found = columns(comparison)
+    for column in found:
+        shown.add_column(column.heading, justify="right", no_wrap=True)
+    for n, row in enumerate(comparison.rows):
+        cells = [Text(cell(c.values[n], c.decimals), style="bold" if c.best == n else "") for c in found]
+        shown.add_row(row.method, *cells)
+    return shown
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+
+
+def write(
+    comparison: Comparison,
+    mixture: Float[np.ndarray, "C N"],
+    folder: Path,
+    *,
+    references: Mapping[str, Float[np.ndarray, " N"]] | None = None,
+    labels: Sequence[Segment] | None = None,
+    subtype: str = "PCM_24",
+) -> dict[str, Path]:
+    """Write the audio of each method, a figure and the tables; all files appear together, or none.
+
+    FOLDER/<method>/speech.wav and music.wav, compare.png, compare.json, compare.csv. Where any stem would clip, all of
+    them are turned down by one gain, which compare.json then names.
+
+    Returns the paths of the three files by their extension.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    from bayessep import plots  # matplotlib takes a while to import
+
+    stems = [w for s in comparison.separations.values() for w in (s.speech, s.music)]
+    gain = audio.common_gain(*stems)
+    document = to_json(comparison) | ({"gain": gain} if gain != 1.0 else {})
+    with draft(folder) as place:
+        for name, found in comparison.separations.items():
+            for stem, waveform in zip(STEMS, (found.speech, found.music), strict=True):
+                audio.write(place / name / f"{stem}.wav", waveform * np.float32(gain), comparison.sample_rate, subtype)
+        (place / "compare.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        _write_csv(place / "compare.csv", comparison)
+        (place / "compare.png").write_bytes(plots.png(plots.compare_figure(comparison, mixture, references, labels)))
+    return {kind: Path(folder) / f"compare.{kind}" for kind in ("png", "json", "csv")}
+
+
+def _write_csv(path: Path, comparison: Comparison) -> None:
+    fields = StemScores._fields
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        heads = [f"{stem}_{field}" for stem in STEMS for field in fields]
+        writer.writerow(["method", *heads, "bound", "sweeps", "seconds"])
+        for row in comparison.rows:
+            scores = [None if s is None else getattr(s, f) for s in (row.speech, row.music) for f in fields]
+            numbers = [_number(v) for v in (*scores, row.bound, row.sweeps, row.seconds)]
+            writer.writerow([row.method, *("" if v is None else v for v in numbers)])

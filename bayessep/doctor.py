@@ -1,0 +1,103 @@
+"""A check-up: what is installed, where it computes, and whether it works."""
+
+import importlib.metadata
+import os
+import platform
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bayessep import __version__, commands, pipeline
+from bayessep.pipeline import Known, Settings
+from bayessep.stft import istft, stft, stft_for_rate
+
+_NEEDED = ("jax", "jaxlib", "jaxtyping", "numpyro", "optax", "arviz", "numpy", "scipy", "soundfile", "soxr", "matplotlib", "typer")
+_EXTRAS = {"containers": "av", "asr": "pocketsphinx", "bss4": "museval"}
+
+
+def examine(device: str) -> dict[str, Any]:
+    """Versions, devices, extras and the outcome of a few seconds of work, as one document; ``ok`` says whether all is well."""
+    packages = {name: _version(name) for name in _NEEDED}
+    checks = [_check("installation", lambda: _nothing_missing(packages)), *(_check(*check) for check in _CHECKS)]
+    cache = commands.cache_folder()
+    return {
+        "ok": all(check["ok"] for check in checks),
+        "bayessep": __version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "device": device,
+        "devices": [f"{d.platform}:{d.id} {d.device_kind}" for d in jax.devices()],
+        "packages": packages,
+        "extras": {extra: _version(package) for extra, package in _EXTRAS.items()},
+        "cache": None if cache is None else str(cache),
+        "checks": checks,
+    }
+
+
+def told(document: dict[str, Any]) -> str:
+    """The document in lines for people."""
+    lines = [
+        f"bayessep {document['bayessep']}, Python {document['python']}, {document['system']}",
+        f"computes on {document['device']}; devices: {', '.join(document['devices'])}; {document['cores']} cores",
+        "packages: " + ", ".join(f"{name} {version or 'MISSING'}" for name, version in document["packages"].items()),
+    ]
+    lines += [
+        f"extra [{extra}]: {version or f'not installed (pip install bayessep[{extra}])'}"
+        for extra, version in document["extras"].items()
+    ]
+    lines.append(f"compiled programs are kept in {document['cache']}" if document["cache"] else "compiled programs are not kept")
+    for check in document["checks"]:
+        lines.append(f"{'ok' if check['ok'] else 'FAILED':<7}{check['name']}: {check['detail']} ({check['seconds']:.1f} s)")
+    return "\n".join([*lines, "all is well" if document["ok"] else "something is wrong: see FAILED above"])
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _check(name: str, run: Callable[[], tuple[bool, str]]) -> dict[str, Any]:
+    started = time.perf_counter()
+    try:
+        ok, detail = run()
+    except Exception as error:  # whatever it is: this verb is for finding out
+        ok, detail = False, f"{type(error).__name__}: {error}"
+    return {"name": name, "ok": bool(ok), "detail": detail, "seconds": time.perf_counter() - started}
+
+
+def _nothing_missing(packages: dict[str, str | None]) -> tuple[bool, str]:
+    missing = [name for name, version in packages.items() if version is None]
+    return not missing, f"missing: {', '.join(missing)}" if missing else "complete"
+
+
+def _sound(seconds: float, sample_rate: int) -> np.ndarray:
+    noise = np.random.default_rng(0).standard_normal(round(seconds * sample_rate))
+    return (0.1 * noise).astype(np.float32)
+
+
+def _transform() -> tuple[bool, str]:
+    """Analysis and synthesis give back what they were given."""
+    x = _sound(1.0, 16000)
+    window = stft_for_rate(16000)
+    error = float(np.abs(np.asarray(istft(stft(jnp.asarray(x), window), window, len(x))) - x).max())
+    return error < 1e-5, f"error {error:.1e}"
+
+
+def _inference() -> tuple[bool, str]:
+    """A bound that only rises, and stems that add up."""
+    x, rate = _sound(2.0, 8000), 8000
+    settings = Settings(method="unsupervised", bases=3, sweeps=20, tolerance=1e-9, chain=False, complete=False)
+    result = pipeline.separate(x[None], rate, Known(music=(x[:4000],)), settings)
+    fall = float(np.maximum(-np.diff(result.trace), 0).max() / np.abs(result.trace).max())
+    error = float(np.abs(result.speech + result.music - x).max())
+    return fall < 1e-5 and error < 1e-6, f"{result.steps} sweeps, largest fall {fall:.0e}; stems add up to {error:.0e}"
+
+
+_CHECKS: tuple[tuple[str, Callable[[], tuple[bool, str]]], ...] = (("STFT", _transform), ("inference", _inference))

@@ -1,0 +1,83 @@
+"""A folder of results that appears whole or not at all."""
+
+import os
+import shutil
+import signal
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from bayessep.errors import UserError
+
+
+@contextmanager
+def draft(folder: Path) -> Iterator[Path]:
+    """A place to write results, which become the contents of `folder` when the ``with`` block ends well.
+
+    Files that are there already are replaced one by one, each atomically; others stay. After an exception, an interruption
+    included, the folder is as it was before, and is not there if it was not. It is made at the beginning of the block: a
+    place that cannot be written is found out before the work is done.
+
+    Raises:
+        UserError: the folder cannot be written to, at the beginning or later (a full disk).
+    """
+    folder = Path(folder)
+    made: list[Path] = []
+    part = folder / f".{uuid.uuid4().hex[:12]}.part"
+    try:
+        try:
+            for path in (*reversed(folder.parents), folder):
+                if not path.exists():
+                    path.mkdir()
+                    made.append(path)
+            part.mkdir()
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+        try:
+            yield part
+            _publish(part, folder)
+        except OSError as error:
+            # What was read has been checked long ago: what fails here is the writing.
+            raise _unwritable(folder, error) from error
+        except UserError as error:
+            # Whoever wrote there named the place that he knew.
+            raise UserError(str(error).replace(str(part), str(folder))) from error
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        for path in reversed(made):
+            with suppress(OSError):  # no longer empty: somebody else wrote there too
+                path.rmdir()
+        raise
+    shutil.rmtree(part, ignore_errors=True)
+
+
+def _unwritable(folder: Path, error: OSError) -> UserError:
+    reason = (error.strerror or str(error)).rstrip(".").lower()
+    return UserError(f"cannot write to {folder}: {reason}; choose another folder with -o.")
+
+
+def _publish(part: Path, folder: Path) -> None:
+    """Move every file to its place. Whatever can fail comes first, and an interruption waits until the moves are done."""
+    files = sorted(path for path in part.rglob("*") if path.is_file())
+    moves = [(path, folder / path.relative_to(part)) for path in files]
+    for _, target in moves:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.is_dir():
+            raise UserError(f"cannot write {target}: it is a folder; remove it, or choose another folder with -o.")
+    with _uninterrupted():
+        for source, target in moves:
+            os.replace(source, target)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # only the main thread is ever interrupted
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,427 @@
+"""Separation of one recording: waveforms in, waveforms out, with any of the Bayesian methods.
+
+This is where models and inference meet. The methods of paper 000 differ in three choices (`METHODS`): whether the templates were
+trained, whether they move on the mixture, and how conditionals are read. What they share:
+
+1. magnitudes of mixture, training speech and labelled music, up to `Settings.max_frequency`, scaled to a common level;
+2. speech templates from the training speech, by Gamma-Poisson NMF;
+3. a catalogue from the labelled music; where its repeats are found in the mixture, the part of the period that nobody
+   labelled is added as latent entries, and a left-to-right chain plays the catalogue in order (`bayessep.repetition`);
+4. inference on the mixed frames, and the posterior share of speech in each bin as a mask on the complex mixture.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Float
+
+from bayessep import repetition
+from bayessep.errors import UserError
+from bayessep.gamma import Gamma, Reading
+from bayessep.inference import conjugate, loop, svi
+from bayessep.inference.loop import Fit
+from bayessep.models import conditionals, frame_prior, jingle_mixture, programs, sources
+from bayessep.models.jingle_mixture import Blocks, JingleMixture, Learn
+from bayessep.preparation import (
+    Known,
+    Plan,
+    Spectra,
+    extend_mask,
+    label_frames,
+    prepare,
+    require,
+    settled,
+)
+from bayessep.stft import bin_frequencies, istft, stft, stft_for_rate
+from bayessep.timeline import Segment, from_frames
+
+Progress = Callable[[str, int, int, float], None]
+"""progress(what is being done, steps done, steps at most, objective)"""
+
+SVI_STEPS = 3  # gradient steps for each sweep of the settings
+
+
+class Method(NamedTuple):
+    """One row of paper 000's table of methods."""
+
+    trained: bool  # the templates' prior is their posterior on the training speech
+    templates: Reading  # how the templates are read on the mixture; "fixed" keeps the trained ones
+    excitations: Reading
+    stacked: bool  # training speech and mixture share one inference
+    summary: str
+
+
+METHODS = {
+    "nmf": Method(True, "fixed", "mean", False, "templates trained on the speech and kept"),
+    "variational": Method(True, "mean", "mean", False, "trained templates as a prior, updated on the mixture"),
+    "icm": Method(True, "log_mode", "log_mode", False, "as variational, by iterated conditional modes"),
+    "joint": Method(False, "mean", "mean", True, "templates from speech and mixture at once"),
+    "svi": Method(True, "mean", "mean", False, "as variational, by stochastic gradients (NumPyro)"),
+    "unsupervised": Method(False, "mean", "mean", False, "no training speech: templates from the mixture alone"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How to separate. The defaults are those of the command line.
+
+    Attributes:
+        method: a key of `METHODS`.
+        bases: number of speech templates, B.
+        sweeps: most sweeps on the mixture (for svi, `SVI_STEPS` gradient steps each).
+        training_sweeps: most sweeps on the training speech.
+        tolerance: a run has converged when its objective changes by less than this share of itself over 5 sweeps.
+        seed: of all randomness.
+        level: mean scaled magnitude of the mixture: how many counts a bin is worth against the priors.
+        max_frequency: bins above (Hz) are not modelled; they follow the mask of the highest modelled band.
+        chain: play the catalogue in order (left-to-right chain) rather than draw frames independently, as the paper does.
+        complete: learn the part of a repeating jingle that nobody labelled.
+        joint_weight: weight of the mixed frames in ``joint``: 1 is the paper's method, 0 learns from the speech alone.
+        p_music: prior probability of music where nothing is labelled.
+        filter_shape: shape of the Gamma prior (mean 1) on each bin of the music's filter; None is flat, as in the paper.
+        gain_shape: the same of the music's gain in each frame.
+        candidates: catalogue entries kept for a frame after pruning.
+        max_catalogue: catalogue frames at most; of longer music, the first are used.
+        rule: q(r) by exact coordinate ascent, or as the paper prints it (then `chain` must be off).
+    """
+
+    method: str = "variational"
+    bases: int = 40
+    sweeps: int = 100
+    training_sweeps: int = 100
+    tolerance: float = 1e-5
+    seed: int = 0
+    level: float = 0.5
+    max_frequency: float = 8000.0
+    chain: bool = False
+    complete: bool = True
+    joint_weight: float = 1.0
+    p_music: float = 0.5
+    filter_shape: float | None = 30.0
+    gain_shape: float | None = 30.0
+    candidates: int = 16
+    max_catalogue: int = 500
+    rule: str = "exact"
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise UserError(f"there is no method {self.method!r}; choose one of {', '.join(METHODS)}.")
+        for name in ("filter_shape", "gain_shape", "level", "max_frequency", "tolerance"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"{name} is {value}, but must be above 0.")
+        for name, low in (("bases", 1), ("sweeps", 1), ("training_sweeps", 1), ("candidates", 1), ("max_catalogue", 1)):
+            if getattr(self, name) < low:
+                raise UserError(f"{name} is {getattr(self, name)}, but must be at least {low}.")
+        if not 0 < self.p_music <= 1:
+            raise UserError(f"p_music is {self.p_music}, but must be above 0 and at most 1.")
+        if self.rule == "printed" and self.chain:
+            raise UserError("the printed rule of q(r) is for independent frames; switch the chain off.")
+
+
+class Separation(NamedTuple):
+    """Stems and what the posterior says about them. Frames are those of `times`."""
+
+    speech: Float[np.ndarray, "C N"]
+    music: Float[np.ndarray, "C N"]  # exactly the mixture less the speech
+    times: Float[np.ndarray, " T"]  # seconds
+    frequencies: Float[np.ndarray, " F"]  # Hz, of the mask and of the filter
+    mask: Float[np.ndarray, "T F"]  # posterior mean share of speech
+    mask_std: Float[np.ndarray, "T F"]  # its posterior standard deviation
+    p_music: Float[np.ndarray, " T"]
+    filter: Float[np.ndarray, " F"]
+    gain: Float[np.ndarray, " T"]  # NaN where the model did not look
+    segments: list[Segment]  # the labels given, and the model's where none were
+    trace: Float[np.ndarray, " steps"]
+    bound: float  # its last value; None-like NaN where the method has none
+    converged: bool
+    steps: int
+    seconds: float
+    period: float | None  # of the repeating music, in seconds, where one was found
+    settings: Settings
+
+    def uncertainty(self, magnitude: Float[np.ndarray, "T F"]) -> dict[str, Float[np.ndarray, " T"]]:
+        """Relative posterior standard deviation of each stem's magnitude, frame by frame."""
+        std = np.sqrt(((self.mask_std * magnitude) ** 2).sum(1))
+        shares = {"speech": self.mask, "music": 1 - self.mask}
+        return {k: std / np.maximum(np.sqrt(((m * magnitude) ** 2).sum(1)), 1e-9) for k, m in shares.items()}
+
+
+# --- inference ----------------------------------------------------------------------------------------------------
+
+
+class Trained(NamedTuple):
+    """Speech templates as the training speech leaves them."""
+
+    templates: Gamma
+    prior: Blocks
+
+
+def silent(what: str, done: int, most: int, objective: float) -> None:
+    del what, done, most, objective
+
+
+def train_templates(speech: Float[np.ndarray, "T F"], settings: Settings, progress: Progress = silent) -> Trained:
+    """Gamma-Poisson NMF of the training speech with learned, tied hyper-parameters (paper 000, section 2.3.1)."""
+    x = jnp.asarray(speech, jnp.float32)
+    prior = jingle_mixture.priors(x.shape[1], float(x.mean()), n_bases=settings.bases)
+    problem = jingle_mixture.build(x, prior=prior, learn=Learn(templates=True, excitations=True))
+    readings = Blocks("mean", "mean", "fixed", "fixed", "fixed")
+    fit = _run(problem, readings, settings, None, "training", settings.training_sweeps, progress)
+    return Trained(fit.state.posterior.templates, fit.state.hyper.prior)
+
+
+def _run(
+    problem: JingleMixture,
+    readings: Blocks,
+    settings: Settings,
+    templates: Gamma | None,
+    what: str,
+    sweeps: int,
+    progress: Progress,
+) -> Fit:
+    start = Partial(jingle_mixture.Start(settings.bases), problem, templates)
+    return loop.fit(
+        conjugate.algorithm(conditionals, problem, start, readings=readings),
+        jax.random.key(settings.seed),
+        max_steps=sweeps,
+        tolerance=settings.tolerance,
+        window=5,
+        min_steps=20,
+        progress=lambda done, value: progress(what, done, sweeps, value),
+    )
+
+
+class Inferred(NamedTuple):
+    """Posterior of the sources in the target frames, and how it was reached."""
+
+    sources: sources.Sources
+    filter: Float[np.ndarray, " F"]
+    gain: Float[np.ndarray, " T"]
+    fit: Fit
+    period: int | None
+
+
+def build_problem(
+    spectra: Spectra, trained: Trained | None, settings: Settings
+) -> tuple[JingleMixture, repetition.Repetition | None]:
+    """The jingle mixture of the target frames: priors, catalogue and chain as the settings say."""
+    method = METHODS[settings.method]
+    x = jnp.asarray(spectra.target, jnp.float32)
+    known = spectra.music[: settings.max_catalogue]
+    found = repetition.find(spectra.target, known) if settings.chain and settings.complete else None
+    missing = known[:0] if found is None else found.missing[: max(settings.max_catalogue - len(known), 0)]
+    catalogue = np.concatenate([known, missing])
+    n = len(catalogue)
+    latent = (np.arange(n) >= len(known)).astype(np.float32)
+
+    prior = jingle_mixture.priors(
+        x.shape[1],
+        float(x.mean()),
+        n_bases=settings.bases,
+        filter_shape=settings.filter_shape,
+        gain_shape=settings.gain_shape,
+    )
+    if trained is not None:
+        prior = prior._replace(templates=trained.prior.templates, excitations=trained.prior.excitations)
+        if method.trained:
+            prior = prior._replace(templates=trained.templates)
+    entry = frame_prior.uniform(n)
+    if settings.chain and n:
+        order = np.concatenate([[0], np.arange(2, n + 1), [1]])
+        r = frame_prior.left_to_right(entry, jnp.asarray(order))
+    else:
+        r = frame_prior.independent(entry)
+
+    music, weight, speech = spectra.p_music, np.ones(len(x)), np.ones(len(x))
+    if method.stacked:
+        n_speech = len(spectra.speech)
+        x = jnp.concatenate([jnp.asarray(spectra.speech, jnp.float32), x])
+        music = np.concatenate([np.zeros(n_speech), music])
+        weight = np.concatenate([np.ones(n_speech), np.full(len(weight), settings.joint_weight)])
+        speech = np.ones(len(x))
+    problem = jingle_mixture.build(
+        x,
+        prior=prior,
+        catalogue=jnp.asarray(catalogue, jnp.float32),
+        latent=jnp.asarray(latent),
+        frames_prior=r,
+        speech=jnp.asarray(speech, jnp.float32),
+        music=jnp.asarray(music, jnp.float32),
+        weight=jnp.asarray(weight, jnp.float32),
+        chain=settings.chain and n > 0,
+        rule=settings.rule,
+        candidates=settings.candidates if settings.candidates < n + 1 else None,
+        unit_filter=settings.filter_shape is None and settings.gain_shape is None,
+        learn=Learn(templates=not method.trained, excitations=not method.trained),
+    )
+    return problem, found
+
+
+def infer(spectra: Spectra, trained: Trained | None, settings: Settings, progress: Progress = silent) -> Inferred:
+    """Run one method on the target frames."""
+    problem, found = build_problem(spectra, trained, settings)
+    readings = readings_for(settings, has_latent=bool(problem.latent.any()))
+    templates = trained.templates if trained is not None and settings.method != "unsupervised" else None
+    if settings.method == "svi":
+        fit, moments, candidates = _run_svi(problem, templates, settings, progress)
+    else:
+        fit = _run(problem, readings, settings, templates, settings.method, settings.sweeps, progress)
+        problem = dataclasses.replace(problem, hyper=fit.state.hyper)
+        moments, candidates = fit.state.moments, fit.state.candidates
+    found_sources = _sources(problem, problem.hyper, moments, candidates)
+    skip = len(found_sources.p_music) - len(spectra.target)  # a stacked method's speech frames come first
+    found_sources = jax.tree.map(lambda a: np.asarray(a)[skip:], found_sources)
+    gain = np.asarray(moments.gain.mean)[skip:]
+    return Inferred(found_sources, np.asarray(moments.filter.mean), gain, fit, found and found.period)
+
+
+def _run_svi(
+    problem: JingleMixture, templates: Gamma | None, settings: Settings, progress: Progress
+) -> tuple[Fit, Blocks, Any]:
+    """Gradient steps on the same problem as a NumPyro program, with a Gamma guide; `SVI_STEPS` a sweep of the settings."""
+    key_start, key_run, key_bound = jax.random.split(jax.random.key(settings.seed), 3)
+    posterior = _initial(key_start, problem, n_bases=settings.bases, templates=templates)
+    choices = programs.choose(problem, n_bases=settings.bases)
+    start = svi.GammaGuide.start(programs.sites(problem, posterior, choices))
+    steps = SVI_STEPS * settings.sweeps
+    algorithm = svi.svi(
+        programs.jingle_mixture,
+        svi.GammaGuide(programs.jingle_mixture),
+        problem,
+        start=start,
+        optimizer=svi.adam(steps=steps),
+        choices=choices,
+    )
+    fit = loop.fit(
+        algorithm,
+        key_run,
+        max_steps=steps,
+        tolerance=0.0,  # the rate falls to nearly nothing at the last step; noise decides nothing before
+        progress=lambda done, value: progress("svi", done, steps, value),
+    )
+    bound = svi.bound(algorithm, fit.state, key_bound, particles=10).mean
+    fit = fit._replace(trace=jnp.append(fit.trace, bound), converged=True)
+    return fit, programs.moments(problem, svi.posterior(algorithm, fit.state), choices), None
+
+
+def fit_problem(problem: JingleMixture, trained: Trained | None, settings: Settings, sweeps: int | None = None) -> Fit:
+    """Fit a problem that was put together elsewhere (`sources_of` reads it)."""
+    templates = None if trained is None else trained.templates
+    readings = readings_for(settings, has_latent=bool(problem.latent.any()))
+    return _run(problem, readings, settings, templates, "", sweeps or settings.sweeps, silent)
+
+
+def sources_of(problem: JingleMixture, fit: Fit) -> sources.Sources:
+    """Sources of a fitted problem, as numpy arrays."""
+    found = _sources(problem, fit.state.hyper, fit.state.moments, fit.state.candidates)
+    return jax.tree.map(np.asarray, found)
+
+
+def readings_for(settings: Settings, *, has_latent: bool) -> Blocks:
+    """How the method reads each block on the mixture."""
+    method = METHODS[settings.method]
+    own = method.excitations
+    return Blocks(
+        templates=method.templates,
+        excitations=own,
+        filter="mode" if settings.filter_shape is None else own,
+        gain="mode" if settings.gain_shape is None else own,
+        catalogue=own if has_latent else "fixed",
+    )
+
+
+_sources = jax.jit(sources.sources)
+_initial = jax.jit(jingle_mixture.initial, static_argnames="n_bases")
+
+
+# --- from waveforms to waveforms ------------------------------------------------------------------------------------
+
+
+def separate(
+    mixture: Float[np.ndarray, "C N"],
+    sample_rate: int,
+    known: Known,
+    settings: Settings = Settings(),
+    *,
+    progress: Progress = silent,
+    trained: Trained | None = None,
+) -> Separation:
+    """Take speech and music apart.
+
+    Args:
+        mixture: float waveform, every channel of it; the stems have its shape, and sum to it exactly.
+        sample_rate: in Hz.
+        known: training speech, music to look for, labels; all at `sample_rate`.
+        settings: method and numbers.
+        progress: called now and then.
+        trained: templates from an earlier call with the same training material, to save the training.
+
+    Raises:
+        UserError: nothing is known of the speech or of the music, or it is silent.
+    """
+    started = time.perf_counter()
+    window = stft_for_rate(sample_rate)
+    spectrum = np.asarray(stft(jnp.asarray(mixture, jnp.float32), window))
+    plan = prepare(
+        spectrum,
+        sample_rate,
+        known,
+        max_frequency=settings.max_frequency,
+        level=settings.level,
+        p_music=settings.p_music,
+    )
+    if not len(plan.spectra.target) or not plan.spectra.target.any():
+        raise UserError("nothing is left to separate: the mixture is silent, or labelled as pure speech or music throughout.")
+    method = METHODS[settings.method]
+    if method.trained or method.stacked:
+        require(plan.spectra.speech, "speech")
+        if trained is None:
+            trained = train_templates(plan.spectra.speech, settings, progress)
+    inferred = infer(plan.spectra, trained, settings, progress)
+    return _assemble(mixture, spectrum, sample_rate, plan, inferred, settings, started)
+
+
+def _assemble(mixture, spectrum, sample_rate, plan: Plan, inferred: Inferred, settings, started) -> Separation:
+    """Masks of all frames, stems, labels."""
+    given, x = plan.given, plan.spectra.target
+    mask, std, p_music = settled(given, plan.n_bins)
+    gain = np.full(len(given.target), np.nan, np.float32)
+    safe = np.maximum(x, 1e-9)
+    mask[given.target] = np.where(x > 0, inferred.sources.speech / safe, 1.0)
+    std[given.target] = np.sqrt(inferred.sources.variance) / safe
+    p_music[given.target] = inferred.sources.p_music
+    gain[given.target] = inferred.gain
+
+    window = stft_for_rate(sample_rate)
+    magnitudes = np.abs(spectrum).mean(0)
+    full = extend_mask(mask, magnitudes, spectrum.shape[2])
+    masked = jnp.asarray(spectrum * full[None].astype(np.float32))
+    speech = np.asarray(istft(masked, window, mixture.shape[1]), np.float32)
+    labels = label_frames(given, p_music, mask, magnitudes)
+    duration = mixture.shape[1] / sample_rate
+    return Separation(
+        speech=speech,
+        music=mixture - speech,
+        times=plan.times,
+        frequencies=bin_frequencies(window, sample_rate)[: plan.n_bins],
+        mask=mask,
+        mask_std=std,
+        p_music=p_music,
+        filter=inferred.filter,
+        gain=gain,
+        segments=from_frames(labels, plan.times, duration, min_duration=0.3),
+        trace=np.asarray(inferred.fit.trace),
+        bound=float(inferred.fit.trace[-1]),
+        converged=inferred.fit.converged,
+        steps=inferred.fit.steps,
+        seconds=time.perf_counter() - started,
+        period=None if inferred.period is None else inferred.period * window.hop / sample_rate,
+        settings=settings,
+    )

@@ -1,0 +1,204 @@
+"""From the files that a user names to what the library works on: a mixture, and what is known of it, at one sample rate."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from bayessep import audio, data, segments
+from bayessep.audio import AudioInfo
+from bayessep.errors import UserError
+from bayessep.pipeline import METHODS, Known
+from bayessep.stft import stft_for_rate
+from bayessep.timeline import BOTH, MUSIC, SPEECH, UNLABELLED, Segment, fill_gaps, total
+
+LONG_SECONDS = 600.0
+"""Recordings longer than this are worked on in pieces, in bounded memory (`bayessep.streaming`)."""
+
+Warn = Callable[[str], None]
+Mono = Float[np.ndarray, " N"]
+
+
+class Material(NamedTuple):
+    """What a user gave, checked. Only the mixture itself is still on disk (`read_mixture`)."""
+
+    path: Path  # of the mixture
+    info: AudioInfo
+    known: Known  # at the sample rate of the mixture
+    files: dict[str, list[str]]  # which files `known` came from
+
+    @property
+    def seconds(self) -> float:
+        """Length of the mixture."""
+        return self.info.frames / self.info.sample_rate
+
+    @property
+    def labels(self) -> list[Segment] | None:
+        """The labels, cut where the mixture ends."""
+        if self.known.labels is None:
+            return None
+        return [s._replace(end=min(s.end, self.seconds)) for s in self.known.labels]
+
+    @property
+    def is_long(self) -> bool:
+        """Whether the mixture should be worked on in pieces."""
+        return self.seconds > LONG_SECONDS
+
+
+def gather(
+    mixture: Path,
+    speech: Sequence[Path] = (),
+    music: Sequence[Path] = (),
+    labels: Path | None = None,
+    *,
+    methods: Iterable[str],
+    warn: Warn,
+) -> Material:
+    """Read everything that is known of a mixture.
+
+    Training speech and music are mixed down to one channel and resampled to the rate of the mixture. Folders stand for the
+    audio in them.
+
+    Args:
+        mixture: the recording to take apart.
+        speech, music: files or folders.
+        labels: a file of labelled segments of the mixture.
+        methods: what is going to be done, which decides what must be known.
+        warn: told of what may not be what the user meant.
+
+    Raises:
+        UserError: a file is missing, unreadable, not audio, silent or too short; or too little is known for the methods.
+    """
+    info = audio.probe(mixture)
+    known_labels = None if labels is None else _read_labels(labels, info.frames / info.sample_rate, warn)
+    of_labels = known_labels or []
+    needing = [m for m in methods if METHODS[m].trained or METHODS[m].stacked]
+    if needing and not speech and not total(of_labels, SPEECH):
+        lacking = f"--speech FILES or --labels{_none_in(labels, 'speech')}; the method 'unsupervised' needs none"
+        raise UserError(f"{needing[0]} needs examples of the speech in {mixture}: give {lacking}.")
+    if not music and not total(of_labels, MUSIC):
+        lacking = f"--music FILES or --labels{_none_in(labels, 'music')}"
+        raise UserError(f"examples of the music in {mixture} are needed: give {lacking}.")
+    speech_files, music_files = _files(speech), _files(music)
+    rate = info.sample_rate
+    known = Known(
+        _examples(speech_files, rate, "speech", warn),
+        _examples(music_files, rate, "music", warn),
+        known_labels,
+        min(audio.probe(path).sample_rate for path in (mixture, *speech_files, *music_files)) / 2,
+    )
+    return Material(mixture, info, known, {"speech": _names(speech_files), "music": _names(music_files)})
+
+
+def read_mixture(material: Material) -> Float[np.ndarray, "C N"]:
+    """The waveform to take apart, every channel of it.
+
+    Raises:
+        UserError: it cannot be read to its end, holds NaN, or is silent.
+    """
+    samples = audio.read(material.path).samples
+    if not samples.any():
+        raise UserError(f"{material.path} is silent: there is nothing to take apart; give another recording.")
+    return samples
+
+
+def read_reference(path: Path, material: Material) -> Mono:
+    """A true stem of the mixture: one channel, as long as the mixture, not silent.
+
+    Raises:
+        UserError: it is anything else, or cannot be read.
+    """
+    info = audio.probe(path)
+    _require_alike(path, info, material.path, material.info)
+    return read_mono(path)
+
+
+def read_pairs(references: Sequence[Path], estimates: Sequence[Path], note: Warn) -> tuple[np.ndarray, np.ndarray, int]:
+    """True and estimated sources, (S, N) each and mixed down to one channel, and their sample rate.
+
+    Raises:
+        UserError: they are not equally many, differ in length or rate, are silent, or cannot be read.
+    """
+    if len(references) != len(estimates):
+        counts = f"{len(references)} references and {len(estimates)} estimates"
+        raise UserError(f"{counts} are given: name one --estimate for each --reference, in the same order.")
+    first = audio.probe(references[0])
+    for path in (*references, *estimates):
+        info = audio.probe(path)
+        _require_alike(path, info, references[0], first)
+        if info.channels > 1:
+            note(f"{path}: its {info.channels} channels are mixed down to one.")
+    true, estimated = (np.stack([read_mono(path) for path in paths]) for paths in (references, estimates))
+    return true, estimated, first.sample_rate
+
+
+def read_mono(path: Path, sample_rate: int | None = None) -> Mono:
+    """The mean of the channels of a file that is not silent."""
+    samples = audio.read(path, mono=True, sample_rate=sample_rate).samples[0]
+    if not samples.any():
+        raise UserError(f"{path} is silent: give a file in which there is something to hear.")
+    return samples
+
+
+def _require_alike(path: Path, info: AudioInfo, other: Path, expected: AudioInfo) -> None:
+    if info.sample_rate != expected.sample_rate:
+        rates = f"{path} has {info.sample_rate} Hz and {other} has {expected.sample_rate} Hz"
+        raise UserError(f"{rates}: resample one of them, they must be alike.")
+    if info.frames != expected.frames:
+        lengths = f"{path} has {info.frames} samples and {other} has {expected.frames}"
+        raise UserError(f"{lengths}: cut them to the same length.")
+
+
+def _read_labels(path: Path, duration: float, warn: Warn) -> list[Segment]:
+    """The labels of the recording; one that reaches its end is drawn out, as the last frame is centred on the end.
+
+    Raises:
+        UserError: none of them lies within the recording, or they leave nothing to take apart.
+    """
+    read = segments.read(path)
+    labels = [s._replace(end=s.end if s.end < duration - 1e-3 else duration + 1.0) for s in read if s.start < duration]
+    if not labels:
+        raise UserError(f"{path}: none of its labels lies within the {duration:.2f} s of the recording; are they its labels?")
+    if not {BOTH, UNLABELLED} & {s.label for s in fill_gaps(labels, duration)}:
+        alone = f"{path} labels all of the recording as speech or music alone"
+        raise UserError(f"{alone}: nothing is left to take apart; leave mixed stretches unlabelled, or label them {BOTH!r}.")
+    last = max(s.end for s in read)
+    if last > duration + 0.05:  # a rounded time is no reason for a warning
+        warn(f"{path} has labels up to {last:.2f} s, but the recording ends at {duration:.2f} s; what lies beyond is ignored.")
+    return labels
+
+
+def _none_in(labels: Path | None, what: str) -> str:
+    """Words that continue "--labels" where labels were given already."""
+    return f" with a stretch of {what} alone" + ("" if labels is None else f" ({labels} has none)")
+
+
+def _files(paths: Sequence[Path]) -> list[Path]:
+    """The files, with those of folders in the place of the folders."""
+    found: list[Path] = []
+    for path in map(Path, paths):
+        found += [r.path for r in data.read_folder(path)] if path.is_dir() else [path]
+    return found
+
+
+def _examples(paths: Sequence[Path], sample_rate: int, what: str, warn: Warn) -> list[Mono]:
+    """Training material. A silent file among others is left out; if there is nothing else, that is an error."""
+    shortest = stft_for_rate(sample_rate).n_fft / sample_rate
+    examples, silent = [], []
+    for path in paths:
+        samples = audio.read(path, mono=True, sample_rate=sample_rate).samples[0]
+        if len(samples) < shortest * sample_rate:
+            given = f"{len(samples) / sample_rate:.3g} s"
+            raise UserError(f"{path} is too short as an example of {what}: it has {given}; give at least a second or so.")
+        (examples if samples.any() else silent).append(samples if samples.any() else path)
+    if silent and not examples:
+        raise UserError(f"{silent[0]} is silent: give an example in which there is {what} to hear.")
+    for path in silent:
+        warn(f"{path} is silent and left out.")
+    return examples
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    return [str(path) for path in paths]

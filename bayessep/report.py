@@ -1,0 +1,351 @@
+"""One HTML page for one comparison: listen, look, and see how sure each method was. It needs nothing but itself."""
+
+import base64
+import html
+import os
+import tempfile
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from string import Template
+
+import numpy as np
+from jaxtyping import Float
+
+from bayessep import audio, plots
+from bayessep.comparison import CAPTION, Comparison, cell, columns
+from bayessep.errors import UserError
+from bayessep.pipeline import METHODS, Separation
+from bayessep.timeline import Segment
+
+Signal = Float[np.ndarray, "C N"]
+
+
+def write_report(
+    path: Path,
+    comparison: Comparison,
+    mixture: Signal,
+    sample_rate: int,
+    *,
+    references: Mapping[str, Float[np.ndarray, " N"]] | None = None,
+    labels: Sequence[Segment] | None = None,
+    title: str = "Speech and music, taken apart",
+    intro: str = "",
+) -> None:
+    """Write one self-contained HTML file, whole or not at all.
+
+    Args:
+        path: of the file.
+        comparison: what `compare` found in this mixture.
+        mixture: float waveform, every channel of it.
+        sample_rate: in Hz.
+        references: true stems, mono; they get players of their own.
+        labels: what is known of where speech and music are, drawn above what the methods say.
+        title: heading of the page.
+        intro: a paragraph (plain text) on what was separated, put first.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    page = render(comparison, mixture, sample_rate, references or {}, labels or [], title, intro)
+    path = Path(path)
+    temporary = path.with_name(f".{uuid.uuid4().hex[:12]}.part")
+    try:
+        temporary.write_text(page, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path}: {error.strerror}; choose another place.") from error
+
+
+def render(
+    comparison: Comparison,
+    mixture: Signal,
+    sample_rate: int,
+    references: Mapping[str, Float[np.ndarray, " N"]],
+    labels: Sequence[Segment],
+    title: str,
+    intro: str,
+) -> str:
+    """The page as text."""
+    scale = plots.scale_of(mixture, sample_rate)
+    seconds = mixture.shape[1] / sample_rate
+
+    def track(name: str, waveform: Signal, kind: str) -> str:
+        return _track(name, waveform, sample_rate, scale, kind)
+
+    known = [track(f"true {name}", np.asarray(w)[None], name) for name, w in references.items()]
+    methods = [
+        _method(name, found, comparison, mixture, track, labels, seconds) for name, found in comparison.separations.items()
+    ]
+    contents = "".join(f'<li><a href="#{name}">{name}</a></li>' for name in comparison.separations)
+    return Template(_PAGE).substitute(
+        title=html.escape(title),
+        style=_STYLE,
+        script=_SCRIPT,
+        intro=f"<p>{html.escape(intro)}</p>" if intro else "",
+        contents=contents,
+        scores=_table(comparison),
+        mixture=track("mixture", mixture, "mixture"),
+        references="".join(known),
+        references_heading="<h2>The truth</h2>" if known else "",
+        traces=_traces(comparison.separations),
+        methods="".join(methods),
+        setting=_setting(comparison),
+    )
+
+
+def _setting(comparison: Comparison) -> str:
+    """What all methods were run with, in one sentence."""
+    one = next(iter(comparison.separations.values())).settings
+    return html.escape(
+        f"{one.bases} speech templates, at most {one.sweeps} sweeps on the mixture and {one.training_sweeps} on the training "
+        f"speech, seed {one.seed}, frequencies up to {one.max_frequency / 1000:g} kHz modelled. Training, shared by the "
+        f"methods that use it, took {comparison.training_seconds:.1f} s."
+    )
+
+
+# --- what is heard ------------------------------------------------------------------------------------------------
+
+
+def audio_data(waveform: Signal, sample_rate: int) -> str:
+    """Sound as a data URL: Ogg Vorbis in one or two channels, turned down where it would clip."""
+    heard = waveform if len(waveform) <= 2 else waveform.mean(0, keepdims=True)
+    heard = (heard * audio.common_gain(heard)).astype(np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "sound.ogg"
+        with audio.Writer(path, sample_rate, len(heard)) as writer:
+            for start in range(0, heard.shape[1], 1 << 16):  # encoders of Vorbis do not like to be fed all at once
+                writer.append(heard[:, start : start + (1 << 16)])
+        return _data("audio/ogg", path.read_bytes())
+
+
+def _data(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def _track(name: str, waveform: Signal, sample_rate: int, scale: plots.Normalize, kind: str) -> str:
+    """A player under a spectrogram over which a line moves while it plays."""
+    seconds = waveform.shape[1] / sample_rate
+    picture = plots.spectrogram_png(waveform, sample_rate, scale)
+    label = html.escape(name)
+    alt = f"Spectrogram of the {label}, 0 to {sample_rate / 2000:g} kHz over {seconds:.0f} seconds"
+    return f"""
+<figure class="track {kind}">
+  <figcaption>{label}</figcaption>
+  <div class="frame"><span class="top">{sample_rate / 2000:g} kHz</span><span class="bottom">0</span>
+    <div class="picture"><img src="{_data("image/png", picture)}" alt="{alt}"><i class="playhead"></i></div></div>
+  <audio controls preload="metadata" aria-label="{label}" src="{audio_data(waveform, sample_rate)}"></audio>
+</figure>"""
+
+
+# --- what is seen -------------------------------------------------------------------------------------------------
+
+
+def _polyline(x: np.ndarray, y: np.ndarray, kind: str) -> str:
+    """A line in a picture 1000 wide and 100 high; x and y go from 0 to 1, and gaps are where y is NaN."""
+    stretches: list[list[str]] = [[]]
+    for a, b in zip(x, y, strict=True):
+        if np.isfinite(b):
+            stretches[-1].append(f"{1000 * a:.1f},{100 * (1 - b):.1f}")
+        elif stretches[-1]:
+            stretches.append([])
+    return "".join(f'<polyline class="{kind}" points="{" ".join(points)}"/>' for points in stretches if points)
+
+
+def _svg(content: str, description: str, top: str, bottom: str, kind: str = "") -> str:
+    """Lines in the frame that spectrograms have, so that their times lie below each other."""
+    return f"""
+<div class="frame {kind}"><span class="top">{top}</span><span class="bottom">{bottom}</span>
+  <svg viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" aria-label="{html.escape(description)}">{content}</svg>
+</div>"""
+
+
+def _pooled(values: np.ndarray, most: int = 900) -> np.ndarray:
+    """At most so many values, by leaving out others: a line cannot show more than there are pixels."""
+    return values[:: max(1, -(-len(values) // most))]
+
+
+def _uncertainty(found: Separation, mixture: Signal, sample_rate: int, seconds: float) -> str:
+    values = plots.uncertainty(found, mixture, sample_rate)
+    x = _pooled(found.times / seconds)
+    lines = [
+        _polyline(x, np.clip(_pooled(plots.running_median(v)), 0, 1), f"line {stem}") for stem, v in values.items()
+    ]
+    said = "Relative posterior standard deviation of speech and music over time; the median is " + " and ".join(
+        f"{np.median(v):.2f} for the {stem}" for stem, v in values.items()
+    )
+    return _svg("".join(lines), said, "100 %", "0")
+
+
+def _presence(found: Separation, labels: Sequence[Segment], seconds: float) -> str:
+    """P(music) as an area, under strips of the given and the inferred labels."""
+    x, p = _pooled(found.times / seconds), _pooled(found.p_music)
+    corners = [(0.0, 0.0), *zip(x, p, strict=True), (float(x[-1]), 0.0)]
+    points = " ".join(f"{1000 * a:.1f},{100 - 100 * b:.1f}" for a, b in corners)
+    said = f"Probability of music over time, {found.p_music.mean():.2f} on average"
+    area = _svg(f'<polygon class="area music" points="{points}"/>', said, "1", "0", "low")
+    strips = [_segments("given", labels, seconds)] if labels else []
+    return area + "".join([*strips, _segments("found", found.segments, seconds)])
+
+
+def _segments(name: str, segments: Sequence[Segment], seconds: float) -> str:
+    """A strip of coloured stretches with their names on them."""
+    parts = [
+        f'<span class="stretch" style="left:{100 * s.start / seconds:.2f}%;width:{100 * (s.end - s.start) / seconds:.2f}%;'
+        f'background:{plots.LABEL_COLOURS.get(s.label, "#999")}" title="{html.escape(s.label)}, {s.start:.1f} to '
+        f'{s.end:.1f} s">{html.escape(s.label) if s.end - s.start > 0.1 * seconds else ""}</span>'
+        for s in segments
+    ]
+    spoken = "; ".join(f"{s.label} {s.start:.1f}–{s.end:.1f} s" for s in segments[:40])
+    described = html.escape(f"Labels {name}: {spoken}")
+    return f"""
+<div class="frame strip"><span class="top">{name}</span><div class="picture" role="img" aria-label="{described}">
+{"".join(parts)}</div></div>"""
+
+
+def _traces(separations: Mapping[str, Separation]) -> str:
+    """Gain in the bound still missing, all methods in one picture: logarithmic, four decades."""
+    longest = max(len(s.trace) for s in separations.values())
+    lines, names = [], []
+    for name, found in separations.items():
+        missing = plots.gain_missing(found.trace)
+        height = 1 + np.log10(np.maximum(missing, 1e-4)) / 4
+        colour = plots.COLOURS.get(name, "#888")
+        line = _polyline(np.arange(len(missing)) / max(longest - 1, 1), height, "line")
+        lines.append(line.replace("<polyline", f'<polyline style="stroke:{colour}"'))
+        names.append(f'<li><i style="background:{colour}"></i>{name}</li>')
+    said = f"Gain in the bound still missing after each of up to {longest} sweeps, from all of it to a ten thousandth"
+    return _svg("".join(lines), said, "all", "10⁻⁴", "tall") + f'<ul class="key">{"".join(names)}</ul>'
+
+
+def _own_trace(found: Separation) -> str:
+    """The objective in its own units, without the first twentieth, which would flatten the rest."""
+    trace = np.asarray(found.trace, np.float64)
+    shown = trace[len(trace) // 20 :]
+    low, high = float(shown.min()), float(shown.max())
+    x = np.linspace(0, 1, len(shown))
+    line = _polyline(_pooled(x), _pooled((shown - low) / max(high - low, 1e-12)), "line")
+    ends = f"{cell(low, 0)} to {cell(high, 0)}"
+    said = f"The objective over {len(trace)} sweeps, from {ends}"
+    return f"<h3>Its objective, sweep by sweep: {ends}</h3>" + _svg(line, said, "", "", "low")
+
+
+def _method(name, found: Separation, comparison: Comparison, mixture: Signal, track, labels, seconds: float) -> str:
+    """Everything about one method."""
+    rate = comparison.sample_rate
+    ended = "had converged" if found.converged else "was stopped"
+    period = "" if found.period is None else f" It took the music to repeat every {found.period:.2f} s."
+    summary = METHODS[name].summary if name in METHODS else ""
+    said = f"{summary[:1].upper()}{summary[1:]}. It {ended} after {found.steps} sweeps and {found.seconds:.1f} s.{period}"
+    return f"""
+<section id="{name}"><h2>{name}</h2><p>{html.escape(said)}</p>
+{track(f"speech by {name}", found.speech, "speech")}{track(f"music by {name}", found.music, "music")}
+<h3>How unsure it is: standard deviation of <b class="speech">speech</b> and <b class="music">music</b>, relative to
+each</h3>{_uncertainty(found, mixture, rate, seconds)}
+<h3>Probability of music</h3>{_presence(found, labels, seconds)}
+{_own_trace(found)}</section>"""
+
+
+def _table(comparison: Comparison) -> str:
+    found = columns(comparison)
+    head = "".join(f'<th scope="col">{html.escape(c.heading)}</th>' for c in found)
+    rows = []
+    for n, row in enumerate(comparison.rows):
+        marks = [' class="best"' if c.best == n else "" for c in found]
+        cells = "".join(
+            f"<td{mark}>{cell(c.values[n], c.decimals)}</td>" for mark, c in zip(marks, found, strict=True)
+        )
+        rows.append(f'<tr><th scope="row">{html.escape(row.method)}</th>{cells}</tr>')
+    return f"""<div class="wide"><table><caption>{html.escape(CAPTION)} The best value of a column is bold.</caption>
+<thead><tr><th scope="col">method</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>"""
+
+
+# --- the page -----------------------------------------------------------------------------------------------------
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title</title><style>$style</style></head><body><main>
+<h1>$title</h1>
+$intro
+<p>A recording of speech over music was taken apart into the two, by several ways of reasoning about one model: music is a
+catalogue of short spectra, some of them known from an example, that a jingle plays again and again; speech is a sum of
+templates learned from other speech. The methods differ in how they weigh what they do not know.
+They share these settings: $setting</p>
+<nav aria-label="Methods"><ul>$contents</ul></nav>
+<h2>The mixture</h2>$mixture
+$references_heading$references
+<h2>How well it went</h2>
+<p>SDR counts everything that is wrong with an estimate, SMR (or SIR) only what is left of the other sound, SAR only what the
+separation itself added. More is better; 10 dB more is a tenth of the error. The row <em>mixture</em> is what was there
+before: the mixture taken for both. It has no artefacts, so nobody beats its SAR.</p>
+$scores
+<h2>How they got there</h2>
+<p>Every method raises an objective, sweep by sweep: a lower bound on how probable the recording is under its model, or for
+<em>icm</em> the logarithm of the posterior density. They stand on different footings, so each line shows how much of a
+method’s <em>own</em> rise was still missing. It says who settled when, not who is better.</p>
+$traces
+$methods
+<footer><p>Pictures: the stronger, the louder, on one scale that reaches 70 dB down from the loudest point of the mixture. Click one
+to
+play from there. Uncertainty is a running median over half a second, cut at 100 %: a stem that is all but silent is never
+sure. Mean-field posteriors are too narrow as a rule; compare uncertainties within a method, not between methods.</p></footer>
+</main><script>$script</script></body></html>
+"""
+
+_STYLE = """
+:root { color-scheme: light dark; --paper: #fff; --ink: #1c1c22; --soft: #5d6068; --line: #d9dbe0; --raised: #f6f7f9;
+  --speech: #0072b2; --music: #d55e00; }
+@media (prefers-color-scheme: dark) { :root { --paper: #15161a; --ink: #e8e8ec; --soft: #a2a6b0; --line: #34363e;
+  --raised: #1e2026; --speech: #56b4e9; --music: #f08a3c; }
+  .track img { filter: invert(1) hue-rotate(180deg); } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, sans-serif; }
+main { max-width: 62rem; margin: 0 auto; padding: 2rem 1.2rem 4rem; }
+h1 { font-size: 2rem; line-height: 1.2; margin: 0 0 1rem; }
+h2 { margin: 3rem 0 .4rem; padding-top: .8rem; border-top: 1px solid var(--line); }
+h3 { margin: 1.3rem 0 .3rem 4.2rem; font-size: .85rem; font-weight: 500; color: var(--soft); }
+p { max-width: 46rem; }
+a { color: var(--speech); }
+b.speech { color: var(--speech); } b.music { color: var(--music); }
+nav ul, ul.key { list-style: none; margin: 1rem 0; padding: 0; display: flex; flex-wrap: wrap; gap: .4rem 1.2rem; }
+ul.key { margin-left: 4.2rem; font-size: .85rem; } ul.key i { display: inline-block; width: 1.2rem; height: .25rem;
+  margin-right: .4rem; vertical-align: middle; }
+.track { margin: 1.1rem 0 0; }
+.track figcaption { margin-left: 4.2rem; font-weight: 600; border-left: .3rem solid var(--soft); padding-left: .5rem;
+  margin-bottom: .3rem; line-height: 1.2; }
+.track.speech figcaption { border-color: var(--speech); } .track.music figcaption { border-color: var(--music); }
+.track audio { display: block; width: calc(100% - 4.2rem); margin: .3rem 0 0 4.2rem; height: 2.2rem; }
+.frame { position: relative; margin-left: 4.2rem; height: 7rem; border: 1px solid var(--line); background: var(--raised); }
+.frame.low { height: 3.2rem; } .frame.tall { height: 13rem; } .frame.strip { height: 1.3rem; border-top: 0; }
+.frame > .top, .frame > .bottom { position: absolute; right: 100%; margin-right: .4rem; font-size: .72rem; line-height: 1;
+  color: var(--soft); white-space: nowrap; }
+.frame > .top { top: 0; } .frame > .bottom { bottom: 0; } .frame.strip > .top { top: .3rem; }
+.picture { position: absolute; inset: 0; overflow: hidden; } .track .picture { cursor: pointer; }
+.picture img, .frame svg { width: 100%; height: 100%; display: block; }
+.playhead { position: absolute; top: 0; bottom: 0; left: 0; width: 2px; background: var(--music); opacity: 0; }
+.playhead.on { opacity: 1; }
+.stretch { position: absolute; top: 0; bottom: 0; color: #fff; font-size: .7rem; line-height: 1.25rem; text-align: center;
+  overflow: hidden; border-right: 1px solid var(--paper); text-shadow: 0 0 2px #0008; }
+polyline { fill: none; stroke-width: 1.6; vector-effect: non-scaling-stroke; stroke: var(--ink); }
+.line.speech { stroke: var(--speech); } .line.music { stroke: var(--music); } .area.music { fill: var(--music); opacity: .7; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; }
+caption { caption-side: bottom; text-align: left; font-size: .85rem; color: var(--soft); padding-top: .5rem; }
+th, td { padding: .35rem .7rem; text-align: right; border-bottom: 1px solid var(--line); font-weight: 400; }
+thead th { color: var(--soft); font-size: .85rem; } th:first-child { text-align: left; } .best { font-weight: 700; }
+footer { margin-top: 3rem; border-top: 1px solid var(--line); font-size: .85rem; color: var(--soft); }
+"""
+
+_SCRIPT = """
+const players = [...document.querySelectorAll('.track audio')];
+for (const player of players) {
+  const track = player.closest('.track'), picture = track.querySelector('.picture'), head = track.querySelector('.playhead');
+  const show = () => { head.classList.add('on'); head.style.left = 100 * player.currentTime / (player.duration || 1) + '%';
+    if (!player.paused) requestAnimationFrame(show); };
+  player.addEventListener('play', () => { for (const other of players) if (other !== player) other.pause(); show(); });
+  player.addEventListener('seeked', show);
+  picture.addEventListener('click', event => { const box = picture.getBoundingClientRect();
+    player.currentTime = (event.clientX - box.left) / box.width * (player.duration || 0); player.play(); });
+}
+"""

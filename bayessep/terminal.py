@@ -1,0 +1,210 @@
+"""How the command line talks: results on standard output, everything else on standard error, failures as one sentence.
+
+Nothing heavy is imported here, so that ``bayessep --help`` is there at once.
+"""
+
+import json
+import math
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from typer.core import TyperCommand
+
+from bayessep.errors import UserError
+
+USER_ERROR, NUMERICAL_ERROR, INTERRUPTED = 2, 1, 130  # exit codes
+
+
+_interrupted = threading.Event()
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    _interrupted.set()
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C is served, if not at once then with the next sign of progress: code that Python calls back swallows exceptions."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread is ever interrupted
+        yield
+        return
+    _interrupted.clear()
+    before = signal.signal(signal.SIGINT, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class Terminal:
+    """Where a verb's words go.
+
+    Args:
+        json: the result is one JSON document on standard output; otherwise it is written for people.
+        quiet: no progress and no notes; warnings stay.
+    """
+
+    def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
+        self.json, self.quiet = json, quiet
+        self._err = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        """Something worth knowing, for those who want to."""
+        if not self.quiet:
+            self._err.print(text)
+
+    def warn(self, text: str) -> None:
+        """Something that may not be what the user meant."""
+        self._err.print(f"warning: {text}")
+
+    def result(self, document: dict[str, Any], human: Any) -> None:
+        """What the verb was called for: the document under ``--json``, otherwise a text or a table of rich."""
+        if self.json:
+            sys.stdout.write(to_json(document))
+        else:
+            Console(highlight=False, markup=False).print(human, soft_wrap=isinstance(human, str))
+        sys.stdout.flush()
+
+    @contextmanager
+    def working(self) -> Iterator["Working"]:
+        """Show how far long work has come, while the block runs: a bar on a terminal, lines elsewhere."""
+        bar = None
+        if not self.quiet and self._err.is_terminal:
+            columns = (TextColumn("{task.description:<14}"), BarColumn(), TextColumn("{task.fields[steps]}"))
+            bar = Progress(*columns, TimeElapsedColumn(), console=self._err, transient=True)
+        with bar or nullcontext():
+            yield Working(self, bar)
+
+
+class Working:
+    """`progress` of the library, shown. Called with what is done, steps done, steps at most, and the objective."""
+
+    _SECONDS_BETWEEN_LINES = 5.0
+
+    def __init__(self, terminal: Terminal, bar: Progress | None) -> None:
+        self._terminal, self._bar = terminal, bar
+        self._tasks: dict[str, Any] = {}
+        self._said = ("", -math.inf)  # the last line: of what, and when
+
+    def __call__(self, what: str, done: int, most: int, objective: float) -> None:
+        if _interrupted.is_set():
+            raise KeyboardInterrupt
+        steps = f"{done}/{most}" if math.isnan(objective) else f"{done}/{most}  objective {objective:.6g}"
+        if self._bar is not None:
+            for other, task in self._tasks.items():
+                if other != what:
+                    self._bar.stop_task(task)
+            if what not in self._tasks:
+                self._tasks[what] = self._bar.add_task(what, total=most, steps="")
+            self._bar.update(self._tasks[what], completed=done, total=most, steps=steps)
+        elif what != self._said[0] or time.monotonic() - self._said[1] > self._SECONDS_BETWEEN_LINES:
+            self._said = (what, time.monotonic())
+            self._terminal.note(f"{what}: {steps}")
+
+
+def to_json(document: Any) -> str:
+    """One JSON document. Arrays become lists, on one line each; what JSON cannot say (NaN, infinity) becomes null."""
+    text = json.dumps(_plain(document), indent=1, ensure_ascii=False, allow_nan=False)
+    return re.sub(r"\[\n[^][{}\"]*\]", lambda numbers: "[" + " ".join(numbers[0][1:-1].split()) + "]", text) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if hasattr(value, "tolist"):  # arrays and scalars of numpy and jax
+        return _plain(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+
+
+# --- arguments -----------------------------------------------------------------------------------------------------------
+
+
+def spread(arguments: Sequence[str], several: frozenset[str], one: frozenset[str], *, positional: bool = True) -> list[str]:
+    """Say ``--speech a b`` as ``--speech a --speech b``, which is what the parser behind knows.
+
+    An option of `several` takes every argument up to the next option. Where that leaves nothing for the positional argument,
+    it is the last value of the last such option, if that has two or more (``separate --speech a --music b MIX -o DIR``): read
+    otherwise, the line would be an error.
+
+    Args:
+        arguments: of one verb.
+        several: options that take one value or more.
+        one: options that take exactly one value. All others are flags.
+        positional: whether the verb has a positional argument.
+    """
+    out: list[str] = []
+    taking = ""  # the option of `several` that the next arguments belong to
+    count = 0  # its values so far
+    spare: int | None = None  # where in `out` the last value of the last option of `several` stands, if that has two or more
+    found, skip = not positional, False
+    rest = iter(arguments)
+    for argument in rest:
+        if argument == "--":
+            found = True
+            out += ["--", *rest]
+        elif skip:
+            out.append(argument)
+            skip = False
+        elif argument.startswith("-") and argument != "-":
+            name, equals, _ = argument.partition("=")
+            if taking and not count:
+                out.append(taking)  # without a value: the parser says so
+            taking, count = (name, int(bool(equals))) if name in several else ("", 0)
+            spare = None if taking else spare
+            skip = name in one and not equals
+            if not taking or equals:
+                out.append(argument)
+        elif taking:
+            out += [taking, argument]
+            count += 1
+            spare = len(out) - 1 if count > 1 else None
+        else:
+            out.append(argument)
+            found = True
+    if taking and not count:
+        out.append(taking)
+    if spare is not None and not found:
+        del out[spare - 1]
+    return out
+
+
+class Verb(TyperCommand):
+    """A command whose file options take several files, and whose failures are sentences."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse what `spread` makes of the arguments."""
+        options = [p for p in self.params if p.param_type_name == "option"]
+        several = {name for p in options if getattr(p, "multiple", False) for name in p.opts}
+        one = {name for p in options if not getattr(p, "is_flag", False) for name in p.opts} - several
+        positional = any(p.param_type_name == "argument" for p in self.params)
+        args = spread(args, frozenset(several), frozenset(one), positional=positional)
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb; a failure that a user can act on is one sentence on standard error and an exit code."""
+        try:
+            with _interruptible():
+                return super().invoke(ctx)
+        except UserError as error:
+            code, sentence = USER_ERROR, f"error: {error}"
+        except FloatingPointError as error:
+            sentence = f"error: inference broke down ({error}); try another --seed or a smaller --level, and please report it."
+            code = NUMERICAL_ERROR
+        except KeyboardInterrupt:
+            code, sentence = INTERRUPTED, "interrupted; nothing written"
+        print(" ".join(sentence.split()), file=sys.stderr)
+        raise typer.Exit(code)

@@ -1,0 +1,236 @@
+"""`make bench`: our speed beside somebody else's, as ratios from one run.
+
+Every row is measured in a process of its own, so that its peak memory is its own. Within a row the two sides take turns, both
+warm, and medians are compared: a machine that slows down slows both.
+
+    python -m tests.benchmarks [--only NAME] [--json]
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+ROUNDS = 5
+
+
+def _seconds(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def _in_turns(ours: Callable[[], object], theirs: Callable[[], object]) -> tuple[float, float]:
+    """Medians of both, A B A B …, after one warm-up each."""
+    ours(), theirs()
+    pairs = [(_seconds(ours), _seconds(theirs)) for _ in range(ROUNDS)]
+    return median(a for a, _ in pairs), median(b for _, b in pairs)
+
+
+def _row(ours: float, theirs: float, target: float, what: str, **more: object) -> dict:
+    ratio = ours / theirs
+    return {"ours": ours, "theirs": theirs, "ratio": ratio, "target": target, "met": ratio <= target, "what": what, **more}
+
+
+def sweep() -> dict:
+    """One CAVI sweep against one multiplicative update of scikit-learn: F=513, T=3750, B=300, float32."""
+    import jax
+    import numpy as np
+    from sklearn.decomposition import NMF
+
+    from bayessep.inference import cavi, loop
+    from bayessep.models import conditionals, jingle_mixture
+    from bayessep.models.jingle_mixture import Blocks, Start
+
+    n, sweeps = 300, 10
+    rng = np.random.default_rng(0)
+    x = rng.gamma(0.3, 3.0, (3750, 513)).astype(np.float32)
+    problem = jingle_mixture.build(jax.numpy.asarray(x), prior=jingle_mixture.priors(513, 1.0, n_bases=n))
+    start = jax.tree_util.Partial(Start(n), problem, None)
+    algorithm = cavi.cavi(conditionals, problem, start, readings=Blocks("mean", "mean", "fixed", "fixed", "fixed"))
+    key = jax.random.key(0)
+    state = loop.fit(algorithm, key, max_steps=sweeps, tolerance=0.0).state
+    w, h = rng.random((3750, n), np.float32), rng.random((n, 513), np.float32)
+    model = NMF(n, init="custom", solver="mu", beta_loss="kullback-leibler", max_iter=sweeps, tol=0.0)
+
+    def ours():
+        jax.block_until_ready(loop.fit(algorithm, key, max_steps=sweeps, tolerance=0.0, state=state).state)
+
+    a, b = _in_turns(ours, lambda: model.fit_transform(x, W=w.copy(), H=h.copy()))
+    return _row(a / sweeps, b / sweeps, 1.25, "CAVI sweep / scikit-learn KL update")
+
+
+def _catalogue(n_bases: int) -> dict:
+    """A sweep with 500 catalogue entries, pruned, against one with one entry: F=513, T=3750.
+
+    The bound lost is what all entries would add at the state that the pruned run ends in.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    from bayessep.broadcast import generate_broadcast
+    from bayessep.inference import cavi, loop
+    from bayessep.models import conditionals, jingle_mixture
+    from bayessep.models.jingle_mixture import Blocks, Start
+    from bayessep.preparation import magnitude
+    from bayessep.stft import stft_for_rate
+
+    made = generate_broadcast(0, seconds=120.0, jingle_seconds=16.0)
+    window = stft_for_rate(made.sample_rate)
+    x = magnitude(made.mixture, window)[:3750]
+    x = jnp.asarray(x * (0.5 / x.mean()))
+    entries = magnitude(made.jingle, window)[:500]
+    entries = jnp.asarray(entries / entries.mean() * 0.25)
+    prior = jingle_mixture.priors(x.shape[1], 0.5, n_bases=n_bases, filter_shape=30.0, gain_shape=30.0)
+    key, sweeps = jax.random.key(0), 20
+
+    def algorithm(rows, candidates):
+        problem = jingle_mixture.build(x, prior=prior, catalogue=rows, candidates=candidates)
+        start = jax.tree_util.Partial(Start(n_bases), problem, None)
+        return problem, cavi.cavi(conditionals, problem, start, readings=Blocks("mean", "mean", "mean", "mean", "fixed"))
+
+    (problem, many), (_, one) = algorithm(entries, 16), algorithm(entries[:1], None)
+
+    def run(chosen, state):
+        return lambda: jax.block_until_ready(loop.fit(chosen, key, max_steps=sweeps, tolerance=0.0, state=state))
+
+    warm = [loop.fit(a, key, max_steps=sweeps, tolerance=0.0).state for a in (many, one)]
+    a, b = _in_turns(run(many, warm[0]), run(one, warm[1]))
+    fit = run(many, warm[0])()
+
+    @jax.jit
+    def evidence(state, candidates):
+        return conditionals.local(problem, state.hyper, state.moments, candidates).log_evidence
+
+    lost = evidence(fit.state, None) - evidence(fit.state, fit.state.candidates)
+    relative = float(lost.sum() / abs(fit.trace[-1]))
+    return _row(a / sweeps, b / sweeps, 3.0, f"500 entries, pruned / 1 entry, {n_bases} bases", bound_lost=relative)
+
+
+def catalogue() -> dict:
+    """The size of the row `sweep`."""
+    return _catalogue(300)
+
+
+def catalogue40() -> dict:
+    """As many bases as `separate` takes by default: there is less beside the catalogue to do."""
+    return _catalogue(40)
+
+
+def transform() -> dict:
+    """STFT and its inverse of ten minutes at 16 kHz, against librosa."""
+    import jax
+    import librosa
+    import numpy as np
+
+    from bayessep.stft import Stft, istft, stft
+
+    x = np.random.default_rng(0).standard_normal(600 * 16000).astype(np.float32)
+    device, settings = jax.numpy.asarray(x), Stft()
+
+    def ours():
+        istft(stft(device, settings), settings, len(x)).block_until_ready()
+
+    def theirs():
+        librosa.istft(librosa.stft(x, n_fft=1024, hop_length=512), hop_length=512, length=len(x))
+
+    return _row(*_in_turns(ours, theirs), 1.0, "STFT and inverse, 10 min / librosa")
+
+
+def separation() -> dict:
+    """The whole separation of a 5-minute recording, training included, against its duration."""
+    from bayessep.broadcast import generate_broadcast
+    from bayessep.pipeline import separate
+    from bayessep.preparation import Known
+
+    made = generate_broadcast(0, seconds=300.0)
+    known = Known([made.training_speech], [made.labelled_music])
+    run = partial(separate, made.mixture[None], made.sample_rate, known)
+    run()
+    return _row(median(_seconds(run) for _ in range(3)), 300.0, 0.1, "separate, 5 min / its duration")
+
+
+def scores() -> dict:
+    """BSS-Eval of two sources of ten seconds, against mir_eval."""
+    import warnings
+
+    import mir_eval
+    import numpy as np
+
+    from bayessep.metrics import bss_eval
+
+    rng = np.random.default_rng(0)
+    references = rng.standard_normal((2, 160000))
+    estimates = references + 0.3 * references[::-1] + 0.1 * rng.standard_normal((2, 160000))
+    warnings.simplefilter("ignore", FutureWarning)
+    theirs = partial(mir_eval.separation.bss_eval_sources, references, estimates, False)
+    return _row(*_in_turns(lambda: bss_eval(references, estimates), theirs), 1.0, "BSS-Eval, 10 s / mir_eval")
+
+
+def hour() -> dict:
+    """An hour of audio separated from file to file; the target is its duration, and 2 GiB."""
+    import numpy as np
+
+    from bayessep import audio, streaming
+    from bayessep.broadcast import generate_broadcast
+    from bayessep.pipeline import Settings
+    from bayessep.preparation import Known
+
+    made = generate_broadcast(0, seconds=60.0)
+    with tempfile.TemporaryDirectory() as folder:
+        mix = Path(folder) / "mix.wav"
+        with audio.Writer(mix, made.sample_rate, 1) as out:
+            for _ in range(60):
+                out.append(np.asarray(made.mixture)[None])
+        known = Known([made.training_speech], [made.labelled_music])
+        stems = [Path(folder) / name for name in ("speech.wav", "music.wav")]
+        seconds = _seconds(lambda: streaming.separate_file(mix, known, Settings(), *stems))
+    return _row(seconds, 3600.0, 1.0, "separate, 1 hour / its duration (memory: 2 GiB)")
+
+
+ROWS = {f.__name__: f for f in (sweep, catalogue, catalogue40, transform, separation, scores, hour)}
+
+
+def _measure(name: str) -> dict:
+    """A row in a process of its own, with that process's peak memory."""
+    done = subprocess.run([sys.executable, "-m", "tests.benchmarks", "--row", name], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"the benchmark {name} failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("--only", choices=ROWS, action="append", help="measure only this row")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.row:
+        row = ROWS[chosen.row]()
+        row["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        print(json.dumps({"name": chosen.row} | row))
+        return
+    rows = []
+    if not chosen.json:
+        print(f"{'':11} {'ours (s)':>10} {'other (s)':>10} {'ratio':>8} {'target':>8}  met  {'GiB':>5}")
+    for name in chosen.only or ROWS:
+        row = _measure(name)
+        rows.append(row)
+        if not chosen.json:
+            met = "yes" if row["met"] else "NO"
+            numbers = f"{row['ours']:10.4f} {row['theirs']:10.4f} {row['ratio']:8.3f} {row['target']:8.2f}"
+            lost = f"; bound lost {row['bound_lost']:.1e}" if "bound_lost" in row else ""
+            print(f"{name:11} {numbers}  {met:3}  {row['peak_gib']:5.2f}  {row['what']}{lost}", flush=True)
+    if chosen.json:
+        print(json.dumps({"rows": rows}))
+
+
+if __name__ == "__main__":
+    main()

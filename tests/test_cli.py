@@ -1,0 +1,367 @@
+"""What the command line promises when all goes well."""
+
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from hypothesis import given as for_all
+from hypothesis import strategies as st
+
+from bayessep import cli, commands, output, recordings, terminal
+from bayessep.errors import UserError
+from bayessep.pipeline import METHODS, Settings
+from bayessep.terminal import spread, to_json
+from tests.commandline import TINY, Caller, Files, files, load, material, save, tone
+
+VERBS = ("separate", "compare", "evaluate", "demo", "doctor")
+
+
+@pytest.fixture(autouse=True)
+def _surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BAYESSEP_CACHE", "off")
+    monkeypatch.setenv("COLUMNS", "120")
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Caller:
+    return Caller(capsys, tmp_path)
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> Files:
+    return material(tmp_path)
+
+
+# --- arguments -----------------------------------------------------------------------------------------------------------
+
+SEVERAL, ONE = frozenset({"--speech", "--music"}), frozenset({"-o", "--seed"})
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("MIX --speech a b --music c -o D", "MIX --speech a --speech b --music c -o D"),
+        ("MIX --speech a --speech b c", "MIX --speech a --speech b --speech c"),
+        ("MIX --speech=a b --json", "MIX --speech=a --speech b --json"),
+        ("--speech a b -- MIX", "--speech a --speech b -- MIX"),
+        ("--speech a --music b MIX", "--speech a --music b MIX"),
+        ("--speech a --music b MIX -o D --json", "--speech a --music b MIX -o D --json"),
+        ("--speech a b --music c -o D", "--speech a --speech b --music c -o D"),  # MIX was forgotten, and stays so
+        ("-o --speech MIX --seed 1", "-o --speech MIX --seed 1"),  # what follows -o is its value
+        ("MIX --speech --music b", "MIX --speech --music b"),  # for the parser to complain of
+        ("MIX --speech", "MIX --speech"),
+        ("MIX --speech - a", "MIX --speech - --speech a"),
+        ("", ""),
+    ],
+)
+def test_spread(line: str, expected: str) -> None:
+    assert spread(line.split(), SEVERAL, ONE) == expected.split()
+
+
+def test_spread_without_positional() -> None:
+    assert spread("--speech a b".split(), SEVERAL, ONE, positional=False) == "--speech a --speech b".split()
+
+
+@for_all(st.lists(st.sampled_from(["--speech", "--music", "-o", "--json", "a", "b", "c", "--", "--speech=d"]), max_size=8))
+def test_spread_is_done_once(line: list[str]) -> None:
+    """What is spread already means the same when it is spread again, as long as there is a positional argument."""
+    once = spread(["MIX", *line], SEVERAL, ONE)
+    assert spread(once, SEVERAL, ONE) == once
+
+
+def test_repeated_and_listed_files_are_the_same(call: Caller, given: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def gather(mixture: Path, speech: list[Path], music: list[Path], *rest: Any, **options: Any) -> None:
+        seen.append((mixture, speech, music))
+        raise UserError("enough")
+
+    monkeypatch.setattr(recordings, "gather", gather)
+    a, b = given.speech, given.mix
+    for line in ((b, "--speech", a, b, "--music", a), (b, "--speech", a, "--music", a, "--speech", b)):
+        assert call("separate", *line, "-o", "x").complaint == "error: enough"
+    assert seen[0] == seen[1] == (b, [a, b], [a])
+
+
+# --- help ----------------------------------------------------------------------------------------------------------------
+
+
+def _options(verb: str) -> dict[str, Any]:
+    """The parameters of a verb by their names."""
+    command = typer.main.get_command(cli.app).commands[verb]  # pyright: ignore[reportAttributeAccessIssue]
+    return {parameter.name: parameter for parameter in command.params}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_explains_every_option(call: Caller, verb: str) -> None:
+    text = call.succeeded(verb, "--help")
+    options = [o for p in _options(verb).values() for o in (*p.opts, *p.secondary_opts) if o.startswith("--")]
+    assert {"--json", "--quiet"} <= set(options)
+    assert [o for o in options if o not in text] == []
+    assert [name for name, p in _options(verb).items() if not p.help] == []
+    assert f"bayessep {verb}" in text.split("Example")[1]
+
+
+def test_help_lists_the_verbs(call: Caller) -> None:
+    text = call.succeeded("--help")
+    assert all(re.search(rf"\b{verb}\b", text) for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", ["separate", "compare"])
+def test_options_are_the_settings_of_the_library(verb: str) -> None:
+    assert tuple(cli.Method) == tuple(METHODS)
+    defaults = dataclasses.asdict(Settings()) | {"chain": "chain" if Settings().chain else "independent"}
+    defaults |= {"complete": "complete" if Settings().complete else "as-given"}
+    said = {name: p.show_default for name, p in _options(verb).items() if isinstance(p.show_default, str)}
+    said = {name: text for name, text in said.items() if name in defaults}
+    assert len(said) >= 11
+    assert said == {name: str(defaults[name]) for name in said}
+    unsaid = [n for n, p in _options(verb).items() if n in defaults and n not in said and p.default != defaults[n]]
+    assert unsaid == []
+
+
+def test_help_is_there_at_once() -> None:
+    """Nothing heavy is imported before a verb runs."""
+    code = "import sys, bayessep.cli; print([m for m in ('jax', 'numpy', 'scipy', 'matplotlib', 'soundfile') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+# --- separate ------------------------------------------------------------------------------------------------------------
+
+
+def test_separate_writes_what_it_says(call: Caller, given: Files, tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    outcome = call("separate", given.mix, *given.known, "-o", folder, *TINY, "--seed", 7, "--json")
+    assert outcome.code == 0 and outcome.err == ""
+    document = json.loads(outcome.out)
+    assert document == json.loads((folder / "separation.json").read_text())
+    assert {p.name for p in folder.iterdir()} == {"speech.wav", "music.wav", "labels.csv", "separation.json"}
+
+    assert (document["method"], document["seed"], document["device"]) == ("variational", 7, "cpu")
+    assert document["settings"] == dataclasses.asdict(Settings()) | {
+        "bases": 4, "sweeps": 3, "training_sweeps": 3, "complete": False, "chain": False, "seed": 7,
+    }  # fmt: skip
+    assert len(document["trace"]) == document["sweeps"] == 3 and document["trace"][-1] == document["bound"]
+    assert document["converged"] is False
+    assert document["real_time_factor"] == pytest.approx(document["seconds"] / 2)
+    frames = document["frames"]
+    assert len(frames["times"]) == len(frames["p_music"]) == len(document["gain"])
+    np.testing.assert_allclose(np.diff(frames["times"]), frames["hop_seconds"], atol=1e-6)
+    assert all(0 <= p <= 1 for p in frames["p_music"])
+    assert len(document["filter"]) == len(document["frequencies"])
+    assert document["segments"][0]["start"] == 0 and document["segments"][-1]["end"] == pytest.approx(2)
+    assert document["input"]["path"] == str(given.mix) and document["input"]["frames"] == 16000
+
+    mixture, speech, music = (load(p) for p in (given.mix, folder / "speech.wav", folder / "music.wav"))
+    np.testing.assert_allclose(speech + music, mixture, atol=1e-6)
+
+
+def test_same_seed_same_bytes(call: Caller, given: Files, tmp_path: Path) -> None:
+    for folder, seed in (("a", 1), ("b", 1), ("c", 2)):
+        call.succeeded("separate", given.mix, *given.known, "-o", tmp_path / folder, *TINY, "--seed", seed)
+    a, b, c = ({p.name: p.read_bytes() for p in (tmp_path / f).glob("*.wav")} for f in "abc")
+    assert a == b != c
+
+
+def test_labels_alone_are_enough(call: Caller, tmp_path: Path) -> None:
+    """The paper's setting: the labelled stretches of the recording itself train the model."""
+    speech, music = tone(4, 300, seed=1), tone(4, 900)
+    t = np.arange(4 * 8000) / 8000
+    mix = save(tmp_path / "mix.wav", speech * (t < 1) + music * ((1 <= t) & (t < 2)) + (speech + music) * (t >= 2))
+    labels = tmp_path / "labels.csv"
+    labels.write_text("start,end,label\n0,1,speech\n1,2,music\n2,3,mixed\n")
+    out = call.succeeded("separate", mix, "--labels", labels, "-o", tmp_path / "out", *TINY, "--json")
+    document = json.loads(out)
+    gain = np.array([np.nan if g is None else g for g in document["gain"]])
+    times = np.array(document["frames"]["times"])
+    assert np.isnan(gain[times < 1.9]).all() and np.isfinite(gain[times > 2.1]).all()
+    names = [s["label"] for s in document["segments"]]
+    assert names[:3] == ["speech", "music", "speech+music"]
+    read = [line.split(",") for line in (tmp_path / "out" / "labels.csv").read_text().splitlines()[1:]]
+    assert [row[2] for row in read] == names
+    stems = [load(tmp_path / "out" / f"{stem}.wav")[0] for stem in ("speech", "music")]
+    alone = slice(2000, 6000)
+    np.testing.assert_allclose(stems[0][alone], load(mix)[0][alone], atol=1e-3)
+    np.testing.assert_allclose(stems[1][8000:][alone], load(mix)[0][8000:][alone], atol=1e-3)
+
+
+def test_long_recordings_are_worked_on_in_pieces(
+    call: Caller, given: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bayessep import streaming
+
+    def pretend(path: Path, known: Any, settings: Settings, speech: Path, music: Path, **options: Any) -> Any:
+        for stem in (speech, music):
+            save(stem, load(path)[0] / 2)
+        times = np.arange(4.0)
+        return streaming.LongSeparation([recordings.Segment(0.0, 2.0, "speech+music")], times, times, times, 1.0, settings)
+
+    monkeypatch.setattr(streaming, "separate_file", pretend)
+    monkeypatch.setattr(recordings, "LONG_SECONDS", 1.0)
+    document = json.loads(call.succeeded("separate", given.mix, *given.known, "-o", tmp_path / "out", *TINY, "--json"))
+    assert document["bound"] is None and document["real_time_factor"] == 0.5
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"speech.wav", "music.wav", "labels.csv", "separation.json"}
+
+
+def test_results_for_people_name_the_files(call: Caller, given: Files, tmp_path: Path) -> None:
+    outcome = call("separate", given.mix, *given.known, "-o", tmp_path / "out", *(o for o in TINY if o != "-q"))
+    assert str(tmp_path / "out" / "speech.wav") in outcome.out
+    assert "device: cpu" in outcome.err and "training: 3/3" in outcome.err
+
+
+# --- compare, evaluate, doctor -------------------------------------------------------------------------------------------
+
+
+def test_compare(call: Caller, given: Files, tmp_path: Path) -> None:
+    true = [save(tmp_path / f"true {pitch}.wav", tone(2, pitch, seed=1)) for pitch in (300, 500)]
+    references = ("--reference-speech", true[0], "--reference-music", true[1])
+    line = ("compare", given.mix, *given.known, *references, "--methods", "variational, nmf", "-o", tmp_path / "out")
+    document = json.loads(call.succeeded(*line, *TINY, "--json"))
+    assert [row["method"] for row in document["rows"]] == ["mixture", "variational", "nmf"]
+    for row in document["rows"]:
+        assert set(row) == {"method", "speech", "music", "bound", "sweeps", "seconds"}
+        assert set(row["speech"]) == set(row["music"]) == {"sdr", "sir", "sar", "si_sdr"}
+    assert document["rows"][1]["sweeps"] == 3 and document["rows"][0]["bound"] is None
+    folder = tmp_path / "out"
+    for name in ("report.html", "compare.png", "compare.json", "nmf/speech.wav", "nmf/music.wav", "nmf/separation.json"):
+        assert (folder / name).stat().st_size > 0
+    mixture = load(given.mix) * document.get("gain", 1.0)
+    np.testing.assert_allclose(load(folder / "nmf/speech.wav") + load(folder / "nmf/music.wav"), mixture, atol=1e-6)
+    assert not list(folder.rglob(".*"))
+
+
+def test_evaluate(call: Caller, given: Files, tmp_path: Path) -> None:
+    speech, music = tone(1, 300, seed=5), tone(1, 500, seed=6)
+    paths = [save(tmp_path / f"{n}.wav", w) for n, w in {"s": speech, "m": music, "e": speech + 0.1 * music}.items()]
+    stereo = save(tmp_path / "stereo.wav", np.stack([music, music]))
+    line = ("evaluate", "--reference", paths[0], paths[1], "--estimate", paths[2], stereo)
+    outcome = call(*line, "--json")
+    assert "stereo.wav" in outcome.err and "mixed down" in outcome.err
+    first, second = json.loads(outcome.out)["sources"]
+    assert (first["reference"], first["estimate"]) == (str(paths[0]), str(paths[2]))
+    assert first["si_sdr"] == pytest.approx(20, abs=1) and first["sir"] == pytest.approx(20, abs=2)
+    assert first["sar"] > 40 and second["sdr"] > 40
+    assert "SI-SDR" in call.succeeded(*line, "--quiet")
+    alone = json.loads(call.succeeded("evaluate", "--reference", paths[0], "--estimate", paths[2], "--json"))
+    assert alone["sources"][0]["sir"] is None
+
+
+def test_doctor(call: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bayessep import doctor
+
+    outcome = call("doctor", "--json")
+    document = json.loads(outcome.out)
+    assert outcome.code == 0 and document["ok"] and {c["name"] for c in document["checks"]} == {"installation", "STFT", "inference"}
+    assert document["packages"]["jax"] and document["devices"] and document["cores"] >= 1
+
+    def broken(*args: Any) -> tuple[bool, str]:
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(doctor, "_CHECKS", (("inference", broken),))
+    outcome = call("doctor")
+    assert outcome.code == 1 and "FAILED" in outcome.out and "out of order" in outcome.out
+
+
+def test_version(call: Caller) -> None:
+    assert re.fullmatch(r"bayessep \d+\.\d+\.\d+\S*\n", call.succeeded("--version"))
+
+
+# --- output --------------------------------------------------------------------------------------------------------------
+
+
+def test_json_is_strict_and_compact() -> None:
+    document = {"a": np.array([1.0, np.nan]), "b": float("inf"), "c": [{"d": (1, "x [\n2]")}], "e": np.float32(0.5), "f": None}
+    text = to_json(document)
+    assert json.loads(text) == {"a": [1.0, None], "b": None, "c": [{"d": [1, "x [\n2]"]}], "e": 0.5, "f": None}
+    assert '"a": [1.0, null]' in text
+
+
+def test_draft_appears_whole(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_text("kept")
+    (tmp_path / "replaced").write_text("old")
+    with output.draft(tmp_path) as part:
+        (part / "replaced").write_text("new")
+        (part / "below").mkdir()
+        (part / "below" / "deep").write_text("deep")
+        assert (tmp_path / "replaced").read_text() == "old"
+    assert {p.relative_to(tmp_path).as_posix(): v for p, v in files(tmp_path).items()} == {
+        "kept": b"kept", "replaced": b"new", "below": None, "below/deep": b"deep",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt(), UserError("no"), OSError(28, "No space left on device")])
+def test_failed_draft_leaves_nothing(tmp_path: Path, failure: BaseException) -> None:
+    folder = tmp_path / "a" / "b"
+    with pytest.raises(UserError if isinstance(failure, OSError) else type(failure)), output.draft(folder) as part:
+        (part / "file").write_text("x")
+        raise failure
+    assert files(tmp_path) == {}
+
+
+def test_draft_does_not_replace_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "speech.wav").mkdir()
+    with pytest.raises(UserError, match="it is a folder"), output.draft(tmp_path) as part:
+        (part / "aaa").write_text("x")
+        (part / "speech.wav").write_text("x")
+    assert list(files(tmp_path)) == [tmp_path / "speech.wav"]
+
+
+# --- the process ---------------------------------------------------------------------------------------------------------
+
+
+def test_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert commands.cache_folder() is None
+    monkeypatch.delenv("BAYESSEP_CACHE")
+    assert commands.cache_folder() == tmp_path / "bayessep" / "jax"
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert commands.cache_folder() is None
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert commands.cache_folder() == tmp_path / "home" / ".cache" / "bayessep" / "jax"
+
+
+def test_an_interruption_that_was_swallowed_is_served_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python drops what is raised in a destructor or a callback; the next sign of progress raises it again."""
+    monkeypatch.setattr(terminal, "_interrupted", threading.Event())
+    working = terminal.Working(terminal.Terminal(quiet=True), None)
+    with terminal._interruptible():
+        working("a", 1, 2, 0.0)
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            working("a", 2, 2, 0.0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_interrupted_process_leaves_nothing(given: Files, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    line = ["separate", given.mix, *given.known, "-o", folder, "--sweeps", 10_000_000, "--tolerance", 1e-30]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bayessep", *map(str, line)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env=os.environ | {"BAYESSEP_CACHE": "off"}, cwd=Path(__file__).parent.parent,
+    )  # fmt: skip
+    try:
+        started = time.monotonic()
+        while not folder.exists() and time.monotonic() - started < 100:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, out) == (130, "")
+    assert err.splitlines()[-1] == "interrupted; nothing written"
+    assert not folder.exists()

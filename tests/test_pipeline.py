@@ -1,0 +1,140 @@
+"""Separation from end to end on generated sound: what the stems owe the mixture, and that every method separates."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from bayessep import metrics, pipeline, preparation, streaming
+from bayessep.audio import read, write
+from bayessep.broadcast import generate_broadcast
+from bayessep.errors import UserError
+from bayessep.pipeline import METHODS, Settings, separate
+from bayessep.preparation import Known
+
+pytestmark = pytest.mark.loose_arrays
+RATE = 16000
+SMALL = Settings(bases=8, sweeps=25, training_sweeps=25)
+
+
+@pytest.fixture(scope="module")
+def broadcast():
+    return generate_broadcast(5, seconds=8.0, jingle_seconds=2.0, training_seconds=6.0)
+
+
+@pytest.fixture(scope="module")
+def known(broadcast) -> Known:
+    return Known([broadcast.training_speech], [broadcast.labelled_music])
+
+
+def _sdr(broadcast, result, stem: str = "speech") -> float:
+    return float(metrics.si_sdr(getattr(broadcast, stem), getattr(result, stem)[0]))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_separates(broadcast, known, method: str) -> None:
+    result = separate(broadcast.mixture[None], RATE, known, dataclasses.replace(SMALL, method=method))
+    before = float(metrics.si_sdr(broadcast.speech, broadcast.mixture))
+    assert _sdr(broadcast, result) > before + (1.0 if method == "unsupervised" else 3.0)
+    np.testing.assert_allclose(result.speech + result.music, broadcast.mixture[None], atol=1e-6)
+    assert result.mask.min() >= 0 and result.mask.max() <= 1 + 1e-5
+    assert np.all((result.p_music >= 0) & (result.p_music <= 1 + 1e-5))
+    assert np.all(np.isfinite(result.mask_std)) and result.mask_std.max() <= 0.51
+    assert len(result.trace) >= result.steps and np.isfinite(result.bound)
+    if method not in ("svi", "icm", "joint", "unsupervised"):  # the M-step of hyper-parameters is float32 there
+        assert np.diff(result.trace).min() > -1e-4 * abs(result.bound)
+
+
+def test_same_seed_same_bytes(broadcast, known) -> None:
+    one, two = (separate(broadcast.mixture[None], RATE, known, SMALL) for _ in range(2))
+    assert one.speech.tobytes() == two.speech.tobytes()
+    other = separate(broadcast.mixture[None], RATE, known, dataclasses.replace(SMALL, seed=1))
+    assert one.speech.tobytes() != other.speech.tobytes()
+
+
+def test_level_of_the_recording_does_not_matter(broadcast, known) -> None:
+    """Everything is scaled to one level before the priors see it."""
+    soft = Known([broadcast.training_speech * 0.01], [broadcast.labelled_music * 0.01])
+    loud = separate(broadcast.mixture[None], RATE, known, SMALL)
+    quiet = separate(broadcast.mixture[None] * 0.01, RATE, soft, SMALL)
+    error = np.sum((quiet.speech * 100 - loud.speech) ** 2) / np.sum(loud.speech**2)
+    assert error < 1e-3
+
+
+def test_stereo_has_one_mask_for_both_channels(broadcast, known) -> None:
+    stereo = np.stack([broadcast.mixture, 0.5 * broadcast.mixture])
+    result = separate(stereo, RATE, known, SMALL)
+    assert result.speech.shape == stereo.shape
+    np.testing.assert_allclose(result.speech[1], 0.5 * result.speech[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["variational", "joint"])
+def test_labels_settle_what_they_name(method: str) -> None:
+    """Labelled speech and music pass untouched; the unlabelled rest is segmented."""
+    b = generate_broadcast(0, seconds=24.0, layout="programme")
+    settings = dataclasses.replace(SMALL, method=method)
+    result = separate(b.mixture[None], RATE, Known(labels=b.labels), settings)
+    speech_end = b.labels[0].end
+    inside = slice(RATE // 4, int((speech_end - 0.25) * RATE))
+    np.testing.assert_allclose(result.speech[0, inside], b.mixture[inside], atol=1e-5)
+    music = next(s for s in b.labels if s.label == "music")
+    inside = slice(int((music.start + 0.1) * RATE), int((music.end - 0.1) * RATE))
+    assert np.abs(result.speech[0, inside]).max() < 1e-4
+    assert result.segments[0].start == 0 and result.segments[-1].end == pytest.approx(24.0)
+    for given, said in zip(b.labels[:2], result.segments, strict=False):
+        assert said.label == given.label and abs(said.end - given.end) < 0.1
+    assert any(s.end > b.labels[-1].end for s in result.segments)
+
+
+def test_bins_above_the_model_follow_its_top_band() -> None:
+    mask, magnitude = np.full((3, 16), 0.25, np.float32), np.ones((3, 20), np.float32)
+    mask[1, -2:] = 1.0
+    full = preparation.extend_mask(mask, magnitude, 20)
+    assert full.shape == (3, 20)
+    np.testing.assert_allclose(full[:, 16:], [[0.25] * 4, [1.0] * 4, [0.25] * 4])
+
+
+def test_what_cannot_be_separated_is_refused(broadcast, known) -> None:
+    silence = np.zeros((1, 2 * RATE), np.float32)
+    with pytest.raises(UserError, match="examples of music"):
+        separate(broadcast.mixture[None], RATE, known._replace(music=[]), SMALL)
+    with pytest.raises(UserError, match="examples of speech"):
+        separate(broadcast.mixture[None], RATE, known._replace(speech=[silence[0]]), SMALL)
+    with pytest.raises(UserError, match="silent"):
+        separate(silence, RATE, known, SMALL)
+    with pytest.raises(UserError, match="no method"):
+        Settings(method="magic")
+
+
+def test_streaming_equals_the_whole(broadcast, known, tmp_path, monkeypatch) -> None:
+    """With fixed templates a long file's blocks differ from the whole only through what lies beyond their context."""
+    monkeypatch.setattr(streaming, "BLOCK_SECONDS", 3.0)
+    monkeypatch.setattr(streaming, "CONTEXT_SECONDS", 0.5)
+    settings = dataclasses.replace(SMALL, method="nmf", filter_shape=1e4, gain_shape=1e4)
+    mix = tmp_path / "mix.wav"
+    write(mix, broadcast.mixture[None], RATE, "FLOAT")
+    found = streaming.separate_file(mix, known, settings, tmp_path / "s.wav", tmp_path / "m.wav")
+    speech, music = read(tmp_path / "s.wav").samples, read(tmp_path / "m.wav").samples
+    np.testing.assert_allclose(speech + music, broadcast.mixture[None], atol=1e-6)
+    whole = separate(broadcast.mixture[None], RATE, known, settings)
+    difference = np.sum((speech - whole.speech) ** 2) / np.sum(whole.speech**2)
+    assert difference < 0.05
+    assert found.p_music.shape == found.times.shape
+
+
+@pytest.mark.parametrize("method", ["variational", "joint"])
+def test_streaming_learns_templates_online(broadcast, known, tmp_path, monkeypatch, method: str) -> None:
+    monkeypatch.setattr(streaming, "BLOCK_SECONDS", 3.0)
+    monkeypatch.setattr(streaming, "CONTEXT_SECONDS", 0.5)
+    mix = tmp_path / "mix.wav"
+    write(mix, broadcast.mixture[None], RATE, "FLOAT")
+    settings = dataclasses.replace(SMALL, method=method)
+    found = streaming.separate_file(mix, known, settings, tmp_path / "s.wav", tmp_path / "m.wav")
+    assert len(found.trace) == 3
+    gained = float(metrics.si_sdr(broadcast.speech, read(tmp_path / "s.wav").samples[0]))
+    assert gained > float(metrics.si_sdr(broadcast.speech, broadcast.mixture)) + 1.0
+
+
+def test_method_table_is_complete() -> None:
+    assert set(METHODS) == {"nmf", "variational", "icm", "joint", "svi", "unsupervised"}
+    assert pipeline.Settings().method in METHODS
