@@ -1,0 +1,72 @@
+"""Run every notebook of this folder from top to bottom.
+
+    python notebooks/execute.py           and keep the outputs in the files
+    python notebooks/execute.py --check   and only see that they run
+
+Stops at the first cell that fails, prints its traceback and exits with code 1.
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+FOLDER = Path(__file__).resolve().parent
+SECONDS_PER_NOTEBOOK = 300
+
+
+def execute(path: Path) -> nbformat.NotebookNode:
+    """The notebook with fresh outputs, run in its own folder by the Python that runs this.
+
+    Raises what nbclient raises when a cell fails, the kernel dies or the time is over.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    # The limit of nbclient is for a cell; each cell gets what is left for the whole notebook.
+    deadline = time.monotonic() + SECONDS_PER_NOTEBOOK
+    client = NotebookClient(
+        notebook,
+        kernel_name="python3",
+        timeout_func=lambda cell: max(1, int(deadline - time.monotonic())),
+        # Times would make every run another file.
+        record_timing=False,
+        resources={"metadata": {"path": str(path.parent)}},
+    )
+    client.execute()
+    return notebook
+
+
+def write(notebook: nbformat.NotebookNode, path: Path) -> None:
+    """Replace the file in one step."""
+    temporary = path.with_suffix(".ipynb.partial")
+    nbformat.write(notebook, temporary)
+    os.replace(temporary, path)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Run every notebook of this folder.")
+    parser.add_argument("--check", action="store_true", help="leave the files as they are")
+    check = parser.parse_args().check
+
+    paths = sorted(FOLDER.glob("*.ipynb"))
+    if not paths:
+        print("no notebooks")
+    for path in paths:
+        start = time.monotonic()
+        try:
+            notebook = execute(path)
+        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+            print(f"{path.name}: failed after {time.monotonic() - start:.0f} s\n{error}", file=sys.stderr)
+            return 1
+        print(f"{path.name}: {time.monotonic() - start:.0f} s", flush=True)
+        if not check:
+            write(notebook, path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
