@@ -47,7 +47,7 @@ class Schedule(NamedTuple):
     learn_after: int = 10  # sweeps before hyper-parameters move
     learn_every: int = 1
     prune_after: int = 10  # sweeps in which candidates are chosen anew every time
-    prune_every: int = 5
+    prune_every: int = 6
     hold: tuple[tuple[str, int], ...] = ()  # blocks kept as they start for their first so many sweeps
 
 

@@ -57,6 +57,16 @@ def _advance(algorithm_step, carry: _Carry, until, tolerance, *, window: int, mi
     return jax.lax.while_loop(proceed, body, carry)
 
 
+@partial(jax.jit, static_argnames="max_steps")
+def _begin(algorithm_step, key, state, *, max_steps: int) -> _Carry:
+    """A carry of the loop's own: its buffers are donated from chunk to chunk. Compiled, as the step is traced for its shapes."""
+    _, info = jax.eval_shape(algorithm_step, key, state)
+    blank = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), info)
+    trace = jnp.zeros(max_steps, info.objective.dtype)
+    state = jax.tree.map(jnp.copy, state)
+    return _Carry(jnp.copy(key), state, blank, trace, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
+
+
 def fit(
     algorithm: Algorithm,
     key: PRNGKeyArray,
@@ -77,17 +87,7 @@ def fit(
     key_init, key_run = jax.random.split(key)
     if state is None:
         state = jax.jit(_call)(algorithm.init, key_init)
-    _, info = jax.eval_shape(algorithm.step, key_run, state)
-    blank = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), info)
-    # The buffers are donated from chunk to chunk, so the first ones must be the loop's own.
-    carry = _Carry(
-        key_run,
-        jax.tree.map(jnp.copy, state),
-        blank,
-        jnp.zeros(max_steps, info.objective.dtype),
-        jnp.zeros((), jnp.int32),
-        jnp.zeros((), bool),
-    )
+    carry = _begin(algorithm.step, key_run, state, max_steps=max_steps)
     done = 0
     while done < max_steps and not bool(carry.converged):
         until = max_steps if progress is None else min(done + report_every, max_steps)

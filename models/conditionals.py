@@ -46,7 +46,7 @@ class Local(NamedTuple):
 
 # --- local step ----------------------------------------------------------------------------------------------------------
 
-UNROLL = 16  # entries that one pass over the data visits together
+UNROLL = 8  # entries that one pass over the data visits together; more are faster, and slower to compile
 
 
 def local(
