@@ -13,6 +13,7 @@ trained, whether they move on the mixture, and how conditionals are read. What t
 import dataclasses
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -23,10 +24,10 @@ from jaxtyping import Float
 
 from bayessep import repetition
 from bayessep.errors import UserError
-from bayessep.gamma import Gamma, Reading
+from bayessep.gamma import Gamma
 from bayessep.inference import conjugate, loop, svi
 from bayessep.inference.loop import Fit
-from bayessep.models import conditionals, frame_prior, jingle_mixture, programs, sources
+from bayessep.models import conditionals, entries, frame_prior, jingle_mixture, programs, sources
 from bayessep.models.jingle_mixture import Blocks, JingleMixture, Learn
 from bayessep.preparation import (
     Known,
@@ -38,91 +39,14 @@ from bayessep.preparation import (
     require,
     settled,
 )
+from bayessep.settings import METHODS, SVI_STEPS, Settings
 from bayessep.stft import bin_frequencies, istft, stft, stft_for_rate
 from bayessep.timeline import Segment, from_frames
 
 Progress = Callable[[str, int, int, float], None]
 """progress(what is being done, steps done, steps at most, objective)"""
 
-SVI_STEPS = 3  # gradient steps for each sweep of the settings
-
-
-class Method(NamedTuple):
-    """One row of paper 000's table of methods."""
-
-    trained: bool  # the templates' prior is their posterior on the training speech
-    templates: Reading  # how the templates are read on the mixture; "fixed" keeps the trained ones
-    excitations: Reading
-    stacked: bool  # training speech and mixture share one inference
-    summary: str
-
-
-METHODS = {
-    "nmf": Method(True, "fixed", "mean", False, "templates trained on the speech and kept"),
-    "variational": Method(True, "mean", "mean", False, "trained templates as a prior, updated on the mixture"),
-    "icm": Method(True, "log_mode", "log_mode", False, "as variational, by iterated conditional modes"),
-    "joint": Method(False, "mean", "mean", True, "templates from speech and mixture at once"),
-    "svi": Method(True, "mean", "mean", False, "as variational, by stochastic gradients (NumPyro)"),
-    "unsupervised": Method(False, "mean", "mean", False, "no training speech: templates from the mixture alone"),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """How to separate. The defaults are those of the command line.
-
-    Attributes:
-        method: a key of `METHODS`.
-        bases: number of speech templates, B.
-        sweeps: most sweeps on the mixture (for svi, `SVI_STEPS` gradient steps each).
-        training_sweeps: most sweeps on the training speech.
-        tolerance: a run has converged when its objective changes by less than this share of itself over 5 sweeps.
-        seed: of all randomness.
-        level: mean scaled magnitude of the mixture: how many counts a bin is worth against the priors.
-        max_frequency: bins above (Hz) are not modelled; they follow the mask of the highest modelled band.
-        chain: play the catalogue in order (left-to-right chain) rather than draw frames independently, as the paper does.
-        complete: learn the part of a repeating jingle that nobody labelled.
-        joint_weight: weight of the mixed frames in ``joint``: 1 is the paper's method, 0 learns from the speech alone.
-        p_music: prior probability of music where nothing is labelled.
-        filter_shape: shape of the Gamma prior (mean 1) on each bin of the music's filter; None is flat, as in the paper.
-        gain_shape: the same of the music's gain in each frame.
-        candidates: catalogue entries kept for a frame after pruning.
-        max_catalogue: catalogue frames at most; of longer music, the first are used.
-        rule: q(r) by exact coordinate ascent, or as the paper prints it (then `chain` must be off).
-    """
-
-    method: str = "variational"
-    bases: int = 40
-    sweeps: int = 100
-    training_sweeps: int = 100
-    tolerance: float = 1e-5
-    seed: int = 0
-    level: float = 0.5
-    max_frequency: float = 8000.0
-    chain: bool = False
-    complete: bool = True
-    joint_weight: float = 1.0
-    p_music: float = 0.5
-    filter_shape: float | None = 30.0
-    gain_shape: float | None = 30.0
-    candidates: int = 16
-    max_catalogue: int = 500
-    rule: str = "exact"
-
-    def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise UserError(f"there is no method {self.method!r}; choose one of {', '.join(METHODS)}.")
-        for name in ("filter_shape", "gain_shape", "level", "max_frequency", "tolerance"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UserError(f"{name} is {value}, but must be above 0.")
-        for name, low in (("bases", 1), ("sweeps", 1), ("training_sweeps", 1), ("candidates", 1), ("max_catalogue", 1)):
-            if getattr(self, name) < low:
-                raise UserError(f"{name} is {getattr(self, name)}, but must be at least {low}.")
-        if not 0 < self.p_music <= 1:
-            raise UserError(f"p_music is {self.p_music}, but must be above 0 and at most 1.")
-        if self.rule == "printed" and self.chain:
-            raise UserError("the printed rule of q(r) is for independent frames; switch the chain off.")
+_SVI_PARTS = 5
 
 
 class Separation(NamedTuple):
@@ -209,13 +133,18 @@ class Inferred(NamedTuple):
 
 
 def build_problem(
-    spectra: Spectra, trained: Trained | None, settings: Settings
+    spectra: Spectra, trained: Trained | None, settings: Settings, observed: Float[np.ndarray, "T F"] | None = None
 ) -> tuple[JingleMixture, repetition.Repetition | None]:
-    """The jingle mixture of the target frames: priors, catalogue and chain as the settings say."""
+    """The jingle mixture of the target frames: priors, catalogue and chain as the settings say.
+
+    `observed` is 0 for bins of the target that inference must not see.
+    """
     method = METHODS[settings.method]
     x = jnp.asarray(spectra.target, jnp.float32)
     known = spectra.music[: settings.max_catalogue]
-    found = repetition.find(spectra.target, known) if settings.chain and settings.complete else None
+    # Free entries beside free templates: nothing tells which is the music.
+    completes = settings.chain and settings.complete and settings.method != "unsupervised"
+    found = repetition.find(spectra.target, known) if completes else None
     missing = known[:0] if found is None else found.missing[: max(settings.max_catalogue - len(known), 0)]
     catalogue = np.concatenate([known, missing])
     n = len(catalogue)
@@ -246,6 +175,8 @@ def build_problem(
         music = np.concatenate([np.zeros(n_speech), music])
         weight = np.concatenate([np.ones(n_speech), np.full(len(weight), settings.joint_weight)])
         speech = np.ones(len(x))
+        if observed is not None:
+            observed = np.concatenate([np.ones_like(spectra.speech), observed])
     problem = jingle_mixture.build(
         x,
         prior=prior,
@@ -259,6 +190,7 @@ def build_problem(
         rule=settings.rule,
         candidates=settings.candidates if settings.candidates < n + 1 else None,
         unit_filter=settings.filter_shape is None and settings.gain_shape is None,
+        observed=None if observed is None else jnp.asarray(observed, jnp.float32),
         learn=Learn(templates=not method.trained, excitations=not method.trained),
     )
     return problem, found
@@ -267,14 +199,7 @@ def build_problem(
 def infer(spectra: Spectra, trained: Trained | None, settings: Settings, progress: Progress = silent) -> Inferred:
     """Run one method on the target frames."""
     problem, found = build_problem(spectra, trained, settings)
-    readings = readings_for(settings, has_latent=bool(problem.latent.any()))
-    templates = trained.templates if trained is not None and settings.method != "unsupervised" else None
-    if settings.method == "svi":
-        fit, moments, candidates = _run_svi(problem, templates, settings, progress)
-    else:
-        fit = _run(problem, readings, settings, templates, settings.method, settings.sweeps, progress)
-        problem = dataclasses.replace(problem, hyper=fit.state.hyper)
-        moments, candidates = fit.state.moments, fit.state.candidates
+    problem, fit, moments, candidates = _infer(problem, trained, settings, progress)
     found_sources = _sources(problem, problem.hyper, moments, candidates)
     skip = len(found_sources.p_music) - len(spectra.target)  # a stacked method's speech frames come first
     found_sources = jax.tree.map(lambda a: np.asarray(a)[skip:], found_sources)
@@ -282,33 +207,109 @@ def infer(spectra: Spectra, trained: Trained | None, settings: Settings, progres
     return Inferred(found_sources, np.asarray(moments.filter.mean), gain, fit, found and found.period)
 
 
+def _infer(
+    problem: JingleMixture, trained: Trained | None, settings: Settings, progress: Progress
+) -> tuple[JingleMixture, Fit, Blocks, Any]:
+    """The problem with what was learned of its priors, the run, moments of the blocks, candidates."""
+    templates = trained.templates if trained is not None and settings.method != "unsupervised" else None
+    if settings.method == "svi":
+        return problem, *_run_svi(problem, templates, settings, progress)
+    readings = readings_for(settings, has_latent=bool(problem.latent.any()))
+    fit = _run(problem, readings, settings, templates, settings.method, settings.sweeps, progress)
+    return dataclasses.replace(problem, hyper=fit.state.hyper), fit, fit.state.moments, fit.state.candidates
+
+
+def predictive_score(
+    mixture: Float[np.ndarray, "C N"],
+    sample_rate: int,
+    known: Known,
+    settings: Settings = Settings(),
+    *,
+    held_out: float = 0.1,
+    progress: Progress = silent,
+) -> float:
+    """How well a method foretells bins of the mixture that it has not seen: for choosing a method or the number of bases.
+
+    A share `held_out` of all bins of the mixed frames, drawn with the seed, is hidden from inference. Returns their mean log
+    predictive density (`sources.log_predictive`); higher is better. Comparable between methods and numbers of bases on one
+    recording at one `level`, `held_out` and seed.
+    """
+    if not 0 < held_out < 1:
+        raise UserError(f"held_out is {held_out}, but must be between 0 and 1: it is the share of bins that are hidden.")
+    spectrum = np.asarray(stft(jnp.asarray(mixture, jnp.float32), stft_for_rate(sample_rate)))
+    spectra = prepare(
+        spectrum, sample_rate, known, max_frequency=settings.max_frequency, level=settings.level, p_music=settings.p_music
+    ).spectra
+    method, trained = METHODS[settings.method], None
+    if method.trained or method.stacked:
+        require(spectra.speech, "speech")
+        trained = train_templates(spectra.speech, settings, progress)
+    hidden = np.random.default_rng(settings.seed).random(spectra.target.shape) < held_out
+    problem, _ = build_problem(spectra, trained, settings, (~hidden).astype(np.float32))
+    problem, _, moments, candidates = _infer(problem, trained, settings, progress)
+    return float(_predictive(problem, moments, candidates))
+
+
+@jax.jit
+def _predictive(problem: JingleMixture, moments: Blocks, candidates: Any) -> jax.Array:
+    rho = conditionals.local(problem, problem.hyper, moments, candidates).responsibility
+    everywhere = entries.scatter_candidates(rho, candidates, problem.catalogue.shape[0], 0.0)
+    return sources.log_predictive(problem, moments, everywhere)
+
+
 def _run_svi(
     problem: JingleMixture, templates: Gamma | None, settings: Settings, progress: Progress
 ) -> tuple[Fit, Blocks, Any]:
-    """Gradient steps on the same problem as a NumPyro program, with a Gamma guide; `SVI_STEPS` a sweep of the settings."""
-    key_start, key_run, key_bound = jax.random.split(jax.random.key(settings.seed), 3)
+    """Gradient steps on the same problem as a NumPyro program, with a Gamma guide; `SVI_STEPS` a sweep of the settings.
+
+    They are taken in `_SVI_PARTS` parts, before each of which the candidates of a long catalogue are chosen anew.
+    """
+    key_start, *keys = jax.random.split(jax.random.key(settings.seed), 1 + _SVI_PARTS)
     posterior = _initial(key_start, problem, n_bases=settings.bases, templates=templates)
     choices = programs.choose(problem, n_bases=settings.bases)
     start = svi.GammaGuide.start(programs.sites(problem, posterior, choices))
-    steps = SVI_STEPS * settings.sweeps
-    algorithm = svi.svi(
-        programs.jingle_mixture,
-        svi.GammaGuide(programs.jingle_mixture),
-        problem,
-        start=start,
-        optimizer=svi.adam(steps=steps),
-        choices=choices,
-    )
-    fit = loop.fit(
-        algorithm,
-        key_run,
-        max_steps=steps,
-        tolerance=0.0,  # the rate falls to nearly nothing at the last step; noise decides nothing before
-        progress=lambda done, value: progress("svi", done, steps, value),
-    )
-    bound = svi.bound(algorithm, fit.state, key_bound, particles=10).mean
-    fit = fit._replace(trace=jnp.append(fit.trace, bound), converged=True)
-    return fit, programs.moments(problem, svi.posterior(algorithm, fit.state), choices), None
+    part = -(-SVI_STEPS * settings.sweeps // _SVI_PARTS)
+    steps = part * _SVI_PARTS
+    guide, optimizer = svi.GammaGuide(programs.jingle_mixture), svi.adam(steps=steps)
+
+    def algorithm(candidates):
+        return svi.svi(
+            programs.jingle_mixture, guide, problem, candidates, start=start, optimizer=optimizer, choices=choices
+        )
+
+    moments = _moments_of_start(problem, posterior)
+    candidates, fit, trace = None, None, np.zeros(0, np.float32)
+    if problem.candidates is not None:
+        anyone = jnp.arange(problem.candidates)[None, :]
+        candidates = jnp.broadcast_to(anyone, (len(problem.frames.x), problem.candidates))
+    for n, key in enumerate(keys):
+        if problem.candidates is not None:
+            candidates = _choose(problem, problem.hyper, moments, problem.candidates, candidates)
+        fit = loop.fit(
+            algorithm(candidates),
+            key,
+            max_steps=part,
+            tolerance=0.0,  # the rate falls to nearly nothing at the last step; noise decides nothing before
+            state=fit and fit.state,
+            progress=lambda done, value, before=n * part: progress("svi", before + done, steps, value),
+        )
+        trace = np.append(trace, fit.trace)
+        moments = _moments_of_svi(algorithm(candidates), problem, fit.state, choices)
+    assert fit is not None, "there is at least one part"
+    # Steps are tiny by now: the last estimates are all of one bound.
+    fit = fit._replace(trace=jnp.asarray(np.append(trace, trace[-10:].mean())), converged=True, steps=steps)
+    return fit, moments, candidates
+
+
+@partial(jax.jit, static_argnames="choices")
+def _moments_of_svi(algorithm: loop.Algorithm, problem: JingleMixture, state: Any, choices: programs.Choices) -> Blocks:
+    return programs.moments(problem, svi.posterior(algorithm, state), choices)
+
+
+@jax.jit
+def _moments_of_start(problem: JingleMixture, posterior: Blocks) -> Blocks:
+    names = Blocks._fields
+    return Blocks(*(jingle_mixture.read(problem, n, q, "mean") for n, q in zip(names, posterior, strict=True)))
 
 
 def fit_problem(problem: JingleMixture, trained: Trained | None, settings: Settings, sweeps: int | None = None) -> Fit:
@@ -338,6 +339,7 @@ def readings_for(settings: Settings, *, has_latent: bool) -> Blocks:
 
 
 _sources = jax.jit(sources.sources)
+_choose = jax.jit(conditionals.choose_candidates, static_argnums=3)
 _initial = jax.jit(jingle_mixture.initial, static_argnames="n_bases")
 
 

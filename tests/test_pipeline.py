@@ -1,6 +1,7 @@
 """Separation from end to end on generated sound: what the stems owe the mixture, and that every method separates."""
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
@@ -43,6 +44,18 @@ def test_every_method_separates(broadcast, known, method: str) -> None:
     assert len(result.trace) >= result.steps and np.isfinite(result.bound)
     if method not in ("svi", "icm", "joint", "unsupervised"):  # the M-step of hyper-parameters is float32 there
         assert np.diff(result.trace).min() > -1e-4 * abs(result.bound)
+
+
+def test_held_out_bins_are_foretold_better_by_a_better_model(broadcast, known) -> None:
+    """With the music known, or with enough templates, bins that were not seen are less of a surprise."""
+    score = partial(pipeline.predictive_score, broadcast.mixture[None], RATE)
+    plain = score(known, SMALL)
+    assert plain == score(known, SMALL), "the same seed hides the same bins"
+    assert plain > score(known, dataclasses.replace(SMALL, bases=1)) + 0.005
+    elsewhere = Known(known.speech, [np.random.default_rng(0).standard_normal(RATE).astype(np.float32)])
+    assert plain > score(elsewhere, SMALL) + 0.005
+    with pytest.raises(UserError, match="between 0 and 1"):
+        score(known, SMALL, held_out=1.0)
 
 
 def test_same_seed_same_bytes(broadcast, known) -> None:

@@ -1,0 +1,87 @@
+"""The methods of separation, and the numbers that one can choose."""
+
+import dataclasses
+from typing import NamedTuple
+
+from bayessep.errors import UserError
+from bayessep.gamma import Reading
+
+SVI_STEPS = 3  # gradient steps for each sweep of the settings
+
+
+class Method(NamedTuple):
+    """One row of paper 000's table of methods."""
+
+    trained: bool  # the templates' prior is their posterior on the training speech
+    templates: Reading  # how the templates are read on the mixture; "fixed" keeps the trained ones
+    excitations: Reading
+    stacked: bool  # training speech and mixture share one inference
+    summary: str
+
+
+METHODS = {
+    "nmf": Method(True, "fixed", "mean", False, "templates trained on the speech and kept"),
+    "variational": Method(True, "mean", "mean", False, "trained templates as a prior, updated on the mixture"),
+    "icm": Method(True, "log_mode", "log_mode", False, "as variational, by iterated conditional modes"),
+    "joint": Method(False, "mean", "mean", True, "templates from speech and mixture at once"),
+    "svi": Method(True, "mean", "mean", False, "as variational, by stochastic gradients (NumPyro)"),
+    "unsupervised": Method(False, "mean", "mean", False, "no training speech: templates from the mixture alone"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How to separate. The defaults are those of the command line.
+
+    Attributes:
+        method: a key of `METHODS`.
+        bases: number of speech templates, B.
+        sweeps: most sweeps on the mixture (for svi, `SVI_STEPS` gradient steps each).
+        training_sweeps: most sweeps on the training speech.
+        tolerance: a run has converged when its objective changes by less than this share of itself over 5 sweeps.
+        seed: of all randomness.
+        level: mean scaled magnitude of the mixture: how many counts a bin is worth against the priors.
+        max_frequency: bins above (Hz) are not modelled; they follow the mask of the highest modelled band.
+        chain: play the catalogue in order (left-to-right chain) rather than draw frames independently, as the paper does.
+        complete: learn the part of a repeating jingle that nobody labelled (needs `chain` and speech to learn from).
+        joint_weight: weight of the mixed frames in ``joint``: 1 is the paper's method, 0 learns from the speech alone.
+        p_music: prior probability of music where nothing is labelled.
+        filter_shape: shape of the Gamma prior (mean 1) on each bin of the music's filter; None is flat, as in the paper.
+        gain_shape: the same of the music's gain in each frame.
+        candidates: catalogue entries kept for a frame after pruning.
+        max_catalogue: catalogue frames at most; of longer music, the first are used.
+        rule: q(r) by exact coordinate ascent, or as the paper prints it (then `chain` must be off).
+    """
+
+    method: str = "variational"
+    bases: int = 40
+    sweeps: int = 100
+    training_sweeps: int = 100
+    tolerance: float = 1e-5
+    seed: int = 0
+    level: float = 0.5
+    max_frequency: float = 8000.0
+    chain: bool = False
+    complete: bool = True
+    joint_weight: float = 1.0
+    p_music: float = 0.5
+    filter_shape: float | None = 30.0
+    gain_shape: float | None = 30.0
+    candidates: int = 16
+    max_catalogue: int = 500
+    rule: str = "exact"
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise UserError(f"there is no method {self.method!r}; choose one of {', '.join(METHODS)}.")
+        for name in ("filter_shape", "gain_shape", "level", "max_frequency", "tolerance"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"{name} is {value}, but must be above 0.")
+        for name, low in (("bases", 1), ("sweeps", 1), ("training_sweeps", 1), ("candidates", 1), ("max_catalogue", 1)):
+            if getattr(self, name) < low:
+                raise UserError(f"{name} is {getattr(self, name)}, but must be at least {low}.")
+        if not 0 < self.p_music <= 1:
+            raise UserError(f"p_music is {self.p_music}, but must be above 0 and at most 1.")
+        if self.rule == "printed" and self.chain:
+            raise UserError("the printed rule of q(r) is for independent frames; switch the chain off.")
