@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -229,7 +230,9 @@ CAPTION = (
 
 def table(comparison: Comparison) -> Table:
     """The comparison for a terminal, the best value of each column in bold."""
-    shown = Table(title="Speech and music, separated", caption=CAPTION, caption_justify="left")
+    # Without rules between columns it fits a terminal of 80 characters.
+    plain = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
+    shown = Table(title="Speech and music, separated", caption=CAPTION, caption_justify="left", **plain)
     shown.add_column("method", no_wrap=True)
     found = columns(comparison)
     for column in found:
