@@ -7,17 +7,16 @@ from importlib.metadata import version
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Tests compile far more than they compute, so the compiler is told not to try hard. It ends the process at a flag that it
-# does not know, hence the last line.
-_XLA = " ".join((
-    "--xla_cpu_multi_thread_eigen=false",
-    "--xla_backend_optimization_level=0",
-    "--xla_llvm_disable_expensive_passes=true",
-    "--xla_cpu_use_fusion_emitters=false",
-    "--xla_cpu_parallel_codegen_split_count=1",
-)[: 5 if version("jaxlib").startswith(("0.10.", "0.11.", "0.12.")) else 1])  # fmt: skip
+# does not know, hence the versions.
+_XLA = ["--xla_cpu_multi_thread_eigen=false"]
+if version("jaxlib").startswith(("0.10.", "0.11.", "0.12.")):
+    _XLA += ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
+    _XLA += ["--xla_cpu_parallel_codegen_split_count=1"]
+if version("jaxlib").startswith("0.10."):
+    _XLA += ["--xla_cpu_use_fusion_emitters=false"]
 if "PYTEST_XDIST_WORKER" in os.environ:
     # There is one process for each core already; threads of their own would only get in each other's way.
-    os.environ.setdefault("XLA_FLAGS", _XLA)
+    os.environ.setdefault("XLA_FLAGS", " ".join(_XLA))
     for _library in ("OMP", "OPENBLAS", "MKL", "NUMBA"):
         os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
 
