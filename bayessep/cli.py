@@ -123,7 +123,7 @@ Complete = Annotated[
         "--complete/--as-given",
         show_default="complete",
         rich_help_panel=_MODEL,
-        help="Where the music repeats, learn the part of its period that was not given; or use only what was given.",
+        help="With --chain, where the music repeats: learn the part of its period that was not given; or use only what was given.",
     ),
 ]
 JointWeight = Annotated[
