@@ -289,7 +289,7 @@ def _run_svi(
             algorithm(candidates),
             key,
             max_steps=part,
-            tolerance=0.0,  # the rate falls to nearly nothing at the last step; noise decides nothing before
+            tolerance=-1.0,  # never stop early: the rate falls to nearly nothing at the last step, and noise decides nothing
             state=fit and fit.state,
             progress=lambda done, value, before=n * part: progress("svi", before + done, steps, value),
         )

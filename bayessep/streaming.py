@@ -1,7 +1,7 @@
 """Separation of recordings too long to hold: bounded memory, no seams, the same models.
 
 Three passes over the file. The first measures its level; the second, for methods whose templates move on the mixture, fits the
-templates (and the filter of the music) online, a minute at a time (`bayessep.inference.online`); the third separates each
+templates online, a minute at a time (`bayessep.inference.online`); the third separates each
 minute with them held, together with a few seconds of context on both sides that are inferred too and thrown away, so that no
 frame is estimated from a cut end. Spectra and waveforms pass through the block-wise transforms of `bayessep.stft`, so the joins
 are exact.
@@ -234,6 +234,8 @@ def _problem(job: _Job, block: _Block, trained: Trained | None, settings: Settin
     spectra = preparation.Spectra(x, speech, job.music, job.given.p_music[frames])
     problem, _ = pipeline.build_problem(spectra, trained, settings)
     counts = (inside & job.given.target[frames]).astype(np.float32)
+    if METHODS[settings.method].stacked:
+        counts *= np.float32(settings.joint_weight)
     # A stacked method's speech is in every block, and every block stands for all of them: it must count once.
     weight = np.concatenate([np.full(len(speech), 1 / job.n_blocks, np.float32), counts])
     return dataclasses.replace(problem, frames=problem.frames._replace(weight=jax.numpy.asarray(weight)))
@@ -254,7 +256,8 @@ def _fit_templates(job: _Job, trained: Trained | None) -> tuple[Trained, Float[n
             # Without training, the first block's own fit is a far better start than chance.
             first = start(key_start) if trained else pipeline.fit_problem(problem, None, settings).state.posterior
             state, prior = algorithm.init(first), problem.hyper.prior
-        problem = dataclasses.replace(problem, hyper=problem.hyper._replace(prior=prior))
+        # One prior for all blocks: what a block learned of its own would count as evidence, many times over.
+        problem = dataclasses.replace(problem, hyper=problem.hyper._replace(prior=prior), learn=jingle_mixture.Learn())
         state, info = algorithm.step(key_step, state, problem, start, float(job.n_blocks))
         trace.append(float(info.objective))
         job.progress("templates", index + 1, job.n_blocks, trace[-1])

@@ -104,7 +104,7 @@ def _step_untraced(key, state: State, problem, start, share, *, choices: _Choice
         name: _towards(
             state.shared[name],
             getattr(problem.hyper.prior, name),
-            module.conditional(problem, local.hyper, name, local.moments, counts, local.candidates),
+            module.conditional(problem, problem.hyper, name, local.moments, counts, local.candidates),
             share,
             step_size,
         )

@@ -3,9 +3,9 @@
     python -m tests.benchmarks.pairs --data ../shared/data [--pair SPEECH MUSIC] [--methods nmf,variational]
 
 As in paper 000: a jingle of four seconds repeats under the speech, and half of it is known. SPEECH is a group (`split_group`)
-and MUSIC a path in the folder's manifest.csv. The group's first 15 seconds are mixed and its next 40 train the templates; the
-jingle starts at the sixth second of the music. Defaults of the command line throughout. What each file may be used for is said
-by its licence.
+and MUSIC a path in the folder's manifest.csv. The group's first 15 seconds are mixed and up to 40 that follow train the
+templates; the jingle starts at the sixth second of the music. Settings are the defaults of the command line, but for --chain.
+What each file may be used for is said by its licence.
 """
 
 import argparse
