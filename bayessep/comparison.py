@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 from rich import box
@@ -24,9 +23,8 @@ from bayessep import audio, metrics
 from bayessep.errors import UserError
 from bayessep.metrics import StemScores
 from bayessep.output import draft
-from bayessep.pipeline import METHODS, Progress, Separation, Settings, Trained, separate, silent, train_templates
-from bayessep.preparation import Known, prepare, require
-from bayessep.stft import stft, stft_for_rate
+from bayessep.pipeline import METHODS, Progress, Separation, Settings, Trained, analyse, separate, silent, train_templates
+from bayessep.preparation import Known, require
 from bayessep.timeline import Segment
 
 MIXTURE = "mixture"  # the name of the first row
@@ -83,13 +81,13 @@ def compare(
         raise UserError(f"no method is given; choose from {', '.join(METHODS)}.")
     true = _checked(references or {}, mixture.shape[1])
     trained, training_seconds = None, 0.0
-    if any(_wants_training(s.method) for s in chosen):
+    if any(METHODS[s.method].needs_speech for s in chosen):
         trained, training_seconds = _train(mixture, sample_rate, known, settings, progress)
 
     rows = [Row(MIXTURE, *score(true, mixture, mixture), None, None, None)]
     separations: dict[str, Separation] = {}
     for one in chosen:
-        shared = trained if _wants_training(one.method) else None
+        shared = trained if METHODS[one.method].needs_speech else None
         found = separate(mixture, sample_rate, known, one, progress=progress, trained=shared)
         separations[one.method] = found
         scores = score(true, found.speech, found.music)
@@ -123,24 +121,12 @@ def _checked(references: Mapping[str, np.ndarray], length: int) -> dict[str, np.
     return dict(references)
 
 
-def _wants_training(method: str) -> bool:
-    return METHODS[method].trained or METHODS[method].stacked
-
-
 def _train(
     mixture: np.ndarray, sample_rate: int, known: Known, settings: Settings, progress: Progress
 ) -> tuple[Trained, float]:
     """Templates of the training speech at the scale this mixture sets, and the seconds that took."""
     started = time.perf_counter()
-    spectrum = np.asarray(stft(jnp.asarray(mixture, jnp.float32), stft_for_rate(sample_rate)))
-    plan = prepare(
-        spectrum,
-        sample_rate,
-        known,
-        max_frequency=settings.max_frequency,
-        level=settings.level,
-        p_music=settings.p_music,
-    )
+    _, plan = analyse(mixture, sample_rate, known, settings)
     require(plan.spectra.speech, "speech")
     trained = train_templates(plan.spectra.speech, settings, progress)
     return trained, time.perf_counter() - started

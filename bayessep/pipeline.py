@@ -5,8 +5,8 @@ trained, whether they move on the mixture, and how conditionals are read. What t
 
 1. magnitudes of mixture, training speech and labelled music, up to `Settings.max_frequency`, scaled to a common level;
 2. speech templates from the training speech, by Gamma-Poisson NMF;
-3. a catalogue from the labelled music; where its repeats are found in the mixture, the part of the period that nobody
-   labelled is added as latent entries, and a left-to-right chain plays the catalogue in order (`bayessep.repetition`);
+3. a catalogue from the labelled music; with `Settings.chain` it is played in order, and where its repeats are found in the
+   mixture, the part of the period that nobody labelled is added as latent entries (`bayessep.repetition`);
 4. inference on the mixed frames, and the posterior share of speech in each bin as a mask on the complex mixture.
 """
 
@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 
 from bayessep import repetition
 from bayessep.errors import UserError
@@ -75,6 +75,21 @@ class Separation(NamedTuple):
         std = np.sqrt(((self.mask_std * magnitude) ** 2).sum(1))
         shares = {"speech": self.mask, "music": 1 - self.mask}
         return {k: std / np.maximum(np.sqrt(((m * magnitude) ** 2).sum(1)), 1e-9) for k, m in shares.items()}
+
+
+def analyse(
+    mixture: Float[np.ndarray, "C N"], sample_rate: int, known: Known, settings: Settings
+) -> tuple[Complex[np.ndarray, "C T K"], Plan]:
+    """The spectrogram of the mixture, all bins of it, and what there is to infer.
+
+    Raises UserError where that is nothing, and as `prepare` does.
+    """
+    spectrum = np.asarray(stft(jnp.asarray(mixture, jnp.float32), stft_for_rate(sample_rate)))
+    limits = {"max_frequency": settings.max_frequency, "level": settings.level, "p_music": settings.p_music}
+    plan = prepare(spectrum, sample_rate, known, **limits)
+    if not plan.spectra.target.any():
+        raise UserError("nothing is left to separate: the mixture is silent, or labelled as pure speech or music throughout.")
+    return spectrum, plan
 
 
 # --- inference ----------------------------------------------------------------------------------------------------
@@ -230,24 +245,33 @@ def predictive_score(
 ) -> float:
     """How well a method foretells bins of the mixture that it has not seen: for choosing a method or the number of bases.
 
-    A share `held_out` of all bins of the mixed frames, drawn with the seed, is hidden from inference. Returns their mean log
-    predictive density (`sources.log_predictive`); higher is better. Comparable between methods and numbers of bases on one
-    recording at one `level`, `held_out` and seed.
+    A share `held_out` of all bins of the mixed frames, drawn with the seed, is hidden from inference, and from the search for
+    repeats; all that is seen of them is what they add to the level of the recording. Returns their mean log predictive density
+    (`sources.log_predictive`); higher is better. Comparable between methods and numbers of bases on one recording at one
+    `level`, `held_out` and seed.
+
+    Raises:
+        UserError: as `separate`, and where `held_out` is not between 0 and 1.
     """
     if not 0 < held_out < 1:
         raise UserError(f"held_out is {held_out}, but must be between 0 and 1: it is the share of bins that are hidden.")
-    spectrum = np.asarray(stft(jnp.asarray(mixture, jnp.float32), stft_for_rate(sample_rate)))
-    spectra = prepare(
-        spectrum, sample_rate, known, max_frequency=settings.max_frequency, level=settings.level, p_music=settings.p_music
-    ).spectra
-    method, trained = METHODS[settings.method], None
-    if method.trained or method.stacked:
+    spectra = analyse(mixture, sample_rate, known, settings)[1].spectra
+    trained = None
+    if METHODS[settings.method].needs_speech:
         require(spectra.speech, "speech")
         trained = train_templates(spectra.speech, settings, progress)
-    hidden = np.random.default_rng(settings.seed).random(spectra.target.shape) < held_out
-    problem, _ = build_problem(spectra, trained, settings, (~hidden).astype(np.float32))
+    x = spectra.target
+    hidden = np.random.default_rng(settings.seed).random(x.shape) < held_out
+    if not hidden.any():
+        raise UserError(f"held_out is {held_out}: none of the {x.size} bins is hidden.")
+    # What a hidden bin holds takes no part in inference, but start values and repeats are read off all bins.
+    known_mean = (x * ~hidden).sum(0) / np.maximum((~hidden).sum(0), 1)
+    seen = spectra._replace(target=np.where(hidden, known_mean[None, :], x).astype(np.float32))
+    problem, _ = build_problem(seen, trained, settings, (~hidden).astype(np.float32))
     problem, _, moments, candidates = _infer(problem, trained, settings, progress)
-    return float(_predictive(problem, moments, candidates))
+    stacked = np.asarray(problem.frames.x)[: len(problem.frames.x) - len(x)]
+    truth = problem.frames._replace(x=jnp.asarray(np.concatenate([stacked, x])))
+    return float(_predictive(dataclasses.replace(problem, frames=truth), moments, candidates))
 
 
 @jax.jit
@@ -369,20 +393,8 @@ def separate(
         UserError: nothing is known of the speech or of the music, or it is silent.
     """
     started = time.perf_counter()
-    window = stft_for_rate(sample_rate)
-    spectrum = np.asarray(stft(jnp.asarray(mixture, jnp.float32), window))
-    plan = prepare(
-        spectrum,
-        sample_rate,
-        known,
-        max_frequency=settings.max_frequency,
-        level=settings.level,
-        p_music=settings.p_music,
-    )
-    if not len(plan.spectra.target) or not plan.spectra.target.any():
-        raise UserError("nothing is left to separate: the mixture is silent, or labelled as pure speech or music throughout.")
-    method = METHODS[settings.method]
-    if method.trained or method.stacked:
+    spectrum, plan = analyse(mixture, sample_rate, known, settings)
+    if METHODS[settings.method].needs_speech:
         require(plan.spectra.speech, "speech")
         if trained is None:
             trained = train_templates(plan.spectra.speech, settings, progress)

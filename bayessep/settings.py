@@ -18,6 +18,11 @@ class Method(NamedTuple):
     stacked: bool  # training speech and mixture share one inference
     summary: str
 
+    @property
+    def needs_speech(self) -> bool:
+        """Whether there must be training speech."""
+        return self.trained or self.stacked
+
 
 METHODS = {
     "nmf": Method(True, "fixed", "mean", False, "templates trained on the speech and kept"),

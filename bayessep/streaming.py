@@ -109,7 +109,7 @@ def separate_file(
     scale = np.float32(settings.level / survey.level)
     speech, music = speech * scale, music[: settings.max_catalogue] * scale
     trained = None
-    if method.trained or method.stacked:
+    if method.needs_speech:
         preparation.require(speech, "speech")
         trained = pipeline.train_templates(speech, settings, progress)
 

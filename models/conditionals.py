@@ -124,7 +124,7 @@ def draw_local(key: PRNGKeyArray, model: JingleMixture, hyper: Hyper, moments: B
     R is drawn with S and M summed out, then each bin's counts are split among the templates and the music, one binomial
     at a time (a multinomial).
     """
-    x = model.frames.x if model.frames.observed is None else model.frames.x * model.frames.observed
+    x = seen_data(model)
     key_r, key_s = jax.random.split(key)
     log_likelihood = entry_log_likelihood(model, moments)
     r, jumps = frame_prior.sample(key_r, log_likelihood, hyper.frame_prior, chain=model.chain)

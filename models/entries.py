@@ -175,25 +175,28 @@ def choose_candidates(
     """
     n_entries, n_pool = model.catalogue.shape[0], POOL * n_candidates
     if n_entries <= 2 * n_pool or model.frames.observed is not None:
-        return _most_probable(model, hyper, moments, n_candidates)
-    pool = _most_probable(*_in_bands(model, hyper, moments), n_pool)
+        return _most_probable(entry_log_likelihood(model, moments), model, hyper, n_candidates)
+    banded, of_bands = _in_bands(model, moments)
+    pool = _most_probable(entry_log_likelihood(banded, of_bands), model, hyper, n_pool)
     if current is not None:
         known = (pool[:, :, None] == current[:, None, :]).any(2)
         # A current candidate that was short-listed again takes its own place, not a second one.
         pool = jnp.concatenate([current, jnp.where(known, n_entries, pool)], 1)
     scores = entry_log_likelihood(model, moments, jnp.minimum(pool, n_entries - 1))
     full = scatter_candidates(scores, pool, n_entries, -jnp.inf)
-    q = frame_prior.posterior(full, hyper.frame_prior, model.frames.weight, chain=model.chain)
-    return jax.lax.top_k(q.responsibility, n_candidates)[1]
+    return _most_probable(full, model, hyper, n_candidates)
 
 
-def _most_probable(model: JingleMixture, hyper: Hyper, moments: Blocks, n: int) -> Int[Array, "T n"]:
-    scores = entry_log_likelihood(model, moments)
-    q = frame_prior.posterior(scores, hyper.frame_prior, model.frames.weight, chain=model.chain)
-    return jax.lax.top_k(q.responsibility, n)[1]
+def _most_probable(scores: Float[Array, "T J"], model: JingleMixture, hyper: Hyper, n: int) -> Int[Array, "T n"]:
+    """Ranked by logarithms: next to an entry that fits well, the probabilities of all others may round to zero."""
+    if not model.chain:
+        return jax.lax.top_k(scores + jnp.log(hyper.frame_prior.entry)[None, :], n)[1]
+    rho = frame_prior.posterior(scores, hyper.frame_prior, model.frames.weight, chain=True).responsibility
+    lost = jnp.log(jnp.finfo(rho.dtype).tiny) + scores - scores.max(1, keepdims=True)  # below any that is left, by their own score
+    return jax.lax.top_k(jnp.where(rho > 0, jnp.log(rho), lost), n)[1]
 
 
-def _in_bands(model: JingleMixture, hyper: Hyper, moments: Blocks) -> tuple[JingleMixture, Hyper, Blocks]:
+def _in_bands(model: JingleMixture, moments: Blocks) -> tuple[JingleMixture, Blocks]:
     """The same problem with bins added up in bands, narrow ones where sound has its energy. Sums of Poissons are Poisson."""
     n_bins = model.frames.x.shape[1]
     index = np.arange(BANDS + 1)
@@ -210,7 +213,7 @@ def _in_bands(model: JingleMixture, hyper: Hyper, moments: Blocks) -> tuple[Jing
         templates=Moments(*map(add, moments.templates)), catalogue=Moments(*map(add, shaped)), filter=Moments(one, one)
     )
     frames = model.frames._replace(x=add(model.frames.x))
-    return dataclasses.replace(model, frames=frames, catalogue=add(model.catalogue)), hyper, banded
+    return dataclasses.replace(model, frames=frames, catalogue=add(model.catalogue)), banded
 
 
 def weigh_entries(

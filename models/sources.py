@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from bayessep import gamma
 from bayessep.models import frame_prior
 from bayessep.models.conditionals import local
-from bayessep.models.entries import entry_log_likelihood, scatter_candidates, speech_rate, visit_entries
+from bayessep.models.entries import entry_log_likelihood, geometric_speech, scatter_candidates, speech_rate, visit_entries
 from bayessep.models.jingle_mixture import TINY, Blocks, Hyper, JingleMixture, read
 
 
@@ -31,7 +31,7 @@ def sources(
     """
     step = local(model, hyper, moments, candidates)
     x, rho = model.frames.x, step.responsibility
-    speech = speech_rate(model, moments.excitations.geometric, moments.templates.geometric) + TINY
+    speech = geometric_speech(model, moments)
     if not model.has_music:
         return Sources(x, jnp.zeros_like(x), jnp.zeros_like(x[:, 0]))
     n_entries, entry = visit_entries(model, moments, candidates)

@@ -2,6 +2,7 @@
 
 import os
 from importlib.metadata import version
+from pathlib import Path
 
 # All of this must be said before jax, numba and matplotlib are imported. The tests never need an accelerator.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -31,6 +32,8 @@ import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from tests.commandline import Caller, Files, material  # noqa: E402
+
 # The first call of a jitted function compiles, so time per example says nothing. Failures must repeat.
 hypothesis.settings.register_profile("bayessep", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("bayessep")
@@ -54,3 +57,16 @@ def x64() -> Iterator[None]:
     """float64 by default during one test, for reference checks."""
     with jax.enable_x64(True):
         yield
+
+
+# The command line, called in this process, and recordings to call it on.
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Caller:
+    return Caller(capsys, tmp_path)
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> Files:
+    return material(tmp_path)

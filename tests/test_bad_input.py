@@ -12,22 +12,12 @@ import pytest
 
 from bayessep import pipeline
 from bayessep.errors import UserError
-from tests.commandline import RATE, TINY, Caller, Files, files, load, material, save, tone
+from tests.commandline import RATE, TINY, Caller, Files, files, load, save, tone
 
 
 @pytest.fixture(autouse=True)
 def _no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BAYESSEP_CACHE", "off")
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Caller:
-    return Caller(capsys, tmp_path)
-
-
-@pytest.fixture
-def given(tmp_path: Path) -> Files:
-    return material(tmp_path)
 
 
 # --- files that cannot be used -------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from bayessep import cli, commands, output, recordings, terminal
 from bayessep.errors import UserError
 from bayessep.pipeline import METHODS, Settings
 from bayessep.terminal import spread, to_json
-from tests.commandline import TINY, Caller, Files, files, load, material, save, tone
+from tests.commandline import TINY, Caller, Files, files, load, save, tone
 
 VERBS = ("separate", "compare", "evaluate", "demo", "doctor")
 
@@ -32,16 +32,6 @@ VERBS = ("separate", "compare", "evaluate", "demo", "doctor")
 def _surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BAYESSEP_CACHE", "off")
     monkeypatch.setenv("COLUMNS", "120")
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Caller:
-    return Caller(capsys, tmp_path)
-
-
-@pytest.fixture
-def given(tmp_path: Path) -> Files:
-    return material(tmp_path)
 
 
 # --- arguments -----------------------------------------------------------------------------------------------------------

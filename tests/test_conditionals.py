@@ -331,12 +331,20 @@ def test_chosen_candidates_lose_least(x64):
         assert (evaluate(model, posterior, other)[1].log_evidence <= kept + 1e-12).all()
 
 
+@pytest.mark.parametrize("chain", [False, True])
+def test_candidates_are_ranked_where_probabilities_round_to_zero(chain):
+    model = random_problem(11, Setting("known", chain), shape=(4, 6))
+    scores = jnp.asarray([[-300.0, 0.0, -400.0, -200.0, -150.0], [-500.0, -400.0, -300.0, -200.0, 0.0]] * 2, jnp.float32)
+    best = quick_jit(lambda: entries._most_probable(scores, model, model.hyper, 3))()
+    np.testing.assert_array_equal(best, [[1, 4, 3], [4, 3, 2]] * 2)
+
+
 def test_a_long_catalogue_is_short_listed_and_refreshing_never_lowers_the_bound(x64, monkeypatch):
     """Beyond a certain length, entries are heard in bands first; what is at hand stays unless there is better."""
     monkeypatch.setattr(entries, "BANDS", 4)
     model = random_problem(14, Setting("known", False, proper=True), shape=(9, 12), entries=30, dtype=jnp.float64)
     moments = moments_of(random_posterior(14, model), model, MEANS)
-    best = quick_jit(lambda: entries._most_probable(model, model.hyper, moments, 3))()
+    best = quick_jit(lambda: entries._most_probable(entries.entry_log_likelihood(model, moments), model, model.hyper, 3))()
     choose = quick_jit(lambda current: co.choose_candidates(model, model.hyper, moments, 3, current))
 
     def evidence(candidates):
