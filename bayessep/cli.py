@@ -8,10 +8,39 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bayessep import __version__
+from bayessep.options import (
+    MODEL,
+    Bases,
+    Candidates,
+    Chain,
+    Complete,
+    Device,
+    FilterShape,
+    GainShape,
+    JointWeight,
+    Json,
+    Labels,
+    Level,
+    MaxCatalogue,
+    MaxFrequency,
+    Method,
+    Mix,
+    Music,
+    Output,
+    PMusic,
+    Quiet,
+    Seed,
+    Speech,
+    Sweeps,
+    TheDevice,
+    TheRule,
+    Tolerance,
+    TrainingSweeps,
+)
 from bayessep.terminal import Terminal, Verb
 
 if TYPE_CHECKING:
-    from bayessep.pipeline import Settings
+    from bayessep.settings import Settings
 
 app = typer.Typer(
     name="bayessep",
@@ -21,12 +50,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Take speech and music apart with Bayesian models. Start with: bayessep demo",
 )
-
-# The names of pipeline.METHODS, which costs a second to import.
-Method = StrEnum("Method", ["nmf", "variational", "icm", "joint", "svi", "unsupervised"])
-Device = StrEnum("Device", ["auto", "cpu", "cuda"])
-Rule = StrEnum("Rule", ["exact", "printed"])
-
 
 def _print_version(wanted: bool | None) -> None:
     if wanted:
@@ -44,162 +67,6 @@ def _options(
     pass
 
 
-# --- options that several verbs have ---------------------------------------------------------------------------------------
-
-# An option that is not given is left to pipeline.Settings; what `show_default` says of it is tested.
-_TRAINING, _MODEL, _RUN = "What is known", "Model and inference", "How to run"
-
-Mix = Annotated[Path, typer.Argument(metavar="MIX", show_default=False, help="The recording: wav, flac, ogg, mp3, aiff …")]
-Speech = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--speech",
-        metavar="FILE...",
-        rich_help_panel=_TRAINING,
-        help="Clean speech to learn from, best of the same voices; half a minute is plenty. Files or folders, one or more.",
-    ),
-]
-Music = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--music",
-        metavar="FILE...",
-        rich_help_panel=_TRAINING,
-        help="The music that plays in MIX, without speech: a jingle, or a part of it. Files or folders, one or more.",
-    ),
-]
-Labels = Annotated[
-    Path | None,
-    typer.Option(
-        "--labels",
-        metavar="FILE",
-        rich_help_panel=_TRAINING,
-        help="Which stretches of MIX are speech, music, or both (CSV, TSV, Audacity, RTTM, TextGrid, JSON). Stretches of "
-        "one alone are learned from; what has no label is labelled by the model.",
-    ),
-]
-Bases = Annotated[
-    int | None,
-    typer.Option("--bases", metavar="N", min=1, show_default="40", rich_help_panel=_MODEL, help="Number of speech templates."),
-]
-Sweeps = Annotated[
-    int | None,
-    typer.Option("--sweeps", metavar="N", min=1, show_default="100", rich_help_panel=_MODEL, help="Most sweeps over MIX."),
-]
-TrainingSweeps = Annotated[
-    int | None,
-    typer.Option(
-        "--training-sweeps",
-        metavar="N",
-        min=1,
-        show_default="100",
-        rich_help_panel=_MODEL,
-        help="Most sweeps over the training speech.",
-    ),
-]
-Tolerance = Annotated[
-    float | None,
-    typer.Option(
-        "--tolerance",
-        metavar="X",
-        min=0.0,
-        show_default="1e-05",
-        rich_help_panel=_MODEL,
-        help="Stop when the objective moves by less than this share of itself.",
-    ),
-]
-Chain = Annotated[
-    bool | None,
-    typer.Option(
-        "--chain/--independent",
-        show_default="independent",
-        rich_help_panel=_MODEL,
-        help="Expect the music to be played in order, or draw its frames independently, as the paper does.",
-    ),
-]
-Complete = Annotated[
-    bool | None,
-    typer.Option(
-        "--complete/--as-given",
-        show_default="complete",
-        rich_help_panel=_MODEL,
-        help="With --chain, where the music repeats: learn the part of its period that was not given; or use only what was given.",
-    ),
-]
-JointWeight = Annotated[
-    float | None,
-    typer.Option(
-        "--joint-weight",
-        metavar="X",
-        min=0.0,
-        show_default="1.0",
-        rich_help_panel=_MODEL,
-        help="Method joint: how much a frame of MIX counts beside one of speech.",
-    ),
-]
-PMusic = Annotated[
-    float | None,
-    typer.Option(
-        "--p-music",
-        metavar="X",
-        min=0.0,
-        max=1.0,
-        show_default="0.5",
-        rich_help_panel=_MODEL,
-        help="Probability of music, beforehand, where nothing is labelled.",
-    ),
-]
-Level = Annotated[
-    float | None,
-    typer.Option(
-        "--level",
-        metavar="X",
-        show_default="0.5",
-        rich_help_panel=_MODEL,
-        help="Mean scaled magnitude: what data weigh against priors.",
-    ),
-]
-MaxFrequency = Annotated[
-    float | None,
-    typer.Option(
-        "--max-frequency",
-        metavar="HZ",
-        show_default="8000.0",
-        rich_help_panel=_MODEL,
-        help="Model what lies below (Hz); the rest follows the highest band.",
-    ),
-]
-TheRule = Annotated[
-    Rule | None,
-    typer.Option(
-        "--rule",
-        metavar="exact|printed",
-        show_default="exact",
-        rich_help_panel=_MODEL,
-        help="How music frames are told apart: exactly, or as printed in the paper (with --independent).",
-    ),
-]
-Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, rich_help_panel=_RUN, help="Same seed, same machine: same bytes.")]
-TheDevice = Annotated[
-    Device,
-    typer.Option("--device", rich_help_panel=_RUN, help="Where to compute. cuda fails where there is none."),
-]
-Json = Annotated[
-    bool, typer.Option("--json", rich_help_panel=_RUN, help="One JSON document on standard output, and nothing else there.")
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", rich_help_panel=_RUN, help="No progress, no notes; warnings stay.")]
-Output = Annotated[
-    Path,
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="DIR",
-        show_default=False,
-        help="Folder for the results, made if need be. Files of an earlier run are replaced, all at once and at the end.",
-    ),
-]
-
-
 def _begin(device: Device, terminal: Terminal) -> str:
     """Everything that comes before the first computation; returns the name of the device."""
     from bayessep import commands
@@ -208,12 +75,15 @@ def _begin(device: Device, terminal: Terminal) -> str:
     return commands.use_device(device, terminal)
 
 
-def _settings(**given: Any) -> "Settings":
+def _settings(terminal: Terminal, **given: Any) -> "Settings":
     """The settings that were given; the others are the library's own."""
-    from bayessep.pipeline import Settings
+    from bayessep.settings import Settings
 
+    if given["complete"] and not given["chain"]:
+        terminal.warn("--complete does nothing without --chain: only music that is played in order has parts to complete.")
     plain: dict[str, Any] = {name: str(value) if isinstance(value, StrEnum) else value for name, value in given.items()}
-    return Settings(**{name: value for name, value in plain.items() if value is not None})
+    plain = {name: value for name, value in plain.items() if value is not None}
+    return Settings(**plain | {name: None for name in ("filter_shape", "gain_shape") if plain.get(name) == 0})
 
 
 # --- verbs ---------------------------------------------------------------------------------------------------------------
@@ -240,7 +110,7 @@ def separate(
         typer.Option(
             "--method",
             metavar="METHOD",
-            rich_help_panel=_MODEL,
+            rich_help_panel=MODEL,
             help="nmf keeps templates learned from the speech; variational and icm move them on MIX; joint learns from both "
             "at once; svi is variational by stochastic gradients; unsupervised needs no --speech.",
         ),
@@ -256,6 +126,19 @@ def separate(
     p_music: PMusic = None,
     level: Level = None,
     max_frequency: MaxFrequency = None,
+    filter_shape: FilterShape = None,
+    gain_shape: GainShape = None,
+    candidates: Candidates = None,
+    max_catalogue: MaxCatalogue = None,
+    draws: Annotated[
+        int,
+        typer.Option(
+            "--draws",
+            metavar="N",
+            min=0,
+            help="Also write N speech stems drawn from the posterior, DIR/draws/speech-1.wav and so on: what else it may be.",
+        ),
+    ] = 0,
     seed: Seed = 0,
     device: TheDevice = Device.auto,
     json: Json = False,
@@ -270,12 +153,13 @@ def separate(
     from bayessep import commands, recordings
 
     settings = _settings(
-        method=method, bases=bases, sweeps=sweeps, training_sweeps=training_sweeps, tolerance=tolerance, seed=seed,
+        terminal, method=method, bases=bases, sweeps=sweeps, training_sweeps=training_sweeps, tolerance=tolerance, seed=seed,
         chain=chain, complete=complete, rule=rule, joint_weight=joint_weight, p_music=p_music, level=level,
-        max_frequency=max_frequency,
+        max_frequency=max_frequency, filter_shape=filter_shape, gain_shape=gain_shape, candidates=candidates,
+        max_catalogue=max_catalogue,
     )  # fmt: skip
     material = recordings.gather(mix, speech or [], music or [], labels, methods=[settings.method], warn=terminal.warn)
-    commands.separate(material, settings, output, _begin(device, terminal), terminal)
+    commands.separate(material, settings, output, _begin(device, terminal), terminal, draws=draws)
 
 
 @app.command(
@@ -312,6 +196,10 @@ def compare(
     p_music: PMusic = None,
     level: Level = None,
     max_frequency: MaxFrequency = None,
+    filter_shape: FilterShape = None,
+    gain_shape: GainShape = None,
+    candidates: Candidates = None,
+    max_catalogue: MaxCatalogue = None,
     seed: Seed = 0,
     device: TheDevice = Device.auto,
     json: Json = False,
@@ -335,9 +223,10 @@ def compare(
     if (reference_speech is None) != (reference_music is None):
         raise UserError("give both --reference-speech and --reference-music, or neither: scores need the two of them.")
     settings = _settings(
-        bases=bases, sweeps=sweeps, training_sweeps=training_sweeps, tolerance=tolerance, seed=seed, chain=chain,
+        terminal, bases=bases, sweeps=sweeps, training_sweeps=training_sweeps, tolerance=tolerance, seed=seed, chain=chain,
         complete=complete, rule=rule, joint_weight=joint_weight, p_music=p_music, level=level,
-        max_frequency=max_frequency,
+        max_frequency=max_frequency, filter_shape=filter_shape, gain_shape=gain_shape, candidates=candidates,
+        max_catalogue=max_catalogue,
     )  # fmt: skip
     material = recordings.gather(mix, speech or [], music or [], labels, methods=chosen, warn=terminal.warn)
     references = None

@@ -15,8 +15,10 @@ import numpy as np
 
 from bayessep import __version__, audio, metrics, output, pipeline, recordings, segments
 from bayessep.errors import UserError
-from bayessep.pipeline import Separation, Settings
+from bayessep.pipeline import Separation
 from bayessep.recordings import Material
+from bayessep.separators import Progress
+from bayessep.settings import Settings
 from bayessep.terminal import Terminal, to_json
 
 # --- surroundings --------------------------------------------------------------------------------------------------------
@@ -70,16 +72,21 @@ def use_cache() -> None:
 # --- separate ------------------------------------------------------------------------------------------------------------
 
 
-def separate(material: Material, settings: Settings, folder: Path, device: str, terminal: Terminal) -> None:
-    """Take one recording apart; write stems, labels and the account of it."""
+def separate(
+    material: Material, settings: Settings, folder: Path, device: str, terminal: Terminal, *, draws: int = 0
+) -> None:
+    """Take one recording apart; write stems, labels and the account of it, and any number of draws of the speech."""
+    if draws and material.is_long:
+        raise UserError(f"--draws: {material.path} is too long to be held at once; draw from a part of it.")
+    recordings.warn_of_long_music(material, settings.max_catalogue, terminal.warn)
     with output.draft(folder) as part:
         work = _separate_in_pieces if material.is_long else _separate_at_once
         document: dict[str, Any] = {"command": "separate", "version": __version__, "method": settings.method, "device": device}
         document |= {"settings": dataclasses.asdict(settings), "seed": settings.seed}
-        document |= {"input": _input(material)} | work(material, settings, part, terminal)
+        document |= {"input": _input(material)} | work(material, settings, part, terminal, draws)
         document["real_time_factor"] = document["seconds"] / material.seconds
         files = {"speech": "speech.wav", "music": "music.wav", "labels": "labels.csv", "details": "separation.json"}
-        document["output"] = {"folder": str(folder), **files}
+        document["output"] = {"folder": str(folder), **files} | ({"draws": "draws"} if draws else {})
         (part / "separation.json").write_text(to_json(document), encoding="utf-8")
     terminal.result(document, _told(document))
 
@@ -96,11 +103,15 @@ def _input(material: Material) -> dict[str, Any]:
     }
 
 
-def _separate_at_once(material: Material, settings: Settings, part: Path, terminal: Terminal) -> dict[str, Any]:
+def _separate_at_once(
+    material: Material, settings: Settings, part: Path, terminal: Terminal, draws: int
+) -> dict[str, Any]:
     mixture, rate = recordings.read_mixture(material), material.info.sample_rate
     with terminal.working() as progress:
         result = pipeline.separate(mixture, rate, material.known, settings, progress=progress)
-    gain = write_stems(part, result, mixture, rate)
+        gain = write_stems(part, result, mixture, rate)
+        if draws:
+            _write_draws(part / "draws", result, mixture, rate, draws, progress)
     segments.write(part / "labels.csv", result.segments)
     return account(result) | {"output_gain": gain}
 
@@ -111,6 +122,19 @@ def write_stems(folder: Path, result: Separation, mixture: np.ndarray, sample_ra
     for name in ("speech", "music"):
         audio.write(folder / f"{name}.wav", getattr(result, name) * np.float32(gain), sample_rate)
     return gain
+
+
+def _write_draws(
+    folder: Path, result: Separation, mixture: np.ndarray, sample_rate: int, draws: int, progress: Progress
+) -> None:
+    """Speech drawn from the posterior, in 32-bit float: draws may clip where their mean does not."""
+    from bayessep.draws import draw_speech
+
+    folder.mkdir()
+    key = jax.random.fold_in(jax.random.key(result.settings.seed), 1)  # not one that inference has used
+    for n, speech in enumerate(draw_speech(result, mixture, sample_rate, key, draws), start=1):
+        audio.write(folder / f"speech-{n}.wav", speech, sample_rate, "FLOAT")
+        progress("drawing", n, draws, float("nan"))
 
 
 def account(result: Separation) -> dict[str, Any]:
@@ -131,9 +155,13 @@ def account(result: Separation) -> dict[str, Any]:
     }
 
 
-def _separate_in_pieces(material: Material, settings: Settings, part: Path, terminal: Terminal) -> dict[str, Any]:
+def _separate_in_pieces(
+    material: Material, settings: Settings, part: Path, terminal: Terminal, _draws: int
+) -> dict[str, Any]:
     from bayessep import streaming
 
+    if settings.chain and settings.complete:
+        terminal.warn("the music of a recording worked on in pieces is taken as given: its other parts are not learned.")
     terminal.note(f"{material.path} is longer than {recordings.LONG_SECONDS / 60:g} minutes and is worked on in pieces")
     with terminal.working() as progress:
         result = streaming.separate_file(
@@ -190,6 +218,7 @@ def compare(
 
     if material.is_long:
         terminal.warn(f"{material.path} is long, and compare holds all of it in memory; a part of it would do.")
+    recordings.warn_of_long_music(material, settings.max_catalogue, terminal.warn)
     mixture, rate = recordings.read_mixture(material), material.info.sample_rate
     true = None
     if references is not None:

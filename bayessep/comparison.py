@@ -23,8 +23,10 @@ from bayessep import audio, metrics
 from bayessep.errors import UserError
 from bayessep.metrics import StemScores
 from bayessep.output import draft
-from bayessep.pipeline import METHODS, Progress, Separation, Settings, Trained, analyse, separate, silent, train_templates
+from bayessep.pipeline import Separation, analyse, separate
 from bayessep.preparation import Known, require
+from bayessep.separators import Progress, Trained, silent, train_templates
+from bayessep.settings import METHODS, Settings
 from bayessep.timeline import Segment
 
 MIXTURE = "mixture"  # the name of the first row

@@ -15,8 +15,9 @@ from bayessep import audio, comparison, report, segments
 from bayessep.comparison import Comparison
 from bayessep.data import Broadcast, generate_broadcast
 from bayessep.output import draft
-from bayessep.pipeline import METHODS, Progress, Settings, silent
 from bayessep.preparation import Known
+from bayessep.separators import Progress, silent
+from bayessep.settings import METHODS, Settings
 
 SETTINGS = Settings(bases=20, sweeps=20, training_sweeps=30, chain=True)
 """Small enough for six methods in a minute or so on two cores, compilation included; `separate` takes its time. The chain,

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayessep import __version__, commands, pipeline
-from bayessep.pipeline import Known, Settings
+from bayessep.preparation import Known
+from bayessep.settings import Settings
 from bayessep.stft import istft, stft, stft_for_rate
 
 _NEEDED = ("jax", "jaxlib", "jaxtyping", "numpyro", "optax", "arviz", "numpy", "scipy", "soundfile", "soxr", "matplotlib", "typer")

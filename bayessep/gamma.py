@@ -160,7 +160,52 @@ def entropy(q: Gamma) -> Float[Array, "..."]:
 def sample(key: PRNGKeyArray, q: Gamma) -> Float[Array, "..."]:
     """One draw for each cell, through logarithms, so that small shapes give small numbers rather than zeros."""
     shape, scale = jnp.broadcast_arrays(q.shape, q.scale)
-    return jnp.exp(jax.random.loggamma(key, shape)) * scale
+    return jnp.exp(draw_unit(key, shape)) * scale
+
+
+_BOOST = 4  # draws are made at this much more shape, where proposals are nearly always accepted
+_PROPOSALS = 3  # all of them are refused once in ten million draws; the last one is then taken
+
+
+@jax.custom_jvp
+def _draw_large(shape: Float[Array, "*s"], uniform: Float[Array, "6 *s"]) -> Float[Array, "*s"]:
+    """A draw from Gamma(shape, 1), as its logarithm, for shapes of at least 4: cubes of normals (Marsaglia and Tsang 2000).
+
+    Its derivative holds the accepted normal fixed. Acceptance makes this inexact: by 0.5 % at shape 4, falling as shape^-2.
+    """
+    normal = jnp.sqrt(jnp.asarray(2, shape.dtype)) * jax.lax.erf_inv(2 * uniform[:_PROPOSALS] - 1)
+    d = (shape - 1 / 3)[None]
+    root = jnp.maximum(1 + normal * jax.lax.rsqrt(9 * d), 1e-3)
+    log_cube = 3 * jnp.log(root)
+    accepted = jnp.log(uniform[_PROPOSALS:]) < 0.5 * normal**2 + d * (1 - root**3 + log_cube)
+    first = jnp.argmax(accepted.at[-1].set(True), axis=0, keepdims=True)
+    return jnp.log(d[0]) + jnp.take_along_axis(log_cube, first, 0)[0]
+
+
+@_draw_large.defjvp
+def _draw_large_jvp(primals, tangents):
+    log_draw = _draw_large(*primals)
+    d = primals[0] - 1 / 3
+    return log_draw, (1.5 * jnp.exp((jnp.log(d) - log_draw) / 3) - 0.5) / d * tangents[0]
+
+
+def draw_unit(key: PRNGKeyArray, shape: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """A draw from Gamma(shape, 1), as its logarithm, differentiable in the shape.
+
+    A draw of more shape is shrunk by powers of uniforms (X_a = X_{a+1} U^{1/a}, four times over), where nearly all of the
+    derivative then sits, exactly: in expectation it is off by less than 0.1 % at any shape.
+    """
+    # One call for all that is random: compiling the generator costs a second each time.
+    uniform = jax.random.uniform(key, (2 * _PROPOSALS + _BOOST, *shape.shape), shape.dtype, minval=1e-7)
+    log_shrink = jnp.log(uniform[2 * _PROPOSALS :])
+    log_draw = _draw_large(shape + _BOOST, uniform[: 2 * _PROPOSALS])
+    return log_draw + sum(log_shrink[i] / (shape + i) for i in range(_BOOST))
+
+
+def sample_share(key: PRNGKeyArray, a: Float[Array, "*s"], b: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """A draw from Beta(a, b): the share of the first in the sum of two draws, of shapes a and b."""
+    first, second = draw_unit(key, jnp.stack([a, b]))
+    return jax.nn.sigmoid(first - second)
 
 
 def flat(like: Float[Array, "*s"]) -> Gamma:

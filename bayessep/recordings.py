@@ -10,7 +10,8 @@ from jaxtyping import Float
 from bayessep import audio, data, segments
 from bayessep.audio import AudioInfo
 from bayessep.errors import UserError
-from bayessep.pipeline import METHODS, Known
+from bayessep.preparation import Known
+from bayessep.settings import METHODS
 from bayessep.stft import stft_for_rate
 from bayessep.timeline import BOTH, MUSIC, SPEECH, UNLABELLED, Segment, fill_gaps, total
 
@@ -90,6 +91,15 @@ def gather(
         min(audio.probe(path).sample_rate for path in (mixture, *speech_files, *music_files)) / 2,
     )
     return Material(mixture, info, known, {"speech": _names(speech_files), "music": _names(music_files)})
+
+
+def warn_of_long_music(material: Material, max_catalogue: int, warn: Warn) -> None:
+    """Say so where more music is known than the catalogue holds."""
+    rate = material.info.sample_rate
+    known = sum(len(m) for m in material.known.music) / rate + total(material.labels or [], MUSIC)
+    held = max_catalogue * stft_for_rate(rate).hop / rate
+    if known > 1.05 * held:  # frames at edges and silent ones are few
+        warn(f"{known:.1f} s of music are known, of which the first {held:.1f} s are used; --max-catalogue N takes more.")
 
 
 def read_mixture(material: Material) -> Float[np.ndarray, "C N"]:

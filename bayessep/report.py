@@ -15,7 +15,8 @@ from jaxtyping import Float
 from bayessep import audio, plots
 from bayessep.comparison import CAPTION, Comparison, cell, columns
 from bayessep.errors import UserError
-from bayessep.pipeline import METHODS, Separation
+from bayessep.pipeline import Separation
+from bayessep.settings import METHODS
 from bayessep.timeline import Segment
 
 Signal = Float[np.ndarray, "C N"]

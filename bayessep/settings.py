@@ -1,6 +1,7 @@
 """The methods of separation, and the numbers that one can choose."""
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 from bayessep.errors import UserError
@@ -43,7 +44,7 @@ class Settings:
         bases: number of speech templates, B.
         sweeps: most sweeps on the mixture (for svi, `SVI_STEPS` gradient steps each).
         training_sweeps: most sweeps on the training speech.
-        tolerance: a run has converged when its objective changes by less than this share of itself over 5 sweeps.
+        tolerance: a run has converged when its objective changes by no more than this share of itself over 5 sweeps.
         seed: of all randomness.
         level: mean scaled magnitude of the mixture: how many counts a bin is worth against the priors.
         max_frequency: bins above (Hz) are not modelled; they follow the mask of the highest modelled band.
@@ -79,13 +80,16 @@ class Settings:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise UserError(f"there is no method {self.method!r}; choose one of {', '.join(METHODS)}.")
-        for name in ("filter_shape", "gain_shape", "level", "max_frequency", "tolerance"):
+        for name in ("filter_shape", "gain_shape", "level", "max_frequency"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UserError(f"{name} is {value}, but must be above 0.")
-        for name, low in (("bases", 1), ("sweeps", 1), ("training_sweeps", 1), ("candidates", 1), ("max_catalogue", 1)):
-            if getattr(self, name) < low:
-                raise UserError(f"{name} is {getattr(self, name)}, but must be at least {low}.")
+            if value is not None and not 0 < value < math.inf:
+                raise UserError(f"{name} is {value}, but must be above 0, and finite.")
+        for name in ("tolerance", "joint_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"{name} is {getattr(self, name)}, but must be at least 0, and finite.")
+        for name in ("bases", "sweeps", "training_sweeps", "candidates", "max_catalogue"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}, but must be at least 1.")
         if not 0 < self.p_music <= 1:
             raise UserError(f"p_music is {self.p_music}, but must be above 0 and at most 1.")
         if self.rule == "printed" and self.chain:

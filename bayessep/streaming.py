@@ -20,11 +20,13 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Complex, Float
 
-from bayessep import audio, pipeline, preparation
+from bayessep import audio, preparation, separators
 from bayessep.errors import UserError
 from bayessep.inference import online
 from bayessep.models import conditionals, jingle_mixture
-from bayessep.pipeline import METHODS, Known, Progress, Settings, Trained
+from bayessep.preparation import Known
+from bayessep.separators import Progress, Trained
+from bayessep.settings import METHODS, Settings
 from bayessep.stft import (
     Stft,
     frame_count,
@@ -81,7 +83,7 @@ def separate_file(
     speech_path: str | Path,
     music_path: str | Path,
     *,
-    progress: Progress = pipeline.silent,
+    progress: Progress = separators.silent,
 ) -> LongSeparation:
     """Take a file of any length apart, writing both stems as they are made.
 
@@ -111,7 +113,7 @@ def separate_file(
     trained = None
     if method.needs_speech:
         preparation.require(speech, "speech")
-        trained = pipeline.train_templates(speech, settings, progress)
+        trained = separators.train_templates(speech, settings, progress)
 
     times = frame_times(survey.n_frames, window, info.sample_rate)
     given = preparation.read_labels(known.labels, times, settings.p_music)
@@ -232,7 +234,7 @@ def _problem(job: _Job, block: _Block, trained: Trained | None, settings: Settin
     x = (np.abs(block.spectrum).mean(0)[:, : job.n_bins] * job.scale).astype(np.float32)
     speech = job.speech if METHODS[settings.method].stacked else job.speech[:0]
     spectra = preparation.Spectra(x, speech, job.music, job.given.p_music[frames])
-    problem, _ = pipeline.build_problem(spectra, trained, settings)
+    problem, _ = separators.build_problem(spectra, trained, settings)
     counts = (inside & job.given.target[frames]).astype(np.float32)
     if METHODS[settings.method].stacked:
         counts *= np.float32(settings.joint_weight)
@@ -244,7 +246,7 @@ def _problem(job: _Job, block: _Block, trained: Trained | None, settings: Settin
 def _fit_templates(job: _Job, trained: Trained | None) -> tuple[Trained, Float[np.ndarray, " blocks"]]:
     """One pass of online inference over the file."""
     settings = job.settings
-    readings = pipeline.readings_for(settings, has_latent=False)
+    readings = separators.readings_for(settings, has_latent=False)
     algorithm = online.online(conditionals, readings, shared=("templates",), sweeps=_LOCAL_SWEEPS)
     key = jax.random.key(settings.seed)
     state, prior, trace = None, None, []
@@ -254,7 +256,7 @@ def _fit_templates(job: _Job, trained: Trained | None) -> tuple[Trained, Float[n
         key, key_step, key_start = jax.random.split(key, 3)
         if state is None:
             # Without training, the first block's own fit is a far better start than chance.
-            first = start(key_start) if trained else pipeline.fit_problem(problem, None, settings).state.posterior
+            first = start(key_start) if trained else separators.fit_problem(problem, None, settings).blocks
             state, prior = algorithm.init(first), problem.hyper.prior
         # One prior for all blocks: what a block learned of its own would count as evidence, many times over.
         problem = dataclasses.replace(problem, hyper=problem.hyper._replace(prior=prior), learn=jingle_mixture.Learn())
@@ -272,8 +274,7 @@ def _separated(job: _Job, trained: Trained | None) -> Iterator[tuple[_Block, np.
     settings = dataclasses.replace(job.settings, method="nmf")
     for index, block in enumerate(_blocks(job)):
         problem = _problem(job, block, trained, settings)
-        fit = pipeline.fit_problem(problem, trained, settings, _LOCAL_SWEEPS)
-        found = pipeline.sources_of(problem, fit)
+        found = separators.sources_of(separators.fit_problem(problem, trained, settings, _LOCAL_SWEEPS))
         keep = slice(block.before, block.before + block.keep)
         rows = preparation.Given(*(field[block.first : block.first + block.keep] for field in job.given))
         mask, _, p_music = preparation.settled(rows, job.n_bins)

@@ -19,7 +19,11 @@ def gibbs(module: Any, problem: Any, initial: Callable[..., Any], *, readings: A
 
     Blocks read as ``"fixed"`` are points, and stay at the mean that they start with. The objective of its Info is the log joint
     density up to a constant, for watching, not for stopping.
+
+    Raises ValueError where the problem is pruned to candidates: a sampler that never visits the others is not exact.
     """
+    if problem.candidates is not None:
+        raise ValueError("a Gibbs sampler visits every entry of the catalogue: build the problem with candidates=None")
     if readings is None:
         readings = module.Blocks(*("sample" for _ in module.Blocks._fields))
     return conjugate.algorithm(module, problem, initial, readings=readings, schedule=_ONE_GROUP, sampled=True, fixed="log_mode")

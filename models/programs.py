@@ -33,9 +33,9 @@ from jaxtyping import Array, Float, Int
 from numpyro.distributions import constraints
 
 from bayessep import gamma
-from bayessep.gamma import Gamma, Moments
+from bayessep.gamma import Gamma
 from bayessep.models import conditionals, frame_prior
-from bayessep.models.jingle_mixture import Blocks, JingleMixture, build
+from bayessep.models.jingle_mixture import Blocks, JingleMixture, build, read
 
 _LIKELIHOOD_ONLY = Blocks(*("fixed" for _ in Blocks._fields))
 _PER_FRAME = ("excitations", "gain")
@@ -217,26 +217,33 @@ def sites(
     return {name: value(name, q) for name, q in found.items()}
 
 
+def blocks(problem: JingleMixture, found: Mapping[str, Gamma | Array], choices: Choices) -> Blocks:
+    """A Gamma for each cell of each block, the inverse of `sites`. The mean of a point's is the point; a missing block is ones."""
+    n_frames, n_bins = problem.frames.x.shape
+    n_entries = problem.catalogue.shape[0]
+    shapes = Blocks((choices.n_bases, n_bins), (n_frames, choices.n_bases), (n_bins,), (n_frames,), (n_entries, n_bins))
+
+    def one(name: str, shape: tuple[int, ...]) -> Gamma:
+        ones = jnp.ones(shape, problem.frames.x.dtype)
+        q = found.get(name, ones)
+        q = q if isinstance(q, Gamma) else Gamma(jnp.ones_like(q), q)
+        if name != "catalogue" or not choices.latent:
+            return q
+        rows = np.array(choices.latent, int)
+        return Gamma(*(ones.at[rows].set(value) for value in q))
+
+    return Blocks(*(one(name, shape) for name, shape in shapes._asdict().items()))
+
+
+def readings(found: Mapping[str, Gamma | Array]) -> Blocks:
+    """How to read `blocks`: the Gammas in `found` as distributions, everything else as points."""
+    return Blocks(*("mean" if isinstance(found.get(name), Gamma) else "log_mode" for name in Blocks._fields))
+
+
 def moments(problem: JingleMixture, found: Mapping[str, Gamma | Array], choices: Choices) -> Blocks:
     """Moments of every block from what was inferred for the sites, for `sources.sources` and `conditionals.local`.
 
     A Gamma gives its arithmetic and geometric mean, an array is a point. Blocks without a site are ones.
     """
-
-    def read(name: str, shape: tuple[int, ...]) -> Moments:
-        q = found.get(name, jnp.ones(shape, problem.frames.x.dtype))
-        return Moments(gamma.mean(q), gamma.geometric_mean(q)) if isinstance(q, Gamma) else gamma.point(q)
-
-    n_frames, n_bins = problem.frames.x.shape
-    if choices.latent:
-        rows = read("catalogue", (len(choices.latent), n_bins))
-        catalogue = Moments(*(_all_entries(problem, row, choices) for row in rows))
-    else:
-        catalogue = gamma.point(problem.catalogue)
-    return Blocks(
-        templates=read("templates", (choices.n_bases, n_bins)),
-        excitations=read("excitations", (n_frames, choices.n_bases)),
-        filter=read("filter", (n_bins,)),
-        gain=read("gain", (n_frames,)),
-        catalogue=catalogue,
-    )
+    each = zip(Blocks._fields, blocks(problem, found, choices), readings(found), strict=True)
+    return Blocks(*(read(problem, name, q, reading) for name, q, reading in each))

@@ -51,9 +51,15 @@ def sources(
 
 
 def draw_sources(
-    key: PRNGKeyArray, model: JingleMixture, hyper: Hyper, posterior: Blocks, moments: Blocks, readings: Blocks
+    key: PRNGKeyArray,
+    model: JingleMixture,
+    hyper: Hyper,
+    posterior: Blocks,
+    moments: Blocks,
+    readings: Blocks,
+    candidates: Int[Array, "T K"] | None = None,
 ) -> Float[Array, "T F"]:
-    """One draw of the speech magnitudes: blocks and r from q, then each bin's share.
+    """One draw of the speech magnitudes: blocks from q, r given them, then each bin's share.
 
     Blocks that were read as points stay at their points. x is real, so the binomial share is drawn from the Beta distribution
     of the same mean and variance (for x above 1; below, it is all or nothing).
@@ -68,11 +74,13 @@ def draw_sources(
     moments = Blocks(*(draw(name, k) for name, k in zip(Blocks._fields, keys, strict=True)))
     x = model.frames.x
     speech = speech_rate(model, moments.excitations.mean, moments.templates.mean) + TINY
-    r, _ = frame_prior.sample(key_r, entry_log_likelihood(model, moments), hyper.frame_prior, chain=model.chain)
+    scores = entry_log_likelihood(model, moments, candidates)
+    scores = scatter_candidates(scores, candidates, model.catalogue.shape[0], -jnp.inf)
+    r, _ = frame_prior.sample(key_r, scores, hyper.frame_prior, chain=model.chain)
     music = moments.gain.mean[:, None] * moments.filter.mean[None, :] * moments.catalogue.mean[r]
     p = speech / (speech + music)
     counts = jnp.maximum(x - 1, 1e-3)
-    share = jax.random.beta(key_share, jnp.maximum(counts * p, TINY), jnp.maximum(counts * (1 - p), TINY))
+    share = gamma.sample_share(key_share, jnp.maximum(counts * p, TINY), jnp.maximum(counts * (1 - p), TINY))
     return x * share
 
 

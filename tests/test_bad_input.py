@@ -146,6 +146,15 @@ def test_settings_that_contradict_are_refused(call: Caller, given: Files, tmp_pa
     assert "max_frequency" in call.refused(*start, "--max-frequency", "-1")
 
 
+@pytest.mark.parametrize(
+    "option", ["--p-music 0", "--level inf", "--level nan", "--max-frequency 0", "--joint-weight nan", "--filter-shape inf"]
+)
+def test_numbers_that_mean_nothing_are_refused(call: Caller, given: Files, tmp_path: Path, option: str) -> None:
+    name, value = option.split()
+    complaint = call.refused("separate", given.mix, *given.known, "-o", tmp_path / "out", "-q", name, value)
+    assert name[2:].replace("-", "_") in complaint and "must be" in complaint
+
+
 def test_usage_errors_have_code_2(call: Caller, given: Files, tmp_path: Path) -> None:
     for wrong in (("--bases", "0"), ("--bases", "many"), ("--method", "magic"), ("--nonsense",), ("--speech",)):
         outcome = call("separate", given.mix, *given.known, "-o", tmp_path / "out", *wrong)

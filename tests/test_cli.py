@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from bayessep import cli, commands, output, recordings, terminal
 from bayessep.errors import UserError
-from bayessep.pipeline import METHODS, Settings
+from bayessep.settings import METHODS, Settings
 from bayessep.terminal import spread, to_json
 from tests.commandline import TINY, Caller, Files, files, load, save, tone
 
@@ -116,7 +116,7 @@ def test_options_are_the_settings_of_the_library(verb: str) -> None:
     defaults |= {"complete": "complete" if Settings().complete else "as-given"}
     said = {name: p.show_default for name, p in _options(verb).items() if isinstance(p.show_default, str)}
     said = {name: text for name, text in said.items() if name in defaults}
-    assert len(said) >= 11
+    assert len(said) >= 15
     assert said == {name: str(defaults[name]) for name in said}
     unsaid = [n for n, p in _options(verb).items() if n in defaults and n not in said and p.default != defaults[n]]
     assert unsaid == []
@@ -165,6 +165,29 @@ def test_same_seed_same_bytes(call: Caller, given: Files, tmp_path: Path) -> Non
     assert a == b != c
 
 
+def test_draws_are_written_beside_the_stems(call: Caller, given: Files, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    call.succeeded("separate", given.mix, *given.known, "-o", folder, *TINY, "--draws", 2)
+    first, second = (load(folder / "draws" / f"speech-{n}.wav") for n in (1, 2))
+    assert first.shape == load(given.mix).shape and np.abs(first - second).max() > 1e-3
+    again = tmp_path / "again"
+    call.succeeded("separate", given.mix, *given.known, "-o", again, *TINY, "--draws", 1)
+    np.testing.assert_array_equal(load(again / "draws" / "speech-1.wav"), first)  # the second adds to the first
+    assert files(again).keys() == {again / n for n in ("speech.wav", "music.wav", "labels.csv", "separation.json")} | {
+        again / "draws", again / "draws" / "speech-1.wav",
+    }  # fmt: skip
+
+
+def test_what_has_no_effect_or_is_left_out_is_said(call: Caller, given: Files, tmp_path: Path) -> None:
+    line = ("separate", given.mix, *given.known, "-o", tmp_path / "out", *(o for o in TINY if o != "--as-given"))
+    assert "warning: --complete does nothing without --chain" in call(*line, "--complete").err
+    assert call(*line).err == ""
+    cut = call(*line, "--max-catalogue", 5)
+    assert "0.5 s of music are known, of which the first 0.2 s are used" in cut.err and cut.code == 0
+    free = json.loads(call.succeeded(*line, "--filter-shape", 0, "--json"))
+    assert free["settings"]["filter_shape"] is None and free["settings"]["gain_shape"] == 30
+
+
 def test_labels_alone_are_enough(call: Caller, tmp_path: Path) -> None:
     """The paper's setting: the labelled stretches of the recording itself train the model."""
     speech, music = tone(4, 300, seed=1), tone(4, 900)
@@ -203,6 +226,9 @@ def test_long_recordings_are_worked_on_in_pieces(
     document = json.loads(call.succeeded("separate", given.mix, *given.known, "-o", tmp_path / "out", *TINY, "--json"))
     assert document["bound"] is None and document["real_time_factor"] == 0.5
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"speech.wav", "music.wav", "labels.csv", "separation.json"}
+    line = ("separate", given.mix, *given.known, "-o", tmp_path / "other")
+    assert "too long" in call.refused(*line, "-q", "--draws", 1)
+    assert "are not learned" in call(*line, "-q", "--chain").err
 
 
 def test_results_for_people_name_the_files(call: Caller, given: Files, tmp_path: Path) -> None:

@@ -14,13 +14,13 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from bayessep import audio, comparison, metrics, pipeline, plots
+from bayessep import audio, comparison, metrics, pipeline, plots, separators
 from bayessep.comparison import Comparison, Row
 from bayessep.data import Broadcast, generate_broadcast
 from bayessep.errors import UserError
 from bayessep.metrics import StemScores
-from bayessep.pipeline import Settings
 from bayessep.preparation import Known
+from bayessep.settings import Settings
 
 SMALL = Settings(bases=4, sweeps=3, training_sweeps=3, chain=False)
 
@@ -85,7 +85,7 @@ def test_templates_are_trained_once_and_sharing_them_changes_nothing(
 
     def counted(*args, **options):
         calls.append(args)
-        return pipeline.train_templates(*args, **options)
+        return separators.train_templates(*args, **options)
 
     monkeypatch.setattr(comparison, "train_templates", counted)
     mixture = np.stack([1.2 * made.mixture, 0.8 * made.mixture]).astype(np.float32)

@@ -163,6 +163,12 @@ def test_broken_updates_are_noticed(x64, name, replaced):
 # --- the contract -------------------------------------------------------------------------------------------
 
 SMALL = {"shape": (5, 4), "entries": 2, "bases": 2, "whole": True}
+def test_gibbs_refuses_candidates() -> None:
+    problem = random_problem(0, Setting("known", False, "unlabelled"))
+    with pytest.raises(ValueError, match="every entry"):
+        gibbs(co, dataclasses.replace(problem, candidates=2), lambda key: random_posterior(0, problem))
+
+
 ALGORITHMS = {"cavi": cavi, "icm": icm, "gibbs": gibbs}
 every_algorithm = pytest.mark.parametrize("make", ALGORITHMS.values(), ids=ALGORITHMS.keys())
 

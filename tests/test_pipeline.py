@@ -3,15 +3,17 @@
 import dataclasses
 from functools import partial
 
+import jax
 import numpy as np
 import pytest
 
-from bayessep import metrics, pipeline, preparation, streaming
+from bayessep import metrics, pipeline, preparation, separators, streaming
 from bayessep.audio import read, write
 from bayessep.broadcast import generate_broadcast
 from bayessep.errors import UserError
-from bayessep.pipeline import METHODS, Settings, separate
+from bayessep.pipeline import separate
 from bayessep.preparation import Known
+from bayessep.settings import METHODS, Settings
 
 pytestmark = pytest.mark.loose_arrays
 RATE = 16000
@@ -44,6 +46,43 @@ def test_every_method_separates(broadcast, known, method: str) -> None:
     assert len(result.trace) >= result.steps and np.isfinite(result.bound)
     if method not in ("svi", "icm", "joint", "unsupervised"):  # the M-step of hyper-parameters is float32 there
         assert np.diff(result.trace).min() > -1e-4 * abs(result.bound)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_plays_the_catalogue_in_order(broadcast, known, method: str) -> None:
+    """With the chain, the other half of the jingle is found and learned, where there is speech to tell it from."""
+    result = separate(broadcast.mixture[None], RATE, known, dataclasses.replace(SMALL, method=method, chain=True))
+    if method == "unsupervised":
+        assert result.period is None
+    else:
+        assert result.period == pytest.approx(2.0, abs=0.04)
+        assert bool(result.posterior.problem.latent.any())
+    before = float(metrics.si_sdr(broadcast.speech, broadcast.mixture))
+    assert _sdr(broadcast, result) > before + (1.0 if method == "unsupervised" else 3.0)
+    np.testing.assert_allclose(result.speech + result.music, broadcast.mixture[None], atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["joint", "svi"])
+def test_hidden_bins_are_not_seen(broadcast, known, method: str) -> None:
+    """What is inferred is the same whatever the hidden bins hold: the score changes only through what is scored."""
+    settings = dataclasses.replace(SMALL, method=method, chain=True, sweeps=5, training_sweeps=5)
+    spectra = pipeline.analyse(broadcast.mixture[None], RATE, known, settings)[1].spectra
+    trained = pipeline.train_templates(spectra.speech, settings)
+    hidden = np.random.default_rng(0).random(spectra.target.shape) < 0.2
+    other = spectra._replace(target=np.where(hidden, 0.0, spectra.target).astype(np.float32))
+    states = []
+
+    def keep(problem, moments, candidates):
+        states.append((problem, moments, candidates))
+        return scored(problem, moments, candidates)
+
+    scored = separators._log_predictive
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(separators, "_log_predictive", keep)
+        one, two = (separators.score_hidden(s, trained, settings, hidden) for s in (spectra, other))
+    assert np.isfinite(one) and two > one  # zeros are foretold more easily
+    (_, moments, candidates), (_, moments_2, candidates_2) = states
+    jax.tree.map(np.testing.assert_array_equal, (moments, candidates), (moments_2, candidates_2))
 
 
 def test_held_out_bins_are_foretold_better_by_a_better_model(broadcast, known) -> None:
@@ -148,6 +187,34 @@ def test_streaming_learns_templates_online(broadcast, known, tmp_path, monkeypat
     assert gained > float(metrics.si_sdr(broadcast.speech, broadcast.mixture)) + 1.0
 
 
+@pytest.mark.parametrize("method", ["unsupervised", "joint"])
+def test_blocks_of_a_long_file_share_one_prior(broadcast, known, tmp_path, monkeypatch, method: str) -> None:
+    """What a block learns for itself is no evidence for the others; frames of the mixture count as often as is asked for."""
+    monkeypatch.setattr(streaming, "BLOCK_SECONDS", 3.0)
+    monkeypatch.setattr(streaming, "CONTEXT_SECONDS", 0.5)
+    seen, make = [], streaming.online.online
+
+    def spy(*args, **options):
+        algorithm = make(*args, **options)
+
+        def step(key, state, problem, start, share):
+            seen.append(problem)
+            return algorithm.step(key, state, problem, start, share)
+
+        return algorithm._replace(step=step)
+
+    monkeypatch.setattr(streaming.online, "online", spy)
+    mix = tmp_path / "mix.wav"
+    write(mix, broadcast.mixture[None], RATE, "FLOAT")
+    settings = dataclasses.replace(SMALL, method=method, joint_weight=0.25)
+    streaming.separate_file(mix, known, settings, tmp_path / "s.wav", tmp_path / "m.wav")
+    assert len(seen) == 3 and not any(any(problem.learn) for problem in seen)
+    for problem in seen[1:]:
+        jax.tree.map(np.testing.assert_array_equal, problem.hyper.prior, seen[0].hyper.prior)
+    weights = np.unique(np.concatenate([problem.frames.weight for problem in seen]))
+    np.testing.assert_allclose(weights, [0.0, 0.25, 1 / 3] if method == "joint" else [0.0, 1.0])
+
+
 def test_method_table_is_complete() -> None:
     assert set(METHODS) == {"nmf", "variational", "icm", "joint", "svi", "unsupervised"}
-    assert pipeline.Settings().method in METHODS
+    assert Settings().method in METHODS

@@ -222,3 +222,9 @@ def test_sites_and_moments_are_inverse() -> None:
         np.testing.assert_allclose(getattr(back, name).mean, expected.mean, rtol=1e-12)
     expected = jingle_mixture.read(problem, "catalogue", q.catalogue, "mean")
     np.testing.assert_allclose(back.catalogue.geometric, expected.geometric, rtol=1e-12)
+    blocks = programs.blocks(problem, found, choices)
+    for name, reading in zip(Blocks._fields, programs.readings(found), strict=True):
+        assert reading == ("log_mode" if name in ("filter", "gain") else "mean")
+        expected = jingle_mixture.read(problem, name, getattr(q, name), reading)
+        got = jingle_mixture.read(problem, name, getattr(blocks, name), reading)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), got, expected)

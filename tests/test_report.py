@@ -12,7 +12,7 @@ from bayessep import audio, comparison, report
 from bayessep.data import Broadcast, generate_broadcast
 from bayessep.demonstration import Demo, demo
 from bayessep.errors import UserError
-from bayessep.pipeline import Settings
+from bayessep.settings import Settings
 
 SMALL = Settings(bases=4, sweeps=3, training_sweeps=3, chain=False)
 VOID = {"meta", "img"}  # tags that are not closed

@@ -181,8 +181,8 @@ def hour() -> dict:
 
     from bayessep import audio, streaming
     from bayessep.broadcast import generate_broadcast
-    from bayessep.pipeline import Settings
     from bayessep.preparation import Known
+    from bayessep.settings import Settings
 
     made = generate_broadcast(0, seconds=60.0)
     with tempfile.TemporaryDirectory() as folder:

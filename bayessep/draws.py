@@ -1,0 +1,81 @@
+"""Draws from the posterior of a separation: what else the speech and the music may have been.
+
+A separation holds posterior means and standard deviations; these draws keep what belongs together together, from bin to bin and
+from frame to frame, so that anything can be computed of them, or they can be listened to.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from bayessep.inference import posterior
+from bayessep.models import sources
+from bayessep.models.jingle_mixture import Blocks, JingleMixture
+from bayessep.pipeline import Separation, masked
+from bayessep.stft import stft, stft_for_rate
+
+
+def draw_masks(found: Separation, key: PRNGKeyArray, draws: int) -> Iterator[Float[np.ndarray, "T F"]]:
+    """Draws of the speech share of every modelled bin, of which `found.mask` is the mean; what labels settle never varies.
+
+    Their mean over many draws differs from `found.mask` where the blocks are uncertain: that is made of their geometric means.
+    """
+    problem, blocks, moments, readings, candidates = found.posterior
+    x = np.asarray(problem.frames.x)
+    target = slice(len(x) - int(found.target.sum()), None)  # a stacked method's speech frames come first
+    for one in jax.random.split(key, draws):
+        speech = np.asarray(_draw(one, problem, blocks, moments, candidates, readings=readings))
+        mask = found.mask.copy()
+        mask[found.target] = np.where(x > 0, speech / np.maximum(x, 1e-9), 1.0)[target]
+        yield mask
+
+
+def draw_speech(
+    found: Separation, mixture: Float[np.ndarray, "C N"], sample_rate: int, key: PRNGKeyArray, draws: int
+) -> Iterator[Float[np.ndarray, "C N"]]:
+    """Draws of the speech as waveforms; the music of each is the mixture less its speech."""
+    window = stft_for_rate(sample_rate)
+    spectrum = np.asarray(stft(jnp.asarray(mixture, jnp.float32), window))
+    for mask in draw_masks(found, key, draws):
+        yield masked(spectrum, mask, window, mixture.shape[1])
+
+
+def to_arviz(found: Separation, key: PRNGKeyArray, draws: int = 200):
+    """Draws of the model's blocks in ArviZ's container, with the magnitudes that they explain as observed data.
+
+    Variables: templates, excitations and, where there is music, filter, gain and the learned entries of the catalogue. Blocks of
+    which the method has points (ICM, flat priors) are repeated. Frames are in seconds, frequencies in Hz.
+    """
+    problem, blocks, moments, readings, _ = found.posterior
+    skip = len(problem.frames.x) - int(found.target.sum())
+    latent = np.flatnonzero(np.asarray(problem.latent))
+    rows = {"excitations": slice(skip, None), "gain": slice(skip, None), "catalogue": latent}
+    names = ["templates", "excitations"]
+    names += ["filter", "gain"] if problem.has_music else []
+    names += ["catalogue"] if len(latent) else []
+
+    def cut(name: str):
+        is_point = getattr(readings, name) in ("mode", "log_mode")
+        whole = getattr(moments, name).mean if is_point else getattr(blocks, name)
+        return jax.tree.map(lambda a: a[rows[name]] if name in rows else a, whole)
+
+    dims = {"templates": ["base", "frequency"], "excitations": ["frame", "base"], "filter": ["frequency"], "gain": ["frame"]}
+    dims |= {"catalogue": ["entry", "frequency"], "magnitude": ["frame", "frequency"]}
+    coords = {"frame": found.times[found.target], "frequency": found.frequencies, "entry": latent}
+    return posterior.to_arviz(
+        posterior.draw(key, {name: cut(name) for name in names}, draws),
+        dims={name: dims[name] for name in (*names, "magnitude")},
+        coords=coords if len(latent) else {name: coords[name] for name in ("frame", "frequency")},
+        observed={"magnitude": problem.frames.x[skip:]},
+    )
+
+
+@partial(jax.jit, static_argnames="readings")
+def _draw(
+    key: PRNGKeyArray, problem: JingleMixture, blocks: Blocks, moments: Blocks, candidates: Array | None, *, readings: Blocks
+) -> Float[Array, "T F"]:
+    return sources.draw_sources(key, problem, problem.hyper, blocks, moments, readings, candidates)

@@ -1,0 +1,307 @@
+"""The Bayesian methods on spectrograms: magnitudes and what is known of them in, posterior out.
+
+This is where models and inference meet. The methods of paper 000 differ in three choices (`METHODS`): whether the templates were
+trained, whether they move on the mixture, and how conditionals are read.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Array, Bool, Float, Int
+
+from bayessep import repetition
+from bayessep.gamma import Gamma
+from bayessep.inference import conjugate, loop, svi
+from bayessep.inference.loop import Fit
+from bayessep.models import conditionals, entries, frame_prior, jingle_mixture, programs, sources
+from bayessep.models.jingle_mixture import Blocks, JingleMixture, Learn
+from bayessep.preparation import Spectra
+from bayessep.settings import METHODS, SVI_STEPS, Settings
+
+Progress = Callable[[str, int, int, float], None]
+"""progress(what is being done, steps done, steps at most, objective)"""
+
+def silent(what: str, done: int, most: int, objective: float) -> None:
+    del what, done, most, objective
+
+
+# --- training -------------------------------------------------------------------------------------------------------------
+
+
+class Trained(NamedTuple):
+    """Speech templates as the training speech leaves them."""
+
+    templates: Gamma
+    prior: Blocks
+
+
+def train_templates(speech: Float[np.ndarray, "T F"], settings: Settings, progress: Progress = silent) -> Trained:
+    """Gamma-Poisson NMF of the training speech with learned, tied hyper-parameters (paper 000, section 2.3.1)."""
+    x = jnp.asarray(speech, jnp.float32)
+    prior = jingle_mixture.priors(x.shape[1], float(x.mean()), n_bases=settings.bases)
+    problem = jingle_mixture.build(x, prior=prior, learn=Learn(templates=True, excitations=True))
+    readings = Blocks("mean", "mean", "fixed", "fixed", "fixed")
+    fit = _run(problem, readings, settings, None, "training", settings.training_sweeps, progress)
+    return Trained(fit.state.posterior.templates, fit.state.hyper.prior)
+
+
+def _run(
+    problem: JingleMixture,
+    readings: Blocks,
+    settings: Settings,
+    templates: Gamma | None,
+    what: str,
+    sweeps: int,
+    progress: Progress,
+) -> Fit:
+    start = Partial(jingle_mixture.Start(settings.bases), problem, templates)
+    return loop.fit(
+        conjugate.algorithm(conditionals, problem, start, readings=readings),
+        jax.random.key(settings.seed),
+        max_steps=sweeps,
+        tolerance=settings.tolerance,
+        window=5,
+        min_steps=20,
+        progress=lambda done, value: progress(what, done, sweeps, value),
+    )
+
+
+# --- inference ------------------------------------------------------------------------------------------------------------
+
+_SVI_PARTS = 5
+
+
+class Posterior(NamedTuple):
+    """What inference leaves behind: all that sources, draws and predictions are made from."""
+
+    problem: JingleMixture  # with what was learned of its priors
+    blocks: Blocks  # of Gamma
+    moments: Blocks  # of Moments, as `readings` says
+    readings: Blocks
+    candidates: Int[Array, "T K"] | None
+
+
+class Inferred(NamedTuple):
+    """Posterior of the sources in the target frames, and how it was reached."""
+
+    sources: sources.Sources
+    filter: Float[np.ndarray, " F"]
+    gain: Float[np.ndarray, " T"]
+    fit: Fit
+    period: int | None
+    posterior: Posterior
+
+
+def build_problem(
+    spectra: Spectra, trained: Trained | None, settings: Settings, observed: Float[np.ndarray, "T F"] | None = None
+) -> tuple[JingleMixture, repetition.Repetition | None]:
+    """The jingle mixture of the target frames: priors, catalogue and chain as the settings say.
+
+    `observed` is 0 for bins of the target that inference must not see.
+    """
+    method = METHODS[settings.method]
+    x = jnp.asarray(spectra.target, jnp.float32)
+    known = spectra.music[: settings.max_catalogue]
+    # Free entries beside free templates: nothing tells which is the music.
+    completes = settings.chain and settings.complete and settings.method != "unsupervised"
+    found = repetition.find(spectra.target, known) if completes else None
+    missing = known[:0] if found is None else found.missing[: max(settings.max_catalogue - len(known), 0)]
+    catalogue = np.concatenate([known, missing])
+    n = len(catalogue)
+    latent = (np.arange(n) >= len(known)).astype(np.float32)
+
+    prior = jingle_mixture.priors(
+        x.shape[1],
+        float(x.mean()),
+        n_bases=settings.bases,
+        filter_shape=settings.filter_shape,
+        gain_shape=settings.gain_shape,
+    )
+    if trained is not None:
+        prior = prior._replace(templates=trained.prior.templates, excitations=trained.prior.excitations)
+        if method.trained:
+            prior = prior._replace(templates=trained.templates)
+    entry = frame_prior.uniform(n)
+    if settings.chain and n:
+        order = np.concatenate([[0], np.arange(2, n + 1), [1]])
+        r = frame_prior.left_to_right(entry, jnp.asarray(order))
+    else:
+        r = frame_prior.independent(entry)
+
+    music, weight, speech = spectra.p_music, np.ones(len(x)), np.ones(len(x))
+    if method.stacked:
+        n_speech = len(spectra.speech)
+        x = jnp.concatenate([jnp.asarray(spectra.speech, jnp.float32), x])
+        music = np.concatenate([np.zeros(n_speech), music])
+        weight = np.concatenate([np.ones(n_speech), np.full(len(weight), settings.joint_weight)])
+        speech = np.ones(len(x))
+        if observed is not None:
+            observed = np.concatenate([np.ones_like(spectra.speech), observed])
+    problem = jingle_mixture.build(
+        x,
+        prior=prior,
+        catalogue=jnp.asarray(catalogue, jnp.float32),
+        latent=jnp.asarray(latent),
+        frames_prior=r,
+        speech=jnp.asarray(speech, jnp.float32),
+        music=jnp.asarray(music, jnp.float32),
+        weight=jnp.asarray(weight, jnp.float32),
+        chain=settings.chain and n > 0,
+        rule=settings.rule,
+        candidates=settings.candidates if settings.candidates < n + 1 else None,
+        unit_filter=settings.filter_shape is None and settings.gain_shape is None,
+        observed=None if observed is None else jnp.asarray(observed, jnp.float32),
+        learn=Learn(templates=not method.trained, excitations=not method.trained),
+    )
+    return problem, found
+
+
+def infer(spectra: Spectra, trained: Trained | None, settings: Settings, progress: Progress = silent) -> Inferred:
+    """Run one method on the target frames."""
+    problem, found = build_problem(spectra, trained, settings)
+    posterior, fit = _infer(problem, trained, settings, progress)
+    skip = len(problem.frames.x) - len(spectra.target)  # a stacked method's speech frames come first
+    of_target = jax.tree.map(lambda a: a[skip:], sources_of(posterior))
+    gain = np.asarray(posterior.moments.gain.mean)[skip:]
+    return Inferred(of_target, np.asarray(posterior.moments.filter.mean), gain, fit, found and found.period, posterior)
+
+
+def _infer(
+    problem: JingleMixture, trained: Trained | None, settings: Settings, progress: Progress
+) -> tuple[Posterior, Fit]:
+    templates = trained.templates if trained is not None and settings.method != "unsupervised" else None
+    if settings.method == "svi":
+        return _run_svi(problem, templates, settings, progress)
+    readings = readings_for(settings, has_latent=bool(problem.latent.any()))
+    fit = _run(problem, readings, settings, templates, settings.method, settings.sweeps, progress)
+    return _posterior(problem, readings, fit), fit
+
+
+def _posterior(problem: JingleMixture, readings: Blocks, fit: Fit) -> Posterior:
+    state = fit.state
+    learned = dataclasses.replace(problem, hyper=state.hyper)
+    return Posterior(learned, state.posterior, state.moments, readings, state.candidates)
+
+
+def score_hidden(
+    spectra: Spectra, trained: Trained | None, settings: Settings, hidden: Bool[np.ndarray, "T F"], progress: Progress = silent
+) -> float:
+    """Mean log predictive density of the hidden bins of the target (`sources.log_predictive`) after inference without them."""
+    x = spectra.target
+    # What a hidden bin holds takes no part in inference, but start values and repeats are read off all bins.
+    known_mean = (x * ~hidden).sum(0) / np.maximum((~hidden).sum(0), 1)
+    seen = spectra._replace(target=np.where(hidden, known_mean[None, :], x).astype(np.float32))
+    problem, _ = build_problem(seen, trained, settings, (~hidden).astype(np.float32))
+    posterior, _ = _infer(problem, trained, settings, progress)
+    stacked = problem.frames.x[: len(problem.frames.x) - len(x)]
+    truth = problem.frames._replace(x=jnp.concatenate([stacked, jnp.asarray(x)]))
+    problem = dataclasses.replace(posterior.problem, frames=truth)
+    return float(_log_predictive(problem, posterior.moments, posterior.candidates))
+
+
+@jax.jit
+def _log_predictive(problem: JingleMixture, moments: Blocks, candidates: Any) -> Array:
+    rho = conditionals.local(problem, problem.hyper, moments, candidates).responsibility
+    everywhere = entries.scatter_candidates(rho, candidates, problem.catalogue.shape[0], 0.0)
+    return sources.log_predictive(problem, moments, everywhere)
+
+
+def _run_svi(
+    problem: JingleMixture, templates: Gamma | None, settings: Settings, progress: Progress
+) -> tuple[Posterior, Fit]:
+    """Gradient steps on the same problem as a NumPyro program, with a Gamma guide; `SVI_STEPS` a sweep of the settings.
+
+    They are taken in `_SVI_PARTS` parts, before each of which the candidates of a long catalogue are chosen anew. Single
+    estimates of the bound are noise: that of a part is the mean of its last ones.
+    """
+    key_start, *keys = jax.random.split(jax.random.key(settings.seed), 1 + _SVI_PARTS)
+    blocks = _initial(key_start, problem, n_bases=settings.bases, templates=templates)
+    choices = programs.choose(problem, n_bases=settings.bases)
+    found = programs.sites(problem, blocks, choices)
+    readings = programs.readings(found)
+    start = svi.GammaGuide.start(found)
+    part = -(-SVI_STEPS * settings.sweeps // _SVI_PARTS)
+    steps = part * _SVI_PARTS
+    guide, optimizer = svi.GammaGuide(programs.jingle_mixture), svi.adam(steps=steps)
+
+    def algorithm(candidates):
+        return svi.svi(
+            programs.jingle_mixture, guide, problem, candidates, start=start, optimizer=optimizer, choices=choices
+        )
+
+    moments = _read(problem, blocks, readings)
+    candidates, fit, traces = None, None, []
+    if problem.candidates is not None:
+        anyone = jnp.arange(problem.candidates)[None, :]
+        candidates = jnp.broadcast_to(anyone, (len(problem.frames.x), problem.candidates))
+    for n, key in enumerate(keys):
+        if problem.candidates is not None:
+            candidates = _choose(problem, problem.hyper, moments, problem.candidates, candidates)
+        fit = loop.fit(
+            algorithm(candidates),
+            key,
+            max_steps=part,
+            tolerance=-1.0,  # never stop early: the rate falls to nearly nothing at the last step, and noise decides nothing
+            state=fit and fit.state,
+            progress=lambda done, value, before=n * part: progress("svi", before + done, steps, value),
+        )
+        traces.append(np.asarray(fit.trace))
+        blocks = _blocks_of_svi(algorithm(candidates), problem, fit.state, choices)
+        moments = _read(problem, blocks, readings)
+    assert fit is not None, "there is at least one part"
+    *_, before, bound = (trace[-10:].mean() for trace in traces)
+    change = abs(bound - before) * 5 * SVI_STEPS / part  # over as many steps as five sweeps have, to which `tolerance` refers
+    converged = bool(change <= settings.tolerance * abs(bound))
+    trace = jnp.asarray(np.concatenate([*traces, bound[None]]))
+    return Posterior(problem, blocks, moments, readings, candidates), fit._replace(trace=trace, converged=converged, steps=steps)
+
+
+@partial(jax.jit, static_argnames="choices")
+def _blocks_of_svi(algorithm: loop.Algorithm, problem: JingleMixture, state: Any, choices: programs.Choices) -> Blocks:
+    return programs.blocks(problem, svi.posterior(algorithm, state), choices)
+
+
+@partial(jax.jit, static_argnames="readings")
+def _read(problem: JingleMixture, blocks: Blocks, readings: Blocks) -> Blocks:
+    names = Blocks._fields
+    return Blocks(*(jingle_mixture.read(problem, *each) for each in zip(names, blocks, readings, strict=True)))
+
+
+def fit_problem(
+    problem: JingleMixture, trained: Trained | None, settings: Settings, sweeps: int | None = None
+) -> Posterior:
+    """Fit a problem that was put together elsewhere."""
+    templates = None if trained is None else trained.templates
+    readings = readings_for(settings, has_latent=bool(problem.latent.any()))
+    fit = _run(problem, readings, settings, templates, "", sweeps or settings.sweeps, silent)
+    return _posterior(problem, readings, fit)
+
+
+def sources_of(posterior: Posterior) -> sources.Sources:
+    """Its sources, as numpy arrays."""
+    found = _sources(posterior.problem, posterior.problem.hyper, posterior.moments, posterior.candidates)
+    return jax.tree.map(np.asarray, found)
+
+
+def readings_for(settings: Settings, *, has_latent: bool) -> Blocks:
+    """How the method reads each block on the mixture."""
+    method = METHODS[settings.method]
+    own = method.excitations
+    return Blocks(
+        templates=method.templates,
+        excitations=own,
+        filter="mode" if settings.filter_shape is None else own,
+        gain="mode" if settings.gain_shape is None else own,
+        catalogue=own if has_latent else "fixed",
+    )
+
+
+_sources = jax.jit(sources.sources)
+_choose = jax.jit(conditionals.choose_candidates, static_argnums=3)
+_initial = jax.jit(jingle_mixture.initial, static_argnames="n_bases")

@@ -1,0 +1,79 @@
+"""Draws from the posterior of a separation: their law is tested with `models.sources`, here what reaches the user."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from bayessep import draws
+from bayessep.broadcast import generate_broadcast
+from bayessep.pipeline import Separation, separate
+from bayessep.preparation import Known
+from bayessep.settings import Settings
+
+pytestmark = pytest.mark.loose_arrays
+RATE = 16000
+SMALL = Settings(bases=4, sweeps=10, training_sweeps=10, max_frequency=2000.0, candidates=4)
+
+
+@pytest.fixture(scope="module")
+def broadcast():
+    return generate_broadcast(5, seconds=6.0, jingle_seconds=2.0, training_seconds=4.0)
+
+
+def _separate(broadcast, **how) -> Separation:
+    known = Known([broadcast.training_speech], [broadcast.labelled_music])
+    return separate(broadcast.mixture[None], RATE, known, dataclasses.replace(SMALL, **how))
+
+
+@pytest.mark.parametrize("method", ["icm", "svi"])
+def test_masks_drawn_have_the_mean_and_spread_of_the_mask(broadcast, method: str) -> None:
+    """With points for blocks, exactly (ICM); with blocks drawn too, they spread more."""
+    found = _separate(broadcast, method=method)
+    drawn = np.stack(list(draws.draw_masks(found, jax.random.key(0), 60)))
+    assert drawn.min() >= 0 and drawn.max() <= 1 + 1e-5
+    error = found.mask_std / np.sqrt(len(drawn))
+    if method == "icm":
+        assert (np.abs(drawn.mean(0) - found.mask) < 5.5 * error + 0.05).all()
+        assert np.sqrt(((drawn.mean(0) - found.mask) ** 2).mean()) < 1.2 * np.sqrt((error**2).mean())
+        assert drawn.std(0).mean() == pytest.approx(found.mask_std.mean(), rel=0.05)
+    else:
+        assert np.corrcoef(drawn.mean(0).ravel(), found.mask.ravel())[0, 1] > 0.9
+        assert drawn.std(0).mean() == pytest.approx(found.mask_std.mean(), rel=0.2)
+
+
+def test_what_labels_settle_never_varies() -> None:
+    b = generate_broadcast(0, seconds=24.0, layout="programme")
+    found = separate(b.mixture[None], RATE, Known(labels=b.labels), dataclasses.replace(SMALL, method="joint"))
+    assert 0 < found.target.sum() < len(found.target)
+    one, two = draws.draw_masks(found, jax.random.key(0), 2)
+    np.testing.assert_array_equal(one[~found.target], found.mask[~found.target])
+    assert np.abs(one - two)[found.target].mean() > 0.05
+
+
+def test_speech_drawn_is_as_long_as_the_mixture(broadcast) -> None:
+    found, stereo = _separate(broadcast), np.stack([broadcast.mixture, 0.5 * broadcast.mixture])
+    one, two = draws.draw_speech(found, stereo, RATE, jax.random.key(0), 2)
+    assert one.shape == stereo.shape
+    np.testing.assert_allclose(one[1], 0.5 * one[0], atol=1e-5)
+    assert np.abs(one - two).max() > 1e-3
+    again, _ = draws.draw_speech(found, stereo, RATE, jax.random.key(0), 2)
+    np.testing.assert_array_equal(one, again)
+
+
+@pytest.mark.parametrize(("method", "chain"), [("joint", True), ("icm", False)])
+def test_arviz_has_every_block_by_name(broadcast, method: str, chain: bool) -> None:
+    found = _separate(broadcast, method=method, chain=chain)
+    made = draws.to_arviz(found, jax.random.key(0), draws=5)
+    n_frames, n_bins = found.mask.shape
+    shapes = {name: values.shape[2:] for name, values in made.posterior.data_vars.items()}
+    expected = {"templates": (4, n_bins), "excitations": (n_frames, 4), "filter": (n_bins,), "gain": (n_frames,)}
+    assert {name: shapes[name] for name in expected} == expected
+    assert ("catalogue" in shapes) == chain, "the latent part of the jingle is learned with the chain"
+    assert made.posterior["excitations"].dims[2:] == ("frame", "base")
+    np.testing.assert_allclose(made.posterior["frequency"], found.frequencies)
+    np.testing.assert_allclose(made.posterior["frame"], found.times)
+    assert made.observed_data["magnitude"].shape == found.mask.shape
+    spread = float(made.posterior["templates"].std("draw").max())
+    assert (spread < 1e-6) == (method == "icm")
