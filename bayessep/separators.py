@@ -236,10 +236,8 @@ def _run_svi(
         )
 
     moments = _read(problem, blocks, readings)
-    candidates, fit, traces = None, None, []
-    if problem.candidates is not None:
-        anyone = jnp.arange(problem.candidates)[None, :]
-        candidates = jnp.broadcast_to(anyone, (len(problem.frames.x), problem.candidates))
+    candidates = None if problem.candidates is None else entries.any_candidates(problem)
+    fit, traces = None, []
     for n, key in enumerate(keys):
         if problem.candidates is not None:
             candidates = _choose(problem, problem.hyper, moments, problem.candidates, candidates)

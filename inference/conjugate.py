@@ -34,6 +34,7 @@ class ConjugateModel(Protocol):
     def objective(self, problem, hyper, posterior, moments, readings, step, of_data) -> Any: ...
     def learn(self, problem, hyper, posterior, jumps) -> Any: ...
     def rescale(self, moments, posterior) -> Any: ...
+    def any_candidates(self, problem) -> Any: ...
     def choose_candidates(self, problem, hyper, moments, n_candidates, current) -> Any: ...
 
 
@@ -79,10 +80,8 @@ def make_state(
         reading = fixed if reading == "fixed" else reading
         moments[name] = module.read(problem, name, getattr(posterior, name), reading, k)
     state = State(posterior, type(posterior)(**moments), problem.hyper, None, jnp.zeros((), jnp.int32), module.constant(problem))
-    if _pruned(problem):
-        chosen = module.choose_candidates(problem, state.hyper, state.moments, problem.candidates, None)
-        state = state._replace(candidates=chosen)
-    return state
+    # Any candidates do: the first sweep begins by choosing, and choosing here as well would be compiled once more.
+    return state._replace(candidates=module.any_candidates(problem)) if _pruned(problem) else state
 
 
 def _pruned(problem) -> bool:

@@ -39,6 +39,12 @@ class _Carry(NamedTuple):
     converged: Bool[Array, ""]
 
 
+@partial(jax.jit, inline=True)
+def _step(algorithm_step, key, state):
+    """One step, jitted on its own so that it is traced once, though both functions below ask for it."""
+    return algorithm_step(key, state)
+
+
 @partial(jax.jit, static_argnames=("window", "min_steps"), donate_argnames=("carry",))
 def _advance(algorithm_step, carry: _Carry, until, tolerance, *, window: int, min_steps: int) -> _Carry:
     def proceed(c: _Carry):
@@ -46,7 +52,7 @@ def _advance(algorithm_step, carry: _Carry, until, tolerance, *, window: int, mi
 
     def body(c: _Carry):
         key, step_key = jax.random.split(c.key)
-        state, info = algorithm_step(step_key, c.state)
+        state, info = _step(algorithm_step, step_key, c.state)
         trace = c.trace.at[c.step].set(info.objective)
         before = trace[jnp.maximum(c.step - window, 0)]
         still = jnp.abs(info.objective - before) <= tolerance * jnp.abs(info.objective)
@@ -60,7 +66,7 @@ def _advance(algorithm_step, carry: _Carry, until, tolerance, *, window: int, mi
 @partial(jax.jit, static_argnames="max_steps")
 def _begin(algorithm_step, key, state, *, max_steps: int) -> _Carry:
     """A carry of the loop's own: its buffers are donated from chunk to chunk. Compiled, as the step is traced for its shapes."""
-    _, info = jax.eval_shape(algorithm_step, key, state)
+    _, info = jax.eval_shape(_step, algorithm_step, key, state)
     blank = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), info)
     trace = jnp.zeros(max_steps, info.objective.dtype)
     state = jax.tree.map(jnp.copy, state)

@@ -10,12 +10,13 @@ own autoguides, `normal_guide` among them (independent log-normals for positive 
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import optax
@@ -33,10 +34,19 @@ from bayessep.inference.loop import Algorithm
 
 
 class PathwiseGamma(dist.Gamma):
-    """NumPyro's Gamma, drawn by `gamma.draw_unit`; its divergence from another Gamma is `bayessep.gamma.kl`."""
+    """NumPyro's Gamma, drawn by `gamma.draw_unit`; its divergence from another Gamma is `bayessep.gamma.kl`.
+
+    `unit` is a draw from Gamma(concentration, 1), as its logarithm, that was made beforehand: it is then the only one.
+    """
+
+    def __init__(self, concentration: Any, rate: Any, unit: Array | None = None):
+        self.unit = unit
+        super().__init__(concentration, rate)
 
     def sample(self, key: Any, sample_shape=()):
         concentration, rate = cast(Any, (self.concentration, self.rate))  # NumPyro does not say that they are arrays
+        if self.unit is not None and not sample_shape:
+            return jnp.exp(self.unit - jnp.log(rate))
         shape = jnp.broadcast_to(concentration, sample_shape + self.batch_shape)
         return jnp.exp(gamma.draw_unit(key, shape) - jnp.log(rate))
 
@@ -60,10 +70,18 @@ class GammaGuide(NamedTuple):
     program: Callable[..., None]
 
     def __call__(self, *args: Any, **static: Any) -> None:
-        for name, site in _latent_sites(self.program, *args, **static).items():
-            shape = jnp.exp(_parameter(f"{name}.log_shape"))
-            mean = jnp.exp(_parameter(f"{name}.log_mean"))
-            numpyro.sample(name, PathwiseGamma(shape, shape / mean).to_event(site["fn"].event_dim))
+        sites = _latent_sites(self.program, *args, **static)
+        shapes = {name: jnp.exp(_parameter(f"{name}.log_shape")) for name in sites}
+        # One draw for all sites: the generator is compiled once, which takes most of a second each time.
+        key = numpyro.prng_key()
+        ends = np.cumsum([shape.size for shape in shapes.values()])[:-1]
+        units: Sequence[Any] = [None] * len(sites)
+        if key is not None and sites:
+            units = jnp.split(gamma.draw_unit(key, jnp.concatenate([s.ravel() for s in shapes.values()])), ends)
+        for (name, site), unit in zip(sites.items(), units, strict=True):
+            shape, mean = shapes[name], jnp.exp(_parameter(f"{name}.log_mean"))
+            unit = None if unit is None else unit.reshape(shape.shape)
+            numpyro.sample(name, PathwiseGamma(shape, shape / mean, unit).to_event(site["fn"].event_dim))
 
     @staticmethod
     def start(found: Mapping[str, Gamma | Array]) -> dict[str, Array]:

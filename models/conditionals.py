@@ -16,6 +16,7 @@ from bayessep import gamma
 from bayessep.gamma import Gamma, Moments
 from bayessep.models import frame_prior
 from bayessep.models.entries import (
+    any_candidates,
     choose_candidates,
     entry_log_likelihood,
     geometric_speech,
@@ -30,8 +31,8 @@ from bayessep.models.entries import (
 from bayessep.models.jingle_mixture import TINY, Blocks, Hyper, JingleMixture, read
 
 __all__ = [
-    "Blocks", "Local", "choose_candidates", "conditional", "constant", "draw_local", "learn", "local", "objective", "read",
-    "recount", "rescale",
+    "Blocks", "Local", "any_candidates", "choose_candidates", "conditional", "constant", "draw_local", "learn", "local",
+    "objective", "read", "recount", "rescale",
 ]  # fmt: skip
 
 

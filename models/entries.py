@@ -160,6 +160,12 @@ POOL = 2  # candidates short-listed for each one that is kept
 BANDS = 96  # for the short-listing
 
 
+def any_candidates(model: JingleMixture) -> Int[Array, "T K"]:
+    """The first entries of the catalogue in every frame: something to begin with."""
+    assert model.candidates is not None, "the problem keeps all entries"
+    return jnp.broadcast_to(jnp.arange(model.candidates, dtype=jnp.int32)[None, :], (model.frames.x.shape[0], model.candidates))
+
+
 def choose_candidates(
     model: JingleMixture,
     hyper: Hyper,

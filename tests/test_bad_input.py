@@ -147,7 +147,7 @@ def test_settings_that_contradict_are_refused(call: Caller, given: Files, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "option", ["--p-music 0", "--level inf", "--level nan", "--max-frequency 0", "--joint-weight nan", "--filter-shape inf"]
+    "option", ["--p-music 0", "--level inf", "--level nan", "--max-frequency 0", "--joint-weight inf", "--filter-shape inf"]
 )
 def test_numbers_that_mean_nothing_are_refused(call: Caller, given: Files, tmp_path: Path, option: str) -> None:
     name, value = option.split()

@@ -41,6 +41,8 @@ def material(folder: Path, group: str, music: str) -> tuple[np.ndarray, np.ndarr
     speech = np.concatenate([mono(r.path) for r in sorted(recordings, key=lambda r: r.path)])
     tested, training = speech[: 15 * RATE], speech[15 * RATE : 55 * RATE]
     jingle = mono(folder / music)[6 * RATE : 10 * RATE]
+    if len(training) < 5 * RATE or len(jingle) < 4 * RATE:
+        raise SystemExit(f"{group} must have 20 s of speech at least, and {music} 10 s of music.")
     repeated = np.resize(jingle, tested.shape)
     loudness = np.float32(scale_to_ratio(tested, repeated, 0.0))
     return tested, loudness * repeated, training, loudness * jingle[: 2 * RATE]
