@@ -188,7 +188,8 @@ def _separate_in_pieces(
 
 def _told(document: dict[str, Any]) -> str:
     """The account of a separation in a few lines."""
-    sweeps = f"{document['sweeps']} sweeps" + ("" if document["converged"] else " (not yet converged)")
+    unit = "gradient steps" if document["method"] == "svi" else "sweeps"
+    sweeps = f"{document['sweeps']} {unit}" + ("" if document["converged"] else " (not yet converged)")
     if document["converged"] is None:
         sweeps = "in pieces"
     pace = f"{document['seconds']:.1f} s, {document['real_time_factor']:.2f} of the length of the recording"
