@@ -136,7 +136,7 @@ def separate(
             "--draws",
             metavar="N",
             min=0,
-            help="Also write N speech stems drawn from the posterior, DIR/draws/speech-1.wav and so on: what else it may be.",
+            help="Also write N speech stems drawn from the posterior: DIR/draws/speech-1.wav … (recordings up to 10 minutes).",
         ),
     ] = 0,
     seed: Seed = 0,

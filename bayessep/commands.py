@@ -131,7 +131,7 @@ def _write_draws(
     from bayessep.draws import draw_speech
 
     folder.mkdir()
-    key = jax.random.fold_in(jax.random.key(result.settings.seed), 1)  # not one that inference has used
+    key = jax.random.fold_in(jax.random.key(result.settings.seed), 2**31)  # out of reach of splits
     for n, speech in enumerate(draw_speech(result, mixture, sample_rate, key, draws), start=1):
         audio.write(folder / f"speech-{n}.wav", speech, sample_rate, "FLOAT")
         progress("drawing", n, draws, float("nan"))

@@ -50,7 +50,7 @@ def draw(key: PRNGKeyArray, posterior: Mapping[str, Any] | tuple, draws: int) ->
     def many(q, key):
         if not isinstance(q, Gamma):
             return jnp.broadcast_to(q, (1, draws, *q.shape))
-        return jax.vmap(lambda k: gamma.sample(k, q))(jax.random.split(key, draws))[None]
+        return jax.lax.map(lambda k: gamma.sample(k, q), jax.random.split(key, draws))[None]  # one after another: memory
 
     keys = jax.random.split(key, len(named))
     return {name: many(q, k) for (name, q), k in zip(named.items(), keys, strict=True)}
