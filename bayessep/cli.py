@@ -1,6 +1,7 @@
 """The command line: how each verb is called. What it does is in `bayessep.commands`, imported only when a verb runs."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +10,6 @@ import typer
 
 from bayessep import __version__
 from bayessep.options import (
-    MODEL,
     Bases,
     Candidates,
     Chain,
@@ -33,6 +33,7 @@ from bayessep.options import (
     Speech,
     Sweeps,
     TheDevice,
+    TheMethod,
     TheRule,
     Tolerance,
     TrainingSweeps,
@@ -50,6 +51,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Take speech and music apart with Bayesian models. Start with: bayessep demo",
 )
+
 
 def _print_version(wanted: bool | None) -> None:
     if wanted:
@@ -75,15 +77,20 @@ def _begin(device: Device, terminal: Terminal) -> str:
     return commands.use_device(device, terminal)
 
 
-def _settings(terminal: Terminal, **given: Any) -> "Settings":
-    """The settings that were given; the others are the library's own."""
+def _settings(options: Mapping[str, Any], terminal: Terminal) -> "Settings":
+    """The settings among the options of a verb, which are called the same; those not given (None) are the library's own."""
     from bayessep.settings import Settings
 
-    if given["complete"] and not given["chain"]:
+    names = {f.name for f in dataclasses.fields(Settings)}
+    given: dict[str, Any] = {name: value for name, value in options.items() if name in names and value is not None}
+    given = {name: str(value) if isinstance(value, StrEnum) else value for name, value in given.items()}
+    given |= {name: None for name in ("filter_shape", "gain_shape") if given.get(name) == 0}
+    settings = Settings(**given)
+    if given.get("complete") and not settings.chain:
         terminal.warn("--complete does nothing without --chain: only music that is played in order has parts to complete.")
-    plain: dict[str, Any] = {name: str(value) if isinstance(value, StrEnum) else value for name, value in given.items()}
-    plain = {name: value for name, value in plain.items() if value is not None}
-    return Settings(**plain | {name: None for name in ("filter_shape", "gain_shape") if plain.get(name) == 0})
+    elif given.get("complete") and not settings.completes:
+        terminal.warn(f"--complete does nothing with {settings.method}: without training, nothing tells which part is music.")
+    return settings
 
 
 # --- verbs ---------------------------------------------------------------------------------------------------------------
@@ -105,16 +112,7 @@ def separate(
     speech: Speech = None,
     music: Music = None,
     labels: Labels = None,
-    method: Annotated[
-        Method,
-        typer.Option(
-            "--method",
-            metavar="METHOD",
-            rich_help_panel=MODEL,
-            help="nmf keeps templates learned from the speech; variational and icm move them on MIX; joint learns from both "
-            "at once; svi is variational by stochastic gradients; unsupervised needs no --speech.",
-        ),
-    ] = Method.variational,
+    method: TheMethod = Method.variational,
     bases: Bases = None,
     sweeps: Sweeps = None,
     training_sweeps: TrainingSweeps = None,
@@ -152,12 +150,7 @@ def separate(
     terminal = Terminal(json=json, quiet=quiet)
     from bayessep import commands, recordings
 
-    settings = _settings(
-        terminal, method=method, bases=bases, sweeps=sweeps, training_sweeps=training_sweeps, tolerance=tolerance, seed=seed,
-        chain=chain, complete=complete, rule=rule, joint_weight=joint_weight, p_music=p_music, level=level,
-        max_frequency=max_frequency, filter_shape=filter_shape, gain_shape=gain_shape, candidates=candidates,
-        max_catalogue=max_catalogue,
-    )  # fmt: skip
+    settings = _settings(locals(), terminal)
     material = recordings.gather(mix, speech or [], music or [], labels, methods=[settings.method], warn=terminal.warn)
     commands.separate(material, settings, output, _begin(device, terminal), terminal, draws=draws)
 
@@ -222,12 +215,7 @@ def compare(
         raise UserError(f"--methods: name at least one of {', '.join(Method)}.")
     if (reference_speech is None) != (reference_music is None):
         raise UserError("give both --reference-speech and --reference-music, or neither: scores need the two of them.")
-    settings = _settings(
-        terminal, bases=bases, sweeps=sweeps, training_sweeps=training_sweeps, tolerance=tolerance, seed=seed, chain=chain,
-        complete=complete, rule=rule, joint_weight=joint_weight, p_music=p_music, level=level,
-        max_frequency=max_frequency, filter_shape=filter_shape, gain_shape=gain_shape, candidates=candidates,
-        max_catalogue=max_catalogue,
-    )  # fmt: skip
+    settings = _settings(locals(), terminal)
     material = recordings.gather(mix, speech or [], music or [], labels, methods=chosen, warn=terminal.warn)
     references = None
     if reference_speech is not None and reference_music is not None:

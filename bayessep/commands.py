@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bayessep import __version__, audio, metrics, output, pipeline, recordings, segments
+from bayessep import __version__, accounts, audio, metrics, output, pipeline, recordings, segments
 from bayessep.errors import UserError
 from bayessep.pipeline import Separation
 from bayessep.recordings import Material
@@ -79,7 +79,7 @@ def separate(
     if draws and material.is_long:
         raise UserError(f"--draws: {material.path} is too long to be held at once; draw from a part of it.")
     recordings.warn_of_long_music(material, settings.max_catalogue, terminal.warn)
-    with output.draft(folder) as part:
+    with output.draft(folder, replacing=["draws/speech-*.wav"]) as part:
         work = _separate_in_pieces if material.is_long else _separate_at_once
         document: dict[str, Any] = {"command": "separate", "version": __version__, "method": settings.method, "device": device}
         document |= {"settings": dataclasses.asdict(settings), "seed": settings.seed}
@@ -88,6 +88,8 @@ def separate(
         files = {"speech": "speech.wav", "music": "music.wav", "labels": "labels.csv", "details": "separation.json"}
         document["output"] = {"folder": str(folder), **files} | ({"draws": "draws"} if draws else {})
         (part / "separation.json").write_text(to_json(document), encoding="utf-8")
+    for text in document["notes"]:
+        terminal.warn(text)
     terminal.result(document, _told(document))
 
 
@@ -113,7 +115,7 @@ def _separate_at_once(
         if draws:
             _write_draws(part / "draws", result, mixture, rate, draws, progress)
     segments.write(part / "labels.csv", result.segments)
-    return account(result) | {"output_gain": gain}
+    return accounts.of_separation(result) | {"output_gain": gain}
 
 
 def write_stems(folder: Path, result: Separation, mixture: np.ndarray, sample_rate: int) -> float:
@@ -137,53 +139,18 @@ def _write_draws(
         progress("drawing", n, draws, float("nan"))
 
 
-def account(result: Separation) -> dict[str, Any]:
-    """What there is to say about a separation besides its sound."""
-    hop = float(result.times[1] - result.times[0]) if len(result.times) > 1 else None
-    return {
-        "bound": result.bound,
-        "trace": result.trace,
-        "sweeps": result.steps,
-        "converged": result.converged,
-        "seconds": result.seconds,
-        "period_seconds": result.period,
-        "frames": {"hop_seconds": hop, "times": result.times, "p_music": result.p_music},
-        "gain": result.gain,
-        "frequencies": result.frequencies,
-        "filter": result.filter,
-        "segments": [s._asdict() for s in result.segments],
-    }
-
-
 def _separate_in_pieces(
     material: Material, settings: Settings, part: Path, terminal: Terminal, _draws: int
 ) -> dict[str, Any]:
     from bayessep import streaming
 
-    if settings.chain and settings.complete:
-        terminal.warn("the music of a recording worked on in pieces is taken as given: its other parts are not learned.")
     terminal.note(f"{material.path} is longer than {recordings.LONG_SECONDS / 60:g} minutes and is worked on in pieces")
     with terminal.working() as progress:
         result = streaming.separate_file(
             material.path, material.known, settings, part / "speech.wav", part / "music.wav", progress=progress
         )
     segments.write(part / "labels.csv", result.segments)
-    hop = float(result.times[1] - result.times[0])
-    return {
-        "settings": dataclasses.asdict(result.settings),
-        "bound": None,  # there is one for each piece, and none for all
-        "trace": result.trace,
-        "sweeps": len(result.trace),
-        "converged": None,
-        "seconds": result.seconds,
-        "period_seconds": None,
-        "frames": {"hop_seconds": hop, "times": result.times, "p_music": result.p_music},
-        "gain": None,
-        "frequencies": None,
-        "filter": None,
-        "segments": [s._asdict() for s in result.segments],
-        "output_gain": 1.0,
-    }
+    return accounts.of_long_separation(result) | {"settings": dataclasses.asdict(result.settings), "output_gain": 1.0}
 
 
 def _told(document: dict[str, Any]) -> str:
@@ -236,10 +203,8 @@ def compare(
         document |= json.loads(written["json"].read_text(encoding="utf-8"))  # the rows, and the gain if there was one
         document["output"] = {"folder": str(folder), "report": "report.html"} | {k: p.name for k, p in written.items()}
         written["json"].write_text(to_json(document), encoding="utf-8")
-        for method, separation in result.separations.items():
-            details = {"method": method, **account(separation)}
-            (part / method / "separation.json").write_text(to_json(details), encoding="utf-8")
-            segments.write(part / method / "labels.csv", separation.segments)
+    for text in dict.fromkeys(note for separation in result.separations.values() for note in separation.notes):
+        terminal.warn(text)
     _show(result, document, folder / "report.html", terminal)
 
 

@@ -19,13 +19,13 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from bayessep import audio, metrics
+from bayessep import accounts, audio, metrics, segments, terminal
 from bayessep.errors import UserError
 from bayessep.metrics import StemScores
 from bayessep.output import draft
 from bayessep.pipeline import Separation, analyse, separate
-from bayessep.preparation import Known, require
-from bayessep.separators import Progress, Trained, silent, train_templates
+from bayessep.preparation import Known
+from bayessep.separators import Progress, silent, train
 from bayessep.settings import METHODS, Settings
 from bayessep.timeline import Segment
 
@@ -82,9 +82,13 @@ def compare(
     if not chosen:
         raise UserError(f"no method is given; choose from {', '.join(METHODS)}.")
     true = _checked(references or {}, mixture.shape[1])
-    trained, training_seconds = None, 0.0
-    if any(METHODS[s.method].needs_speech for s in chosen):
-        trained, training_seconds = _train(mixture, sample_rate, known, settings, progress)
+    started = time.perf_counter()
+    needing = next((s for s in chosen if METHODS[s.method].needs_speech), None)
+    trained = None
+    if needing is not None:
+        _, plan = analyse(mixture, sample_rate, known, needing)
+        trained = train(plan.spectra.speech, needing, progress)
+    training_seconds = time.perf_counter() - started
 
     rows = [Row(MIXTURE, *score(true, mixture, mixture), None, None, None)]
     separations: dict[str, Separation] = {}
@@ -121,17 +125,6 @@ def _checked(references: Mapping[str, np.ndarray], length: int) -> dict[str, np.
         if not np.any(waveform):
             raise UserError(f"the {name} reference is silent: nothing can be scored against it; leave it out.")
     return dict(references)
-
-
-def _train(
-    mixture: np.ndarray, sample_rate: int, known: Known, settings: Settings, progress: Progress
-) -> tuple[Trained, float]:
-    """Templates of the training speech at the scale this mixture sets, and the seconds that took."""
-    started = time.perf_counter()
-    _, plan = analyse(mixture, sample_rate, known, settings)
-    require(plan.spectra.speech, "speech")
-    trained = train_templates(plan.spectra.speech, settings, progress)
-    return trained, time.perf_counter() - started
 
 
 # --- tables -------------------------------------------------------------------------------------------------------
@@ -245,8 +238,8 @@ def write(
 ) -> dict[str, Path]:
     """Write the audio of each method, a figure and the tables; all files appear together, or none.
 
-    FOLDER/<method>/speech.wav and music.wav, compare.png, compare.json, compare.csv. Where any stem would clip, all of
-    them are turned down by one gain, which compare.json then names.
+    FOLDER/<method>/ with speech.wav, music.wav, labels.csv and separation.json, and compare.png, compare.json, compare.csv. Where
+    any stem would clip, all of them are turned down by one gain, which compare.json then names.
 
     Returns the paths of the three files by their extension.
 
@@ -262,6 +255,9 @@ def write(
         for name, found in comparison.separations.items():
             for stem, waveform in zip(STEMS, (found.speech, found.music), strict=True):
                 audio.write(place / name / f"{stem}.wav", waveform * np.float32(gain), comparison.sample_rate, subtype)
+            segments.write(place / name / "labels.csv", found.segments)
+            details = {"method": name, **accounts.of_separation(found), "output_gain": gain}
+            (place / name / "separation.json").write_text(terminal.to_json(details), encoding="utf-8")
         (place / "compare.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         _write_csv(place / "compare.csv", comparison)
         (place / "compare.png").write_bytes(plots.png(plots.compare_figure(comparison, mixture, references, labels)))

@@ -16,6 +16,8 @@ from bayessep.inference import posterior
 from bayessep.models import sources
 from bayessep.models.jingle_mixture import Blocks, JingleMixture
 from bayessep.pipeline import Separation, masked
+from bayessep.preparation import speech_share
+from bayessep.separators import target_rows
 from bayessep.stft import stft, stft_for_rate
 
 
@@ -25,12 +27,12 @@ def draw_masks(found: Separation, key: PRNGKeyArray, draws: int) -> Iterator[Flo
     Their mean over many draws differs from `found.mask` where the blocks are uncertain: that is made of their geometric means.
     """
     problem, blocks, moments, readings, candidates = found.posterior
-    x = np.asarray(problem.frames.x)
-    target = slice(len(x) - int(found.target.sum()), None)  # a stacked method's speech frames come first
+    rows = target_rows(problem, int(found.target.sum()))
+    x = np.asarray(problem.frames.x[rows])
     for one in jax.random.split(key, draws):
-        speech = np.asarray(_draw(one, problem, blocks, moments, candidates, readings=readings))
+        speech = np.asarray(_draw(one, problem, blocks, moments, candidates, readings=readings)[rows])
         mask = found.mask.copy()
-        mask[found.target] = np.where(x > 0, speech / np.maximum(x, 1e-9), 1.0)[target]
+        mask[found.target] = speech_share(speech, x)
         yield mask
 
 
@@ -51,9 +53,9 @@ def to_arviz(found: Separation, key: PRNGKeyArray, draws: int = 200):
     which the method has points (ICM, flat priors) are repeated. Frames are in seconds, frequencies in Hz.
     """
     problem, blocks, moments, readings, _ = found.posterior
-    skip = len(problem.frames.x) - int(found.target.sum())
+    frames = target_rows(problem, int(found.target.sum()))
     latent = np.flatnonzero(np.asarray(problem.latent))
-    rows = {"excitations": slice(skip, None), "gain": slice(skip, None), "catalogue": latent}
+    rows = {"excitations": frames, "gain": frames, "catalogue": latent}
     names = ["templates", "excitations"]
     names += ["filter", "gain"] if problem.has_music else []
     names += ["catalogue"] if len(latent) else []
@@ -65,12 +67,13 @@ def to_arviz(found: Separation, key: PRNGKeyArray, draws: int = 200):
 
     dims = {"templates": ["base", "frequency"], "excitations": ["frame", "base"], "filter": ["frequency"], "gain": ["frame"]}
     dims |= {"catalogue": ["entry", "frequency"], "magnitude": ["frame", "frequency"]}
-    coords = {"frame": found.times[found.target], "frequency": found.frequencies, "entry": latent}
+    coords = {"frame": found.times[found.target], "frequency": found.frequencies}
+    coords |= {"entry": latent} if len(latent) else {}
     return posterior.to_arviz(
         posterior.draw(key, {name: cut(name) for name in names}, draws),
         dims={name: dims[name] for name in (*names, "magnitude")},
-        coords=coords if len(latent) else {name: coords[name] for name in ("frame", "frequency")},
-        observed={"magnitude": problem.frames.x[skip:]},
+        coords=coords,
+        observed={"magnitude": problem.frames.x[frames]},
     )
 
 

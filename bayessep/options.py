@@ -4,6 +4,7 @@ An option that is not given is left to `settings.Settings`; what `show_default` 
 """
 
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -14,189 +15,11 @@ Method = StrEnum("Method", ["nmf", "variational", "icm", "joint", "svi", "unsupe
 Device = StrEnum("Device", ["auto", "cpu", "cuda"])
 Rule = StrEnum("Rule", ["exact", "printed"])
 
-TRAINING, MODEL, RUN = "What is known", "Model and inference", "How to run"
+_known = partial(typer.Option, rich_help_panel="What is known")
+_model = partial(typer.Option, rich_help_panel="Model and inference")
+_run = partial(typer.Option, rich_help_panel="How to run")
 
 Mix = Annotated[Path, typer.Argument(metavar="MIX", show_default=False, help="The recording: wav, flac, ogg, mp3, aiff …")]
-Speech = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--speech",
-        metavar="FILE...",
-        rich_help_panel=TRAINING,
-        help="Clean speech to learn from, best of the same voices; half a minute is plenty. Files or folders, one or more.",
-    ),
-]
-Music = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--music",
-        metavar="FILE...",
-        rich_help_panel=TRAINING,
-        help="The music that plays in MIX, without speech: a jingle, or a part of it. Files or folders, one or more.",
-    ),
-]
-Labels = Annotated[
-    Path | None,
-    typer.Option(
-        "--labels",
-        metavar="FILE",
-        rich_help_panel=TRAINING,
-        help="Which stretches of MIX are speech, music, or both (CSV, TSV, Audacity, RTTM, TextGrid, JSON). Stretches of "
-        "one alone are learned from; what has no label is labelled by the model.",
-    ),
-]
-Bases = Annotated[
-    int | None,
-    typer.Option("--bases", metavar="N", min=1, show_default="40", rich_help_panel=MODEL, help="Number of speech templates."),
-]
-Sweeps = Annotated[
-    int | None,
-    typer.Option("--sweeps", metavar="N", min=1, show_default="100", rich_help_panel=MODEL, help="Most sweeps over MIX."),
-]
-TrainingSweeps = Annotated[
-    int | None,
-    typer.Option(
-        "--training-sweeps",
-        metavar="N",
-        min=1,
-        show_default="100",
-        rich_help_panel=MODEL,
-        help="Most sweeps over the training speech.",
-    ),
-]
-Tolerance = Annotated[
-    float | None,
-    typer.Option(
-        "--tolerance",
-        metavar="X",
-        min=0.0,
-        show_default="1e-05",
-        rich_help_panel=MODEL,
-        help="Stop when the objective moves by no more than this share of itself in five sweeps.",
-    ),
-]
-Chain = Annotated[
-    bool | None,
-    typer.Option(
-        "--chain/--independent",
-        show_default="independent",
-        rich_help_panel=MODEL,
-        help="Expect the music to be played in order, or draw its frames independently, as the paper does.",
-    ),
-]
-Complete = Annotated[
-    bool | None,
-    typer.Option(
-        "--complete/--as-given",
-        show_default="complete",
-        rich_help_panel=MODEL,
-        help="With --chain, where the music repeats: learn the part of its period that was not given; or use only what was given.",
-    ),
-]
-JointWeight = Annotated[
-    float | None,
-    typer.Option(
-        "--joint-weight",
-        metavar="X",
-        min=0.0,
-        show_default="1.0",
-        rich_help_panel=MODEL,
-        help="Method joint: how much a frame of MIX counts beside one of speech.",
-    ),
-]
-PMusic = Annotated[
-    float | None,
-    typer.Option(
-        "--p-music",
-        metavar="X",
-        show_default="0.5",
-        rich_help_panel=MODEL,
-        help="Probability of music, beforehand, where nothing is labelled; above 0, at most 1.",
-    ),
-]
-Level = Annotated[
-    float | None,
-    typer.Option(
-        "--level",
-        metavar="X",
-        show_default="0.5",
-        rich_help_panel=MODEL,
-        help="Mean scaled magnitude: what data weigh against priors.",
-    ),
-]
-MaxFrequency = Annotated[
-    float | None,
-    typer.Option(
-        "--max-frequency",
-        metavar="HZ",
-        show_default="8000.0",
-        rich_help_panel=MODEL,
-        help="Model what lies below (Hz); the rest follows the highest band.",
-    ),
-]
-FilterShape = Annotated[
-    float | None,
-    typer.Option(
-        "--filter-shape",
-        metavar="X",
-        min=0.0,
-        show_default="30.0",
-        rich_help_panel=MODEL,
-        help="How closely the filter of the music is held at 1: shape of its Gamma prior; 0 leaves it free, as in the paper.",
-    ),
-]
-GainShape = Annotated[
-    float | None,
-    typer.Option(
-        "--gain-shape",
-        metavar="X",
-        min=0.0,
-        show_default="30.0",
-        rich_help_panel=MODEL,
-        help="The same of the gain of the music in each frame.",
-    ),
-]
-Candidates = Annotated[
-    int | None,
-    typer.Option(
-        "--candidates",
-        metavar="N",
-        min=1,
-        show_default="16",
-        rich_help_panel=MODEL,
-        help="Frames of the known music that each frame of MIX is compared with closely; more are slower.",
-    ),
-]
-MaxCatalogue = Annotated[
-    int | None,
-    typer.Option(
-        "--max-catalogue",
-        metavar="N",
-        min=1,
-        show_default="500",
-        rich_help_panel=MODEL,
-        help="Frames of the known music at most (32 ms each); of longer music, the first are used.",
-    ),
-]
-TheRule = Annotated[
-    Rule | None,
-    typer.Option(
-        "--rule",
-        metavar="exact|printed",
-        show_default="exact",
-        rich_help_panel=MODEL,
-        help="How music frames are told apart: exactly, or as printed in the paper (with --independent).",
-    ),
-]
-Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, rich_help_panel=RUN, help="Same seed, same machine: same bytes.")]
-TheDevice = Annotated[
-    Device,
-    typer.Option("--device", rich_help_panel=RUN, help="Where to compute. cuda fails where there is none."),
-]
-Json = Annotated[
-    bool, typer.Option("--json", rich_help_panel=RUN, help="One JSON document on standard output, and nothing else there.")
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", rich_help_panel=RUN, help="No progress, no notes; warnings stay.")]
 Output = Annotated[
     Path,
     typer.Option(
@@ -207,3 +30,169 @@ Output = Annotated[
         help="Folder for the results, made if need be. Files of an earlier run are replaced, all at once and at the end.",
     ),
 ]
+
+# --- what is known -------------------------------------------------------------------------------------------------------
+
+Speech = Annotated[
+    list[Path] | None,
+    _known(
+        "--speech",
+        metavar="FILE...",
+        help="Clean speech to learn from, best of the same voices; half a minute is plenty. Files or folders, one or more.",
+    ),
+]
+Music = Annotated[
+    list[Path] | None,
+    _known(
+        "--music",
+        metavar="FILE...",
+        help="The music that plays in MIX, without speech: a jingle, or a part of it. Files or folders, one or more.",
+    ),
+]
+Labels = Annotated[
+    Path | None,
+    _known(
+        "--labels",
+        metavar="FILE",
+        help="Which stretches of MIX are speech, music, or both (CSV, TSV, Audacity, RTTM, TextGrid, JSON). Stretches of "
+        "one alone are learned from; what has no label is labelled by the model.",
+    ),
+]
+
+# --- model and inference -------------------------------------------------------------------------------------------------
+
+TheMethod = Annotated[
+    Method,
+    _model(
+        "--method",
+        metavar="METHOD",
+        help="nmf keeps templates learned from the speech; variational and icm move them on MIX; joint learns from both "
+        "at once; svi is variational by stochastic gradients; unsupervised needs no --speech.",
+    ),
+]
+Bases = Annotated[
+    int | None, _model("--bases", metavar="N", min=1, show_default="40", help="Number of speech templates.")
+]
+Sweeps = Annotated[
+    int | None,
+    _model(
+        "--sweeps",
+        metavar="N",
+        min=1,
+        show_default="100",
+        help="Most sweeps over MIX; svi takes three gradient steps for each.",
+    ),
+]
+TrainingSweeps = Annotated[
+    int | None,
+    _model("--training-sweeps", metavar="N", min=1, show_default="100", help="Most sweeps over the training speech."),
+]
+Tolerance = Annotated[
+    float | None,
+    _model(
+        "--tolerance",
+        metavar="X",
+        min=0.0,
+        show_default="1e-05",
+        help="Stop, from the twentieth sweep on, when the objective moves by no more than this share of itself in five; svi "
+        "takes all its steps.",
+    ),
+]
+Chain = Annotated[
+    bool | None,
+    _model(
+        "--chain/--independent",
+        show_default="independent",
+        help="Expect the music to be played in order, or draw its frames independently, as the paper does.",
+    ),
+]
+Complete = Annotated[
+    bool | None,
+    _model(
+        "--complete/--as-given",
+        show_default="complete",
+        help="With --chain, where the music repeats: learn the part of its period that was not given; or use only what was given.",
+    ),
+]
+JointWeight = Annotated[
+    float | None,
+    _model(
+        "--joint-weight",
+        metavar="X",
+        min=0.0,
+        show_default="1.0",
+        help="Method joint: how much a frame of MIX counts beside one of speech.",
+    ),
+]
+PMusic = Annotated[
+    float | None,
+    _model(
+        "--p-music",
+        metavar="X",
+        show_default="0.5",
+        help="Probability of music, beforehand, where nothing is labelled; above 0, at most 1.",
+    ),
+]
+Level = Annotated[
+    float | None,
+    _model("--level", metavar="X", show_default="0.5", help="Mean scaled magnitude: what data weigh against priors."),
+]
+MaxFrequency = Annotated[
+    float | None,
+    _model(
+        "--max-frequency",
+        metavar="HZ",
+        show_default="8000.0",
+        help="Model what lies below (Hz); the rest follows the highest band.",
+    ),
+]
+FilterShape = Annotated[
+    float | None,
+    _model(
+        "--filter-shape",
+        metavar="X",
+        min=0.0,
+        show_default="30.0",
+        help="How closely the filter of the music is held at 1: shape of its Gamma prior; 0 leaves it free, as in the paper.",
+    ),
+]
+GainShape = Annotated[
+    float | None,
+    _model("--gain-shape", metavar="X", min=0.0, show_default="30.0", help="The same of the gain of the music in each frame."),
+]
+Candidates = Annotated[
+    int | None,
+    _model(
+        "--candidates",
+        metavar="N",
+        min=1,
+        show_default="16",
+        help="Frames of the known music that each frame of MIX is compared with closely; more are slower.",
+    ),
+]
+MaxCatalogue = Annotated[
+    int | None,
+    _model(
+        "--max-catalogue",
+        metavar="N",
+        min=1,
+        show_default="500",
+        help="Frames of the known music at most (32 ms each); of longer music, the first are used.",
+    ),
+]
+TheRule = Annotated[
+    Rule | None,
+    _model(
+        "--rule",
+        metavar="exact|printed",
+        show_default="exact",
+        help="How music frames are told apart: exactly, or as printed in the paper (with --independent; svi is always exact).",
+    ),
+]
+
+# --- how to run ----------------------------------------------------------------------------------------------------------
+
+Seed = Annotated[int, _run("--seed", metavar="N", min=0, help="Same seed, same machine: same bytes.")]
+TheDevice = Annotated[Device, _run("--device", help="Where to compute. cuda fails where there is none.")]
+Json = Annotated[bool, _run("--json", help="One JSON document on standard output, and nothing else there.")]
+Quiet = Annotated[bool, _run("--quiet", "-q", help="No progress, no notes; warnings stay.")]

@@ -5,7 +5,7 @@ import shutil
 import signal
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -13,12 +13,13 @@ from bayessep.errors import UserError
 
 
 @contextmanager
-def draft(folder: Path) -> Iterator[Path]:
+def draft(folder: Path, replacing: Sequence[str] = ()) -> Iterator[Path]:
     """A place to write results, which become the contents of `folder` when the ``with`` block ends well.
 
-    Files that are there already are replaced one by one, each atomically; others stay. After an exception, an interruption
-    included, the folder is as it was before, and is not there if it was not. It is made at the beginning of the block: a
-    place that cannot be written is found out before the work is done.
+    Files that are there already are replaced one by one, each atomically; others stay, except those that match a pattern of
+    `replacing` (`Path.glob`): they belong to results of which there may be fewer than last time. After an exception, an
+    interruption included, the folder is as it was before, and is not there if it was not. It is made at the beginning of the
+    block: a place that cannot be written is found out before the work is done.
 
     Raises:
         UserError: the folder cannot be written to, at the beginning or later (a full disk).
@@ -37,7 +38,7 @@ def draft(folder: Path) -> Iterator[Path]:
             raise _unwritable(folder, error) from error
         try:
             yield part
-            _publish(part, folder)
+            _publish(part, folder, replacing)
         except OSError as error:
             # What was read has been checked long ago: what fails here is the writing.
             raise _unwritable(folder, error) from error
@@ -58,7 +59,7 @@ def _unwritable(folder: Path, error: OSError) -> UserError:
     return UserError(f"cannot write to {folder}: {reason}; choose another folder with -o.")
 
 
-def _publish(part: Path, folder: Path) -> None:
+def _publish(part: Path, folder: Path, replacing: Sequence[str]) -> None:
     """Move every file to its place. Whatever can fail comes first, and an interruption waits until the moves are done."""
     files = sorted(path for path in part.rglob("*") if path.is_file())
     moves = [(path, folder / path.relative_to(part)) for path in files]
@@ -66,9 +67,14 @@ def _publish(part: Path, folder: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.is_dir():
             raise UserError(f"cannot write {target}: it is a folder; remove it, or choose another folder with -o.")
+    old = {path for pattern in replacing for path in folder.glob(pattern)} - {target for _, target in moves}
     with _uninterrupted():
         for source, target in moves:
             os.replace(source, target)
+        for path in old:
+            path.unlink()
+            with suppress(OSError):  # something else is in its folder
+                path.parent.rmdir()
 
 
 @contextmanager

@@ -17,9 +17,9 @@ import numpy as np
 from jaxtyping import Bool, Complex, Float
 
 from bayessep.errors import UserError
-from bayessep.preparation import Known, Plan, extend_mask, label_frames, prepare, require, settled
-from bayessep.separators import Inferred, Posterior, Progress, Trained, infer, score_hidden, silent, train_templates
-from bayessep.settings import METHODS, Settings
+from bayessep.preparation import Known, Plan, extend_mask, label_frames, prepare, settled, speech_share
+from bayessep.separators import Inferred, Posterior, Progress, Trained, infer, score_hidden, silent, train
+from bayessep.settings import Settings
 from bayessep.stft import Stft, bin_frequencies, istft, stft, stft_for_rate
 from bayessep.timeline import Segment, from_frames
 
@@ -43,6 +43,7 @@ class Separation(NamedTuple):
     steps: int
     seconds: float
     period: float | None  # of the repeating music, in seconds, where one was found
+    notes: tuple[str, ...]  # what the user may have expected and did not get
     settings: Settings
     posterior: Posterior
     target: Bool[np.ndarray, " T"]  # the frames that it speaks of; all others are settled by labels
@@ -93,10 +94,8 @@ def separate(
     """
     started = time.perf_counter()
     spectrum, plan = analyse(mixture, sample_rate, known, settings)
-    if METHODS[settings.method].needs_speech:
-        require(plan.spectra.speech, "speech")
-        if trained is None:
-            trained = train_templates(plan.spectra.speech, settings, progress)
+    if trained is None:
+        trained = train(plan.spectra.speech, settings, progress)
     inferred = infer(plan.spectra, trained, settings, progress)
     return _assemble(mixture, spectrum, sample_rate, plan, inferred, settings, started)
 
@@ -123,10 +122,7 @@ def predictive_score(
     if not 0 < held_out < 1:
         raise UserError(f"held_out is {held_out}, but must be between 0 and 1: it is the share of bins that are hidden.")
     spectra = analyse(mixture, sample_rate, known, settings)[1].spectra
-    trained = None
-    if METHODS[settings.method].needs_speech:
-        require(spectra.speech, "speech")
-        trained = train_templates(spectra.speech, settings, progress)
+    trained = train(spectra.speech, settings, progress)
     hidden = np.random.default_rng(settings.seed).random(spectra.target.shape) < held_out
     if not hidden.any():
         raise UserError(f"held_out is {held_out}: none of the {hidden.size} bins is hidden.")
@@ -138,9 +134,8 @@ def _assemble(mixture, spectrum, sample_rate, plan: Plan, inferred: Inferred, se
     given, x = plan.given, plan.spectra.target
     mask, std, p_music = settled(given, plan.n_bins)
     gain = np.full(len(given.target), np.nan, np.float32)
-    safe = np.maximum(x, 1e-9)
-    mask[given.target] = np.where(x > 0, inferred.sources.speech / safe, 1.0)
-    std[given.target] = np.sqrt(inferred.sources.variance) / safe
+    mask[given.target] = speech_share(inferred.sources.speech, x)
+    std[given.target] = np.sqrt(inferred.sources.variance) / np.maximum(x, 1e-9)
     p_music[given.target] = inferred.sources.p_music
     gain[given.target] = inferred.gain
 
@@ -148,6 +143,11 @@ def _assemble(mixture, spectrum, sample_rate, plan: Plan, inferred: Inferred, se
     speech = masked(spectrum, mask, window, mixture.shape[1])
     labels = label_frames(given, p_music, mask, np.abs(spectrum).mean(0))
     duration = mixture.shape[1] / sample_rate
+    period = None if inferred.period is None else inferred.period * window.hop / sample_rate
+    notes = ()
+    if inferred.period is not None and inferred.period > settings.max_catalogue:
+        frames = f"every {period:.1f} s, which are {inferred.period} frames"
+        notes = (f"the music repeats {frames} and too long to complete: it is taken as given; --max-catalogue N takes more.",)
     return Separation(
         speech=speech,
         music=mixture - speech,
@@ -164,7 +164,8 @@ def _assemble(mixture, spectrum, sample_rate, plan: Plan, inferred: Inferred, se
         converged=inferred.fit.converged,
         steps=inferred.fit.steps,
         seconds=time.perf_counter() - started,
-        period=None if inferred.period is None else inferred.period * window.hop / sample_rate,
+        period=period,
+        notes=notes,
         settings=settings,
         posterior=inferred.posterior,
         target=given.target,

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import ArrayLike, Bool, Float
 
 from bayessep.errors import UserError
 from bayessep.stft import Stft, bin_frequencies, frame_times, stft, stft_for_rate
@@ -141,6 +141,11 @@ def settled(given: Given, n_bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
     """(mask, its standard deviation, P(music)) as the labels alone settle them, to be filled in where they do not."""
     mask = np.repeat(given.speech[:, None].astype(np.float32), n_bins, axis=1)
     return mask, np.zeros_like(mask), given.only_music.astype(np.float32)
+
+
+def speech_share(speech: Float[ArrayLike, "T F"], x: Float[np.ndarray, "T F"]) -> Float[np.ndarray, "T F"]:
+    """The share of speech in the magnitudes x: a mask. Silence has no shares, and is given to the speech."""
+    return np.where(x > 0, np.asarray(speech) / np.maximum(x, 1e-9), 1.0)
 
 
 def label_frames(

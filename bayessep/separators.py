@@ -21,11 +21,12 @@ from bayessep.inference import conjugate, loop, svi
 from bayessep.inference.loop import Fit
 from bayessep.models import conditionals, entries, frame_prior, jingle_mixture, programs, sources
 from bayessep.models.jingle_mixture import Blocks, JingleMixture, Learn
-from bayessep.preparation import Spectra
+from bayessep.preparation import Spectra, require
 from bayessep.settings import METHODS, SVI_STEPS, Settings
 
 Progress = Callable[[str, int, int, float], None]
 """progress(what is being done, steps done, steps at most, objective)"""
+
 
 def silent(what: str, done: int, most: int, objective: float) -> None:
     del what, done, most, objective
@@ -51,6 +52,18 @@ def train_templates(speech: Float[np.ndarray, "T F"], settings: Settings, progre
     return Trained(fit.state.posterior.templates, fit.state.hyper.prior)
 
 
+def train(speech: Float[np.ndarray, "T F"], settings: Settings, progress: Progress = silent) -> Trained | None:
+    """What the method learns from speech alone, before it sees the mixture; None if it learns nothing.
+
+    Raises:
+        UserError: the method needs speech to learn from, and there is none.
+    """
+    if not METHODS[settings.method].needs_speech:
+        return None
+    require(speech, "speech")
+    return train_templates(speech, settings, progress)
+
+
 def _run(
     problem: JingleMixture,
     readings: Blocks,
@@ -73,8 +86,6 @@ def _run(
 
 
 # --- inference ------------------------------------------------------------------------------------------------------------
-
-_SVI_PARTS = 5
 
 
 class Posterior(NamedTuple):
@@ -108,10 +119,9 @@ def build_problem(
     method = METHODS[settings.method]
     x = jnp.asarray(spectra.target, jnp.float32)
     known = spectra.music[: settings.max_catalogue]
-    # Free entries beside free templates: nothing tells which is the music.
-    completes = settings.chain and settings.complete and settings.method != "unsupervised"
-    found = repetition.find(spectra.target, known) if completes else None
-    missing = known[:0] if found is None else found.missing[: max(settings.max_catalogue - len(known), 0)]
+    found = repetition.find(spectra.target, known) if settings.completes else None
+    # A part of what is missing would be worse than none: the chain would leave the music in its middle.
+    missing = known[:0] if found is None or found.period > settings.max_catalogue else found.missing
     catalogue = np.concatenate([known, missing])
     n = len(catalogue)
     latent = (np.arange(n) >= len(known)).astype(np.float32)
@@ -136,6 +146,7 @@ def build_problem(
 
     music, weight, speech = spectra.p_music, np.ones(len(x)), np.ones(len(x))
     if method.stacked:
+        require(spectra.speech, "speech")
         n_speech = len(spectra.speech)
         x = jnp.concatenate([jnp.asarray(spectra.speech, jnp.float32), x])
         music = np.concatenate([np.zeros(n_speech), music])
@@ -166,10 +177,15 @@ def infer(spectra: Spectra, trained: Trained | None, settings: Settings, progres
     """Run one method on the target frames."""
     problem, found = build_problem(spectra, trained, settings)
     posterior, fit = _infer(problem, trained, settings, progress)
-    skip = len(problem.frames.x) - len(spectra.target)  # a stacked method's speech frames come first
-    of_target = jax.tree.map(lambda a: a[skip:], sources_of(posterior))
-    gain = np.asarray(posterior.moments.gain.mean)[skip:]
+    rows = target_rows(problem, len(spectra.target))
+    of_target = jax.tree.map(lambda a: a[rows], sources_of(posterior))
+    gain = np.asarray(posterior.moments.gain.mean)[rows]
     return Inferred(of_target, np.asarray(posterior.moments.filter.mean), gain, fit, found and found.period, posterior)
+
+
+def target_rows(problem: JingleMixture, n_target: int) -> slice:
+    """Where the target frames of a problem are: last, as a stacked method's speech comes before them."""
+    return slice(len(problem.frames.x) - n_target, None)
 
 
 def _infer(
@@ -178,15 +194,17 @@ def _infer(
     templates = trained.templates if trained is not None and settings.method != "unsupervised" else None
     if settings.method == "svi":
         return _run_svi(problem, templates, settings, progress)
+    return _fit(problem, templates, settings, settings.method, settings.sweeps, progress)
+
+
+def _fit(
+    problem: JingleMixture, templates: Gamma | None, settings: Settings, what: str, sweeps: int, progress: Progress
+) -> tuple[Posterior, Fit]:
     readings = readings_for(settings, has_latent=bool(problem.latent.any()))
-    fit = _run(problem, readings, settings, templates, settings.method, settings.sweeps, progress)
-    return _posterior(problem, readings, fit), fit
-
-
-def _posterior(problem: JingleMixture, readings: Blocks, fit: Fit) -> Posterior:
+    fit = _run(problem, readings, settings, templates, what, sweeps, progress)
     state = fit.state
     learned = dataclasses.replace(problem, hyper=state.hyper)
-    return Posterior(learned, state.posterior, state.moments, readings, state.candidates)
+    return Posterior(learned, state.posterior, state.moments, readings, state.candidates), fit
 
 
 def score_hidden(
@@ -199,9 +217,8 @@ def score_hidden(
     seen = spectra._replace(target=np.where(hidden, known_mean[None, :], x).astype(np.float32))
     problem, _ = build_problem(seen, trained, settings, (~hidden).astype(np.float32))
     posterior, _ = _infer(problem, trained, settings, progress)
-    stacked = problem.frames.x[: len(problem.frames.x) - len(x)]
-    truth = problem.frames._replace(x=jnp.concatenate([stacked, jnp.asarray(x)]))
-    problem = dataclasses.replace(posterior.problem, frames=truth)
+    truth = problem.frames.x.at[target_rows(problem, len(x))].set(x)
+    problem = dataclasses.replace(posterior.problem, frames=problem.frames._replace(x=truth))
     return float(_log_predictive(problem, posterior.moments, posterior.candidates))
 
 
@@ -212,6 +229,9 @@ def _log_predictive(problem: JingleMixture, moments: Blocks, candidates: Any) ->
     return sources.log_predictive(problem, moments, everywhere)
 
 
+_SVI_PARTS = 5
+
+
 def _run_svi(
     problem: JingleMixture, templates: Gamma | None, settings: Settings, progress: Progress
 ) -> tuple[Posterior, Fit]:
@@ -220,6 +240,7 @@ def _run_svi(
     They are taken in `_SVI_PARTS` parts, before each of which the candidates of a long catalogue are chosen anew. Single
     estimates of the bound are noise: that of a part is the mean of its last ones.
     """
+    problem = dataclasses.replace(problem, rule="exact")  # whose gradient it follows
     key_start, *keys = jax.random.split(jax.random.key(settings.seed), 1 + _SVI_PARTS)
     blocks = _initial(key_start, problem, n_bases=settings.bases, templates=templates)
     choices = programs.choose(problem, n_bases=settings.bases)
@@ -276,9 +297,7 @@ def fit_problem(
 ) -> Posterior:
     """Fit a problem that was put together elsewhere."""
     templates = None if trained is None else trained.templates
-    readings = readings_for(settings, has_latent=bool(problem.latent.any()))
-    fit = _run(problem, readings, settings, templates, "", sweeps or settings.sweeps, silent)
-    return _posterior(problem, readings, fit)
+    return _fit(problem, templates, settings, "", sweeps or settings.sweeps, silent)[0]
 
 
 def sources_of(posterior: Posterior) -> sources.Sources:

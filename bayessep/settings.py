@@ -44,7 +44,8 @@ class Settings:
         bases: number of speech templates, B.
         sweeps: most sweeps on the mixture (for svi, `SVI_STEPS` gradient steps each).
         training_sweeps: most sweeps on the training speech.
-        tolerance: a run has converged when its objective changes by no more than this share of itself over 5 sweeps.
+        tolerance: a run has converged when its objective changes by no more than this share of itself over 5 sweeps; it then
+            stops, but for svi, and not before sweep 20.
         seed: of all randomness.
         level: mean scaled magnitude of the mixture: how many counts a bin is worth against the priors.
         max_frequency: bins above (Hz) are not modelled; they follow the mask of the highest modelled band.
@@ -55,8 +56,8 @@ class Settings:
         filter_shape: shape of the Gamma prior (mean 1) on each bin of the music's filter; None is flat, as in the paper.
         gain_shape: the same of the music's gain in each frame.
         candidates: catalogue entries kept for a frame after pruning.
-        max_catalogue: catalogue frames at most; of longer music, the first are used.
-        rule: q(r) by exact coordinate ascent, or as the paper prints it (then `chain` must be off).
+        max_catalogue: catalogue frames at most; of longer music, the first are used, and nothing that does not fit is completed.
+        rule: q(r) by exact coordinate ascent, or as the paper prints it (then `chain` must be off; svi is always exact).
     """
 
     method: str = "variational"
@@ -94,3 +95,8 @@ class Settings:
             raise UserError(f"p_music is {self.p_music}, but must be above 0 and at most 1.")
         if self.rule == "printed" and self.chain:
             raise UserError("the printed rule of q(r) is for independent frames; switch the chain off.")
+
+    @property
+    def completes(self) -> bool:
+        """Whether unlabelled parts of the music are learned. Free entries beside free templates: nothing tells which is music."""
+        return self.chain and self.complete and self.method != "unsupervised"

@@ -55,6 +55,7 @@ class LongSeparation(NamedTuple):
     trace: Float[np.ndarray, " blocks"]  # objective of each block when the templates were fitted
     seconds: float
     settings: Settings
+    notes: tuple[str, ...]  # what the user may have expected and did not get
 
 
 class _Block(NamedTuple):
@@ -95,6 +96,9 @@ def separate_file(
         UserError: as `audio.read` and `pipeline.separate`; no stem is left half written.
     """
     started = time.perf_counter()
+    notes = ()
+    if settings.completes:
+        notes = ("the music of a recording worked on in pieces is taken as given: its other parts are not learned.",)
     settings = dataclasses.replace(settings, complete=False)
     if settings.method == "svi":
         settings = dataclasses.replace(settings, method="variational")
@@ -110,10 +114,7 @@ def separate_file(
         raise UserError(f"{path} is silent; there is nothing to separate.")
     scale = np.float32(settings.level / survey.level)
     speech, music = speech * scale, music[: settings.max_catalogue] * scale
-    trained = None
-    if method.needs_speech:
-        preparation.require(speech, "speech")
-        trained = separators.train_templates(speech, settings, progress)
+    trained = separators.train(speech, settings, progress)
 
     times = frame_times(survey.n_frames, window, info.sample_rate)
     given = preparation.read_labels(known.labels, times, settings.p_music)
@@ -140,7 +141,7 @@ def separate_file(
             _write(np.asarray(samples), original, speech_out, music_out)
         _write(np.asarray(istream_finish(state, window, survey.n_samples)), original, speech_out, music_out)
     segments = from_frames(labels, times, survey.n_samples / info.sample_rate, min_duration=0.3)
-    return LongSeparation(segments, times, p_music, trace, time.perf_counter() - started, settings)
+    return LongSeparation(segments, times, p_music, trace, time.perf_counter() - started, settings, notes)
 
 
 class _Job(NamedTuple):
@@ -279,8 +280,7 @@ def _separated(job: _Job, trained: Trained | None) -> Iterator[tuple[_Block, np.
         rows = preparation.Given(*(field[block.first : block.first + block.keep] for field in job.given))
         mask, _, p_music = preparation.settled(rows, job.n_bins)
         x = np.asarray(problem.frames.x)[keep]
-        share = np.where(x > 0, found.speech[keep] / np.maximum(x, 1e-9), 1.0)
-        mask = np.where(rows.target[:, None], share, mask)
+        mask = np.where(rows.target[:, None], preparation.speech_share(found.speech[keep], x), mask)
         yield block, mask, np.where(rows.target, found.p_music[keep], p_music)
         job.progress("separating", index + 1, job.n_blocks, float("nan"))
 

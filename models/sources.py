@@ -10,7 +10,14 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from bayessep import gamma
 from bayessep.models import frame_prior
 from bayessep.models.conditionals import local
-from bayessep.models.entries import entry_log_likelihood, geometric_speech, scatter_candidates, speech_rate, visit_entries
+from bayessep.models.entries import (
+    PART,
+    entry_log_likelihood,
+    geometric_speech,
+    scatter_candidates,
+    speech_rate,
+    visit_entries,
+)
 from bayessep.models.jingle_mixture import TINY, Blocks, Hyper, JingleMixture, read
 
 
@@ -77,11 +84,18 @@ def draw_sources(
     scores = entry_log_likelihood(model, moments, candidates)
     scores = scatter_candidates(scores, candidates, model.catalogue.shape[0], -jnp.inf)
     r, _ = frame_prior.sample(key_r, scores, hyper.frame_prior, chain=model.chain)
-    music = moments.gain.mean[:, None] * moments.filter.mean[None, :] * moments.catalogue.mean[r]
-    p = speech / (speech + music)
-    counts = jnp.maximum(x - 1, 1e-3)
-    share = gamma.sample_share(key_share, jnp.maximum(counts * p, TINY), jnp.maximum(counts * (1 - p), TINY))
-    return x * share
+
+    def one_frame(frame):
+        key, x, speech, gain, r = frame
+        p = speech / (speech + gain * moments.filter.mean * moments.catalogue.mean[r])
+        counts = jnp.maximum(x - 1, 1e-3)
+        share = gamma.sample_share(key, jnp.maximum(counts * p, TINY), jnp.maximum(counts * (1 - p), TINY))
+        return x * share
+
+    # A share takes twenty numbers to draw: some frames at a time.
+    keys = jax.random.split(key_share, len(x))
+    at_once = max(1, PART // x.shape[1])
+    return jax.lax.map(one_frame, (keys, x, speech, moments.gain.mean, r), batch_size=at_once)
 
 
 def log_predictive(model: JingleMixture, moments: Blocks, responsibility: Float[Array, "T J"]) -> Float[Array, ""]:

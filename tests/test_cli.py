@@ -170,18 +170,20 @@ def test_draws_are_written_beside_the_stems(call: Caller, given: Files, tmp_path
     call.succeeded("separate", given.mix, *given.known, "-o", folder, *TINY, "--draws", 2)
     first, second = (load(folder / "draws" / f"speech-{n}.wav") for n in (1, 2))
     assert first.shape == load(given.mix).shape and np.abs(first - second).max() > 1e-3
-    again = tmp_path / "again"
-    call.succeeded("separate", given.mix, *given.known, "-o", again, *TINY, "--draws", 1)
-    np.testing.assert_array_equal(load(again / "draws" / "speech-1.wav"), first)  # the second adds to the first
-    assert files(again).keys() == {again / n for n in ("speech.wav", "music.wav", "labels.csv", "separation.json")} | {
-        again / "draws", again / "draws" / "speech-1.wav",
-    }  # fmt: skip
+    results = {folder / name for name in ("speech.wav", "music.wav", "labels.csv", "separation.json")}
+    call.succeeded("separate", given.mix, *given.known, "-o", folder, *TINY, "--draws", 1)
+    np.testing.assert_array_equal(load(folder / "draws" / "speech-1.wav"), first)  # the second adds to the first
+    assert files(folder).keys() == results | {folder / "draws", folder / "draws" / "speech-1.wav"}
+    call.succeeded("separate", given.mix, *given.known, "-o", folder, *TINY)
+    assert files(folder).keys() == results, "draws of an earlier posterior do not stay beside the stems of another"
 
 
 def test_what_has_no_effect_or_is_left_out_is_said(call: Caller, given: Files, tmp_path: Path) -> None:
     line = ("separate", given.mix, *given.known, "-o", tmp_path / "out", *(o for o in TINY if o != "--as-given"))
     assert "warning: --complete does nothing without --chain" in call(*line, "--complete").err
-    assert call(*line).err == ""
+    music = ("separate", given.mix, *given.known[2:], "-o", tmp_path / "out", *TINY, "--method", "unsupervised")
+    assert "warning: --complete does nothing with unsupervised" in call(*music, "--chain", "--complete").err
+    assert call(*line).err == call(*music, "--chain").err == ""
     cut = call(*line, "--max-catalogue", 5)
     assert "0.5 s of music are known, of which the first 0.2 s are used" in cut.err and cut.code == 0
     free = json.loads(call.succeeded(*line, "--filter-shape", 0, "--json"))
@@ -218,8 +220,9 @@ def test_long_recordings_are_worked_on_in_pieces(
     def pretend(path: Path, known: Any, settings: Settings, speech: Path, music: Path, **options: Any) -> Any:
         for stem in (speech, music):
             save(stem, load(path)[0] / 2)
-        times = np.arange(4.0)
-        return streaming.LongSeparation([recordings.Segment(0.0, 2.0, "speech+music")], times, times, times, 1.0, settings)
+        times, notes = np.arange(4.0), ("a note",) if settings.chain else ()
+        segments = [recordings.Segment(0.0, 2.0, "speech+music")]
+        return streaming.LongSeparation(segments, times, times, times, 1.0, settings, notes)
 
     monkeypatch.setattr(streaming, "separate_file", pretend)
     monkeypatch.setattr(recordings, "LONG_SECONDS", 1.0)
@@ -228,7 +231,7 @@ def test_long_recordings_are_worked_on_in_pieces(
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"speech.wav", "music.wav", "labels.csv", "separation.json"}
     line = ("separate", given.mix, *given.known, "-o", tmp_path / "other")
     assert "too long" in call.refused(*line, "-q", "--draws", 1)
-    assert "are not learned" in call(*line, "-q", "--chain").err
+    assert call(*line, "-q", "--chain").err == "warning: a note\n"
 
 
 def test_results_for_people_name_the_files(call: Caller, given: Files, tmp_path: Path) -> None:
@@ -251,7 +254,8 @@ def test_compare(call: Caller, given: Files, tmp_path: Path) -> None:
         assert set(row["speech"]) == set(row["music"]) == {"sdr", "sir", "sar", "si_sdr"}
     assert document["rows"][1]["sweeps"] == 3 and document["rows"][0]["bound"] is None
     folder = tmp_path / "out"
-    for name in ("report.html", "compare.png", "compare.json", "nmf/speech.wav", "nmf/music.wav", "nmf/separation.json"):
+    one = [f"nmf/{name}" for name in ("speech.wav", "music.wav", "separation.json", "labels.csv")]
+    for name in ("report.html", "compare.png", "compare.json", *one):
         assert (folder / name).stat().st_size > 0
     mixture = load(given.mix) * document.get("gain", 1.0)
     np.testing.assert_allclose(load(folder / "nmf/speech.wav") + load(folder / "nmf/music.wav"), mixture, atol=1e-6)
@@ -315,6 +319,9 @@ def test_draft_appears_whole(tmp_path: Path) -> None:
     assert {p.relative_to(tmp_path).as_posix(): v for p, v in files(tmp_path).items()} == {
         "kept": b"kept", "replaced": b"new", "below": None, "below/deep": b"deep",
     }  # fmt: skip
+    with output.draft(tmp_path, replacing=["below/*", "re*"]) as part:
+        (part / "replaced").write_text("newer")
+    assert set(files(tmp_path)) == {tmp_path / "kept", tmp_path / "replaced"}
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt(), UserError("no"), OSError(28, "No space left on device")])

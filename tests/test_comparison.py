@@ -85,9 +85,9 @@ def test_templates_are_trained_once_and_sharing_them_changes_nothing(
 
     def counted(*args, **options):
         calls.append(args)
-        return separators.train_templates(*args, **options)
+        return separators.train(*args, **options)
 
-    monkeypatch.setattr(comparison, "train_templates", counted)
+    monkeypatch.setattr(comparison, "train", counted)
     mixture = np.stack([1.2 * made.mixture, 0.8 * made.mixture]).astype(np.float32)
     several = comparison.compare(mixture, made.sample_rate, known, ["nmf", "variational"], SMALL)
     assert len(calls) == 1

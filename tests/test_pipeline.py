@@ -62,12 +62,29 @@ def test_every_method_plays_the_catalogue_in_order(broadcast, known, method: str
     np.testing.assert_allclose(result.speech + result.music, broadcast.mixture[None], atol=1e-6)
 
 
+def test_what_is_too_long_to_complete_is_taken_as_given_and_said(broadcast, known) -> None:
+    settings = dataclasses.replace(SMALL, chain=True, max_catalogue=50, sweeps=5, training_sweeps=5)
+    result = separate(broadcast.mixture[None], RATE, known, settings)
+    assert result.period == pytest.approx(2.0, abs=0.04)
+    assert not result.posterior.problem.latent.any()
+    assert "too long to complete" in result.notes[0]
+
+
+def test_svi_is_exact_whatever_the_rule(broadcast, known) -> None:
+    """The gradient knows no other rule; what is read off its result is read by the same."""
+    few = dataclasses.replace(SMALL, method="svi", sweeps=5, training_sweeps=5)
+    one, other = (
+        separate(broadcast.mixture[None], RATE, known, dataclasses.replace(few, rule=rule)) for rule in ("exact", "printed")
+    )
+    np.testing.assert_array_equal(one.speech, other.speech)
+
+
 @pytest.mark.parametrize("method", ["joint", "svi"])
 def test_hidden_bins_are_not_seen(broadcast, known, method: str) -> None:
     """What is inferred is the same whatever the hidden bins hold: the score changes only through what is scored."""
     settings = dataclasses.replace(SMALL, method=method, chain=True, sweeps=5, training_sweeps=5)
     spectra = pipeline.analyse(broadcast.mixture[None], RATE, known, settings)[1].spectra
-    trained = pipeline.train_templates(spectra.speech, settings)
+    trained = separators.train(spectra.speech, settings)
     hidden = np.random.default_rng(0).random(spectra.target.shape) < 0.2
     other = spectra._replace(target=np.where(hidden, 0.0, spectra.target).astype(np.float32))
     states = []
@@ -172,6 +189,10 @@ def test_streaming_equals_the_whole(broadcast, known, tmp_path, monkeypatch) -> 
     difference = np.sum((speech - whole.speech) ** 2) / np.sum(whole.speech**2)
     assert difference < 0.05
     assert found.p_music.shape == found.times.shape
+    in_order = dataclasses.replace(settings, chain=True, training_sweeps=2)
+    assert found.notes == ()
+    chained = streaming.separate_file(mix, known, in_order, tmp_path / "s.wav", tmp_path / "m.wav")
+    assert "are not learned" in chained.notes[0]
 
 
 @pytest.mark.parametrize("method", ["variational", "joint"])
