@@ -246,7 +246,7 @@ def _run_svi(
     choices = programs.choose(problem, n_bases=settings.bases)
     found = programs.sites(problem, blocks, choices)
     readings = programs.readings(found)
-    start = svi.GammaGuide.start(found)
+    start = jax.jit(svi.GammaGuide.start)(found)
     part = -(-SVI_STEPS * settings.sweeps // _SVI_PARTS)
     steps = part * _SVI_PARTS
     guide, optimizer = svi.GammaGuide(programs.jingle_mixture), svi.adam(steps=steps)
@@ -257,7 +257,7 @@ def _run_svi(
         )
 
     moments = _read(problem, blocks, readings)
-    candidates = None if problem.candidates is None else entries.any_candidates(problem)
+    candidates = None if problem.candidates is None else jax.jit(entries.any_candidates)(problem)
     fit, traces = None, []
     for n, key in enumerate(keys):
         if problem.candidates is not None:

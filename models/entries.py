@@ -175,12 +175,13 @@ def choose_candidates(
 ) -> Int[Array, "T K"]:
     """The most probable entries of each frame.
 
-    A long catalogue is first heard in at most `BANDS` bands, a fraction of the work; what is short-listed there competes with the
-    `current` candidates on all bins. For independent frames the objective therefore never falls. Short catalogues, and data with
-    bins held out, are compared on all bins at once.
+    A long catalogue is first heard in at most `BANDS` bands; what is short-listed there competes with the `current` candidates on
+    all bins. For independent frames the objective therefore never falls. Where that spares little work, and where bins are held
+    out, all entries are compared on all bins.
     """
-    n_entries, n_pool = model.catalogue.shape[0], POOL * n_candidates
-    if n_entries <= 2 * n_pool or model.frames.observed is not None:
+    n_entries, n_bins, n_pool = model.catalogue.shape[0], model.catalogue.shape[1], POOL * n_candidates
+    work_in_bands = n_entries * BANDS + (n_pool + n_candidates) * n_bins
+    if n_entries * n_bins < 2 * work_in_bands or model.frames.observed is not None:
         return _most_probable(entry_log_likelihood(model, moments), model, hyper, n_candidates)
     banded, of_bands = _in_bands(model, moments)
     pool = _most_probable(entry_log_likelihood(banded, of_bands), model, hyper, n_pool)

@@ -22,6 +22,7 @@ catalogue as a step of CAVI, and stores no (T, J, F) array.
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from typing import NamedTuple, cast
 
 import jax
@@ -85,8 +86,12 @@ def _log_likelihood_jvp(primals, tangents):
     return value, change
 
 
+@partial(jax.jit, inline=True)
 def _evaluate(problem: JingleMixture, values: Blocks, candidates) -> tuple[Float[Array, ""], Blocks]:
-    """The log likelihood and its slope in every cell; under jit, what is not used is not computed."""
+    """The log likelihood and its slope in every cell; under jit, what is not used is not computed.
+
+    Jitted on its own so that it is traced once: a guide runs the program for its sites, and SVI runs it again.
+    """
     problem = dataclasses.replace(problem, rule="exact")
     moments = Blocks(*(gamma.point(value) for value in values))
     step = conditionals.local(problem, problem.hyper, moments, candidates)

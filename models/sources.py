@@ -9,7 +9,6 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from bayessep import gamma
 from bayessep.models import frame_prior
-from bayessep.models.conditionals import local
 from bayessep.models.entries import (
     PART,
     entry_log_likelihood,
@@ -17,6 +16,7 @@ from bayessep.models.entries import (
     scatter_candidates,
     speech_rate,
     visit_entries,
+    weigh_entries,
 )
 from bayessep.models.jingle_mixture import TINY, Blocks, Hyper, JingleMixture, read
 
@@ -36,8 +36,7 @@ def sources(
 
     Given r = j it is binomial, Binomial(x, p_j) with p_j = G / (G + lambda_j); over r the law of total variance applies.
     """
-    step = local(model, hyper, moments, candidates)
-    x, rho = model.frames.x, step.responsibility
+    x, rho = model.frames.x, weigh_entries(model, hyper, moments, candidates).responsibility
     speech = geometric_speech(model, moments)
     if not model.has_music:
         return Sources(x, jnp.zeros_like(x), jnp.zeros_like(x[:, 0]))
