@@ -139,7 +139,7 @@ def log_prob(q: Gamma, x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def kl(q: Gamma, p: Gamma) -> Float[Array, "..."]:
-    """KL(q || p), cell by cell (the closed form of NOTES 000, scales).
+    """KL(q || p), cell by cell.
 
     A flat p (infinite scale) has no density to compare with; see `flat`.
     """

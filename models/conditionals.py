@@ -280,7 +280,7 @@ def _mean_along(values, weights, like):
 
 
 def learn(model: JingleMixture, hyper: Hyper, posterior: Blocks, jumps: Float[Array, " J"]) -> Hyper:
-    """M-step of the tied hyper-parameters that `model.learn` names (NOTES 000; Newton on the digamma equation)."""
+    """M-step of the tied hyper-parameters that `model.learn` names (`gamma.fit`)."""
     prior, on = hyper.prior, model.learn
 
     def tied(name, held):

@@ -379,7 +379,7 @@ def test_counts_anew_are_those_of_the_whole_local_step(x64):
 
 
 def test_the_printed_rule_loses_exactly_its_divergence_from_the_optimum(x64):
-    """L(rho*) - L(rho) = sum_t w_t KL(rho_t || rho*_t), so the rule of the paper can only lose (NOTES 000)."""
+    """L(rho*) - L(rho) = sum_t w_t KL(rho_t || rho*_t), so the rule of the paper can only lose."""
     exact = random_problem(13, Setting("known", False, "unlabelled", weights=True, proper=True), dtype=jnp.float64, level=1.0)
     posterior = random_posterior(13, exact)
     best, step = evaluate(exact, posterior)

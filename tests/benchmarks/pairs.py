@@ -1,6 +1,6 @@
 """Real speech over real music: the table of `bayessep compare` for pairs of recordings at 0 dB.
 
-    python -m tests.benchmarks.pairs --data ../shared/data [--pair SPEECH MUSIC] [--methods nmf,variational]
+    python -m tests.benchmarks.pairs --data FOLDER [--pair SPEECH MUSIC] [--methods nmf,variational]
 
 As in paper 000: a jingle of four seconds repeats under the speech, and half of it is known. SPEECH is a group (`split_group`)
 and MUSIC a path in the folder's manifest.csv. The group's first 15 seconds are mixed and up to 40 that follow train the
