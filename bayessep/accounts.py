@@ -1,47 +1,51 @@
-"""What there is to say about a separation besides its sound, as ``separation.json`` holds it."""
+"""A separation in files: its stems and labels, and what there is to say besides, as ``separation.json`` holds it."""
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from bayessep import audio, segments
 from bayessep.pipeline import Separation
 from bayessep.streaming import LongSeparation
+
+FILES = {"speech": "speech.wav", "music": "music.wav", "labels": "labels.csv", "details": "separation.json"}
+"""What the folder of a separation holds."""
+
+
+def write(folder: Path, result: Separation, sample_rate: int, gain: float) -> None:
+    """Write the stems, times `gain`, and the labels."""
+    for stem in ("speech", "music"):
+        audio.write(folder / FILES[stem], getattr(result, stem) * np.float32(gain), sample_rate)
+    segments.write(folder / FILES["labels"], result.segments)
 
 
 def of_separation(result: Separation) -> dict[str, Any]:
     """The account of a recording that was taken apart as a whole."""
-    return {
+    return _common(result) | {
         "bound": result.bound,
-        "trace": result.trace,
         "sweeps": result.steps,
         "converged": result.converged,
-        "seconds": result.seconds,
         "period_seconds": result.period,
-        "frames": _frames(result),
         "gain": result.gain,
         "frequencies": result.frequencies,
         "filter": result.filter,
-        "segments": [s._asdict() for s in result.segments],
-        "notes": list(result.notes),
     }
 
 
 def of_long_separation(result: LongSeparation) -> dict[str, Any]:
-    """The same of one that was worked on in pieces: bound, filter and gain are those of pieces, and there is none for all."""
+    """The same of one that was worked on in pieces: what is null here is known of pieces, if at all."""
+    unknown = ("bound", "sweeps", "converged", "period_seconds", "gain", "frequencies", "filter")
+    return _common(result) | dict.fromkeys(unknown)
+
+
+def _common(result: Separation | LongSeparation) -> dict[str, Any]:
+    times = result.times
+    hop = float(times[1] - times[0]) if len(times) > 1 else None
     return {
-        "bound": None,
         "trace": result.trace,
-        "sweeps": len(result.trace),
-        "converged": None,
         "seconds": result.seconds,
-        "period_seconds": None,
-        "frames": _frames(result),
-        "gain": None,
-        "frequencies": None,
-        "filter": None,
+        "frames": {"hop_seconds": hop, "times": times, "p_music": result.p_music},
         "segments": [s._asdict() for s in result.segments],
         "notes": list(result.notes),
     }
-
-
-def _frames(result: Separation | LongSeparation) -> dict[str, Any]:
-    times = result.times
-    return {"hop_seconds": float(times[1] - times[0]) if len(times) > 1 else None, "times": times, "p_music": result.p_music}

@@ -77,7 +77,7 @@ def _begin(device: Device, terminal: Terminal) -> str:
     return commands.use_device(device, terminal)
 
 
-def _settings(options: Mapping[str, Any], terminal: Terminal) -> "Settings":
+def _settings(options: Mapping[str, Any], methods: Sequence[str], terminal: Terminal) -> "Settings":
     """The settings among the options of a verb, which are called the same; those not given (None) are the library's own."""
     from bayessep.settings import Settings
 
@@ -88,8 +88,10 @@ def _settings(options: Mapping[str, Any], terminal: Terminal) -> "Settings":
     settings = Settings(**given)
     if given.get("complete") and not settings.chain:
         terminal.warn("--complete does nothing without --chain: only music that is played in order has parts to complete.")
-    elif given.get("complete") and not settings.completes:
-        terminal.warn(f"--complete does nothing with {settings.method}: without training, nothing tells which part is music.")
+    elif given.get("complete") and "unsupervised" in methods:
+        terminal.warn("--complete does nothing for unsupervised: without training, nothing tells which part is music.")
+    if settings.rule == "printed" and "svi" in methods:
+        terminal.warn("--rule printed does nothing for svi, which follows the gradient of the exact bound.")
     return settings
 
 
@@ -150,7 +152,7 @@ def separate(
     terminal = Terminal(json=json, quiet=quiet)
     from bayessep import commands, recordings
 
-    settings = _settings(locals(), terminal)
+    settings = _settings(locals(), [method], terminal)
     material = recordings.gather(mix, speech or [], music or [], labels, methods=[settings.method], warn=terminal.warn)
     commands.separate(material, settings, output, _begin(device, terminal), terminal, draws=draws)
 
@@ -215,7 +217,7 @@ def compare(
         raise UserError(f"--methods: name at least one of {', '.join(Method)}.")
     if (reference_speech is None) != (reference_music is None):
         raise UserError("give both --reference-speech and --reference-music, or neither: scores need the two of them.")
-    settings = _settings(locals(), terminal)
+    settings = _settings(locals(), chosen, terminal)
     material = recordings.gather(mix, speech or [], music or [], labels, methods=chosen, warn=terminal.warn)
     references = None
     if reference_speech is not None and reference_music is not None:

@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Sequence
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from bayessep.errors import UserError
 from bayessep.pipeline import Separation
 from bayessep.recordings import Material
 from bayessep.separators import Progress
-from bayessep.settings import Settings
+from bayessep.settings import METHODS, Settings
 from bayessep.terminal import Terminal, to_json
 
 # --- surroundings --------------------------------------------------------------------------------------------------------
@@ -78,18 +79,19 @@ def separate(
     """Take one recording apart; write stems, labels and the account of it, and any number of draws of the speech."""
     if draws and material.is_long:
         raise UserError(f"--draws: {material.path} is too long to be held at once; draw from a part of it.")
+    earlier = list(takewhile(lambda name: (folder / name).is_file(), map(_DRAW.format, count(1))))
+    names = {*accounts.FILES.values(), *earlier, *map(_DRAW.format, range(1, draws + 1))}
+    output.keep_inputs(folder, names, material.inputs)
     recordings.warn_of_long_music(material, settings.max_catalogue, terminal.warn)
-    with output.draft(folder, replacing=["draws/speech-*.wav"]) as part:
+    with output.draft(folder, replacing=earlier) as part:
         work = _separate_in_pieces if material.is_long else _separate_at_once
         document: dict[str, Any] = {"command": "separate", "version": __version__, "method": settings.method, "device": device}
         document |= {"settings": dataclasses.asdict(settings), "seed": settings.seed}
         document |= {"input": _input(material)} | work(material, settings, part, terminal, draws)
         document["real_time_factor"] = document["seconds"] / material.seconds
-        files = {"speech": "speech.wav", "music": "music.wav", "labels": "labels.csv", "details": "separation.json"}
-        document["output"] = {"folder": str(folder), **files} | ({"draws": "draws"} if draws else {})
-        (part / "separation.json").write_text(to_json(document), encoding="utf-8")
-    for text in document["notes"]:
-        terminal.warn(text)
+        written = {name: _DRAW.format(n) for n, name in ((n, f"draw {n}") for n in range(1, draws + 1))}
+        document["output"] = {"folder": str(folder)} | accounts.FILES | written
+        (part / accounts.FILES["details"]).write_text(to_json(document), encoding="utf-8")
     terminal.result(document, _told(document))
 
 
@@ -111,31 +113,28 @@ def _separate_at_once(
     mixture, rate = recordings.read_mixture(material), material.info.sample_rate
     with terminal.working() as progress:
         result = pipeline.separate(mixture, rate, material.known, settings, progress=progress)
-        gain = write_stems(part, result, mixture, rate)
+        gain = audio.common_gain(result.speech, result.music, mixture)
+        accounts.write(part, result, rate, gain)
         if draws:
-            _write_draws(part / "draws", result, mixture, rate, draws, progress)
-    segments.write(part / "labels.csv", result.segments)
+            _write_draws(part, result, mixture, rate, gain, draws, progress)
+    for text in result.notes:
+        terminal.warn(text)
     return accounts.of_separation(result) | {"output_gain": gain}
 
 
-def write_stems(folder: Path, result: Separation, mixture: np.ndarray, sample_rate: int) -> float:
-    """Write ``speech.wav`` and ``music.wav``, with one gain for both if one would clip, which is returned."""
-    gain = audio.common_gain(result.speech, result.music, mixture)
-    for name in ("speech", "music"):
-        audio.write(folder / f"{name}.wav", getattr(result, name) * np.float32(gain), sample_rate)
-    return gain
+_DRAW = "draws/speech-{}.wav"  # numbered from 1
 
 
 def _write_draws(
-    folder: Path, result: Separation, mixture: np.ndarray, sample_rate: int, draws: int, progress: Progress
+    folder: Path, result: Separation, mixture: np.ndarray, sample_rate: int, gain: float, draws: int, progress: Progress
 ) -> None:
-    """Speech drawn from the posterior, in 32-bit float: draws may clip where their mean does not."""
+    """Speech drawn from the posterior, as loud as the stem, in 32-bit float: draws may clip where their mean does not."""
     from bayessep.draws import draw_speech
 
-    folder.mkdir()
+    (folder / _DRAW).parent.mkdir()
     key = jax.random.fold_in(jax.random.key(result.settings.seed), 2**31)  # out of reach of splits
     for n, speech in enumerate(draw_speech(result, mixture, sample_rate, key, draws), start=1):
-        audio.write(folder / f"speech-{n}.wav", speech, sample_rate, "FLOAT")
+        audio.write(folder / _DRAW.format(n), speech * np.float32(gain), sample_rate, "FLOAT")
         progress("drawing", n, draws, float("nan"))
 
 
@@ -144,19 +143,20 @@ def _separate_in_pieces(
 ) -> dict[str, Any]:
     from bayessep import streaming
 
+    for text in streaming.limits(settings):
+        terminal.warn(text)
     terminal.note(f"{material.path} is longer than {recordings.LONG_SECONDS / 60:g} minutes and is worked on in pieces")
     with terminal.working() as progress:
         result = streaming.separate_file(
-            material.path, material.known, settings, part / "speech.wav", part / "music.wav", progress=progress
+            material.path, material.known, settings, *(part / accounts.FILES[s] for s in ("speech", "music")), progress=progress
         )
-    segments.write(part / "labels.csv", result.segments)
+    segments.write(part / accounts.FILES["labels"], result.segments)
     return accounts.of_long_separation(result) | {"settings": dataclasses.asdict(result.settings), "output_gain": 1.0}
 
 
 def _told(document: dict[str, Any]) -> str:
     """The account of a separation in a few lines."""
-    unit = "gradient steps" if document["method"] == "svi" else "sweeps"
-    sweeps = f"{document['sweeps']} {unit}" + ("" if document["converged"] else " (not yet converged)")
+    sweeps = f"{document['sweeps']} {METHODS[document['method']].unit}" + ("" if document["converged"] else " (not yet converged)")
     if document["converged"] is None:
         sweeps = "in pieces"
     pace = f"{document['seconds']:.1f} s, {document['real_time_factor']:.2f} of the length of the recording"
@@ -191,7 +191,10 @@ def compare(
     true = None
     if references is not None:
         true = {name: recordings.read_reference(path, material) for name, path in references.items()}
-    with output.draft(folder) as part:
+    everything = [name for method in METHODS for name in comparison.files_of(method)]
+    inputs = [*material.inputs, *(references or {}).values()]
+    output.keep_inputs(folder, [*everything, "report.html", *comparison.FILES.values()], inputs)
+    with output.draft(folder, replacing=everything) as part:
         with terminal.working() as progress:
             result = comparison.compare(mixture, rate, material.known, methods, settings, references=true, progress=progress)
         labels = material.labels
@@ -200,10 +203,11 @@ def compare(
         document = {"command": "compare", "version": __version__, "device": device, "seed": settings.seed}
         common = {name: value for name, value in dataclasses.asdict(settings).items() if name != "method"}
         document |= {"methods": list(result.separations), "settings": common, "input": _input(material)}
+        document["notes"] = {method: list(found.notes) for method, found in result.separations.items()}
         document |= json.loads(written["json"].read_text(encoding="utf-8"))  # the rows, and the gain if there was one
         document["output"] = {"folder": str(folder), "report": "report.html"} | {k: p.name for k, p in written.items()}
         written["json"].write_text(to_json(document), encoding="utf-8")
-    for text in dict.fromkeys(note for separation in result.separations.values() for note in separation.notes):
+    for text in dict.fromkeys(note for notes in document["notes"].values() for note in notes):
         terminal.warn(text)
     _show(result, document, folder / "report.html", terminal)
 

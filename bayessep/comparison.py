@@ -19,7 +19,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from bayessep import accounts, audio, metrics, segments, terminal
+from bayessep import accounts, audio, metrics, terminal
 from bayessep.errors import UserError
 from bayessep.metrics import StemScores
 from bayessep.output import draft
@@ -226,6 +226,13 @@ def table(comparison: Comparison) -> Table:
 
 # --- files --------------------------------------------------------------------------------------------------------
 
+FILES = {kind: f"compare.{kind}" for kind in ("png", "json", "csv")}
+
+
+def files_of(method: str) -> list[str]:
+    """What is written of one method, in the folder of the comparison."""
+    return [f"{method}/{name}" for name in accounts.FILES.values()]
+
 
 def write(
     comparison: Comparison,
@@ -234,7 +241,6 @@ def write(
     *,
     references: Mapping[str, Float[np.ndarray, " N"]] | None = None,
     labels: Sequence[Segment] | None = None,
-    subtype: str = "PCM_24",
 ) -> dict[str, Path]:
     """Write the audio of each method, a figure and the tables; all files appear together, or none.
 
@@ -253,15 +259,13 @@ def write(
     document = to_json(comparison) | ({"gain": gain} if gain != 1.0 else {})
     with draft(folder) as place:
         for name, found in comparison.separations.items():
-            for stem, waveform in zip(STEMS, (found.speech, found.music), strict=True):
-                audio.write(place / name / f"{stem}.wav", waveform * np.float32(gain), comparison.sample_rate, subtype)
-            segments.write(place / name / "labels.csv", found.segments)
+            accounts.write(place / name, found, comparison.sample_rate, gain)
             details = {"method": name, **accounts.of_separation(found), "output_gain": gain}
-            (place / name / "separation.json").write_text(terminal.to_json(details), encoding="utf-8")
-        (place / "compare.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-        _write_csv(place / "compare.csv", comparison)
-        (place / "compare.png").write_bytes(plots.png(plots.compare_figure(comparison, mixture, references, labels)))
-    return {kind: Path(folder) / f"compare.{kind}" for kind in ("png", "json", "csv")}
+            (place / name / accounts.FILES["details"]).write_text(terminal.to_json(details), encoding="utf-8")
+        (place / FILES["json"]).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        _write_csv(place / FILES["csv"], comparison)
+        (place / FILES["png"]).write_bytes(plots.png(plots.compare_figure(comparison, mixture, references, labels)))
+    return {kind: Path(folder) / name for kind, name in FILES.items()}
 
 
 def _write_csv(path: Path, comparison: Comparison) -> None:

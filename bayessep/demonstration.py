@@ -52,7 +52,8 @@ def demo(
 ) -> Demo:
     """Generate a broadcast, take it apart by every method, and write all of it down.
 
-    Into the folder go report.html, compare.{png,json,csv}, <method>/{speech,music}.wav, and under material/ what the
+    Into the folder go report.html, compare.{png,json,csv}, <method>/ with {speech,music}.wav, labels.csv and
+    separation.json, and under material/ what the
     methods were given (mixture, training_speech, labelled_music .wav) and what they were not (speech, music .wav,
     truth.csv): `bayessep separate` and `bayessep compare` can be tried on it at once. All of it appears together, or
     nothing.

@@ -27,7 +27,7 @@ Output = Annotated[
         "-o",
         metavar="DIR",
         show_default=False,
-        help="Folder for the results, made if need be. Files of an earlier run are replaced, all at once and at the end.",
+        help="Folder for the results, made if need be. Those of an earlier run are replaced, all at once and at the end.",
     ),
 ]
 
@@ -94,7 +94,7 @@ Tolerance = Annotated[
         metavar="X",
         min=0.0,
         show_default="1e-05",
-        help="Stop, from the twentieth sweep on, when the objective moves by no more than this share of itself in five; svi "
+        help="Stop, after 20 sweeps at least, when the objective moves by no more than this share of itself in five; svi "
         "takes all its steps.",
     ),
 ]
@@ -177,7 +177,8 @@ MaxCatalogue = Annotated[
         metavar="N",
         min=1,
         show_default="500",
-        help="Frames of the known music at most (32 ms each); of longer music, the first are used.",
+        help="Frames of music to play at most (32 ms each); of longer music, the first are used, and nothing is learned of a "
+        "period that is longer.",
     ),
 ]
 TheRule = Annotated[

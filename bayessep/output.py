@@ -5,7 +5,7 @@ import shutil
 import signal
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -16,10 +16,10 @@ from bayessep.errors import UserError
 def draft(folder: Path, replacing: Sequence[str] = ()) -> Iterator[Path]:
     """A place to write results, which become the contents of `folder` when the ``with`` block ends well.
 
-    Files that are there already are replaced one by one, each atomically; others stay, except those that match a pattern of
-    `replacing` (`Path.glob`): they belong to results of which there may be fewer than last time. After an exception, an
-    interruption included, the folder is as it was before, and is not there if it was not. It is made at the beginning of the
-    block: a place that cannot be written is found out before the work is done.
+    Files that are there already are replaced one by one, each atomically; others stay, except the files of `replacing`, paths in
+    `folder` of an earlier result that these take the place of: they are removed, as far as that can be done. After an
+    exception, an interruption included, the folder is as it was before, and is not there if it was not. It is made at the
+    beginning of the block: a place that cannot be written is found out before the work is done.
 
     Raises:
         UserError: the folder cannot be written to, at the beginning or later (a full disk).
@@ -67,14 +67,22 @@ def _publish(part: Path, folder: Path, replacing: Sequence[str]) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.is_dir():
             raise UserError(f"cannot write {target}: it is a folder; remove it, or choose another folder with -o.")
-    old = {path for pattern in replacing for path in folder.glob(pattern)} - {target for _, target in moves}
+    old = {folder / name for name in replacing} - {target for _, target in moves}
     with _uninterrupted():
         for source, target in moves:
             os.replace(source, target)
         for path in old:
-            path.unlink()
-            with suppress(OSError):  # something else is in its folder
+            with suppress(OSError):  # it is gone already, or is no file; or other files are in its folder
+                path.unlink()
                 path.parent.rmdir()
+
+
+def keep_inputs(folder: Path, names: Iterable[str], inputs: Iterable[str | Path]) -> None:
+    """Raise a UserError where a result, one of `names` in `folder`, would take the place of an input."""
+    results = {(Path(folder) / name).resolve() for name in names}
+    for path in map(Path, inputs):
+        if path.resolve() in results:
+            raise UserError(f"{path} would be replaced by a result of the same name; choose another folder with -o.")
 
 
 @contextmanager

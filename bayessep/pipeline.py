@@ -38,7 +38,7 @@ class Separation(NamedTuple):
     gain: Float[np.ndarray, " T"]  # NaN where the model did not look
     segments: list[Segment]  # the labels given, and the model's where none were
     trace: Float[np.ndarray, " steps"]
-    bound: float  # its last value; None-like NaN where the method has none
+    bound: float  # its last value; for icm, of the log posterior
     converged: bool
     steps: int
     seconds: float
@@ -87,7 +87,8 @@ def separate(
         known: training speech, music to look for, labels; all at `sample_rate`.
         settings: method and numbers.
         progress: called now and then.
-        trained: templates from an earlier call with the same training material, to save the training.
+        trained: templates from an earlier call with the same training material, to save the training; `known` then needs
+            speech for ``joint`` alone.
 
     Raises:
         UserError: nothing is known of the speech or of the music, or it is silent.
@@ -145,7 +146,7 @@ def _assemble(mixture, spectrum, sample_rate, plan: Plan, inferred: Inferred, se
     duration = mixture.shape[1] / sample_rate
     period = None if inferred.period is None else inferred.period * window.hop / sample_rate
     notes = ()
-    if inferred.period is not None and inferred.period > settings.max_catalogue:
+    if inferred.period is not None and not settings.holds(inferred.period):
         frames = f"every {period:.1f} s, which are {inferred.period} frames"
         notes = (f"the music repeats {frames} and too long to complete: it is taken as given; --max-catalogue N takes more.",)
     return Separation(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import ArrayLike, Bool, Float
+from jaxtyping import ArrayLike, Bool, Float, Shaped
 
 from bayessep.errors import UserError
 from bayessep.stft import Stft, bin_frequencies, frame_times, stft, stft_for_rate
@@ -73,17 +73,18 @@ class Given(NamedTuple):
     only_speech: Bool[np.ndarray, " T"]
     only_music: Bool[np.ndarray, " T"]
     p_music: Float[np.ndarray, " T"]  # prior probability of music
+    label: Shaped[np.ndarray, " T"]  # the user's own, as text
 
 
 def read_labels(labels: Sequence[Segment] | None, times: Float[np.ndarray, " T"], p_music: float) -> Given:
     """Frame by frame, what is known; without labels every frame is to be inferred."""
     if labels is None:
         yes, no = np.ones(len(times), bool), np.zeros(len(times), bool)
-        return Given(yes, yes, no, no, no, np.full(len(times), p_music, np.float32))
-    speech, music, labelled = frame_switches(labels, times)
+        return Given(yes, yes, no, no, no, np.full(len(times), p_music, np.float32), np.full(len(times), ""))
+    speech, music, labelled, label = frame_switches(labels, times)
     both = speech & music
     prior = np.where(labelled, 1.0, p_music).astype(np.float32)
-    return Given(both | ~labelled, speech | ~labelled, labelled, speech & ~music, music & ~speech, prior)
+    return Given(both | ~labelled, speech | ~labelled, labelled, speech & ~music, music & ~speech, prior, label)
 
 
 class Plan(NamedTuple):
@@ -138,7 +139,10 @@ def require(frames: np.ndarray, what: str) -> None:
 
 
 def settled(given: Given, n_bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(mask, its standard deviation, P(music)) as the labels alone settle them, to be filled in where they do not."""
+    """(mask, its standard deviation, P(music)) as the labels alone settle them, to be filled in where they do not.
+
+    What is labelled as neither speech nor music goes to the music, whose stem holds all that is not speech.
+    """
     mask = np.repeat(given.speech[:, None].astype(np.float32), n_bins, axis=1)
     return mask, np.zeros_like(mask), given.only_music.astype(np.float32)
 
@@ -159,7 +163,6 @@ def label_frames(
     window = np.ones(min(15, len(mask))) / 15
     level = np.convolve(modelled.sum(1), window, "same")
     share = np.convolve((mask * modelled).sum(1), window, "same") / np.maximum(level, 1e-12)
-    music = np.where(given.labelled, given.target | given.only_music, p_music > 0.5)
-    speech = np.where(given.labelled, given.speech, share > 0.1)
-    names = {(True, True): BOTH, (True, False): SPEECH, (False, True): MUSIC, (False, False): SPEECH}
-    return [names[bool(s), bool(m)] for s, m in zip(speech, music, strict=True)]
+    music = p_music > 0.5
+    found = np.where(music & (share > 0.1), BOTH, np.where(music, MUSIC, SPEECH))
+    return np.where(given.labelled, given.label, found).tolist()

@@ -43,6 +43,11 @@ class Material(NamedTuple):
         return [s._replace(end=min(s.end, self.seconds)) for s in self.known.labels]
 
     @property
+    def inputs(self) -> list[str]:
+        """Every file that was read, the labels' included."""
+        return [str(self.path), *(name for names in self.files.values() for name in names)]
+
+    @property
     def is_long(self) -> bool:
         """Whether the mixture should be worked on in pieces."""
         return self.seconds > LONG_SECONDS
@@ -90,7 +95,8 @@ def gather(
         known_labels,
         min(audio.probe(path).sample_rate for path in (mixture, *speech_files, *music_files)) / 2,
     )
-    return Material(mixture, info, known, {"speech": _names(speech_files), "music": _names(music_files)})
+    files = {"speech": _names(speech_files), "music": _names(music_files), "labels": _names([labels] if labels else [])}
+    return Material(mixture, info, known, files)
 
 
 def warn_of_long_music(material: Material, max_catalogue: int, warn: Warn) -> None:

@@ -216,7 +216,7 @@ def _traces(separations: Mapping[str, Separation]) -> str:
         line = _polyline(np.arange(len(missing)) / max(longest - 1, 1), height, "line")
         lines.append(line.replace("<polyline", f'<polyline style="stroke:{colour}"'))
         names.append(f'<li><i style="background:{colour}"></i>{name}</li>')
-    said = f"Gain in the bound still missing after each of up to {longest} sweeps, from all of it to a ten thousandth"
+    said = f"Gain in the bound still missing after each of up to {longest} sweeps or steps, from all of it to a ten thousandth"
     return _svg("".join(lines), said, "all", "10⁻⁴", "tall") + f'<ul class="key">{"".join(names)}</ul>'
 
 
@@ -228,8 +228,8 @@ def _own_trace(found: Separation) -> str:
     x = np.linspace(0, 1, len(shown))
     line = _polyline(_pooled(x), _pooled((shown - low) / max(high - low, 1e-12)), "line")
     ends = f"{cell(low, 0)} to {cell(high, 0)}"
-    said = f"The objective over {len(trace)} sweeps, from {ends}"
-    return f"<h3>Its objective, sweep by sweep: {ends}</h3>" + _svg(line, said, "", "", "low")
+    said = f"The objective over {len(trace)} {METHODS[found.settings.method].unit}, from {ends}"
+    return f"<h3>Its objective, step by step: {ends}</h3>" + _svg(line, said, "", "", "low")
 
 
 def _method(name, found: Separation, comparison: Comparison, mixture: Signal, track, labels, seconds: float) -> str:
@@ -237,8 +237,9 @@ def _method(name, found: Separation, comparison: Comparison, mixture: Signal, tr
     rate = comparison.sample_rate
     ended = "had converged" if found.converged else "was stopped"
     period = "" if found.period is None else f" It took the music to repeat every {found.period:.2f} s."
-    summary = METHODS[name].summary if name in METHODS else ""
-    said = f"{summary[:1].upper()}{summary[1:]}. It {ended} after {found.steps} sweeps and {found.seconds:.1f} s.{period}"
+    summary = METHODS[name].summary
+    steps = f"{found.steps} {METHODS[name].unit}"
+    said = f"{summary[:1].upper()}{summary[1:]}. It {ended} after {steps} and {found.seconds:.1f} s.{period}"
     return f"""
 <section id="{name}"><h2>{name}</h2><p>{html.escape(said)}</p>
 {track(f"speech by {name}", found.speech, "speech")}{track(f"music by {name}", found.music, "music")}

@@ -120,8 +120,7 @@ def build_problem(
     x = jnp.asarray(spectra.target, jnp.float32)
     known = spectra.music[: settings.max_catalogue]
     found = repetition.find(spectra.target, known) if settings.completes else None
-    # A part of what is missing would be worse than none: the chain would leave the music in its middle.
-    missing = known[:0] if found is None or found.period > settings.max_catalogue else found.missing
+    missing = found.missing if found is not None and settings.holds(found.period) else known[:0]
     catalogue = np.concatenate([known, missing])
     n = len(catalogue)
     latent = (np.arange(n) >= len(known)).astype(np.float32)
@@ -194,14 +193,14 @@ def _infer(
     templates = trained.templates if trained is not None and settings.method != "unsupervised" else None
     if settings.method == "svi":
         return _run_svi(problem, templates, settings, progress)
-    return _fit(problem, templates, settings, settings.method, settings.sweeps, progress)
+    return _fit(problem, templates, settings, progress)
 
 
 def _fit(
-    problem: JingleMixture, templates: Gamma | None, settings: Settings, what: str, sweeps: int, progress: Progress
+    problem: JingleMixture, templates: Gamma | None, settings: Settings, progress: Progress
 ) -> tuple[Posterior, Fit]:
     readings = readings_for(settings, has_latent=bool(problem.latent.any()))
-    fit = _run(problem, readings, settings, templates, what, sweeps, progress)
+    fit = _run(problem, readings, settings, templates, settings.method, settings.sweeps, progress)
     state = fit.state
     learned = dataclasses.replace(problem, hyper=state.hyper)
     return Posterior(learned, state.posterior, state.moments, readings, state.candidates), fit
@@ -224,7 +223,7 @@ def score_hidden(
 
 @jax.jit
 def _log_predictive(problem: JingleMixture, moments: Blocks, candidates: Any) -> Array:
-    rho = conditionals.local(problem, problem.hyper, moments, candidates).responsibility
+    rho = entries.weigh_entries(problem, problem.hyper, moments, candidates).responsibility
     everywhere = entries.scatter_candidates(rho, candidates, problem.catalogue.shape[0], 0.0)
     return sources.log_predictive(problem, moments, everywhere)
 
@@ -238,7 +237,7 @@ def _run_svi(
     """Gradient steps on the same problem as a NumPyro program, with a Gamma guide; `SVI_STEPS` a sweep of the settings.
 
     They are taken in `_SVI_PARTS` parts, before each of which the candidates of a long catalogue are chosen anew. Single
-    estimates of the bound are noise: that of a part is the mean of its last ones.
+    estimates of the bound are noise: that of a part is the mean of its last ten, which is also what the trace ends with.
     """
     problem = dataclasses.replace(problem, rule="exact")  # whose gradient it follows
     key_start, *keys = jax.random.split(jax.random.key(settings.seed), 1 + _SVI_PARTS)
@@ -246,7 +245,7 @@ def _run_svi(
     choices = programs.choose(problem, n_bases=settings.bases)
     found = programs.sites(problem, blocks, choices)
     readings = programs.readings(found)
-    start = jax.jit(svi.GammaGuide.start)(found)
+    start = _start_of_guide(found)
     part = -(-SVI_STEPS * settings.sweeps // _SVI_PARTS)
     steps = part * _SVI_PARTS
     guide, optimizer = svi.GammaGuide(programs.jingle_mixture), svi.adam(steps=steps)
@@ -257,7 +256,7 @@ def _run_svi(
         )
 
     moments = _read(problem, blocks, readings)
-    candidates = None if problem.candidates is None else jax.jit(entries.any_candidates)(problem)
+    candidates = None if problem.candidates is None else _any_candidates(problem)
     fit, traces = None, []
     for n, key in enumerate(keys):
         if problem.candidates is not None:
@@ -277,7 +276,7 @@ def _run_svi(
     *_, before, bound = (trace[-10:].mean() for trace in traces)
     change = abs(bound - before) * 5 * SVI_STEPS / part  # over as many steps as five sweeps have, to which `tolerance` refers
     converged = bool(change <= settings.tolerance * abs(bound))
-    trace = jnp.asarray(np.concatenate([*traces, bound[None]]))
+    trace = jnp.asarray(np.concatenate(traces)).at[-1].set(bound)
     return Posterior(problem, blocks, moments, readings, candidates), fit._replace(trace=trace, converged=converged, steps=steps)
 
 
@@ -292,12 +291,10 @@ def _read(problem: JingleMixture, blocks: Blocks, readings: Blocks) -> Blocks:
     return Blocks(*(jingle_mixture.read(problem, *each) for each in zip(names, blocks, readings, strict=True)))
 
 
-def fit_problem(
-    problem: JingleMixture, trained: Trained | None, settings: Settings, sweeps: int | None = None
-) -> Posterior:
+def fit_problem(problem: JingleMixture, trained: Trained | None, settings: Settings) -> Posterior:
     """Fit a problem that was put together elsewhere."""
     templates = None if trained is None else trained.templates
-    return _fit(problem, templates, settings, "", sweeps or settings.sweeps, silent)[0]
+    return _fit(problem, templates, settings, silent)[0]
 
 
 def sources_of(posterior: Posterior) -> sources.Sources:
@@ -322,3 +319,5 @@ def readings_for(settings: Settings, *, has_latent: bool) -> Blocks:
 _sources = jax.jit(sources.sources)
 _choose = jax.jit(conditionals.choose_candidates, static_argnums=3)
 _initial = jax.jit(jingle_mixture.initial, static_argnames="n_bases")
+_any_candidates = jax.jit(entries.any_candidates)
+_start_of_guide = jax.jit(svi.GammaGuide.start)

@@ -18,6 +18,7 @@ class Method(NamedTuple):
     excitations: Reading
     stacked: bool  # training speech and mixture share one inference
     summary: str
+    unit: str = "sweeps"  # what its steps are
 
     @property
     def needs_speech(self) -> bool:
@@ -30,7 +31,7 @@ METHODS = {
     "variational": Method(True, "mean", "mean", False, "trained templates as a prior, updated on the mixture"),
     "icm": Method(True, "log_mode", "log_mode", False, "as variational, by iterated conditional modes"),
     "joint": Method(False, "mean", "mean", True, "templates from speech and mixture at once"),
-    "svi": Method(True, "mean", "mean", False, "as variational, by stochastic gradients (NumPyro)"),
+    "svi": Method(True, "mean", "mean", False, "as variational, by stochastic gradients (NumPyro)", "gradient steps"),
     "unsupervised": Method(False, "mean", "mean", False, "no training speech: templates from the mixture alone"),
 }
 
@@ -45,7 +46,7 @@ class Settings:
         sweeps: most sweeps on the mixture (for svi, `SVI_STEPS` gradient steps each).
         training_sweeps: most sweeps on the training speech.
         tolerance: a run has converged when its objective changes by no more than this share of itself over 5 sweeps; it then
-            stops, but for svi, and not before sweep 20.
+            stops, after 20 sweeps at least; svi takes all its steps.
         seed: of all randomness.
         level: mean scaled magnitude of the mixture: how many counts a bin is worth against the priors.
         max_frequency: bins above (Hz) are not modelled; they follow the mask of the highest modelled band.
@@ -95,6 +96,10 @@ class Settings:
             raise UserError(f"p_music is {self.p_music}, but must be above 0 and at most 1.")
         if self.rule == "printed" and self.chain:
             raise UserError("the printed rule of q(r) is for independent frames; switch the chain off.")
+
+    def holds(self, period: int) -> bool:
+        """Whether the catalogue may hold so many frames: a part of what is missing would be worse than none of it."""
+        return period <= self.max_catalogue
 
     @property
     def completes(self) -> bool:

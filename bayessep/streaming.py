@@ -43,7 +43,7 @@ from bayessep.timeline import Segment, from_frames
 
 BLOCK_SECONDS = 60.0
 CONTEXT_SECONDS = 3.0
-_LOCAL_SWEEPS = 30
+_MAX_SWEEPS = 30  # on a piece whose templates start from what others have taught them, or are held
 
 
 class LongSeparation(NamedTuple):
@@ -55,7 +55,7 @@ class LongSeparation(NamedTuple):
     trace: Float[np.ndarray, " blocks"]  # objective of each block when the templates were fitted
     seconds: float
     settings: Settings
-    notes: tuple[str, ...]  # what the user may have expected and did not get
+    notes: tuple[str, ...]  # `limits`
 
 
 class _Block(NamedTuple):
@@ -77,6 +77,16 @@ class _Survey(NamedTuple):
     music: Float[np.ndarray, "Tm F"]
 
 
+def limits(settings: Settings) -> tuple[str, ...]:
+    """What a user of these settings may expect, and does not get in a recording that is worked on in pieces."""
+    notes = []
+    if settings.completes:  # its repeats may lie hours apart
+        notes.append("the music of a recording worked on in pieces is taken as given: its other parts are not learned.")
+    if settings.method == "svi":
+        notes.append("in pieces, svi runs as variational, whose templates are then learned from a piece at a time.")
+    return tuple(notes)
+
+
 def separate_file(
     path: str | Path,
     known: Known,
@@ -88,20 +98,17 @@ def separate_file(
 ) -> LongSeparation:
     """Take a file of any length apart, writing both stems as they are made.
 
-    `known` is as for `pipeline.separate`, at the file's own sample rate. The unlabelled part of a jingle is not learned here
-    (`Settings.complete` is ignored): its repeats may lie hours apart. The method ``svi`` is online inference already and
-    runs as ``variational``.
+    `known` is as for `pipeline.separate`, at the file's own sample rate. What is done otherwise than there, `limits` says; the
+    settings of the result are those it was done with.
 
     Raises:
         UserError: as `audio.read` and `pipeline.separate`; no stem is left half written.
     """
     started = time.perf_counter()
-    notes = ()
-    if settings.completes:
-        notes = ("the music of a recording worked on in pieces is taken as given: its other parts are not learned.",)
+    notes = limits(settings)
     settings = dataclasses.replace(settings, complete=False)
     if settings.method == "svi":
-        settings = dataclasses.replace(settings, method="variational")
+        settings = dataclasses.replace(settings, method="variational", rule="exact")
     method = METHODS[settings.method]
     info = audio.probe(path)
     window = stft_for_rate(info.sample_rate)
@@ -248,7 +255,7 @@ def _fit_templates(job: _Job, trained: Trained | None) -> tuple[Trained, Float[n
     """One pass of online inference over the file."""
     settings = job.settings
     readings = separators.readings_for(settings, has_latent=False)
-    algorithm = online.online(conditionals, readings, shared=("templates",), sweeps=_LOCAL_SWEEPS)
+    algorithm = online.online(conditionals, readings, shared=("templates",), sweeps=min(settings.sweeps, _MAX_SWEEPS))
     key = jax.random.key(settings.seed)
     state, prior, trace = None, None, []
     for index, block in enumerate(_blocks(job)):
@@ -272,10 +279,10 @@ def _fit_templates(job: _Job, trained: Trained | None) -> tuple[Trained, Float[n
 
 def _separated(job: _Job, trained: Trained | None) -> Iterator[tuple[_Block, np.ndarray, np.ndarray]]:
     """Each block with the mask and P(music) of the frames it keeps; templates are held."""
-    settings = dataclasses.replace(job.settings, method="nmf")
+    settings = dataclasses.replace(job.settings, method="nmf", sweeps=min(job.settings.sweeps, _MAX_SWEEPS))
     for index, block in enumerate(_blocks(job)):
         problem = _problem(job, block, trained, settings)
-        found = separators.sources_of(separators.fit_problem(problem, trained, settings, _LOCAL_SWEEPS))
+        found = separators.sources_of(separators.fit_problem(problem, trained, settings))
         keep = slice(block.before, block.before + block.keep)
         rows = preparation.Given(*(field[block.first : block.first + block.keep] for field in job.given))
         mask, _, p_music = preparation.settled(rows, job.n_bins)

@@ -24,7 +24,7 @@ from bayessep.models.jingle_mixture import TINY, Blocks, Hyper, JingleMixture
 PART = 2**18  # cells of T x F: rates of as many fit the processor's cache, and memory beside the data does not grow with its length
 
 
-def _number_of_parts(n_frames: int, n_bins: int) -> int:
+def number_of_parts(n_frames: int, n_bins: int) -> int:
     """As many as make parts of at most `PART`; a few more where these divide the frames evenly, so that nothing is filled up."""
     least = -(-n_frames * n_bins // PART)
     return next((n for n in range(least, least + least // 2 + 1) if n_frames % n == 0), least)
@@ -38,7 +38,7 @@ def in_parts(function: Callable, model: JingleMixture, moments: Blocks, along: A
     """
     frames = (model.frames, moments.excitations, moments.gain, along)
     n_frames, n_bins = model.frames.x.shape
-    n_parts = _number_of_parts(n_frames, n_bins)
+    n_parts = number_of_parts(n_frames, n_bins)
     size = -(-n_frames // n_parts)
 
     def one(frames):
@@ -176,8 +176,8 @@ def choose_candidates(
     """The most probable entries of each frame.
 
     A long catalogue is first heard in at most `BANDS` bands; what is short-listed there competes with the `current` candidates on
-    all bins. For independent frames the objective therefore never falls. Where that spares little work, and where bins are held
-    out, all entries are compared on all bins.
+    all bins. Where that spares little work, and where bins are held out, all entries are compared on all bins. Either way, for
+    independent frames the objective never falls.
     """
     n_entries, n_bins, n_pool = model.catalogue.shape[0], model.catalogue.shape[1], POOL * n_candidates
     work_in_bands = n_entries * BANDS + (n_pool + n_candidates) * n_bins

@@ -10,9 +10,9 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from bayessep import gamma
 from bayessep.models import frame_prior
 from bayessep.models.entries import (
-    PART,
     entry_log_likelihood,
     geometric_speech,
+    number_of_parts,
     scatter_candidates,
     speech_rate,
     visit_entries,
@@ -93,7 +93,7 @@ def draw_sources(
 
     # A share takes twenty numbers to draw: some frames at a time.
     keys = jax.random.split(key_share, len(x))
-    at_once = max(1, PART // x.shape[1])
+    at_once = -(-len(x) // number_of_parts(*x.shape))
     return jax.lax.map(one_frame, (keys, x, speech, moments.gain.mean, r), batch_size=at_once)
 
 

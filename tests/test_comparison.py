@@ -85,9 +85,10 @@ def test_templates_are_trained_once_and_sharing_them_changes_nothing(
 
     def counted(*args, **options):
         calls.append(args)
-        return separators.train(*args, **options)
+        return train_templates(*args, **options)
 
-    monkeypatch.setattr(comparison, "train", counted)
+    train_templates = separators.train_templates
+    monkeypatch.setattr(separators, "train_templates", counted)
     mixture = np.stack([1.2 * made.mixture, 0.8 * made.mixture]).astype(np.float32)
     several = comparison.compare(mixture, made.sample_rate, known, ["nmf", "variational"], SMALL)
     assert len(calls) == 1
@@ -158,7 +159,7 @@ def test_table_prints_each_row(found: Comparison) -> None:
 def test_written_files(found: Comparison, made: Broadcast, tmp_path: Path) -> None:
     stereo = np.stack([1.2 * made.mixture, 0.8 * made.mixture]).astype(np.float32)
     loud = {k: s._replace(speech=4 * s.speech, music=4 * s.music) for k, s in found.separations.items()}
-    paths = comparison.write(found._replace(separations=loud), stereo, tmp_path / "new", subtype="FLOAT")
+    paths = comparison.write(found._replace(separations=loud), stereo, tmp_path / "new")
     with paths["json"].open() as file:
         document = json.load(file)
     assert 0 < document["gain"] < 1
