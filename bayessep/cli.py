@@ -245,7 +245,7 @@ def evaluate(
     """Score estimated sources against the true ones: SDR, SIR, SAR (BSS-Eval v3) and SI-SDR, in decibels.
 
     All files have one length and one sample rate. Several channels are mixed down to one. The other references are what
-    interferes; with a single one there is no SIR (null in JSON).
+    interferes; with a single one there is no SIR. In JSON null stands for that, and for what is infinite.
     """
     terminal = Terminal(json=json, quiet=quiet)
     from bayessep import commands
@@ -271,7 +271,8 @@ def demo(
 ) -> None:
     """Make a short broadcast, take it apart by every method, and write a page to look at and listen to.
 
-    Needs no files and no network: two made-up voices talk over a jingle that repeats and of which half is known.
+    Needs no files and no network: two made-up voices talk over a jingle that repeats and of which half is known. Everything goes
+    into the folder bayessep-demo, unless -o names another one.
     """
     terminal = Terminal(json=json, quiet=quiet)
     from bayessep import commands

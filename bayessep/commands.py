@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import tempfile
 from collections.abc import Sequence
@@ -239,6 +240,8 @@ def evaluate(references: Sequence[Path], estimates: Sequence[Path], terminal: Te
     """Score estimated sources against true ones."""
     from rich.table import Table
 
+    from bayessep import comparison
+
     true, estimated, _ = recordings.read_pairs(references, estimates, terminal.note)
     scores = metrics.bss_eval(true, estimated)
     alone = np.asarray(metrics.si_sdr(jnp.asarray(true), jnp.asarray(estimated)))
@@ -251,5 +254,7 @@ def evaluate(references: Sequence[Path], estimates: Sequence[Path], terminal: Te
     for column in ("reference", "estimate", "SDR", "SIR", "SAR", "SI-SDR"):
         table.add_column(column, justify="left" if column.islower() else "right", overflow="fold")
     for row in rows:
-        table.add_row(row["reference"], row["estimate"], *(f"{row[name]:.2f}" for name in columns))
+        if len(rows) == 1:
+            row["sir"] = math.nan  # nothing interferes
+        table.add_row(row["reference"], row["estimate"], *(comparison.cell(row[name], 2) for name in columns))
     terminal.result({"sources": rows}, table)

@@ -22,9 +22,10 @@ from bayessep.stft import stft, stft_for_rate
 
 
 def draw_masks(found: Separation, key: PRNGKeyArray, draws: int) -> Iterator[Float[np.ndarray, "T F"]]:
-    """Draws of the speech share of every modelled bin, of which `found.mask` is the mean; what labels settle never varies.
+    """Draws of the speech share of every modelled bin, around `found.mask`; what labels settle never varies.
 
-    Their mean over many draws differs from `found.mask` where the blocks are uncertain: that is made of their geometric means.
+    Where the blocks are points (icm) the mask is their mean. Where they are uncertain it is not quite: the mask is made of their
+    geometric means.
     """
     problem, blocks, moments, readings, candidates = found.posterior
     rows = target_rows(problem, int(found.target.sum()))

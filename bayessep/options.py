@@ -80,7 +80,7 @@ Sweeps = Annotated[
         metavar="N",
         min=1,
         show_default="100",
-        help="Most sweeps over MIX; svi takes three gradient steps for each.",
+        help="Most sweeps over MIX; svi takes about three gradient steps for each.",
     ),
 ]
 TrainingSweeps = Annotated[
@@ -193,7 +193,7 @@ TheRule = Annotated[
 
 # --- how to run ----------------------------------------------------------------------------------------------------------
 
-Seed = Annotated[int, _run("--seed", metavar="N", min=0, help="Same seed, same machine: same bytes.")]
+Seed = Annotated[int, _run("--seed", metavar="N", min=0, max=2**32 - 1, help="Same seed, same machine: same audio, to the byte.")]
 TheDevice = Annotated[Device, _run("--device", help="Where to compute. cuda fails where there is none.")]
 Json = Annotated[bool, _run("--json", help="One JSON document on standard output, and nothing else there.")]
 Quiet = Annotated[bool, _run("--quiet", "-q", help="No progress, no notes; warnings stay.")]

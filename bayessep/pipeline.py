@@ -21,7 +21,7 @@ from bayessep.preparation import Known, Plan, extend_mask, label_frames, prepare
 from bayessep.separators import Inferred, Posterior, Progress, Trained, infer, score_hidden, silent, train
 from bayessep.settings import Settings
 from bayessep.stft import Stft, bin_frequencies, istft, stft, stft_for_rate
-from bayessep.timeline import Segment, from_frames
+from bayessep.timeline import Segment, complete
 
 
 class Separation(NamedTuple):
@@ -60,8 +60,10 @@ def analyse(
 ) -> tuple[Complex[np.ndarray, "C T K"], Plan]:
     """The spectrogram of the mixture, all bins of it, and what there is to infer.
 
-    Raises UserError where that is nothing, and as `prepare` does.
+    Raises UserError where that is nothing or the mixture is no (C, N), and as `prepare` does.
     """
+    if np.ndim(mixture) != 2:
+        raise UserError(f"a mixture has shape (channels, samples), not {np.shape(mixture)}; for one channel, give mixture[None].")
     spectrum = np.asarray(stft(jnp.asarray(mixture, jnp.float32), stft_for_rate(sample_rate)))
     limits = {"max_frequency": settings.max_frequency, "level": settings.level, "p_music": settings.p_music}
     plan = prepare(spectrum, sample_rate, known, **limits)
@@ -98,7 +100,7 @@ def separate(
     if trained is None:
         trained = train(plan.spectra.speech, settings, progress)
     inferred = infer(plan.spectra, trained, settings, progress)
-    return _assemble(mixture, spectrum, sample_rate, plan, inferred, settings, started)
+    return _assemble(mixture, spectrum, sample_rate, known, plan, inferred, settings, started)
 
 
 def predictive_score(
@@ -130,7 +132,7 @@ def predictive_score(
     return score_hidden(spectra, trained, settings, hidden, progress)
 
 
-def _assemble(mixture, spectrum, sample_rate, plan: Plan, inferred: Inferred, settings, started) -> Separation:
+def _assemble(mixture, spectrum, sample_rate, known: Known, plan: Plan, inferred: Inferred, settings, started) -> Separation:
     """Masks of all frames, stems, labels."""
     given, x = plan.given, plan.spectra.target
     mask, std, p_music = settled(given, plan.n_bins)
@@ -159,7 +161,7 @@ def _assemble(mixture, spectrum, sample_rate, plan: Plan, inferred: Inferred, se
         p_music=p_music,
         filter=inferred.filter,
         gain=gain,
-        segments=from_frames(labels, plan.times, duration, min_duration=0.3),
+        segments=complete(known.labels or (), labels, plan.times, duration, min_duration=0.3),
         trace=np.asarray(inferred.fit.trace),
         bound=float(inferred.fit.trace[-1]),
         converged=inferred.fit.converged,

@@ -189,7 +189,7 @@ def draw_traces(axes: Axes, separations: Mapping[str, Separation]) -> None:
     axes.set_yscale("log")
     axes.set_ylim(1e-4, 1.5)
     axes.grid(True, axis="y")
-    axes.set_xlabel("sweep")
+    axes.set_xlabel("sweep, or gradient step of svi")
 
 
 def gain_missing(trace: Float[np.ndarray, " steps"]) -> Float[np.ndarray, " steps"]:

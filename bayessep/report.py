@@ -271,7 +271,7 @@ _PAGE = """<!DOCTYPE html>
 <h1>$title</h1>
 $intro
 <p>A recording of speech over music was taken apart into the two, by several ways of reasoning about one model: music is a
-catalogue of short spectra, some of them known from an example, that a jingle plays again and again; speech is a sum of
+catalogue of short spectra, some or all of them known from an example; speech is a sum of
 templates learned from other speech. The methods differ in how they weigh what they do not know.
 They share these settings: $setting</p>
 <nav aria-label="Methods"><ul>$contents</ul></nav>
@@ -285,7 +285,8 @@ $scores
 <h2>How they got there</h2>
 <p>Every method raises an objective, sweep by sweep: a lower bound on how probable the recording is under its model, or for
 <em>icm</em> the logarithm of the posterior density. They stand on different footings, so each line shows how much of a
-method’s <em>own</em> rise was still missing. It says who settled when, not who is better.</p>
+method’s <em>own</em> rise was still missing. It says how each
+came to its end, not who is better; one that was stopped before it converged had more to gain.</p>
 $traces
 $methods
 <footer><p>Pictures: the stronger, the louder, on one scale that reaches 70 dB down from the loudest point of the mixture. Click one

@@ -43,7 +43,7 @@ class Settings:
     Attributes:
         method: a key of `METHODS`.
         bases: number of speech templates, B.
-        sweeps: most sweeps on the mixture (for svi, `SVI_STEPS` gradient steps each).
+        sweeps: most sweeps on the mixture (for svi, `SVI_STEPS` gradient steps each, rounded up to five equal parts).
         training_sweeps: most sweeps on the training speech.
         tolerance: a run has converged when its objective changes by no more than this share of itself over 5 sweeps; it then
             stops, after 20 sweeps at least; svi takes all its steps.
@@ -92,6 +92,8 @@ class Settings:
         for name in ("bases", "sweeps", "training_sweeps", "candidates", "max_catalogue"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}, but must be at least 1.")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed is {self.seed}, but must be at least 0 and below 2**32.")
         if not 0 < self.p_music <= 1:
             raise UserError(f"p_music is {self.p_music}, but must be above 0 and at most 1.")
         if self.rule == "printed" and self.chain:

@@ -39,7 +39,7 @@ from bayessep.stft import (
     stream_init,
     stream_push,
 )
-from bayessep.timeline import Segment, from_frames
+from bayessep.timeline import Segment, complete
 
 BLOCK_SECONDS = 60.0
 CONTEXT_SECONDS = 3.0
@@ -147,7 +147,7 @@ def separate_file(
             state, samples = istream_push(state, spectrum * full[None], window)
             _write(np.asarray(samples), original, speech_out, music_out)
         _write(np.asarray(istream_finish(state, window, survey.n_samples)), original, speech_out, music_out)
-    segments = from_frames(labels, times, survey.n_samples / info.sample_rate, min_duration=0.3)
+    segments = complete(known.labels or (), labels, times, survey.n_samples / info.sample_rate, min_duration=0.3)
     return LongSeparation(segments, times, p_music, trace, time.perf_counter() - started, settings, notes)
 
 

@@ -69,11 +69,16 @@ class Terminal:
 
     def result(self, document: dict[str, Any], human: Any) -> None:
         """What the verb was called for: the document under ``--json``, otherwise a text or a table of rich."""
-        if self.json:
-            sys.stdout.write(to_json(document))
-        else:
-            Console(highlight=False, markup=False).print(human, soft_wrap=isinstance(human, str))
-        sys.stdout.flush()
+        try:
+            if self.json:
+                sys.stdout.write(to_json(document))
+            else:
+                Console(highlight=False, markup=False).print(human, soft_wrap=isinstance(human, str))
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise  # whoever listened has heard enough
+        except OSError as error:
+            raise UserError(f"cannot write to standard output: {error.strerror}.") from None
 
     @contextmanager
     def working(self) -> Iterator["Working"]:

@@ -219,3 +219,27 @@ def from_frames(
             sure = float(np.mean([probabilities[n] for n in range(first, after) if labels[n] == label]))
         segments.append(Segment(start, end, label, sure))
     return segments
+
+
+def complete(
+    given: Sequence[Segment],
+    labels: Sequence[str],
+    times: Float[np.ndarray, " T"],
+    duration: float | int,
+    *,
+    min_duration: float | int = 0.0,
+) -> list[Segment]:
+    """The given segments as they are, and what lies between them from one label a frame (`from_frames`).
+
+    Given segments that say ``unlabelled`` count as none; neighbours of one label are joined.
+    """
+    segments: list[Segment] = []
+    for s in fill_gaps([s for s in given if s.label != UNLABELLED], duration):
+        if s.label != UNLABELLED:
+            segments.append(s)
+            continue
+        inside = np.flatnonzero((s.start <= times) & (times < s.end)).tolist()
+        inside = inside or [int(np.argmin(np.abs(times - s.start)))]  # shorter than a frame
+        found = from_frames([labels[n] for n in inside], times[inside] - s.start, s.end - s.start, min_duration=min_duration)
+        segments += [f._replace(start=f.start + s.start, end=f.end + s.start) for f in found]
+    return merge(segments)

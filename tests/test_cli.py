@@ -206,6 +206,7 @@ def test_labels_alone_are_enough(call: Caller, tmp_path: Path) -> None:
     assert np.isnan(gain[times < 1.9]).all() and np.isfinite(gain[(2.1 < times) & (times < 3.4)]).all()
     names = [s["label"] for s in document["segments"]]
     assert names[:3] == ["speech", "music", "speech+music"] and names[-1] == "noise"
+    assert [s["end"] for s in document["segments"]][:2] == [1, 2] and document["segments"][-1]["start"] == 3.5
     read = [line.split(",") for line in (tmp_path / "out" / "labels.csv").read_text().splitlines()[1:]]
     assert [row[2] for row in read] == names
     stems = [load(tmp_path / "out" / f"{stem}.wav")[0] for stem in ("speech", "music")]
@@ -278,6 +279,7 @@ def test_evaluate(call: Caller, given: Files, tmp_path: Path) -> None:
     assert "SI-SDR" in call.succeeded(*line, "--quiet")
     alone = json.loads(call.succeeded("evaluate", "--reference", paths[0], "--estimate", paths[2], "--json"))
     assert alone["sources"][0]["sir"] is None
+    assert "∞" not in call.succeeded("evaluate", "--reference", paths[0], "--estimate", paths[2], "-q")
 
 
 def test_doctor(call: Caller, monkeypatch: pytest.MonkeyPatch) -> None:

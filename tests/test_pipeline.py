@@ -173,6 +173,10 @@ def test_what_cannot_be_separated_is_refused(broadcast, known) -> None:
         separate(silence, RATE, known, SMALL)
     with pytest.raises(UserError, match="no method"):
         Settings(method="magic")
+    with pytest.raises(UserError, match="seed"):
+        Settings(seed=2**32)
+    with pytest.raises(UserError, match=r"mixture\[None\]"):
+        pipeline.analyse(broadcast.mixture, RATE, known, SMALL)
 
 
 def test_streaming_equals_the_whole(broadcast, known, tmp_path, monkeypatch) -> None:

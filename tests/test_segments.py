@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from bayessep import timeline
 from bayessep.errors import UserError
 from bayessep.segments import (
     BOTH,
@@ -369,6 +370,17 @@ def test_frame_switches_against_looking_at_every_frame(segments: list[Segment], 
 def test_frame_switches_without_segments():
     *switches, label = frame_switches([], np.arange(4.0))
     assert not np.any(switches) and label.tolist() == [""] * 4
+
+
+def test_what_a_person_labelled_stays_and_frames_fill_the_rest():
+    times = np.arange(20) * 0.5
+    labels = [MUSIC] * 8 + [BOTH] * 6 + [SPEECH] * 6
+    mine = [Segment(0.1, 0.2, NOISE), Segment(2.13, 4.27, MUSIC), Segment(5.0, 6.0, UNLABELLED), Segment(9.9, 12.0, SPEECH)]
+    assert timeline.complete(mine, labels, times, 10.0) == [
+        Segment(0.0, 0.1, MUSIC), Segment(0.1, 0.2, NOISE), Segment(0.2, 4.27, MUSIC), Segment(4.27, 6.75, BOTH),
+        Segment(6.75, 10.0, SPEECH),
+    ]  # fmt: skip
+    assert timeline.complete([], labels, times, 10.0) == from_frames(labels, times, 10.0)
 
 
 @given(st.lists(st.sampled_from([SPEECH, MUSIC, BOTH]), min_size=1, max_size=30))
