@@ -200,7 +200,9 @@ def _survey(path: str | Path, sample_rate: int, known: Known, n_bins: int) -> _S
     times = frame_times(frame_count(n_samples, window), window, sample_rate)
     given = preparation.read_labels(known.labels, times, 0.5)
     total, n_target, first = 0.0, 0, 0
-    speech, music = [np.zeros((0, n_bins), np.float32)], [np.zeros((0, n_bins), np.float32)]
+    none = np.zeros((0, n_bins), np.float32)
+    speech: list[np.ndarray] = [none]
+    music: list[np.ndarray] = [none]
     for frames in _spectra(path, window):
         mixed = np.abs(frames).mean(0)[:, :n_bins]
         here = preparation.Given(*(field[first : first + len(mixed)] for field in given))
