@@ -1,6 +1,7 @@
 """Separation from end to end on generated sound: what the stems owe the mixture, and that every method separates."""
 
 import dataclasses
+import inspect
 from functools import partial
 
 import jax
@@ -176,7 +177,7 @@ def test_what_cannot_be_separated_is_refused(broadcast, known) -> None:
     with pytest.raises(UserError, match="seed"):
         Settings(seed=2**32)
     with pytest.raises(UserError, match=r"mixture\[None\]"):
-        pipeline.analyse(broadcast.mixture, RATE, known, SMALL)
+        inspect.unwrap(pipeline.analyse)(broadcast.mixture, RATE, known, SMALL)  # without the tests' own check of shapes
 
 
 def test_streaming_equals_the_whole(broadcast, known, tmp_path, monkeypatch) -> None:
