@@ -160,6 +160,7 @@ def test_usage_errors_have_code_2(call: Caller, given: Files, tmp_path: Path) ->
         outcome = call("separate", given.mix, *given.known, "-o", tmp_path / "out", *wrong)
         assert (outcome.code, outcome.out) == (2, "") and wrong[0] in outcome.err
     assert call("separate", given.mix, *given.known).code == 2  # no -o
+    assert "names no folder" in call("separate", given.mix, *given.known, "-o", "").err  # an unset variable of the shell
     assert call("nonsense").code == 2
 
 
