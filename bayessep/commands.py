@@ -90,7 +90,7 @@ def separate(
         document |= {"settings": dataclasses.asdict(settings), "seed": settings.seed}
         document |= {"input": _input(material)} | work(material, settings, part, terminal, draws)
         document["real_time_factor"] = document["seconds"] / material.seconds
-        written = {name: _DRAW.format(n) for n, name in ((n, f"draw {n}") for n in range(1, draws + 1))}
+        written = {f"draw {n}": _DRAW.format(n) for n in range(1, draws + 1)}
         document["output"] = {"folder": str(folder)} | accounts.FILES | written
         (part / accounts.FILES["details"]).write_text(to_json(document), encoding="utf-8")
     terminal.result(document, _told(document))

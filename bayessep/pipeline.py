@@ -144,7 +144,7 @@ def _assemble(mixture, spectrum, sample_rate, known: Known, plan: Plan, inferred
 
     window = stft_for_rate(sample_rate)
     speech = masked(spectrum, mask, window, mixture.shape[1])
-    labels = label_frames(given, p_music, mask, np.abs(spectrum).mean(0))
+    labels = label_frames(p_music, mask, np.abs(spectrum).mean(0))
     duration = mixture.shape[1] / sample_rate
     period = None if inferred.period is None else inferred.period * window.hop / sample_rate
     notes = ()

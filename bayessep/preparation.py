@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import ArrayLike, Bool, Float, Shaped
+from jaxtyping import ArrayLike, Bool, Float
 
 from bayessep.errors import UserError
 from bayessep.stft import Stft, bin_frequencies, frame_times, stft, stft_for_rate
@@ -69,22 +69,20 @@ class Given(NamedTuple):
 
     target: Bool[np.ndarray, " T"]  # to be inferred: mixed or unlabelled
     speech: Bool[np.ndarray, " T"]  # may hold speech
-    labelled: Bool[np.ndarray, " T"]
     only_speech: Bool[np.ndarray, " T"]
     only_music: Bool[np.ndarray, " T"]
     p_music: Float[np.ndarray, " T"]  # prior probability of music
-    label: Shaped[np.ndarray, " T"]  # the user's own, as text
 
 
 def read_labels(labels: Sequence[Segment] | None, times: Float[np.ndarray, " T"], p_music: float) -> Given:
     """Frame by frame, what is known; without labels every frame is to be inferred."""
     if labels is None:
         yes, no = np.ones(len(times), bool), np.zeros(len(times), bool)
-        return Given(yes, yes, no, no, no, np.full(len(times), p_music, np.float32), np.full(len(times), ""))
-    speech, music, labelled, label = frame_switches(labels, times)
+        return Given(yes, yes, no, no, np.full(len(times), p_music, np.float32))
+    speech, music, labelled = frame_switches(labels, times)
     both = speech & music
     prior = np.where(labelled, 1.0, p_music).astype(np.float32)
-    return Given(both | ~labelled, speech | ~labelled, labelled, speech & ~music, music & ~speech, prior, label)
+    return Given(both | ~labelled, speech | ~labelled, speech & ~music, music & ~speech, prior)
 
 
 class Plan(NamedTuple):
@@ -153,9 +151,9 @@ def speech_share(speech: Float[ArrayLike, "T F"], x: Float[np.ndarray, "T F"]) -
 
 
 def label_frames(
-    given: Given, p_music: Float[np.ndarray, " T"], mask: Float[np.ndarray, "T F"], magnitudes: Float[np.ndarray, "T N"]
+    p_music: Float[np.ndarray, " T"], mask: Float[np.ndarray, "T F"], magnitudes: Float[np.ndarray, "T N"]
 ) -> list[str]:
-    """A label for each frame: the user's where there is one, else what the posterior says.
+    """A label for each frame, as the posterior says; `timeline.complete` puts those of a person in their place.
 
     Music where it is more probable than not; speech where it has at least a tenth of the magnitude over half a second.
     """
@@ -164,5 +162,4 @@ def label_frames(
     level = np.convolve(modelled.sum(1), window, "same")
     share = np.convolve((mask * modelled).sum(1), window, "same") / np.maximum(level, 1e-12)
     music = p_music > 0.5
-    found = np.where(music & (share > 0.1), BOTH, np.where(music, MUSIC, SPEECH))
-    return np.where(given.labelled, given.label, found).tolist()
+    return np.where(music & (share > 0.1), BOTH, np.where(music, MUSIC, SPEECH)).tolist()

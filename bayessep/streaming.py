@@ -140,9 +140,8 @@ def separate_file(
             rows = slice(block.first, block.first + block.keep)
             spectrum = block.spectrum[:, block.before : block.before + block.keep]
             magnitudes = np.abs(spectrum).mean(0)
-            here = preparation.Given(*(field[rows] for field in given))
             p_music[rows] = p
-            labels += preparation.label_frames(here, p, mask, magnitudes)
+            labels += preparation.label_frames(p, mask, magnitudes)
             full = preparation.extend_mask(mask, magnitudes, spectrum.shape[2]).astype(np.float32)
             state, samples = istream_push(state, spectrum * full[None], window)
             _write(np.asarray(samples), original, speech_out, music_out)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float
 
 SPEECH, MUSIC, BOTH = "speech", "music", "speech+music"
 SILENCE, NOISE, UNLABELLED = "silence", "noise", "unlabelled"  # noise: neither speech nor music
@@ -162,7 +162,6 @@ class Switches(NamedTuple):
     speech: Bool[np.ndarray, " T"]
     music: Bool[np.ndarray, " T"]
     labelled: Bool[np.ndarray, " T"]
-    label: Shaped[np.ndarray, " T"]  # of text; empty where there is none
 
 
 def frame_switches(segments: Sequence[Segment], times: Float[np.ndarray, " T"]) -> Switches:
@@ -178,7 +177,7 @@ def frame_switches(segments: Sequence[Segment], times: Float[np.ndarray, " T"]) 
     ends = np.array([-np.inf, *(s.end for s in timeline)])
     row = np.where(times < ends[row], row, 0)
     speech, music, labelled = np.array(table, bool)[row].T
-    return Switches(speech, music, labelled, np.array(["", *(s.label for s in timeline)])[row])
+    return Switches(speech, music, labelled)
 
 
 def from_frames(
