@@ -83,7 +83,7 @@ def separate(
     earlier = list(takewhile(lambda name: (folder / name).is_file(), map(_DRAW.format, count(1))))
     names = {*accounts.FILES.values(), *earlier, *map(_DRAW.format, range(1, draws + 1))}
     output.keep_inputs(folder, names, material.inputs)
-    recordings.warn_of_long_music(material, settings.max_catalogue, terminal.warn)
+    recordings.warn_of_long_music(material, settings, terminal.warn)
     with output.draft(folder, replacing=earlier) as part:
         work = _separate_in_pieces if material.is_long else _separate_at_once
         document: dict[str, Any] = {"command": "separate", "version": __version__, "method": settings.method, "device": device}
@@ -187,7 +187,7 @@ def compare(
 
     if material.is_long:
         terminal.warn(f"{material.path} is long, and compare holds all of it in memory; a part of it would do.")
-    recordings.warn_of_long_music(material, settings.max_catalogue, terminal.warn)
+    recordings.warn_of_long_music(material, settings, terminal.warn)
     mixture, rate = recordings.read_mixture(material), material.info.sample_rate
     true = None
     if references is not None:
@@ -231,6 +231,40 @@ def _show(result: Any, document: dict[str, Any], page: Path, terminal: Terminal)
     from bayessep import comparison
 
     terminal.result(document, Group(comparison.table(result), f"listen and look: {page}"))
+
+
+# --- reproduce -----------------------------------------------------------------------------------------------------------
+
+
+def reproduce(folder: Path, data: Path, seed: int, quick: bool, jobs: int, device: str, terminal: Terminal) -> None:
+    """Paper 000's experiment: run what the folder lacks, then write and print its tables."""
+    from rich.console import Group
+
+    from bayessep import recognition, reproduction, tables
+
+    if not recognition.is_installed():
+        terminal.warn("no word error rates: pip install 'bayessep[asr]' brings a recogniser.")
+    tasks = reproduction.plan(quick)
+    with terminal.working() as progress:
+        lines = reproduction.run(folder, data, tasks, seed=seed, jobs=jobs, progress=progress)
+    results = tables.Results(lines)
+    found = tables.findings(results)
+    seconds = sum(line["seconds"] for line in lines)
+    about = tables.about(quick=quick, seed=seed, seconds=seconds)
+    document: dict[str, Any] = {"command": "reproduce", "experiment": "demir2011", "version": __version__, "device": device}
+    document |= {"seed": seed, "quick": quick, "about": about, "seconds": seconds}
+    document["settings"] = dataclasses.asdict(reproduction.BEST)
+    document |= {"means": results.rows(), "findings": [f._asdict() for f in found]}
+    names = {"json": "tables.json", "csv": "tables.csv", "markdown": "tables.md", "png": "tables.png"}
+    document["output"] = {"folder": str(folder), "results": reproduction.RESULTS} | names
+    with output.draft(folder) as part:
+        (part / names["json"]).write_text(to_json(document), encoding="utf-8")
+        (part / names["csv"]).write_text(tables.to_csv(results), encoding="utf-8")
+        (part / names["markdown"]).write_text(tables.to_markdown(results, about), encoding="utf-8")
+        (part / names["png"]).write_bytes(tables.picture(results))
+    statements = "\n".join(f"{'yes' if f.holds else 'no ':<4}{f.statement} ({f.numbers})" for f in found)
+    page = folder / names["markdown"]
+    terminal.result(document, Group(*map(tables.to_rich, tables.tables(results)), statements, "", f"all of it: {page}"))
 
 
 # --- evaluate ------------------------------------------------------------------------------------------------------------

@@ -41,10 +41,10 @@ def draw_speech(
     found: Separation, mixture: Float[np.ndarray, "C N"], sample_rate: int, key: PRNGKeyArray, draws: int
 ) -> Iterator[Float[np.ndarray, "C N"]]:
     """Draws of the speech as waveforms; the music of each is the mixture less its speech."""
-    window = stft_for_rate(sample_rate)
+    window = stft_for_rate(sample_rate, overlap=found.settings.overlap)
     spectrum = np.asarray(stft(jnp.asarray(mixture, jnp.float32), window))
     for mask in draw_masks(found, key, draws):
-        yield masked(spectrum, mask, window, mixture.shape[1])
+        yield masked(spectrum, mask, window, mixture.shape[1], found.settings.mask_power)
 
 
 def to_arviz(found: Separation, key: PRNGKeyArray, draws: int = 200):

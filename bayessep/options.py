@@ -79,7 +79,7 @@ TheMethod = Annotated[
     ),
 ]
 Bases = Annotated[
-    int | None, _model("--bases", metavar="N", min=1, show_default="40", help="Number of speech templates.")
+    int | None, _model("--bases", metavar="N", min=1, show_default="80", help="Number of speech templates.")
 ]
 Sweeps = Annotated[
     int | None,
@@ -87,7 +87,7 @@ Sweeps = Annotated[
         "--sweeps",
         metavar="N",
         min=1,
-        show_default="100",
+        show_default="60",
         help="Most sweeps over MIX; svi takes about three gradient steps for each.",
     ),
 ]
@@ -110,7 +110,7 @@ Chain = Annotated[
     bool | None,
     _model(
         "--chain/--independent",
-        show_default="independent",
+        show_default="chain",
         help="Expect the music to be played in order, or draw its frames independently, as the paper does.",
     ),
 ]
@@ -120,6 +120,74 @@ Complete = Annotated[
         "--complete/--as-given",
         show_default="complete",
         help="With --chain, where the music repeats: learn the part of its period that was not given; or use only what was given.",
+    ),
+]
+Align = Annotated[
+    bool | None,
+    _model(
+        "--align/--level-as-given",
+        show_default="align",
+        help="With --complete: expect the music as loud, and filtered, as it is found where its known part is played; or as given.",
+    ),
+]
+Weigh = Annotated[
+    bool | None,
+    _model(
+        "--weigh/--median",
+        show_default="weigh",
+        help="With --complete: weigh what repeats say of the part that was not given against the given part; or take their median.",
+    ),
+]
+EntryShape = Annotated[
+    float | None,
+    _model(
+        "--entry-shape",
+        metavar="X",
+        show_default="30.0",
+        help="With --complete: how closely what is learned is held at that: shape of its Gamma prior.",
+    ),
+]
+WarmUp = Annotated[
+    int | None,
+    _model("--warm-up", metavar="N", min=0, show_default="20", help="With --complete: sweeps before it is learned."),
+]
+Overlap = Annotated[
+    float | None,
+    _model("--overlap", metavar="X", show_default="0.75", help="Of one frame with the next, as a share; the paper has 0.5."),
+]
+SpeechShape = Annotated[
+    float | None,
+    _model(
+        "--speech-shape",
+        metavar="X",
+        min=0.0,
+        show_default="0.3",
+        help="How closely a bin of speech is held to the templates: shape of a Gamma prior; 0 holds it fast, as in the paper.",
+    ),
+]
+MaskPower = Annotated[
+    float | None,
+    _model(
+        "--mask-power",
+        metavar="X",
+        show_default="1.5",
+        help="Stems share each bin by their magnitudes to this power: 1 as in the paper, 2 as a Wiener filter.",
+    ),
+]
+Temperature = Annotated[
+    float | None,
+    _model(
+        "--temperature", metavar="X", show_default="2.0", help="Where uncertainty is read, log-odds of shares are divided by X."
+    ),
+]
+Spread = Annotated[
+    float | None,
+    _model(
+        "--spread",
+        metavar="X",
+        min=0.0,
+        show_default="2.4",
+        help="Standard deviation of the true log-odds around that; 0 leaves the posterior as sure as it is, which is too sure.",
     ),
 ]
 JointWeight = Annotated[
@@ -143,7 +211,7 @@ PMusic = Annotated[
 ]
 Level = Annotated[
     float | None,
-    _model("--level", metavar="X", show_default="0.5", help="Mean scaled magnitude: what data weigh against priors."),
+    _model("--level", metavar="X", show_default="2.0", help="Mean scaled magnitude: what data weigh against priors."),
 ]
 MaxFrequency = Annotated[
     float | None,
@@ -184,8 +252,8 @@ MaxCatalogue = Annotated[
         "--max-catalogue",
         metavar="N",
         min=1,
-        show_default="500",
-        help="Frames of music to play at most (32 ms each); of longer music, the first are used, and nothing is learned of a "
+        show_default="1000",
+        help="Frames of music to play at most (16 ms each); of longer music, the first are used, and nothing is learned of a "
         "period that is longer.",
     ),
 ]

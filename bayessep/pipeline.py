@@ -17,10 +17,11 @@ import numpy as np
 from jaxtyping import Bool, Complex, Float
 
 from bayessep.errors import UserError
-from bayessep.preparation import Known, Plan, extend_mask, label_frames, prepare, settled, speech_share
+from bayessep.preparation import Known, Plan, extend_mask, label_frames, prepare, settled, sharpen, speech_share
 from bayessep.separators import Inferred, Posterior, Progress, Trained, infer, score_hidden, silent, train
 from bayessep.settings import Settings
 from bayessep.stft import Stft, bin_frequencies, istft, stft, stft_for_rate
+from bayessep.tempering import Tempering, interval, tempered_std
 from bayessep.timeline import Segment, complete
 
 
@@ -32,7 +33,7 @@ class Separation(NamedTuple):
     times: Float[np.ndarray, " T"]  # seconds
     frequencies: Float[np.ndarray, " F"]  # Hz, of the mask and of the filter
     mask: Float[np.ndarray, "T F"]  # posterior mean share of speech
-    mask_std: Float[np.ndarray, "T F"]  # its posterior standard deviation
+    mask_std: Float[np.ndarray, "T F"]  # how far the true share may be off (`tempering`); 0 where labels settle it
     p_music: Float[np.ndarray, " T"]
     filter: Float[np.ndarray, " F"]
     gain: Float[np.ndarray, " T"]  # NaN where the model did not look
@@ -48,11 +49,22 @@ class Separation(NamedTuple):
     posterior: Posterior
     target: Bool[np.ndarray, " T"]  # the frames that it speaks of; all others are settled by labels
 
+    def interval(self, level: float) -> tuple[Float[np.ndarray, "T F"], Float[np.ndarray, "T F"]]:
+        """Between which shares the true one lies with probability `level`, bin by bin; one point where labels settle it."""
+        low, high = interval(self.mask, self.mask_std, level, tempering(self.settings))
+        inferred = self.target[:, None]
+        return np.where(inferred, low, self.mask), np.where(inferred, high, self.mask)
+
     def uncertainty(self, magnitude: Float[np.ndarray, "T F"]) -> dict[str, Float[np.ndarray, " T"]]:
         """Relative posterior standard deviation of each stem's magnitude, frame by frame."""
         std = np.sqrt(((self.mask_std * magnitude) ** 2).sum(1))
         shares = {"speech": self.mask, "music": 1 - self.mask}
         return {k: std / np.maximum(np.sqrt(((m * magnitude) ** 2).sum(1)), 1e-9) for k, m in shares.items()}
+
+
+def tempering(settings: Settings) -> Tempering | None:
+    """How uncertainty is read, if not as the posterior has it."""
+    return None if settings.spread is None else Tempering(settings.temperature, settings.spread)
 
 
 def analyse(
@@ -64,8 +76,8 @@ def analyse(
     """
     if np.ndim(mixture) != 2:
         raise UserError(f"a mixture has shape (channels, samples), not {np.shape(mixture)}; for one channel, give mixture[None].")
-    spectrum = np.asarray(stft(jnp.asarray(mixture, jnp.float32), stft_for_rate(sample_rate)))
-    limits = {"max_frequency": settings.max_frequency, "level": settings.level, "p_music": settings.p_music}
+    spectrum = np.asarray(stft(jnp.asarray(mixture, jnp.float32), stft_for_rate(sample_rate, overlap=settings.overlap)))
+    limits = {name: getattr(settings, name) for name in ("max_frequency", "level", "p_music", "overlap")}
     plan = prepare(spectrum, sample_rate, known, **limits)
     if not plan.spectra.target.any():
         raise UserError("nothing is left to separate: the mixture is silent, or labelled as pure speech or music throughout.")
@@ -138,13 +150,14 @@ def _assemble(mixture, spectrum, sample_rate, known: Known, plan: Plan, inferred
     mask, std, p_music = settled(given, plan.n_bins)
     gain = np.full(len(given.target), np.nan, np.float32)
     mask[given.target] = speech_share(inferred.sources.speech, x)
-    std[given.target] = np.sqrt(inferred.sources.variance) / np.maximum(x, 1e-9)
+    own = np.sqrt(inferred.sources.variance) / np.maximum(x, 1e-9)
+    std[given.target] = own if (temper := tempering(settings)) is None else tempered_std(mask[given.target], temper)
     p_music[given.target] = inferred.sources.p_music
     gain[given.target] = inferred.gain
 
-    window = stft_for_rate(sample_rate)
-    speech = masked(spectrum, mask, window, mixture.shape[1])
-    labels = label_frames(p_music, mask, np.abs(spectrum).mean(0))
+    window = stft_for_rate(sample_rate, overlap=settings.overlap)
+    speech = masked(spectrum, mask, window, mixture.shape[1], settings.mask_power)
+    labels = label_frames(p_music, mask, np.abs(spectrum).mean(0), sample_rate / window.hop)
     duration = mixture.shape[1] / sample_rate
     period = None if inferred.period is None else inferred.period * window.hop / sample_rate
     notes = ()
@@ -176,8 +189,8 @@ def _assemble(mixture, spectrum, sample_rate, known: Known, plan: Plan, inferred
 
 
 def masked(
-    spectrum: Complex[np.ndarray, "C T K"], mask: Float[np.ndarray, "T F"], window: Stft, length: int
+    spectrum: Complex[np.ndarray, "C T K"], mask: Float[np.ndarray, "T F"], window: Stft, length: int, power: float
 ) -> Float[np.ndarray, "C N"]:
-    """The waveform that a mask of the modelled bins takes out of a spectrogram."""
-    full = extend_mask(mask, np.abs(spectrum).mean(0), spectrum.shape[2])
+    """The waveform that a mask of the modelled bins takes out of a spectrogram (`preparation.sharpen`)."""
+    full = extend_mask(sharpen(mask, power), np.abs(spectrum).mean(0), spectrum.shape[2])
     return np.asarray(istft(jnp.asarray(spectrum * full[None].astype(np.float32)), window, length), np.float32)

@@ -382,7 +382,7 @@ def uncertainty_figure(found: Separation, mixture: Float[np.ndarray, "C N"], sam
     return figure
 
 
-def running_median(values: Float[np.ndarray, " T"], frames: int = 15) -> Float[np.ndarray, " T"]:
+def running_median(values: Float[np.ndarray, " T"], frames: int = 31) -> Float[np.ndarray, " T"]:
     """What a value is around each frame, about half a second at the usual hop."""
     return median_filter(np.asarray(values), min(frames, len(values)), mode="nearest")
 
@@ -391,7 +391,8 @@ def uncertainty(
     found: Separation, mixture: Float[np.ndarray, "C N"], sample_rate: int
 ) -> dict[str, Float[np.ndarray, " T"]]:
     """`Separation.uncertainty` with the magnitudes of the mixture it came from."""
-    spectrum = stft(jnp.asarray(mixture, jnp.float32), stft_for_rate(sample_rate))
+    window = stft_for_rate(sample_rate, overlap=found.settings.overlap)
+    spectrum = stft(jnp.asarray(mixture, jnp.float32), window)
     return found.uncertainty(np.abs(np.asarray(spectrum)).mean(0)[:, : found.mask.shape[1]])
 
 
@@ -411,4 +412,26 @@ def mask_figure(found: Separation, mixture: Float[np.ndarray, "C N"], sample_rat
         figure.colorbar(image, ax=axes, pad=0.01, aspect=12)
     rows[-1].set_xlabel("seconds")
     rows[1].set_ylabel("kHz")
+    return figure
+
+
+@rc_context(STYLE)
+def levels_figure(
+    levels: Mapping[str, Mapping[float, tuple[float, float]]], colours: Mapping[str, str], title: str, unit: str
+) -> Figure:
+    """A line with its error bars for each row: (mean, margin) by ratio in dB. Rows without a colour are grey."""
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for n, (row, by_ratio) in enumerate(levels.items()):
+        ratios = sorted(by_ratio)
+        means, margins = np.array([by_ratio[r] for r in ratios]).T
+        offset = 0.12 * (n - (len(levels) - 1) / 2)  # side by side, or the bars would hide each other
+        named = row in colours
+        style: dict[str, Any] = {"color": colours.get(row, "#8a8a8a"), "linestyle": "-" if named else ":", "label": row}
+        axes.errorbar(np.array(ratios) + offset, means, margins, marker="o" if named else ".", ms=4, capsize=2, lw=1.2, **style)
+        axes.annotate(row, (ratios[-1] + 0.9, means[-1]), fontsize=7, va="center", color=style["color"])
+    axes.set(xlabel="speech-to-music ratio of the mixture (dB)", ylabel=unit, title=title)
+    axes.grid(axis="y")
+    axes.legend(ncols=2, fontsize=7.5)
+    axes.margins(x=0.15)
     return figure

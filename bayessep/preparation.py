@@ -102,12 +102,13 @@ def prepare(
     max_frequency: float,
     level: float,
     p_music: float,
+    overlap: float,
 ) -> Plan:
     """Magnitudes of everything known, at one scale, and the frames that are left to infer.
 
     Raises UserError where the music is unknown or silent.
     """
-    window = stft_for_rate(sample_rate)
+    window = stft_for_rate(sample_rate, overlap=overlap)
     n_bins = modelled_bins(window, sample_rate, min(max_frequency, known.bandwidth))
     times = frame_times(spectrum.shape[1], window, sample_rate)
     mixed = np.abs(spectrum).mean(0)[:, :n_bins]  # one mask for all channels
@@ -150,15 +151,29 @@ def speech_share(speech: Float[ArrayLike, "T F"], x: Float[np.ndarray, "T F"]) -
     return np.where(x > 0, np.asarray(speech) / np.maximum(x, 1e-9), 1.0)
 
 
+def sharpen(mask: Float[np.ndarray, "T F"], power: float) -> Float[np.ndarray, "T F"]:
+    """The mask that goes with magnitudes to a power: 1 leaves the share as it is, 2 makes that of energies (a Wiener filter).
+
+    A share of magnitudes says how loud a source is; of waveforms, whose phases differ, something sharper loses less.
+    """
+    if power == 1:
+        return mask
+    mask = np.clip(mask, 0, 1)
+    ours, theirs = mask**power, (1 - mask) ** power
+    return ours / (ours + theirs)
+
+
 def label_frames(
-    p_music: Float[np.ndarray, " T"], mask: Float[np.ndarray, "T F"], magnitudes: Float[np.ndarray, "T N"]
+    p_music: Float[np.ndarray, " T"], mask: Float[np.ndarray, "T F"], magnitudes: Float[np.ndarray, "T N"], frame_rate: float
 ) -> list[str]:
     """A label for each frame, as the posterior says; `timeline.complete` puts those of a person in their place.
 
     Music where it is more probable than not; speech where it has at least a tenth of the magnitude over half a second.
+    `frame_rate` is frames a second.
     """
     modelled = magnitudes[:, : mask.shape[1]]
-    window = np.ones(min(15, len(mask))) / 15
+    n = max(1, round(frame_rate / 2))
+    window = np.ones(min(n, len(mask))) / n
     level = np.convolve(modelled.sum(1), window, "same")
     share = np.convolve((mask * modelled).sum(1), window, "same") / np.maximum(level, 1e-12)
     music = p_music > 0.5

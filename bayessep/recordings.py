@@ -11,7 +11,7 @@ from bayessep import audio, data, segments
 from bayessep.audio import AudioInfo
 from bayessep.errors import UserError
 from bayessep.preparation import Known
-from bayessep.settings import METHODS
+from bayessep.settings import METHODS, Settings
 from bayessep.stft import stft_for_rate
 from bayessep.timeline import BOTH, MUSIC, SPEECH, UNLABELLED, Segment, fill_gaps, total
 
@@ -99,11 +99,11 @@ def gather(
     return Material(mixture, info, known, files)
 
 
-def warn_of_long_music(material: Material, max_catalogue: int, warn: Warn) -> None:
+def warn_of_long_music(material: Material, settings: Settings, warn: Warn) -> None:
     """Say so where more music is known than the catalogue holds."""
     rate = material.info.sample_rate
     known = sum(len(m) for m in material.known.music) / rate + total(material.labels or [], MUSIC)
-    held = max_catalogue * stft_for_rate(rate).hop / rate
+    held = settings.max_catalogue * stft_for_rate(rate, overlap=settings.overlap).hop / rate
     if known > 1.05 * held:  # frames at edges and silent ones are few
         warn(f"{known:.1f} s of music are known, of which the first {held:.1f} s are used; --max-catalogue N takes more.")
 

@@ -1,15 +1,21 @@
 """Find out how music repeats when only a part of it is known: where it starts over, and what a missing part sounds like.
 
 The known frames are slid along the mixture; the correlation peaks wherever they are played, so its period is the period of
-the music. The rest of the period is then estimated, bin by bin, by the median over the repeats (as REPET does), which
-speech over any single repeat does not reach. These are starting values: the model learns the entries themselves.
+the music. Where they are played, the mixture over the known frames says how loudly (fades) and with which equalisation. The
+rest of the period is then read off its repeats, bin by bin: not their median (as REPET does), which over three or four repeats
+is half speech, but at most nearly their least, and less where speech is so loud that even this says little. All of these are
+prior means and starting values: the model learns the rest.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from scipy.ndimage import median_filter, uniform_filter1d
 from scipy.signal import correlate
+
+USUAL = 0.3  # quantile of the ratios to what is known: speech only ever adds to them, but for what its phase takes away
 
 
 class Repetition(NamedTuple):
@@ -19,26 +25,44 @@ class Repetition(NamedTuple):
     first: int  # frame of the mixture in which the known part first starts (may be negative)
     missing: Float[np.ndarray, "L F"]
     score: float  # correlation of the known part with itself one period later, 0 to 1
+    gain: Float[np.ndarray, " T"]  # how loudly the music is played around each frame; 1: as known
+    filter: Float[np.ndarray, " F"]  # with which equalisation, the known part's mean level left as it was
 
 
 def similarity(mixture: Float[np.ndarray, "T F"], known: Float[np.ndarray, "K F"]) -> Float[np.ndarray, " n"]:
     """Normalised correlation of the known frames with the mixture, for each frame they may start in.
 
-    Square roots of magnitudes, less their mean over time, so that neither loud frames nor a steady hum decide.
+    What is compared is fine structure: log magnitudes less their mean over `_FINE` bins, which takes away loudness and every
+    filter, and less their mean over time, which takes away a steady hum. Weak music shows there between the harmonics of speech.
     """
-    a, b = np.sqrt(mixture), np.sqrt(known)
-    a, b = a - a.mean(0), b - b.mean(0)
+    a, b = _fine_structure(mixture), _fine_structure(known)
     products = correlate(a, b, mode="valid", method="fft")[:, 0]
     energy = np.convolve((a**2).sum(1), np.ones(len(b)), mode="valid")
     return products / np.maximum(np.sqrt(energy * (b**2).sum()), 1e-12)
 
 
+_FINE = 5  # bins
+
+
+def _fine_structure(x: Float[np.ndarray, "T F"]) -> Float[np.ndarray, "T F"]:
+    level = np.log(x + 0.01 * x.mean())
+    fine = level - uniform_filter1d(level, _FINE, axis=1, mode="nearest")
+    return fine - fine.mean(0)
+
+
 def find(
-    mixture: Float[np.ndarray, "T F"], known: Float[np.ndarray, "K F"], *, threshold: float = 0.35
+    mixture: Float[np.ndarray, "T F"],
+    known: Float[np.ndarray, "K F"],
+    align: bool = True,
+    weigh: bool = True,
+    *,
+    threshold: float = 0.5,
 ) -> Repetition | None:
     """The period of the known music in the mixture, or None where it is not met at least twice.
 
-    `threshold` is the least autocorrelation of `similarity` at the period, relative to its variance.
+    Gain and filter are found if `align`, else 1. What is missing is weighed between its repeats and what the known part lets one
+    expect, or with `weigh` off the median of its repeats. `threshold` is the least autocorrelation of `similarity` at the
+    period, relative to its variance.
     """
     n_known = len(known)
     if n_known < 4 or len(mixture) < 2 * n_known + 4:
@@ -58,10 +82,97 @@ def find(
     period = n_known + int(first[np.argmax(lags[first])])
     if strength[period] < threshold:
         return None
-    phase = int(np.argmax([score[p::period].mean() for p in range(period)])) if period <= len(score) else 0
-    missing = [
-        np.median(mixture[np.arange((phase + k) % period, len(mixture), period)], axis=0)
-        for k in range(n_known, period)
-    ]
-    rows = np.stack(missing) if missing else np.zeros((0, mixture.shape[1]), mixture.dtype)
-    return Repetition(period, phase, rows.astype(mixture.dtype), float(strength[period]))
+    found = float(strength[period])
+    period = _refined(mixture, period, least=n_known)
+    start = int(np.argmax([score[p::period].mean() for p in range(period)])) if period <= len(score) else 0
+    gain, filter = _played(mixture, known, period, start) if align else (np.ones(len(mixture)), np.ones(mixture.shape[1]))
+    alone = mixture / (gain[:, None] * filter[None, :])
+    repeats = [alone[np.arange((start + k) % period, len(mixture), period)] for k in range(n_known, period)]
+    read = _weighed(alone, known) if weigh else _median
+    rows = np.stack([read(x) for x in repeats]) if repeats else np.zeros((0, mixture.shape[1]))
+    dtype = mixture.dtype
+    return Repetition(period, start, rows.astype(dtype), found, gain.astype(dtype), filter.astype(dtype))
+
+
+def _refined(mixture: Float[np.ndarray, "T F"], period: int, *, least: int, within: int = 4) -> int:
+    """The period near `period` at which the whole mixture, not only its known part, is most like itself."""
+    a = _fine_structure(mixture)
+
+    def alike(lag: int) -> float:
+        here, there = a[lag:], a[:-lag]
+        return float((here * there).sum() / np.sqrt(max((here**2).sum() * (there**2).sum(), 1e-24)))
+
+    return max(range(max(period - within, least), min(period + within + 1, len(a) - 1)), key=alike)
+
+
+def _played(
+    mixture: Float[np.ndarray, "T F"], known: Float[np.ndarray, "K F"], period: int, start: int
+) -> tuple[Float[np.ndarray, " T"], Float[np.ndarray, " F"]]:
+    """Gain of the music in every frame, and its filter, from where its known part is played.
+
+    Ratios of the mixture to the known part are at least those of the music alone, so a low quantile of them is taken: over the
+    loud bins of a frame for its gain, over the frames of a bin for its filter, in turns. Between the known parts the gain is
+    interpolated.
+    """
+    times = np.arange(len(mixture))
+    place: Int[np.ndarray, " T"] = (times - start) % period
+    margin = min(2, (len(known) - 1) // 2)  # the outermost known frames hold silence, too
+    here = (place >= margin) & (place < len(known) - margin)
+    x, c, times_here = mixture[here], known[place[here]], times[here]
+    loud_in_frame = c > c.mean(1, keepdims=True)
+    loud_in_bin = c > 0.3 * c.mean(0, keepdims=True)
+    gain, filter = np.ones(len(c)), np.ones(c.shape[1])
+    for _ in range(4):
+        gain = _low_ratio(x, c * filter[None, :], loud_in_frame, axis=1)
+        gain = median_filter(gain, 9, mode="nearest")
+        filter = _low_ratio(x, c * gain[:, None], loud_in_bin, axis=0)
+        filter = np.exp(uniform_filter1d(np.log(filter), min(9, len(filter)), mode="nearest"))
+    level = np.average(filter, weights=known.mean(0) + 1e-12)
+    return np.exp(np.interp(times, times_here, np.log(gain * level))), filter / level
+
+
+def _low_ratio(x: np.ndarray, rate: np.ndarray, counts: np.ndarray, *, axis: int) -> np.ndarray:
+    """The `USUAL` quantile of x / rate over the cells that count; 1 where none does."""
+    ratio = np.where(counts & (rate > 0), x / np.maximum(rate, 1e-12), np.inf)
+    n = np.isfinite(ratio).sum(axis)
+    # Cells that do not count are infinite and sort last.
+    at = np.expand_dims((USUAL * np.maximum(n - 1, 0)).astype(int), axis)
+    low = np.take_along_axis(np.sort(ratio, axis), at, axis).squeeze(axis)
+    return np.clip(np.where(n > 0, low, 1.0), 1e-3, 1e3)
+
+
+# --- what the missing part sounds like -----------------------------------------------------------------------------------
+
+_LEAST = 0.1  # quantile of the repeats of a bin that the music is thought not to exceed
+_SPEECH_SHAPE = 0.5  # of the Gamma distribution of speech in a bin
+_PLACES = np.linspace(0.02, 1.0, 30)[:, None]  # where the density is evaluated, as shares of the most that is thought possible
+
+
+def _median(repeats: Float[np.ndarray, "K F"]) -> Float[np.ndarray, " F"]:
+    return np.median(repeats, axis=0)
+
+
+def _weighed(alone: Float[np.ndarray, "T F"], known: Float[np.ndarray, "K F"]) -> Callable[[np.ndarray], np.ndarray]:
+    """The posterior mean of a missing frame, as a function of its repeats, bin by bin.
+
+    Its prior is the Gamma distribution that the bin has in the known part. Each repeat is the music and Gamma speech beside it,
+    whose mean is what the whole mixture (its filter and gain taken out) has more than the known part.
+    """
+
+    def smooth(values: np.ndarray) -> np.ndarray:
+        return uniform_filter1d(values, min(5, len(values)), mode="nearest")
+
+    music, spread = smooth(known.mean(0)) + 1e-12, smooth(known.var(0)) + 1e-24
+    shape = np.clip(music**2 / spread, 0.3, 5.0)
+    speech = np.maximum(smooth(alone.mean(0)) - music, 0.02 * music) / _SPEECH_SHAPE
+
+    def read(repeats: Float[np.ndarray, "K F"]) -> Float[np.ndarray, " F"]:
+        values = _PLACES * np.quantile(repeats, _LEAST, axis=0)
+        log_density = (shape - 1) * np.log(values + 1e-12) - values * shape / music
+        for x in repeats:
+            beside = np.maximum(x - values, 0) + 0.1 * x  # magnitudes do not add up to better than a tenth or so
+            log_density += (_SPEECH_SHAPE - 1) * np.log(beside + 1e-12) - beside / speech
+        density = np.exp(log_density - log_density.max(0))
+        return (density * values).sum(0) / density.sum(0)
+
+    return read

@@ -74,8 +74,10 @@ def _run(
     progress: Progress,
 ) -> Fit:
     start = Partial(jingle_mixture.Start(settings.bases), problem, templates)
+    hold = (("catalogue", min(settings.warm_up, sweeps // 2)),) if readings.catalogue != "fixed" else ()
+    schedule = conjugate.Schedule(hold=hold)
     return loop.fit(
-        conjugate.algorithm(conditionals, problem, start, readings=readings),
+        conjugate.algorithm(conditionals, problem, start, readings=readings, schedule=schedule),
         jax.random.key(settings.seed),
         max_steps=sweeps,
         tolerance=settings.tolerance,
@@ -119,8 +121,8 @@ def build_problem(
     method = METHODS[settings.method]
     x = jnp.asarray(spectra.target, jnp.float32)
     known = spectra.music[: settings.max_catalogue]
-    found = repetition.find(spectra.target, known) if settings.completes else None
-    missing = found.missing if found is not None and settings.holds(found.period) else known[:0]
+    found = repetition.find(spectra.target, known, settings.align, settings.weigh) if settings.completes else None
+    missing = np.maximum(found.missing, _FAINT) if found is not None and settings.holds(found.period) else known[:0]
     catalogue = np.concatenate([known, missing])
     n = len(catalogue)
     latent = (np.arange(n) >= len(known)).astype(np.float32)
@@ -132,6 +134,8 @@ def build_problem(
         filter_shape=settings.filter_shape,
         gain_shape=settings.gain_shape,
     )
+    if found is not None:
+        prior = _prior_of_repeats(prior, found, catalogue, len(known), settings)
     if trained is not None:
         prior = prior._replace(templates=trained.prior.templates, excitations=trained.prior.excitations)
         if method.trained:
@@ -151,6 +155,9 @@ def build_problem(
         music = np.concatenate([np.zeros(n_speech), music])
         weight = np.concatenate([np.ones(n_speech), np.full(len(weight), settings.joint_weight)])
         speech = np.ones(len(x))
+        if len(gain := prior.gain.shape) > 1:  # a gain for each frame of the target, and none to speak of where there is no music
+            aside = Gamma(jnp.full(n_speech, gain[0]), jnp.full(n_speech, 1 / gain[0]))
+            prior = prior._replace(gain=Gamma(*(jnp.concatenate(pair) for pair in zip(aside, prior.gain, strict=True))))
         if observed is not None:
             observed = np.concatenate([np.ones_like(spectra.speech), observed])
     problem = jingle_mixture.build(
@@ -168,8 +175,35 @@ def build_problem(
         unit_filter=settings.filter_shape is None and settings.gain_shape is None,
         observed=None if observed is None else jnp.asarray(observed, jnp.float32),
         learn=Learn(templates=not method.trained, excitations=not method.trained),
+        speech_shape=settings.speech_shape,
     )
     return problem, found
+
+
+_FAINT = 1e-4  # no entry to be learned, gain or filter is expected to be less: what starts at nothing stays there
+
+
+def _prior_of_repeats(
+    prior: Blocks, found: repetition.Repetition, catalogue: Float[np.ndarray, "J F"], n_known: int, settings: Settings
+) -> Blocks:
+    """Priors around what the repeats show: gain, filter and the entries that are learned.
+
+    A prior that knew only their level would have to be outweighed in every bin of an entry by the three or four frames that play
+    it: they would rather be explained by other entries, and this one would never be learned.
+    """
+
+    def around(mean: np.ndarray, shape: float) -> Gamma:
+        means = jnp.asarray(np.maximum(mean, _FAINT), jnp.float32)
+        return Gamma(jnp.full_like(means, shape), means / shape)
+
+    if settings.filter_shape is not None:
+        prior = prior._replace(filter=around(found.filter, settings.filter_shape))
+    if settings.gain_shape is not None:
+        prior = prior._replace(gain=around(found.gain, settings.gain_shape))
+    if len(catalogue) > n_known:
+        mean = np.concatenate([np.ones((1 + n_known, catalogue.shape[1])), catalogue[n_known:]])
+        prior = prior._replace(catalogue=around(mean, settings.entry_shape))
+    return prior
 
 
 def infer(spectra: Spectra, trained: Trained | None, settings: Settings, progress: Progress = silent) -> Inferred:

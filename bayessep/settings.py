@@ -49,49 +49,74 @@ class Settings:
             stops, after 20 sweeps at least; svi takes all its steps.
         seed: of all randomness.
         level: mean scaled magnitude of the mixture: how many counts a bin is worth against the priors.
+        overlap: of one frame with the next, as a share. The more, the less it matters that music falls out of step with them.
         max_frequency: bins above (Hz) are not modelled; they follow the mask of the highest modelled band.
         chain: play the catalogue in order (left-to-right chain) rather than draw frames independently, as the paper does.
         complete: learn the part of a repeating jingle that nobody labelled (needs `chain` and speech to learn from).
+        align: take prior means of the music's filter and gain from the places where known music is played (needs `completes`).
+        weigh: weigh what repeats of the unlabelled part say against what the labelled part lets one expect; or take their median.
+        entry_shape: shape of the Gamma prior of what is learned so, around that.
+        warm_up: sweeps in which the unlabelled part stays as it starts (half of all, if there are fewer than twice as many): what
+            speech has not explained yet would be learned as music.
         joint_weight: weight of the mixed frames in ``joint``: 1 is the paper's method, 0 learns from the speech alone.
         p_music: prior probability of music where nothing is labelled.
-        filter_shape: shape of the Gamma prior (mean 1) on each bin of the music's filter; None is flat, as in the paper.
+        filter_shape: shape of the Gamma prior on each bin of the music's filter; None is flat, as in the paper. Its mean is 1
+            (see `align`).
         gain_shape: the same of the music's gain in each frame.
         candidates: catalogue entries kept for a frame after pruning.
         max_catalogue: catalogue frames at most; of longer music, the first are used, and nothing that does not fit is completed.
+        speech_shape: how closely a bin of speech is held to its templates when the sources are read: shape of a Gamma prior; None
+            holds it fast, as in the paper.
+        mask_power: stems share each bin by their magnitudes to this power: 1 as in the paper, 2 as a Wiener filter.
+        temperature: how many times too sure the model is of a bin: its log-odds are divided by this where uncertainty is read
+            (`tempering`); the mask itself stays.
+        spread: standard deviation of the true log-odds around these; None leaves the posterior as sure as it is.
         rule: q(r) by exact coordinate ascent, or as the paper prints it (then `chain` must be off; svi is always exact).
     """
 
     method: str = "variational"
-    bases: int = 40
-    sweeps: int = 100
+    bases: int = 80
+    sweeps: int = 60
     training_sweeps: int = 100
     tolerance: float = 1e-5
     seed: int = 0
-    level: float = 0.5
+    level: float = 2.0
+    overlap: float = 0.75
     max_frequency: float = 8000.0
-    chain: bool = False
+    chain: bool = True
     complete: bool = True
+    align: bool = True
+    weigh: bool = True
+    entry_shape: float = 30.0
+    warm_up: int = 20
     joint_weight: float = 1.0
     p_music: float = 0.5
     filter_shape: float | None = 30.0
     gain_shape: float | None = 30.0
     candidates: int = 16
-    max_catalogue: int = 500
+    max_catalogue: int = 1000
+    speech_shape: float | None = 0.3
+    mask_power: float = 1.5
+    temperature: float = 2.0
+    spread: float | None = 2.4
     rule: str = "exact"
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise UserError(f"there is no method {self.method!r}; choose one of {', '.join(METHODS)}.")
-        for name in ("filter_shape", "gain_shape", "level", "max_frequency"):
+        shapes = ("filter_shape", "gain_shape", "entry_shape", "speech_shape")
+        for name in (*shapes, "mask_power", "temperature", "spread", "level", "max_frequency"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise UserError(f"{name} is {value}, but must be above 0, and finite.")
-        for name in ("tolerance", "joint_weight"):
+        for name in ("tolerance", "joint_weight", "warm_up"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"{name} is {getattr(self, name)}, but must be at least 0, and finite.")
         for name in ("bases", "sweeps", "training_sweeps", "candidates", "max_catalogue"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}, but must be at least 1.")
+        if not 0 <= self.overlap < 1:
+            raise UserError(f"overlap is {self.overlap}, but must be at least 0 and below 1.")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed is {self.seed}, but must be at least 0 and below 2**32.")
         if not 0 < self.p_music <= 1:

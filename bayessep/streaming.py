@@ -111,9 +111,9 @@ def separate_file(
         settings = dataclasses.replace(settings, method="variational", rule="exact")
     method = METHODS[settings.method]
     info = audio.probe(path)
-    window = stft_for_rate(info.sample_rate)
+    window = stft_for_rate(info.sample_rate, overlap=settings.overlap)
     n_bins = preparation.modelled_bins(window, info.sample_rate, min(settings.max_frequency, known.bandwidth))
-    survey = _survey(path, info.sample_rate, known, n_bins)
+    survey = _survey(path, info.sample_rate, known, window, n_bins)
     speech = np.concatenate([preparation.stack(known.speech, window, n_bins), survey.speech])
     music = np.concatenate([preparation.stack(known.music, window, n_bins), survey.music])
     preparation.require(music, "music")
@@ -141,8 +141,9 @@ def separate_file(
             spectrum = block.spectrum[:, block.before : block.before + block.keep]
             magnitudes = np.abs(spectrum).mean(0)
             p_music[rows] = p
-            labels += preparation.label_frames(p, mask, magnitudes)
-            full = preparation.extend_mask(mask, magnitudes, spectrum.shape[2]).astype(np.float32)
+            labels += preparation.label_frames(p, mask, magnitudes, info.sample_rate / window.hop)
+            sharp = preparation.sharpen(mask, settings.mask_power)
+            full = preparation.extend_mask(sharp, magnitudes, spectrum.shape[2]).astype(np.float32)
             state, samples = istream_push(state, spectrum * full[None], window)
             _write(np.asarray(samples), original, speech_out, music_out)
         _write(np.asarray(istream_finish(state, window, survey.n_samples)), original, speech_out, music_out)
@@ -193,9 +194,8 @@ def _spectra(path: str | Path, window: Stft) -> Iterator[Complex[np.ndarray, "C 
         yield np.asarray(stream_finish(state, window))
 
 
-def _survey(path: str | Path, sample_rate: int, known: Known, n_bins: int) -> _Survey:
+def _survey(path: str | Path, sample_rate: int, known: Known, window: Stft, n_bins: int) -> _Survey:
     n_samples = sum(block.samples.shape[1] for block in audio.blocks(path, 10.0))
-    window = stft_for_rate(sample_rate)
     times = frame_times(frame_count(n_samples, window), window, sample_rate)
     given = preparation.read_labels(known.labels, times, 0.5)
     total, n_target, first = 0.0, 0, 0

@@ -91,7 +91,7 @@ class Learn(NamedTuple):
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["frames", "hyper", "catalogue", "latent"],
-    meta_fields=["chain", "rule", "learn", "candidates", "concentration", "unit_filter"],
+    meta_fields=["chain", "rule", "learn", "candidates", "concentration", "unit_filter", "speech_shape"],
 )
 @dataclasses.dataclass(frozen=True)
 class JingleMixture:
@@ -107,6 +107,7 @@ class JingleMixture:
     candidates: int | None = None  # entries a frame kept after pruning; None keeps all
     concentration: float = 1.0  # of the Dirichlet on pi
     unit_filter: bool = False  # keep mean(f) = 1 after each sweep; for flat priors on filter and gain (`conditionals.rescale`)
+    speech_shape: float | None = None  # how far a bin of speech may stray from its templates, when sources are read (`sources`)
 
     @property
     def has_music(self) -> bool:
@@ -191,7 +192,8 @@ def priors(
 def initial(key: PRNGKeyArray, model: JingleMixture, *, n_bases: int, templates: Gamma | None = None) -> Blocks:
     """A starting posterior: templates as given or drawn from their prior, excitations spread at the level of each frame.
 
-    Filter and gain start at one, latent catalogue entries at their row of `model.catalogue`.
+    Filter and gain start at their prior means, at one where these are flat; latent catalogue entries at their row of
+    `model.catalogue`.
     """
     x, prior = model.frames.x, model.hyper.prior
     n_frames, n_bins = x.shape
@@ -200,6 +202,9 @@ def initial(key: PRNGKeyArray, model: JingleMixture, *, n_bases: int, templates:
     def concentrated(value):  # a Gamma around a starting value, wide enough for its geometric mean to be close by
         shape = jnp.full_like(value, 10.0)
         return Gamma(shape, jnp.maximum(value, TINY) / 10)
+
+    def expected(q, n):
+        return jnp.broadcast_to(jnp.where(jnp.isfinite(q.scale), gamma.mean(q), 1), (n,)).astype(x.dtype)
 
     if templates is None:
         mean = gamma.mean(prior.templates) * jnp.ones((n_bases, n_bins), x.dtype)
@@ -210,8 +215,8 @@ def initial(key: PRNGKeyArray, model: JingleMixture, *, n_bases: int, templates:
     return Blocks(
         templates=templates,
         excitations=concentrated(total * speech_share * jitter),
-        filter=concentrated(jnp.ones(n_bins, x.dtype)),
-        gain=concentrated(jnp.ones(n_frames, x.dtype)),
+        filter=concentrated(expected(prior.filter, n_bins)),
+        gain=concentrated(expected(prior.gain, n_frames)),
         catalogue=concentrated(model.catalogue),
     )
 

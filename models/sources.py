@@ -34,7 +34,8 @@ def sources(
 ) -> Sources:
     """Posterior mean and variance of the speech part of every bin, sum_i s_uit, under q(S, M, R).
 
-    Given r = j it is binomial, Binomial(x, p_j) with p_j = G / (G + lambda_j); over r the law of total variance applies.
+    Given r = j it is binomial, Binomial(x, p_j) with p_j = G / (G + lambda_j); over r the law of total variance applies. With
+    `model.speech_shape`, each bin has a rate of its own in the place of G (`own_rate`).
     """
     x, rho = model.frames.x, weigh_entries(model, hyper, moments, candidates).responsibility
     speech = geometric_speech(model, moments)
@@ -44,7 +45,7 @@ def sources(
 
     def one(carry, k):
         mean, square = carry
-        p = speech / (speech + entry(k))
+        p = _share(model, x, speech, entry(k))
         rho_k = jax.lax.dynamic_index_in_dim(rho, k, 1)
         return (mean + rho_k * p, square + rho_k * p**2), None
 
@@ -54,6 +55,28 @@ def sources(
     variance = within + x**2 * jnp.maximum(square - mean**2, 0)
     p_null = scatter_candidates(rho, candidates, model.catalogue.shape[0], 0.0)[:, 0]
     return Sources(x * mean, variance, 1 - p_null)
+
+
+def own_rate(
+    x: Float[Array, "*s"], speech: Float[Array, "*s"], music: Float[Array, "*s"], shape: float
+) -> Float[Array, "*s"]:
+    """The speech rate that one bin shows by itself, between what the templates say of it and what the music leaves of it.
+
+    Templates are smooth, speech is not: its rate in a bin is speech * z, z ~ Gamma(shape, 1 / shape). Returned is the rate at
+    the most probable log z given x ~ Poisson(speech * z + music), the positive root of a quadratic. A large shape keeps to the
+    templates, a small one takes max(x - music, 0).
+    """
+    trust = shape + speech
+    b = speech * (shape + x) - trust * music
+    root = jnp.sqrt(b**2 + 4 * trust * shape * speech * music)
+    # Of the two ways to write the root, the one that adds numbers of the same sign.
+    return jnp.where(b > 0, (b + root) / (2 * trust), 2 * shape * speech * music / jnp.maximum(root - b, TINY))
+
+
+def _share(model: JingleMixture, x: Array, speech: Array, music: Array) -> Array:
+    if model.speech_shape is not None:
+        speech = own_rate(x, speech, music, model.speech_shape) + TINY
+    return speech / (speech + music)
 
 
 def draw_sources(
@@ -86,7 +109,7 @@ def draw_sources(
 
     def one_frame(frame):
         key, x, speech, gain, r = frame
-        p = speech / (speech + gain * moments.filter.mean * moments.catalogue.mean[r])
+        p = _share(model, x, speech, gain * moments.filter.mean * moments.catalogue.mean[r])
         counts = jnp.maximum(x - 1, 1e-3)
         share = gamma.sample_share(key, jnp.maximum(counts * p, TINY), jnp.maximum(counts * (1 - p), TINY))
         return x * share

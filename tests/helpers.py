@@ -1,9 +1,11 @@
 """Random problems of the conjugate core, and what several tests do with them."""
 
+import csv
 import dataclasses
 import itertools
 import types
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -11,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.stats as st
 
+from bayessep import audio, data, protocol
 from bayessep.gamma import Gamma
 from bayessep.inference import conjugate
 from bayessep.inference.conjugate import Schedule
@@ -246,3 +249,32 @@ def broken(module: types.ModuleType, **replacements: Any) -> types.ModuleType:
     copy = types.ModuleType(module.__name__ + "_broken")
     vars(copy).update(vars(module) | replacements)
     return copy
+
+
+# --- recordings ---------------------------------------------------------------------------------------------
+
+
+def recordings_of_the_protocol(folder: Path) -> Path:
+    """A folder with the names that `bayessep.protocol` asks for, and noise in the place of speech and music."""
+    rng = np.random.default_rng(0)
+    rows = []
+
+    def add(place: str, category: str, group: str, seconds: float, transcript: str = "") -> None:
+        path = folder / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        bursts = np.repeat(rng.random(round(seconds * 20)) ** 3, 800)  # loud and quiet, as sound is
+        samples = 0.1 * bursts * rng.standard_normal(len(bursts))
+        audio.write(path, samples[None].astype(np.float32), protocol.RATE)
+        rows.append([place, category, group, f"{seconds:.3f}", protocol.RATE, 1, transcript, "", "", "", "CC0"])
+
+    for group, n_items in protocol.SPEAKERS.items():
+        for n in range(2 * n_items + 1):
+            add(f"speech/{group}/{n:02}.wav", "speech", group, 6.0, f"word{n}")
+    for name, begin in protocol.JINGLES:
+        add(str(Path(name).with_suffix(".wav")), "music", "band", begin + 4.5)
+        wav = folder / Path(name).with_suffix(".wav")
+        wav.rename(folder / name)  # the name decides nothing when sound is read
+        rows[-1][0] = name
+    with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([data.MANIFEST_COLUMNS, *rows])
+    return folder

@@ -114,6 +114,7 @@ def test_options_are_the_settings_of_the_library(verb: str) -> None:
     assert tuple(cli.Method) == tuple(METHODS)
     defaults = dataclasses.asdict(Settings()) | {"chain": "chain" if Settings().chain else "independent"}
     defaults |= {"complete": "complete" if Settings().complete else "as-given"}
+    defaults |= {"align": "align" if Settings().align else "level-as-given", "weigh": "weigh" if Settings().weigh else "median"}
     said = {name: p.show_default for name, p in _options(verb).items() if isinstance(p.show_default, str)}
     said = {name: text for name, text in said.items() if name in defaults}
     assert said.keys() == defaults.keys() - {"method", "seed"}
@@ -187,7 +188,7 @@ def test_what_has_no_effect_or_is_left_out_is_said(call: Caller, given: Files, t
     assert "warning: --complete does nothing for unsupervised" in call(*music, "--chain", "--complete").err
     assert call(*line).err == call(*music, "--chain").err == ""
     cut = call(*line, "--max-catalogue", 5)
-    assert "0.5 s of music are known, of which the first 0.2 s are used" in cut.err and cut.code == 0
+    assert "0.5 s of music are known, of which the first 0.1 s are used" in cut.err and cut.code == 0
     free = json.loads(call.succeeded(*line, "--filter-shape", 0, "--json"))
     assert free["settings"]["filter_shape"] is None and free["settings"]["gain_shape"] == 30
 

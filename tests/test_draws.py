@@ -14,7 +14,7 @@ from bayessep.settings import Settings
 
 pytestmark = pytest.mark.loose_arrays
 RATE = 16000
-SMALL = Settings(bases=4, sweeps=10, training_sweeps=10, max_frequency=2000.0, candidates=4)
+SMALL = Settings(bases=4, sweeps=10, training_sweeps=10, max_frequency=2000.0, candidates=4, spread=None)
 
 
 @pytest.fixture(scope="module")

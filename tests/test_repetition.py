@@ -41,3 +41,43 @@ def test_whole_period_known_leaves_nothing_missing() -> None:
     mixture, jingle = _mixture(40, 4.0)
     found = repetition.find(mixture, jingle)
     assert found is not None and found.period == 40 and len(found.missing) == 0
+
+
+def _fine(period: int, n: int, n_bins: int = 60, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Speech with pauses, as loud as a jingle, and the jingle."""
+    rng = np.random.default_rng(seed)
+    jingle = rng.gamma(0.4, 2.0, (period, n_bins))
+    speech = rng.gamma(0.2, 4.0, (n, n_bins)) * (np.repeat(rng.random((n // 10 + 1, 1)), 10, axis=0)[:n] < 0.6)
+    return speech, jingle
+
+
+@pytest.mark.parametrize("louder", [1.0, 5.0])
+def test_gain_and_filter_are_found_where_the_known_part_is_played(louder: float) -> None:
+    speech, jingle = _fine(50, 230)
+    gain = 0.3 + 0.7 * np.sin(np.linspace(0, np.pi, len(speech)))
+    filter = np.linspace(2.0, 0.4, jingle.shape[1])
+    music = np.tile(jingle, (5, 1))[: len(speech)] * gain[:, None] * filter
+    found = repetition.find((louder * speech + music).astype(np.float32), jingle[:25].astype(np.float32))
+    assert found is not None and found.period == 50
+    level = np.average(filter, weights=jingle[:25].mean(0))
+    for true, estimate in ((gain * level, found.gain), (filter / level, found.filter)):
+        error = np.log(estimate / true)
+        assert np.median(np.abs(error)) < 0.25, np.exp(np.median(error))
+
+
+def test_weak_music_is_not_taken_for_as_loud_as_the_speech_above_it() -> None:
+    """Over a few repeats, even the least is speech in some bins: the known part says how loud music can be."""
+    speech, jingle = _fine(50, 160)
+    mixture = (20 * speech + np.tile(jingle, (4, 1))[:160]).astype(np.float32)
+    known, true = jingle[:25].astype(np.float32), jingle[25:]
+    weighed, median = (repetition.find(mixture, known, weigh=weigh, threshold=-9.0) for weigh in (True, False))
+    assert weighed is not None and median is not None and weighed.period == median.period == 50
+    errors = [np.abs(found.missing - true).mean() for found in (weighed, median)]
+    assert errors[0] < true.mean() < 0.5 * errors[1]
+
+
+def test_without_aligning_music_is_as_loud_as_known() -> None:
+    mixture, jingle = _mixture(40, 4.6)
+    found = repetition.find(mixture, jingle[:20], align=False)
+    assert found is not None
+    assert np.all(found.gain == 1) and np.all(found.filter == 1)

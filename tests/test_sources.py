@@ -11,7 +11,7 @@ from scipy.special import digamma, logsumexp
 
 from bayessep.models import conditionals as co
 from bayessep.models.jingle_mixture import Blocks
-from bayessep.models.sources import draw_sources, log_predictive, sources
+from bayessep.models.sources import draw_sources, log_predictive, own_rate, sources
 from tests.helpers import (
     Setting,
     moments_of,
@@ -164,3 +164,27 @@ def test_log_predictive_finds_the_number_of_bases():
 
     few, right, many = score(1, "mean"), score(3, "mean"), score(12, "log_mode")
     assert (right > few + 0.1).all() and (right > many).all(), (few, right, many)
+
+
+def test_a_bin_of_speech_has_a_rate_of_its_own() -> None:
+    """The rate maximises the density of log z, and goes from the templates' to what the music leaves."""
+    rng = np.random.default_rng(0)
+    x, speech, music = (jnp.asarray(rng.gamma(0.5, 4.0, 200) + 1e-3) for _ in range(3))
+    for shape in (0.05, 0.7, 20.0):
+        z = own_rate(x, speech, music, shape) / speech
+
+        def log_density(log_z, shape=shape):
+            rate = speech * jnp.exp(log_z) + music
+            return (shape * (log_z - jnp.exp(log_z)) + x * jnp.log(rate) - rate).sum()
+
+        slope = jax.grad(log_density)(jnp.log(z))
+        np.testing.assert_allclose(slope, 0, atol=1e-5)
+    np.testing.assert_allclose(own_rate(x, speech, music, 1e9), speech, rtol=1e-5)
+    np.testing.assert_allclose(own_rate(x, speech, music, 1e-9), np.maximum(x - music, 0), atol=1e-3)
+
+
+def test_without_music_speech_takes_everything_whatever_its_shape() -> None:
+    x = jnp.asarray([0.0, 1.0, 5.0])
+    speech = jnp.asarray([2.0, 1e-20, 0.1])
+    rate = own_rate(x, speech, jnp.zeros(3), 0.3)
+    assert bool(jnp.all(jnp.isfinite(rate)) and jnp.all(rate >= 0))

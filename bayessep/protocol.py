@@ -1,0 +1,203 @@
+"""The experiment of paper 000 on recordings at hand: who speaks over which jingle, and what is known of both.
+
+Eight speakers, as in the paper; a jingle of four seconds repeats under whole utterances, and its first half is labelled. Speech
+is trained on the same speaker (Self), on him and three others (All), or on these three (Other). Speakers and jingles are named
+here, so that everybody who has the recordings has the same mixtures; none of them was used to choose a default of `Settings`.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy import signal
+
+from bayessep import audio, data
+from bayessep.data import Recording
+from bayessep.errors import UserError
+from bayessep.mixing import scale_to_ratio
+
+RATE = 16000  # Hz
+JINGLE_SECONDS = 4.0
+ITEM_SECONDS = 16.0  # of an item: as many whole utterances as go into it, and silence around them
+TRAINING_SECONDS = 30.0  # of a speaker at most, but for the rest of an utterance; the paper has two minutes
+TRAININGS = ("Self", "All", "Other")
+
+SPEAKERS = {
+    "ljspeech-LJ": 3,
+    "vctk-p225": 1,
+    "vctk-p226": 1,
+    "librivox-sense-and-sensibility-01-reader": 1,
+    "librispeech-1998": 1,
+    "librispeech-2414": 1,
+    "librispeech-2609": 1,
+    "librispeech-1688": 1,
+}
+"""Speakers (`split_group` of the manifest), and how many items each gives."""
+
+JINGLES = (
+    ("music/librosa/vibe_ace.ogg", 6.0),
+    ("music/opensurge/sharp.ogg", 6.0),
+    ("music/valyriatear/accion.ogg", 10.0),
+    ("music/librosa/sugar_plum_fairy.ogg", 6.0),
+    ("music/opensurge/creativecommons.ogg", 0.0),
+    ("music/valyriatear/house_in_a_forest.ogg", 4.0),
+    ("music/librosa/sweet_waltz.ogg", 6.0),
+    ("music/waveform_playlist/danzon_de_pasion_sting.mp3", 0.0),
+    ("music/librosa/choice_drum_bass.ogg", 4.0),
+    ("music/opensurge/allegro.ogg", 0.5),
+)
+"""Music of the items in turn: file, and the second in which its jingle begins."""
+
+
+class Item(NamedTuple):
+    """Speech, a jingle, and speech to learn from; mono, at `RATE`."""
+
+    name: str
+    speech: Float[np.ndarray, " N"]
+    transcript: str  # empty where there is none
+    jingle: Float[np.ndarray, " J"]  # of `JINGLE_SECONDS`
+    training: dict[str, tuple[np.ndarray, ...]]  # by name of `TRAININGS`
+
+
+class Mixed(NamedTuple):
+    """An item at some ratio, under some condition."""
+
+    speech: Float[np.ndarray, " N"]
+    music: Float[np.ndarray, " N"]
+    labelled: Float[np.ndarray, " M"]  # the first half of the jingle, as it is before anything is done to it
+
+    @property
+    def mixture(self) -> Float[np.ndarray, " N"]:
+        """What is heard."""
+        return self.speech + self.music
+
+
+# --- conditions ----------------------------------------------------------------------------------------------------------
+
+OUT_OF_STEP = 237  # samples of silence after each repeat: the period is a multiple of no hop
+
+
+def _filtered(music: np.ndarray) -> np.ndarray:
+    """Through a band of 300 to 3000 Hz, with slopes of 6 dB an octave."""
+    sections = signal.butter(1, [300, 3000], "band", fs=RATE, output="sos")
+    return np.asarray(signal.sosfilt(sections, music), np.float32)
+
+
+def _faded(music: np.ndarray) -> np.ndarray:
+    """In over its first quarter and out over its last, from and to a tenth."""
+    at = (np.arange(len(music)) + 0.5) / len(music)
+    return (music * (0.1 + 0.9 * np.clip(4 * np.minimum(at, 1 - at), 0, 1))).astype(np.float32)
+
+
+class Condition(NamedTuple):
+    """What happens to the music after it was labelled."""
+
+    pause: int = 0  # samples of silence between repeats
+    change: Callable[[np.ndarray], np.ndarray] = np.asarray
+
+
+CONDITIONS = {
+    "plain": Condition(),
+    "out of step": Condition(OUT_OF_STEP),
+    "filtered": Condition(change=_filtered),
+    "faded": Condition(change=_faded),
+    "all three": Condition(OUT_OF_STEP, lambda music: _faded(_filtered(music))),
+}
+
+
+def mix(item: Item, smr_db: float | int, condition: str = "plain") -> Mixed:
+    """The item with its music at a speech-to-music ratio (energies of the whole waveforms, in dB)."""
+    pause, change = CONDITIONS[condition]
+    music = change(np.resize(np.pad(item.jingle, (0, pause)), item.speech.shape))
+    gain = np.float32(scale_to_ratio(item.speech, music, smr_db))
+    return Mixed(item.speech, gain * music, gain * item.jingle[: len(item.jingle) // 2])
+
+
+# --- items ---------------------------------------------------------------------------------------------------------------
+
+
+class _Speaker(NamedTuple):
+    items: list[list[Recording]]
+    training: list[Recording]
+
+
+def _divide(recordings: list[Recording], n_items: int) -> _Speaker:
+    """Whole utterances in the order of their names: first those to take apart, then those to learn from."""
+    rest = sorted(recordings, key=lambda r: r.path)
+    items: list[list[Recording]] = []
+    for _ in range(n_items):
+        one: list[Recording] = []
+        while (more := next((r for r in rest if sum(o.duration for o in one) + r.duration <= ITEM_SECONDS), None)) is not None:
+            if one and rest.index(more) > 0:  # what follows does not fit
+                break
+            one.append(more)
+            rest.remove(more)
+        items.append(one)
+    training: list[Recording] = []
+    while rest and sum(r.duration for r in training) < TRAINING_SECONDS:
+        training.append(rest.pop(0))
+    return _Speaker(items, training)
+
+
+def load(folder: Path) -> list[Callable[[], Item]]:
+    """The items in the order of `SPEAKERS`, each read when it is called.
+
+    Raises:
+        UserError: there is no manifest, or a speaker or a jingle is missing from it.
+    """
+    recordings = data.read_manifest(folder)
+    speakers = {}
+    for name, n_items in SPEAKERS.items():
+        own = [r for r in recordings if r.category == "speech" and r.split_group == name]
+        speakers[name] = _divide(own, n_items)
+        if not speakers[name].training or not all(speakers[name].items):
+            raise UserError(f"{folder} has too little speech of the group {name}, which the experiment needs.")
+    listed = {r.path for r in recordings}
+    absent = [name for name, _ in JINGLES if folder / name not in listed]
+    if absent:
+        raise UserError(f"{folder} lacks {absent[0]}, which the experiment needs.")
+    names = list(speakers)
+    pairs = [(name, n) for name in names for n in range(len(speakers[name].items))]
+    return [
+        partial(_read, folder, speakers, names, name, n, *JINGLES[index % len(JINGLES)])
+        for index, (name, n) in enumerate(pairs)
+    ]
+
+
+def names() -> list[str]:
+    """Of the items, without reading them."""
+    pairs = [(name, n) for name, count in SPEAKERS.items() for n in range(count)]
+    return [_name(*pair, JINGLES[index % len(JINGLES)][0]) for index, pair in enumerate(pairs)]
+
+
+def _name(speaker: str, n: int, jingle: str) -> str:
+    return f"{speaker} {n + 1} + {Path(jingle).stem}"
+
+
+def _read(
+    folder: Path, speakers: dict[str, _Speaker], order: list[str], name: str, n: int, jingle: str, begin: float
+) -> Item:
+    parts = speakers[name].items[n]
+    at = order.index(name)
+    others = [order[(at + k) % len(order)] for k in (1, 2, 3)]
+    own, theirs = _mono(speakers[name].training), [w for other in others for w in _mono(speakers[other].training)]
+    transcripts = [r.transcript for r in parts]
+    music = audio.read(folder / jingle, mono=True, sample_rate=RATE).samples[0]
+    first = round(begin * RATE)
+    cut = music[first : first + round(JINGLE_SECONDS * RATE)]
+    speech = np.concatenate(_mono(parts))
+    silence = round(ITEM_SECONDS * RATE) - len(speech)
+    return Item(
+        _name(name, n, jingle),
+        np.pad(speech, (silence // 2, silence - silence // 2)),
+        " ".join(transcripts) if all(transcripts) else "",
+        np.pad(cut, (0, round(JINGLE_SECONDS * RATE) - len(cut))),
+        {"Self": tuple(own), "All": (*own, *theirs), "Other": tuple(theirs)},
+    )
+
+
+def _mono(recordings: list[Recording]) -> list[np.ndarray]:
+    return [audio.read(r.path, mono=True, sample_rate=RATE).samples[0] for r in recordings]

@@ -1,0 +1,270 @@
+"""Paper 000's experiment, run: every method, ratio, training and condition, resumable, a line of JSON for each result.
+
+`plan` says what is run, `run` runs what is missing from a folder, `bayessep.tables` reads the lines and makes tables of them.
+"""
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bayessep import __version__, baselines, metrics, protocol, recognition
+from bayessep.errors import UserError
+from bayessep.pipeline import Separation, analyse, separate, tempering
+from bayessep.preparation import Known, magnitude
+from bayessep.protocol import Item, Mixed
+from bayessep.separators import Trained, train
+from bayessep.settings import METHODS, Settings
+from bayessep.stft import stft_for_rate
+from bayessep.tempering import calibrate
+
+# --- rows of the tables --------------------------------------------------------------------------------------------------
+
+BEST = Settings()
+"""The default of `bayessep separate` is the best row found."""
+
+PRINTED = dict(
+    chain=False, overlap=0.5, speech_shape=None, mask_power=1.0, filter_shape=None, gain_shape=None, level=0.5, bases=40
+)  # fmt: skip
+"""What the paper has, or had to choose and does not say, in the place of what was found here to be better."""
+
+PAPER_METHODS = ("nmf", "variational", "icm", "joint")
+WEIGHTS = (0.1, 0.3, 3.0)
+
+METHOD_ROWS: dict[str, Settings] = {name: dataclasses.replace(BEST, method=name) for name in METHODS}
+WEIGHT_ROWS = {f"joint, w = {w:g}": dataclasses.replace(BEST, method="joint", joint_weight=w) for w in WEIGHTS}
+PRINTED_ROWS = {
+    f"{name}, as printed": dataclasses.replace(BEST, method=name, **PRINTED) for name in (*PAPER_METHODS, "unsupervised")
+}
+ABLATION_ROWS = {
+    "without the chain": dataclasses.replace(BEST, chain=False),
+    "chain, known entries only": dataclasses.replace(BEST, complete=False),
+    "frames overlap by a half": dataclasses.replace(BEST, overlap=0.5),
+    "filter and gain around 1": dataclasses.replace(BEST, align=False),
+    "median of the repeats": dataclasses.replace(BEST, weigh=False),
+    "entries hardly held": dataclasses.replace(BEST, entry_shape=1.0),
+    "no warm-up": dataclasses.replace(BEST, warm_up=0),
+    "a quarter of the counts": dataclasses.replace(BEST, level=0.5),
+    "half of the templates": dataclasses.replace(BEST, bases=40),
+    "speech held to templates": dataclasses.replace(BEST, speech_shape=None),
+    "mask of magnitudes": dataclasses.replace(BEST, mask_power=1.0),
+    "as sure as it is": dataclasses.replace(BEST, spread=None),
+}
+"""The default row (variational) without one of the changes that it is made of."""
+
+MODEL_ROWS = METHOD_ROWS | WEIGHT_ROWS | PRINTED_ROWS | ABLATION_ROWS
+
+
+# --- what is run ---------------------------------------------------------------------------------------------------------
+
+
+class Task(NamedTuple):
+    """Rows that share one mixture."""
+
+    item: int
+    smr_db: float
+    condition: str
+    training: str
+    rows: tuple[str, ...]
+    words: bool = False  # whether they are transcribed, too
+
+    def keys(self) -> list[tuple[Any, ...]]:
+        """What identifies a result, for each row."""
+        return [(self.item, self.smr_db, self.condition, self.training, row) for row in self.rows]
+
+
+def plan(quick: bool = False) -> list[Task]:
+    """Everything that is run, the tables of the paper first."""
+    count = len(protocol.names())
+    usual = (*baselines.BASELINES, *METHOD_ROWS)
+    if quick:
+        few = ("mixture", "ideal ratio mask", "KL-NMF", "REPET-SIM", "HPSS", "nmf", "variational", "icm", "unsupervised")
+        return [Task(n, smr, "plain", "Self", few, smr == 15) for smr in (15.0, 0.0) for n in (0, 3, 7)]
+    tasks = []
+    every = (*usual, *WEIGHT_ROWS, *PRINTED_ROWS, "chain, known entries only")
+    tasks += [Task(n, smr, "plain", "Self", every, smr == 15) for smr in (15.0, 0.0) for n in range(count)]
+    tasks += [Task(n, 15.0, "plain", t, PAPER_METHODS, True) for t in ("All", "Other") for n in range(count)]
+    tasks += [Task(n, smr, "plain", "Self", usual) for smr in (5.0, -5.0) for n in range(count)]
+    met = (*baselines.BASELINES, "variational", "unsupervised")
+    conditions = [name for name in protocol.CONDITIONS if name != "plain"]
+    tasks += [Task(n, 0.0, condition, "Self", met) for condition in conditions for n in range(count)]
+    tasks += [Task(n, 0.0, c, "Self", tuple(ABLATION_ROWS)) for c in ("plain", "all three") for n in range(count)]
+    return tasks
+
+
+def missing(tasks: Iterable[Task], done: set[tuple[Any, ...]]) -> list[Task]:
+    """What is left to run of them; a row that several tasks have is run by the first."""
+    left, seen = [], set(done)
+    for task in tasks:
+        rows = tuple(row for row, key in zip(task.rows, task.keys(), strict=True) if key not in seen)
+        seen.update(task.keys())
+        if rows:
+            left.append(task._replace(rows=rows))
+    return left
+
+
+# --- running it ----------------------------------------------------------------------------------------------------------
+
+RESULTS, SETUP = "results.jsonl", "setup.json"
+Progress = Callable[[str, int, int, float], None]
+
+
+def run(
+    folder: Path, data: Path, tasks: Sequence[Task], *, seed: int = 0, jobs: int = 1, progress: Progress | None = None
+) -> list[dict[str, Any]]:
+    """Run what `folder` does not hold yet, in `jobs` processes; each result is a line of its results.jsonl at once.
+
+    Returns all results of the tasks, those of earlier runs included.
+
+    Raises:
+        UserError: recordings are missing, or the folder holds results of another version, seed or settings.
+    """
+    items = protocol.load(data)
+    del items  # read by the processes; here it is checked that they can be
+    _check_setup(folder, seed)
+    _drop_half_a_line(folder / RESULTS)
+    wanted = {key for task in tasks for key in task.keys()}
+    found = {key: result for result in read(folder) if (key := key_of(result)) in wanted}
+    left = missing(tasks, set(found))
+    total = len(wanted)
+    if progress is not None:
+        progress("results", len(found), total, float("nan"))
+    done = len(found)
+    for rows in _worked(left, folder, data, seed, jobs):
+        done += rows
+        if progress is not None:
+            progress("results", done, total, float("nan"))
+    return [result for result in read(folder) if key_of(result) in wanted]
+
+
+def _worked(tasks: Sequence[Task], folder: Path, data: Path, seed: int, jobs: int) -> Iterable[int]:
+    if jobs == 1 or len(tasks) < 2:
+        for task in tasks:
+            yield work(task, folder, data, seed)
+        return
+    # Each process has a thread of its own: two that share all threads wait for one another.
+    before = os.environ.get("XLA_FLAGS")
+    os.environ["XLA_FLAGS"] = f"{before or ''} --xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1".strip()
+    try:
+        # Leaving the pool ends its processes: an interruption does not wait for what is under way, and what is done is on disk.
+        with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+            yield from pool.imap_unordered(partial(work, folder=folder, data=data, seed=seed), tasks)
+    finally:
+        if before is None:
+            del os.environ["XLA_FLAGS"]
+        else:
+            os.environ["XLA_FLAGS"] = before
+
+
+def key_of(result: dict[str, Any]) -> tuple[Any, ...]:
+    """What `Task.keys` says of it."""
+    return tuple(result[name] for name in ("item", "smr_db", "condition", "training", "row"))
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """All results in a folder."""
+    path = folder / RESULTS
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    results = [json.loads(line) for line in lines]
+    return list({key_of(result): result for result in results}.values())
+
+
+def _drop_half_a_line(path: Path) -> None:
+    """What an interruption may have left at the end: the next result would be written onto it."""
+    if path.exists():
+        text = path.read_bytes()
+        path.write_bytes(text[: text.rfind(b"\n") + 1])
+
+
+def _check_setup(folder: Path, seed: int) -> None:
+    """Write down what results depend on, or compare."""
+    rows = {name: dataclasses.asdict(settings) for name, settings in MODEL_ROWS.items()}
+    setup = json.loads(json.dumps({"version": __version__, "seed": seed, "items": protocol.names(), "rows": rows}))
+    path = folder / SETUP
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            if json.loads(path.read_text(encoding="utf-8")) != setup:
+                raise UserError(
+                    f"{folder} holds results of other settings, another seed or another version; choose another folder with -o."
+                )
+            return
+        path.write_text(json.dumps(setup, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another folder with -o.") from None
+
+
+# --- one task ------------------------------------------------------------------------------------------------------------
+
+
+def work(task: Task, folder: Path, data: Path, seed: int) -> int:
+    """Run the rows of a task and append their results; returns how many."""
+    from bayessep.commands import use_cache
+
+    use_cache()
+    item = protocol.load(data)[task.item]()
+    mixed = protocol.mix(item, task.smr_db, task.condition)
+    trained: dict[Any, Trained | None] = {}
+    for row in task.rows:
+        started = time.perf_counter()
+        if row in baselines.BASELINES:
+            estimate, more = _baseline(row, item, mixed, task.training, seed), {}
+        else:
+            estimate, more = _method(MODEL_ROWS[row], item, mixed, task.training, seed, trained)
+        result = {
+            **dict(zip(("item", "smr_db", "condition", "training", "row"), task.keys()[task.rows.index(row)], strict=True)),
+            "name": item.name,
+            **_scores(mixed, estimate),
+            "seconds": time.perf_counter() - started,
+            **more,
+        }
+        if task.words and item.transcript and recognition.is_installed():
+            errors, words = recognition.word_errors(item.transcript, recognition.transcribe(estimate))
+            result |= {"word_errors": errors, "words": words}
+        with (folder / RESULTS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(result) + "\n")
+    return len(task.rows)
+
+
+def _scores(mixed: Mixed, estimate: np.ndarray) -> dict[str, float | None]:
+    references = {"speech": mixed.speech, "music": mixed.music}
+    speech = metrics.evaluate_stems(references, {"speech": estimate})["speech"]
+    values = {"smr": speech.sir, "sar": speech.sar, "sdr": speech.sdr, "si_sdr": speech.si_sdr}
+    return {name: float(value) if value < 99 else None for name, value in values.items()}  # None: nothing but rounding
+
+
+def _baseline(row: str, item: Item, mixed: Mixed, training: str, seed: int) -> np.ndarray:
+    window = stft_for_rate(protocol.RATE, overlap=BEST.overlap)
+    problem = baselines.Problem(
+        mixed.mixture, item.training[training], mixed.labelled, mixed.speech, mixed.music, window, protocol.RATE, seed
+    )
+    return baselines.separate(row, problem)
+
+
+def _method(
+    settings: Settings, item: Item, mixed: Mixed, training: str, seed: int, trained: dict[Any, Trained | None]
+) -> tuple[np.ndarray, dict[str, Any]]:
+    settings = dataclasses.replace(settings, seed=seed)
+    mixture, known = mixed.mixture[None], Known(item.training[training], (mixed.labelled,))
+    # Templates depend on these alone; methods share them.
+    shared = (METHODS[settings.method].needs_speech, settings.bases, settings.level, settings.overlap)
+    if shared not in trained:
+        _, plan = analyse(mixture, protocol.RATE, known, settings)
+        trained[shared] = train(plan.spectra.speech, settings)
+    found = separate(mixture, protocol.RATE, known, settings, trained=trained[shared])
+    fit = {"sweeps": found.steps, "converged": found.converged, "period": found.period, "inference_seconds": found.seconds}
+    return found.speech[0], fit | _calibration(found, mixed)
+
+
+def _calibration(found: Separation, mixed: Mixed) -> dict[str, Any]:
+    window, n_bins, rows = stft_for_rate(protocol.RATE, overlap=found.settings.overlap), found.mask.shape[1], found.target
+    speech, music = (magnitude(w, window)[rows, :n_bins] for w in (mixed.speech, mixed.music))
+    rank, coverage = calibrate(found.mask[rows], found.mask_std[rows], speech, music, tempering(found.settings))
+    return {"rank_correlation": rank, "coverage": coverage}

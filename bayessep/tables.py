@@ -1,0 +1,365 @@
+"""What the lines of `bayessep.reproduction` come to: tables beside the paper's numbers, findings, and what is claimed of them.
+
+Everything is a mean over items with a 95 % interval (Student's t), and everything printed is computed here from results.
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from bayessep import baselines, protocol
+from bayessep.reproduction import ABLATION_ROWS, BEST, METHOD_ROWS, PAPER_METHODS, PRINTED_ROWS, WEIGHT_ROWS
+from bayessep.tempering import rank_correlation
+
+Result = dict[str, Any]
+
+PAPER: dict[str, dict[str, tuple[float, float, float]]] = {
+    "SMR": {
+        "nmf": (34.2, 34.6, 34.4), "variational": (34.0, 34.6, 34.4), "icm": (33.3, 33.8, 33.8), "joint": (35.7, 33.4, 35.4),
+        "unsupervised": (31.8, 31.8, 31.8),
+    },
+    "SAR": {
+        "nmf": (17.2, 18.5, 18.2), "variational": (17.6, 18.6, 18.2), "icm": (18.3, 19.1, 18.9), "joint": (16.7, 17.2, 17.1),
+        "unsupervised": (18.2, 18.2, 18.2),
+    },
+    "WER": {
+        "nmf": (48.6, 42.6, 42.7), "variational": (44.9, 43.6, 45.8), "icm": (47.3, 42.0, 42.7), "joint": (48.3, 47.5, 42.5),
+        "unsupervised": (48.1, 48.1, 48.1), "mixture": (59.0, 59.0, 59.0),
+    },
+}  # fmt: skip
+"""Tables 2 to 4 of paper 000 at 15 dB, by measure and method: Self, All, Other. The unsupervised method has no training."""
+
+MEASURES = {
+    "SDR": "sdr", "SMR": "smr", "SAR": "sar", "SI-SDR": "si_sdr", "WER": "wer",
+    "rank": "rank_correlation", "50 %": "coverage 0", "80 %": "coverage 1", "95 %": "coverage 2", "seconds": "seconds",
+}  # fmt: skip
+
+
+class Mean(NamedTuple):
+    """Over items; `margin` is half of the 95 % interval, NaN for a single item."""
+
+    mean: float
+    margin: float
+    items: int
+
+
+def value(result: Result, field: str) -> float | None:
+    """One number of a result; None where it has none."""
+    if field == "wer":
+        return 100 * result["word_errors"] / result["words"] if result.get("words") else None
+    if field.startswith("coverage"):
+        return 100 * result["coverage"][int(field.split()[1])] if "coverage" in result else None
+    return result.get(field)
+
+
+def mean(values: Sequence[float]) -> Mean | None:
+    """Mean and margin, None of nothing."""
+    n = len(values)
+    if n == 0:
+        return None
+    margin = float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
+    return Mean(float(np.mean(values)), margin, n)
+
+
+class Results:
+    """All results of a run, looked up by what they belong to."""
+
+    def __init__(self, results: Iterable[Result]) -> None:
+        self._by: dict[tuple[str, float, str, str], dict[int, Result]] = {}
+        for result in results:
+            key = (result["row"], result["smr_db"], result["condition"], result["training"])
+            self._by.setdefault(key, {})[result["item"]] = result
+
+    def has(self, row: str, smr_db: float, condition: str = "plain", training: str = "Self") -> bool:
+        """Whether there is any."""
+        return bool(self._by.get((row, smr_db, condition, training)))
+
+    def values(self, row: str, measure: str, smr_db: float, condition: str = "plain", training: str = "Self") -> dict[int, float]:
+        """By item, of the items that have one."""
+        found = self._by.get((row, smr_db, condition, training), {})
+        return {n: v for n, r in sorted(found.items()) if (v := value(r, MEASURES[measure])) is not None}
+
+    def mean(self, row: str, measure: str, smr_db: float, condition: str = "plain", training: str = "Self") -> Mean | None:
+        """Over the items."""
+        return mean(list(self.values(row, measure, smr_db, condition, training).values()))
+
+    def gain(self, row: str, over: str, measure: str, smr_db: float, condition: str = "plain") -> Mean | None:
+        """Mean difference of two rows over the items that both have."""
+        a, b = (self.values(name, measure, smr_db, condition) for name in (row, over))
+        return mean([a[n] - b[n] for n in a if n in b])
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Every mean, as flat records."""
+        records = []
+        for row, smr_db, condition, training in self._by:
+            record: dict[str, Any] = {"row": row, "smr_db": smr_db, "condition": condition, "training": training}
+            for measure in MEASURES:
+                found = self.mean(row, measure, smr_db, condition, training)
+                record[measure] = None if found is None else found._asdict()
+            records.append(record)
+        return records
+
+
+class Table(NamedTuple):
+    """Something to print: as text for terminals, or as Markdown."""
+
+    title: str
+    head: list[str]
+    rows: list[list[str]]
+    note: str = ""
+
+
+def shown(found: Mean | None, digits: int = 1) -> str:
+    """A mean with its margin."""
+    if found is None:
+        return "–"
+    text = f"{found.mean:.{digits}f}" if np.isnan(found.margin) else f"{found.mean:.{digits}f} ± {found.margin:.{digits}f}"
+    return text.replace("-", "−")
+
+
+# --- the tables ----------------------------------------------------------------------------------------------------------
+
+SMRS = (15.0, 5.0, 0.0, -5.0)
+
+
+def tables(results: Results) -> list[Table]:
+    """All that have something in them, the paper's first."""
+    made = [*(_of_paper(results, number, measure) for number, measure in ((2, "SMR"), (3, "SAR"), (4, "WER")))]
+    made += [_by_ratio(results, "SDR"), _by_ratio(results, "SI-SDR"), *(_at(results, smr) for smr in (15.0, 0.0))]
+    made += [_conditions(results), _ablations(results), _uncertainty(results)]
+    return [table for table in made if table.rows]
+
+
+def _of_paper(results: Results, number: int, measure: str) -> Table:
+    rows = []
+    for row in (*PAPER_METHODS, "unsupervised", "mixture"):
+        cells = [row]
+        for n, training in enumerate(protocol.TRAININGS):
+            # What has no training is the same under each.
+            found = results.mean(row, measure, 15.0, training="Self" if row in ("unsupervised", "mixture") else training)
+            paper = PAPER[measure].get(row)
+            cells += [shown(found), "–" if paper is None else f"{paper[n]:.1f}"]
+        if any(cell != "–" for cell in cells[1::2]):
+            rows.append(cells)
+    head = ["method", *(name for training in protocol.TRAININGS for name in (training, "paper"))]
+    unit = "%" if measure == "WER" else "dB"
+    return Table(f"Table {number} of the paper: {measure} of the speech at 15 dB ({unit})", head, rows)
+
+
+def _all_rows(results: Results) -> list[str]:
+    known_only = "chain, known entries only"
+    order = [*baselines.BASELINES, *METHOD_ROWS, *WEIGHT_ROWS, known_only, *PRINTED_ROWS]
+    return [row for row in order if any(results.has(row, smr) for smr in SMRS)]
+
+
+def _by_ratio(results: Results, measure: str) -> Table:
+    rows = [[row, *(shown(results.mean(row, measure, smr)) for smr in SMRS)] for row in _all_rows(results)]
+    title = f"{measure} of the speech by speech-to-music ratio (dB), trained on Self"
+    return Table(title, ["", *(f"{smr:g} dB" for smr in SMRS)], rows)
+
+
+def _at(results: Results, smr: float) -> Table:
+    measures = ("SMR", "SAR", "SDR", "SI-SDR", "WER", "seconds")
+    rows = [
+        [row, *(shown(results.mean(row, measure, smr)) for measure in measures)]
+        for row in _all_rows(results)
+        if results.has(row, smr)
+    ]
+    note = "Seconds hold training where no row before has done it, scoring, and compilation of what was not run before."
+    return Table(f"Everything at {smr:g} dB, trained on Self", ["", *measures], rows, note)
+
+
+def _conditions(results: Results) -> Table:
+    order = (*baselines.BASELINES, *METHOD_ROWS)
+    names = list(protocol.CONDITIONS)
+    rows = [
+        [row, *(shown(results.mean(row, "SDR", 0.0, name)) for name in names)]
+        for row in order
+        if any(results.has(row, 0.0, name) for name in names[1:])
+    ]
+    return Table("SDR of the speech at 0 dB, when something happens to the jingle after it was labelled (dB)", ["", *names], rows)
+
+
+def _ablations(results: Results) -> Table:
+    conditions = ("plain", "all three")
+    if not any(results.has(row, 0.0) for row in ABLATION_ROWS):
+        return Table("", [], [])
+    rows = [[f"{BEST.method}, the default", *(shown(results.mean(BEST.method, "SDR", 0.0, c)) for c in conditions), "", ""]]
+    for row in ABLATION_ROWS:
+        if row == "as sure as it is":
+            continue
+        levels = [shown(results.mean(row, "SDR", 0.0, c)) for c in conditions]
+        rows.append([row, *levels, *(shown(results.gain(row, BEST.method, "SDR", 0.0, c)) for c in conditions)])
+    head = ["", *conditions, *(f"change, {c}" for c in conditions)]
+    return Table("What each part of the default brings: SDR at 0 dB without it (dB)", head, rows)
+
+
+def _uncertainty(results: Results) -> Table:
+    measures = ("rank", "50 %", "80 %", "95 %")
+    rows = []
+    for row in (*METHOD_ROWS, "as sure as it is"):
+        for smr in (15.0, 0.0):
+            if results.mean(row, "rank", smr) is not None:
+                digits = (2, 0, 0, 0)
+                numbers = [shown(results.mean(row, m, smr), d) for m, d in zip(measures, digits, strict=True)]
+                rows.append([f"{row} at {smr:g} dB", *numbers])
+    note = (
+        "Rank: Spearman's correlation of posterior standard deviation and true error over bins. The others: how many bins have "
+        f"their true share inside the central interval of so much probability (%). “As sure as it is” is {BEST.method} untempered."
+    )
+    return Table("Is the posterior as sure as it may be?", ["", *measures], rows, note)
+
+
+# --- what they say -------------------------------------------------------------------------------------------------------
+
+
+class Finding(NamedTuple):
+    """A statement, whether the results bear it out, and the numbers."""
+
+    statement: str
+    holds: bool
+    numbers: str
+
+
+def findings(results: Results) -> list[Finding]:
+    """The claims of this project and of the paper, checked. What was not run is left out."""
+    return [f for f in (*_claims(results), *_paper_findings(results)) if f is not None]
+
+
+TRAINED = ("nmf", "variational", "icm", "joint", "svi")
+INSTEAD = ("KL-NMF", "REPET-SIM", "HPSS")
+
+
+def _claims(results: Results) -> list[Finding | None]:
+    made: list[Finding | None] = []
+    for smr in SMRS:
+        of = {row: m.mean for row in (*TRAINED, "unsupervised", "mixture", *INSTEAD) if (m := results.mean(row, "SDR", smr))}
+        trained = [row for row in TRAINED if row in of]
+        others = [row for row in of if row not in TRAINED]
+        if trained and others:
+            worst, best = min(trained, key=of.__getitem__), max(others, key=of.__getitem__)
+            numbers = f"the least of them, {worst}, {of[worst]:.1f}; the best of these, {best}, {of[best]:.1f} dB SDR"
+            named = "every trained method beats the mixture, the unsupervised one and every pick-instead baseline"
+            made.append(Finding(f"At {smr:g} dB {named}", of[worst] > of[best], numbers))
+    gain = results.gain(BEST.method, "KL-NMF", "SDR", 0.0)
+    if gain is not None:
+        made.append(Finding("At 0 dB the default is 3 dB above KL-NMF", gain.mean >= 3, f"{shown(gain)} dB SDR"))
+    for measure, least in (("SMR", 30.0), ("SAR", 18.0)):
+        found = {row: m for row in TRAINED if (m := results.mean(row, measure, 15.0)) is not None}
+        if found:
+            best = max(found, key=lambda row: found[row].mean)
+            ceiling = results.mean("ideal ratio mask", measure, 15.0)
+            numbers = f"{best} {shown(found[best])} dB; the ideal ratio mask {shown(ceiling)} dB"
+            made.append(Finding(f"At 15 dB the best {measure} is at least {least:g} dB", found[best].mean >= least, numbers))
+    return made
+
+
+def _paper_findings(results: Results) -> list[Finding | None]:
+    def at15(row: str, measure: str, training: str = "Self") -> float | None:
+        found = results.mean(row, measure, 15.0, training=training)
+        return None if found is None else found.mean
+
+    made: list[Finding | None] = []
+    sar = {t: [v for row in PAPER_METHODS if (v := at15(row, "SAR", t)) is not None] for t in ("All", "Other")}
+    if all(len(v) == len(PAPER_METHODS) for v in sar.values()):
+        all_, other = (float(np.mean(v)) for v in sar.values())
+        numbers = f"mean SAR of the paper's four: Other {other:.1f}, All {all_:.1f} dB"
+        made.append(Finding("Other is as good as All (within 0.5 dB of SAR)", abs(all_ - other) <= 0.5, numbers))
+    of = {row: v for row in PAPER_METHODS if (v := at15(row, "SAR")) is not None}
+    if len(of) == len(PAPER_METHODS):
+        numbers = ", ".join(f"{row} {v:.1f}" for row, v in of.items()) + " dB at 15 dB, Self"
+        made.append(Finding("ICM has the best SAR", max(of, key=of.__getitem__) == "icm", numbers))
+        smr = {row: v for row in PAPER_METHODS if (v := at15(row, "SMR")) is not None}
+        numbers = ", ".join(f"{row} {v:.1f}" for row, v in smr.items()) + " dB at 15 dB, Self"
+        three = ("nmf", "variational", "icm")
+        made.append(Finding("ICM has the lowest SMR of the first three", min(three, key=smr.__getitem__) == "icm", numbers))
+        numbers = f"SAR of joint {of['joint']:.1f}, best of the others {max(of[r] for r in three):.1f} dB"
+        made.append(Finding("Joint estimation is not better", of["joint"] <= max(of[r] for r in three), numbers))
+    pairs = [
+        (smr, sar, wer)
+        for row in (*METHOD_ROWS, *PRINTED_ROWS, *baselines.BASELINES)
+        for training in protocol.TRAININGS
+        if None not in (found := tuple(at15(row, m, training) for m in ("SMR", "SAR", "WER")))
+        for smr, sar, wer in [found]
+    ]
+    smr, sar, wer = np.array(pairs).reshape(-1, 3).T
+    if len(pairs) >= 5 and all(np.ptp(measure) > 0 for measure in (smr, sar, wer)):
+        of_sar, of_smr = (rank_correlation(measure, wer) for measure in (sar, smr))
+        numbers = f"rank correlation with WER over {len(pairs)} rows: SAR {of_sar:.2f}, SMR {of_smr:.2f}"
+        made.append(Finding("SAR tells more about WER than SMR does", -of_sar > -of_smr, numbers.replace("-", "−")))
+    return made
+
+
+# --- files ---------------------------------------------------------------------------------------------------------------
+
+
+def to_csv(results: Results) -> str:
+    """Every mean, one line each."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["row", "smr_db", "condition", "training", "measure", "mean", "margin", "items"])
+    for record in results.rows():
+        for measure in MEASURES:
+            if (found := record[measure]) is not None:
+                margin = "" if np.isnan(found["margin"]) else f"{found['margin']:.4f}"
+                key = [record[name] for name in ("row", "smr_db", "condition", "training")]
+                writer.writerow([*key, measure, f"{found['mean']:.4f}", margin, found["items"]])
+    return text.getvalue()
+
+
+def to_markdown(results: Results, about: str) -> str:
+    """All tables and findings as one page."""
+    parts = [f"# Paper 000 on real recordings\n\n{about}\n"]
+    for table in tables(results):
+        lines = [f"## {table.title}\n", "| " + " | ".join(table.head) + " |", "|---" + "|---:" * (len(table.head) - 1) + "|"]
+        lines += ["| " + " | ".join(row) + " |" for row in table.rows]
+        parts.append("\n".join([*lines, *([f"\n{table.note}"] if table.note else [])]) + "\n")
+    lines = [f"- **{f.statement}: {'yes' if f.holds else 'no'}** ({f.numbers})." for f in findings(results)]
+    return "\n".join([*parts, "## What they say\n", *lines]) + "\n"
+
+
+def about(*, quick: bool, seed: int, seconds: float) -> str:
+    """What was run, in a paragraph."""
+    items = ", ".join(protocol.names())
+    length = "a part of it (--quick), " if quick else ""
+    return (
+        f"Printed by `bayessep reproduce demir2011`, {length}seed {seed}, {seconds / 60:.0f} minutes of computation in all. Speech "
+        f"and music are real recordings, mixed here: a jingle of {protocol.JINGLE_SECONDS:g} s repeats under "
+        f"{protocol.ITEM_SECONDS:g} s of whole utterances, and its first half is labelled. Speech is learned from up to "
+        f"{protocol.TRAINING_SECONDS:g} s of each training speaker: the same (Self), that one and three others (All), or these "
+        "three (Other). Means over items with 95 % intervals; the paper's numbers are of other recordings, and its training is "
+        "longer. WER is that of pocketsphinx with the English model in its wheel, over the items that have transcripts. "
+        f"Items: {items}."
+    )
+
+
+def to_rich(table: Table) -> Any:
+    """A table for a terminal."""
+    from rich import box
+    from rich.table import Table as RichTable
+
+    plain: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "caption_justify": "left"}
+    made = RichTable(title=table.title, caption=table.note or None, **plain)
+    for n, head in enumerate(table.head):
+        made.add_column(head, justify="left" if n == 0 else "right", overflow="fold")
+    for row in table.rows:
+        made.add_row(*row)
+    return made
+
+
+def picture(results: Results) -> bytes:
+    """SDR by ratio, of the rows that a reader compares first."""
+    from bayessep import plots  # matplotlib takes a while to import
+
+    levels = {}
+    for row in ("ideal ratio mask", *METHOD_ROWS, *INSTEAD, "mixture"):
+        found = {smr: m for smr in SMRS if (m := results.mean(row, "SDR", smr)) is not None}
+        if found:
+            levels[row] = {smr: (m.mean, m.margin) for smr, m in found.items()}
+    colours = {row: colour for row, colour in plots.COLOURS.items() if row in METHOD_ROWS}
+    title = "Speech taken out of speech and a jingle, real recordings (means and 95 % intervals)"
+    return plots.png(plots.levels_figure(levels, colours, title, "SDR of the speech (dB)"))

@@ -1,0 +1,121 @@
+"""Running the experiment: what is run, once each, and what an interruption leaves."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bayessep import baselines, protocol, reproduction
+from bayessep.errors import UserError
+from bayessep.reproduction import Task
+from bayessep.settings import METHODS, Settings
+from tests.helpers import recordings_of_the_protocol
+
+RATIOS = {15.0, 5.0, 0.0, -5.0}
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory) -> Path:
+    return recordings_of_the_protocol(tmp_path_factory.mktemp("recordings"))
+
+
+def _fake(task: Task, folder: Path, data: Path, seed: int) -> int:
+    with (folder / reproduction.RESULTS).open("a", encoding="utf-8") as file:
+        for key in task.keys():
+            names = ("item", "smr_db", "condition", "training", "row")
+            file.write(json.dumps(dict(zip(names, key, strict=True)) | {"sdr": 1.0}) + "\n")
+    return len(task.rows)
+
+
+# --- what is run ---------------------------------------------------------------------------------------------------------
+
+
+def test_everything_asked_for_is_run() -> None:
+    tasks = reproduction.plan()
+    keys = {key for task in tasks for key in task.keys()}
+    n = len(protocol.names())
+    for item in range(n):
+        for smr in RATIOS:
+            assert all((item, smr, "plain", "Self", row) in keys for row in (*METHODS, *baselines.BASELINES))
+        for training in ("All", "Other"):
+            assert all((item, 15.0, "plain", training, row) in keys for row in reproduction.PAPER_METHODS)
+        for condition in protocol.CONDITIONS:
+            assert (item, 0.0, condition, "Self", "variational") in keys and (item, 0.0, condition, "Self", "KL-NMF") in keys
+    assert set(reproduction.MODEL_ROWS) <= {key[-1] for key in keys}
+    quick = {key for task in reproduction.plan(quick=True) for key in task.keys()}
+    assert quick < keys
+
+
+def test_the_default_is_a_row_and_every_ablation_differs_from_it() -> None:
+    assert reproduction.METHOD_ROWS[Settings().method] == Settings()
+    assert all(settings != Settings() for settings in reproduction.ABLATION_ROWS.values())
+    assert len(set(reproduction.ABLATION_ROWS.values())) == len(reproduction.ABLATION_ROWS)
+
+
+def test_nothing_is_run_twice() -> None:
+    tasks = [Task(item, 0.0, "plain", "Self", rows) for item, rows in ((0, ("a", "b")), (0, ("b", "c")), (1, ("a",)))]
+    left = reproduction.missing(tasks, {(0, 0.0, "plain", "Self", "a")})
+    assert [(task.item, task.rows) for task in left] == [(0, ("b",)), (0, ("c",)), (1, ("a",))]
+    assert reproduction.missing(tasks, {key for task in tasks for key in task.keys()}) == []
+
+
+# --- running and going on ------------------------------------------------------------------------------------------------
+
+
+def test_an_interrupted_run_goes_on(recordings: Path, tmp_path: Path, monkeypatch) -> None:
+    tasks = reproduction.plan(quick=True)
+    seen: list[Task] = []
+
+    def interrupted(task: Task, folder: Path, data: Path, seed: int) -> int:
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        seen.append(task)
+        return _fake(task, folder, data, seed)
+
+    monkeypatch.setattr(reproduction, "work", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        reproduction.run(tmp_path, recordings, tasks)
+    with (tmp_path / reproduction.RESULTS).open("a") as file:
+        file.write('{"item": 0, "smr')  # the line that was being written
+    monkeypatch.setattr(reproduction, "work", lambda task, *rest: seen.append(task) or _fake(task, *rest))
+    heard: list[tuple] = []
+    results = reproduction.run(tmp_path, recordings, tasks, progress=lambda *said: heard.append(said[:3]))
+    assert seen == tasks
+    assert len(results) == sum(len(task.rows) for task in tasks)
+    assert heard[0] == ("results", 18, 54) and heard[-1] == ("results", 54, 54)
+
+
+def test_results_of_other_settings_are_not_mixed_in(recordings: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(reproduction, "work", _fake)
+    task = [Task(0, 0.0, "plain", "Self", ("nmf",))]
+    reproduction.run(tmp_path, recordings, task)
+    with pytest.raises(UserError, match="other settings, another seed or another version"):
+        reproduction.run(tmp_path, recordings, task, seed=1)
+    assert len(reproduction.read(tmp_path)) == 1
+
+
+def test_a_place_that_cannot_be_written_is_named(recordings: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write to .*file.*choose another folder"):
+        reproduction.run(tmp_path / "file", recordings, [])
+
+
+# --- one task ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.loose_arrays
+def test_a_task_appends_its_results(recordings: Path, tmp_path: Path, monkeypatch) -> None:
+    small = Settings(bases=3, sweeps=3, training_sweeps=3, max_frequency=1000.0)
+    monkeypatch.setattr(reproduction, "MODEL_ROWS", {"variational": small})
+    monkeypatch.setattr(reproduction.recognition, "is_installed", lambda: True)
+    monkeypatch.setattr(reproduction.recognition, "transcribe", lambda speech: "word0 nonsense")
+    rows = ("mixture", "ideal ratio mask", "variational")
+    assert reproduction.work(Task(3, 5.0, "faded", "Other", rows, words=True), tmp_path, recordings, 0) == 3
+    mixture, ideal, found = reproduction.read(tmp_path)
+    assert [reproduction.key_of(r) for r in (mixture, ideal, found)] == [(3, 5.0, "faded", "Other", row) for row in rows]
+    assert mixture["sdr"] == pytest.approx(5.0, abs=0.2) and mixture["sar"] is None
+    assert ideal["sdr"] > mixture["sdr"] + 2
+    assert (found["word_errors"], found["words"]) == (1, 2)
+    assert found["sweeps"] == 3 and -1 <= found["rank_correlation"] <= 1
+    assert np.all(np.diff([0, *found["coverage"], 1]) >= 0)
