@@ -340,7 +340,7 @@ def reproduce(
     """Run the experiment of a paper on real recordings, and print its tables beside the paper's numbers.
 
     Every method, the paper's and what one would pick instead, at several speech-to-music ratios. Each result is kept in -o DIR
-    at once: called again after an interruption, it goes on. The full run takes about an hour on two cores.
+    at once: called again after an interruption, it goes on. The full run takes an hour and a half on two cores.
     """
     terminal = Terminal(json=json, quiet=quiet)
     import os

@@ -404,7 +404,7 @@ def mask_figure(found: Separation, mixture: Float[np.ndarray, "C N"], sample_rat
     levels = draw_spectrogram(rows[0], mixture, sample_rate, scale_of(mixture, sample_rate), float(found.frequencies[-1]))
     shares = draw_mask(rows[1], found)
     spread = _draw(rows[2], found.mask_std, found.times, found.frequencies, LOUDNESS, Normalize(0, 1))
-    titles = ["Mixture (dB)", "Share of speech, posterior mean", "Its posterior standard deviation: faint bins are never sure"]
+    titles = ["Mixture (dB)", "Share of speech, posterior mean", "How far the true share may be off (standard deviation)"]
     for axes, image, title in zip(rows, (levels, shares, spread), titles, strict=True):
         axes.set_title(title)
         axes.set_xlim(0, mixture.shape[1] / sample_rate)
