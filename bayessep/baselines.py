@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from bayessep.errors import UserError
-from bayessep.preparation import magnitude, stack
-from bayessep.stft import Stft, istft, stft
+from bayessep import extras
+from bayessep.pipeline import masked
+from bayessep.preparation import magnitude, speech_share, stack
+from bayessep.stft import Stft, stft
 
 
 class Problem(NamedTuple):
@@ -41,8 +42,8 @@ def separate(name: str, problem: Problem) -> Float[np.ndarray, " N"]:
     if name == "mixture":
         return problem.mixture
     spectrum = np.asarray(stft(jnp.asarray(problem.mixture, jnp.float32), problem.stft))
-    mask = BASELINES[name](problem, np.abs(spectrum)).astype(np.float32)
-    return np.asarray(istft(jnp.asarray(spectrum * mask), problem.stft, len(problem.mixture)), np.float32)
+    mask = MASKS[name](problem, np.abs(spectrum))
+    return masked(spectrum[None], mask, problem.stft, len(problem.mixture), power=1.0)[0]
 
 
 # --- ceilings ------------------------------------------------------------------------------------------------------------
@@ -61,7 +62,7 @@ def ideal_binary(problem: Problem, x: Mask) -> Mask:
 def ideal_ratio(problem: Problem, x: Mask) -> Mask:
     """The true share of the speech in the sum of both magnitudes: what the model's mask would be if all of it were known."""
     speech, music = _true_magnitudes(problem)
-    return speech / np.maximum(speech + music, 1e-9)
+    return speech_share(speech, speech + music)
 
 
 # --- instead -------------------------------------------------------------------------------------------------------------
@@ -72,14 +73,15 @@ KL_SPEECH, KL_MUSIC = 40, 20
 
 def kl_nmf(problem: Problem, x: Mask) -> Mask:
     """scikit-learn's NMF with the Kullback-Leibler loss: templates of the training speech and of the labelled music, kept."""
-    decomposition = _library("sklearn.decomposition", "scikit-learn")
+    decomposition = extras.library("sklearn.decomposition", "baselines", package="scikit-learn")
+
+    settings: dict[str, Any] = {"solver": "mu", "beta_loss": "kullback-leibler", "max_iter": 200, "tol": 1e-5}
 
     def fitted(frames: Mask, n: int) -> Any:
         few = min(n, len(frames))
-        settings: dict[str, Any] = {"solver": "mu", "beta_loss": "kullback-leibler", "init": "random", "max_iter": 200, "tol": 1e-5}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that 200 sweeps are not enough to converge: more do not separate better
-            return decomposition.NMF(few, random_state=problem.seed, **settings).fit(frames + 1e-9)
+            return decomposition.NMF(few, init="random", random_state=problem.seed, **settings).fit(frames + 1e-9)
 
     n_bins = x.shape[1]
     speech = fitted(stack(problem.training, problem.stft, n_bins), KL_SPEECH)
@@ -88,17 +90,16 @@ def kl_nmf(problem: Problem, x: Mask) -> Mask:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         activity, *_ = decomposition.non_negative_factorization(
-            x + np.float32(1e-9), H=templates, n_components=len(templates), update_H=False, solver="mu",
-            beta_loss="kullback-leibler", init="custom", W=None, max_iter=200, tol=1e-5,
-        )  # fmt: skip
+            x + np.float32(1e-9), H=templates, n_components=len(templates), update_H=False, init="custom", **settings
+        )
     n = len(speech.components_)
     of_speech, of_music = activity[:, :n] @ templates[:n], activity[:, n:] @ templates[n:]
-    return of_speech / np.maximum(of_speech + of_music, 1e-9)
+    return speech_share(of_speech, of_speech + of_music)
 
 
 def repet_sim(problem: Problem, x: Mask) -> Mask:
     """REPET-SIM as librosa's documentation builds it: what similar frames share is music, the rest is speech."""
-    librosa = _library("librosa", "librosa")
+    librosa = extras.library("librosa", "baselines")
     apart = int(2 * problem.sample_rate / problem.stft.hop)  # similar frames are two seconds apart at least
     repeating = librosa.decompose.nn_filter(x.T, aggregate=np.median, metric="cosine", width=min(apart, (len(x) - 1) // 2))
     repeating = np.minimum(x.T, repeating)
@@ -107,29 +108,16 @@ def repet_sim(problem: Problem, x: Mask) -> Mask:
 
 def hpss(problem: Problem, x: Mask) -> Mask:
     """Median filtering (librosa): what is percussive, that is not steady, as speech."""
-    librosa = _library("librosa", "librosa")
+    librosa = extras.library("librosa", "baselines")
     return librosa.decompose.hpss(x.T, mask=True)[1].T
 
 
-def _library(module: str, package: str) -> Any:
-    import importlib
-
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise UserError(f"{package} is not installed; pip install 'bayessep[baselines]' brings it.") from None
-
-
-def _mixture(problem: Problem, x: Mask) -> Mask:
-    return np.ones_like(x)
-
-
-BASELINES: dict[str, Callable[[Problem, Mask], Mask]] = {
-    "mixture": _mixture,
+MASKS: dict[str, Callable[[Problem, Mask], Mask]] = {
     "ideal binary mask": ideal_binary,
     "ideal ratio mask": ideal_ratio,
     "KL-NMF": kl_nmf,
     "REPET-SIM": repet_sim,
     "HPSS": hpss,
 }
+BASELINES = ("mixture", *MASKS)
 CEILINGS = ("ideal binary mask", "ideal ratio mask")

@@ -1,6 +1,7 @@
 """The command line: how each verb is called. What it does is in `bayessep.commands`, imported only when a verb runs."""
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -51,6 +52,7 @@ from bayessep.terminal import Terminal, Verb
 
 if TYPE_CHECKING:
     from bayessep.settings import Settings
+
 
 class Experiment(StrEnum):
     """What `reproduce` can run."""
@@ -343,8 +345,6 @@ def reproduce(
     at once: called again after an interruption, it goes on. The full run takes an hour and a half on two cores.
     """
     terminal = Terminal(json=json, quiet=quiet)
-    import os
-
     from bayessep import commands
 
     processes = jobs or min(4, os.cpu_count() or 1)

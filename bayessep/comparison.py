@@ -210,11 +210,14 @@ CAPTION = (
 )
 
 
+def plain_table(title: str, caption: str = "") -> Table:
+    """An empty table for a terminal; without rules between columns the usual ones fit into 80 characters."""
+    return Table(title=title, caption=caption or None, caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+
+
 def table(comparison: Comparison) -> Table:
     """The comparison for a terminal, the best value of each column in bold."""
-    # Without rules between columns it fits a terminal of 80 characters.
-    plain = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
-    shown = Table(title="Speech and music, separated", caption=CAPTION, caption_justify="left", **plain)
+    shown = plain_table("Speech and music, separated", CAPTION)
     shown.add_column("method", no_wrap=True)
     found = columns(comparison)
     for column in found:

@@ -16,9 +16,9 @@ from bayessep.inference import posterior
 from bayessep.models import sources
 from bayessep.models.jingle_mixture import Blocks, JingleMixture
 from bayessep.pipeline import Separation, masked
-from bayessep.preparation import speech_share
+from bayessep.preparation import speech_share, window_of
 from bayessep.separators import target_rows
-from bayessep.stft import stft, stft_for_rate
+from bayessep.stft import stft
 
 
 def draw_masks(found: Separation, key: PRNGKeyArray, draws: int) -> Iterator[Float[np.ndarray, "T F"]]:
@@ -41,7 +41,7 @@ def draw_speech(
     found: Separation, mixture: Float[np.ndarray, "C N"], sample_rate: int, key: PRNGKeyArray, draws: int
 ) -> Iterator[Float[np.ndarray, "C N"]]:
     """Draws of the speech as waveforms; the music of each is the mixture less its speech."""
-    window = stft_for_rate(sample_rate, overlap=found.settings.overlap)
+    window = window_of(found.settings, sample_rate)
     spectrum = np.asarray(stft(jnp.asarray(mixture, jnp.float32), window))
     for mask in draw_masks(found, key, draws):
         yield masked(spectrum, mask, window, mixture.shape[1], found.settings.mask_power)

@@ -208,6 +208,11 @@ def sample_share(key: PRNGKeyArray, a: Float[Array, "*s"], b: Float[Array, "*s"]
     return jax.nn.sigmoid(first - second)
 
 
+def around(mean: Float[Array, "*s"], shape: float | int) -> Gamma:
+    """Gamma distributions with the given means, and one shape for all: the larger, the closer to the mean."""
+    return Gamma(jnp.full_like(mean, shape), mean / shape)
+
+
 def flat(like: Float[Array, "*s"]) -> Gamma:
     """The flat density on x > 0 (shape 1, infinite scale): with it, a mode is a maximum-likelihood estimate."""
     return Gamma(jnp.ones_like(like), jnp.full_like(like, jnp.inf))

@@ -17,10 +17,10 @@ import numpy as np
 from jaxtyping import Bool, Complex, Float
 
 from bayessep.errors import UserError
-from bayessep.preparation import Known, Plan, extend_mask, label_frames, prepare, settled, sharpen, speech_share
+from bayessep.preparation import Known, Plan, extend_mask, label_frames, prepare, settled, sharpen, speech_share, window_of
 from bayessep.separators import Inferred, Posterior, Progress, Trained, infer, score_hidden, silent, train
 from bayessep.settings import Settings
-from bayessep.stft import Stft, bin_frequencies, istft, stft, stft_for_rate
+from bayessep.stft import Stft, bin_frequencies, istft, stft
 from bayessep.tempering import Tempering, interval, tempered_std
 from bayessep.timeline import Segment, complete
 
@@ -76,9 +76,10 @@ def analyse(
     """
     if np.ndim(mixture) != 2:
         raise UserError(f"a mixture has shape (channels, samples), not {np.shape(mixture)}; for one channel, give mixture[None].")
-    spectrum = np.asarray(stft(jnp.asarray(mixture, jnp.float32), stft_for_rate(sample_rate, overlap=settings.overlap)))
-    limits = {name: getattr(settings, name) for name in ("max_frequency", "level", "p_music", "overlap")}
-    plan = prepare(spectrum, sample_rate, known, **limits)
+    window = window_of(settings, sample_rate)
+    spectrum = np.asarray(stft(jnp.asarray(mixture, jnp.float32), window))
+    limits = {name: getattr(settings, name) for name in ("max_frequency", "level", "p_music")}
+    plan = prepare(spectrum, window, sample_rate, known, **limits)
     if not plan.spectra.target.any():
         raise UserError("nothing is left to separate: the mixture is silent, or labelled as pure speech or music throughout.")
     return spectrum, plan
@@ -155,7 +156,7 @@ def _assemble(mixture, spectrum, sample_rate, known: Known, plan: Plan, inferred
     p_music[given.target] = inferred.sources.p_music
     gain[given.target] = inferred.gain
 
-    window = stft_for_rate(sample_rate, overlap=settings.overlap)
+    window = window_of(settings, sample_rate)
     speech = masked(spectrum, mask, window, mixture.shape[1], settings.mask_power)
     labels = label_frames(p_music, mask, np.abs(spectrum).mean(0), sample_rate / window.hop)
     duration = mixture.shape[1] / sample_rate

@@ -23,6 +23,7 @@ from scipy.ndimage import median_filter
 from bayessep.comparison import MIXTURE, Comparison, cell, exact
 from bayessep.metrics import StemScores
 from bayessep.pipeline import Separation
+from bayessep.preparation import window_of
 from bayessep.stft import bin_frequencies, frame_times, stft, stft_for_rate
 from bayessep.timeline import BOTH, MUSIC, NOISE, SILENCE, SPEECH, UNLABELLED, Segment
 
@@ -391,8 +392,7 @@ def uncertainty(
     found: Separation, mixture: Float[np.ndarray, "C N"], sample_rate: int
 ) -> dict[str, Float[np.ndarray, " T"]]:
     """`Separation.uncertainty` with the magnitudes of the mixture it came from."""
-    window = stft_for_rate(sample_rate, overlap=found.settings.overlap)
-    spectrum = stft(jnp.asarray(mixture, jnp.float32), window)
+    spectrum = stft(jnp.asarray(mixture, jnp.float32), window_of(found.settings, sample_rate))
     return found.uncertainty(np.abs(np.asarray(spectrum)).mean(0)[:, : found.mask.shape[1]])
 
 

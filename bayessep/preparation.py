@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Bool, Float
 
 from bayessep.errors import UserError
+from bayessep.settings import Settings
 from bayessep.stft import Stft, bin_frequencies, frame_times, stft, stft_for_rate
 from bayessep.timeline import BOTH, MUSIC, SPEECH, Segment, frame_switches
 
@@ -36,6 +37,11 @@ class Spectra(NamedTuple):
     speech: Float[np.ndarray, "Ts F"]
     music: Float[np.ndarray, "Tm F"]
     p_music: Float[np.ndarray, " T"]  # prior probability of music in the target frames
+
+
+def window_of(settings: Settings, sample_rate: int) -> Stft:
+    """The transform that a separation with these settings works on."""
+    return stft_for_rate(sample_rate, overlap=settings.overlap)
 
 
 def magnitude(waveform: Float[np.ndarray, "... N"], settings: Stft) -> Float[np.ndarray, "... T F"]:
@@ -96,19 +102,18 @@ class Plan(NamedTuple):
 
 def prepare(
     spectrum: np.ndarray,
+    window: Stft,
     sample_rate: int,
     known: Known,
     *,
     max_frequency: float,
     level: float,
     p_music: float,
-    overlap: float,
 ) -> Plan:
     """Magnitudes of everything known, at one scale, and the frames that are left to infer.
 
     Raises UserError where the music is unknown or silent.
     """
-    window = stft_for_rate(sample_rate, overlap=overlap)
     n_bins = modelled_bins(window, sample_rate, min(max_frequency, known.bandwidth))
     times = frame_times(spectrum.shape[1], window, sample_rate)
     mixed = np.abs(spectrum).mean(0)[:, :n_bins]  # one mask for all channels

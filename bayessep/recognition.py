@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from bayessep import extras
 from bayessep.errors import UserError
 
 RATE = 16000  # of the recogniser, in Hz
@@ -54,7 +55,7 @@ def word_errors(truth: str, found: str) -> WordErrors:
     Raises:
         UserError: jiwer is not installed, or the true transcript has no words.
     """
-    jiwer = _needed("jiwer")
+    jiwer = extras.library("jiwer", "asr")
     normalise = jiwer.Compose(
         [
             jiwer.RemoveKaldiNonWords(),
@@ -74,13 +75,4 @@ def word_errors(truth: str, found: str) -> WordErrors:
 
 @cache
 def _decoder() -> Any:
-    return _needed("pocketsphinx").Decoder(samprate=RATE, loglevel="FATAL", maxhmmpf=3000, maxwpf=10, fwdflat=False)
-
-
-def _needed(name: str) -> Any:
-    import importlib
-
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise UserError(f"{name} is not installed; pip install 'bayessep[asr]' brings it.") from None
+    return extras.library("pocketsphinx", "asr").Decoder(samprate=RATE, loglevel="FATAL", maxhmmpf=3000, maxwpf=10, fwdflat=False)

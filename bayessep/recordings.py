@@ -10,7 +10,7 @@ from jaxtyping import Float
 from bayessep import audio, data, segments
 from bayessep.audio import AudioInfo
 from bayessep.errors import UserError
-from bayessep.preparation import Known
+from bayessep.preparation import Known, window_of
 from bayessep.settings import METHODS, Settings
 from bayessep.stft import stft_for_rate
 from bayessep.timeline import BOTH, MUSIC, SPEECH, UNLABELLED, Segment, fill_gaps, total
@@ -103,7 +103,7 @@ def warn_of_long_music(material: Material, settings: Settings, warn: Warn) -> No
     """Say so where more music is known than the catalogue holds."""
     rate = material.info.sample_rate
     known = sum(len(m) for m in material.known.music) / rate + total(material.labels or [], MUSIC)
-    held = settings.max_catalogue * stft_for_rate(rate, overlap=settings.overlap).hop / rate
+    held = settings.max_catalogue * window_of(settings, rate).hop / rate
     if known > 1.05 * held:  # frames at edges and silent ones are few
         warn(f"{known:.1f} s of music are known, of which the first {held:.1f} s are used; --max-catalogue N takes more.")
 

@@ -15,7 +15,8 @@ from jaxtyping import Float, Int
 from scipy.ndimage import median_filter, uniform_filter1d
 from scipy.signal import correlate
 
-USUAL = 0.3  # quantile of the ratios to what is known: speech only ever adds to them, but for what its phase takes away
+_FINE = 5  # bins
+_USUAL = 0.3  # quantile of the ratios to what is known: speech only ever adds to them, but for what its phase takes away
 
 
 class Repetition(NamedTuple):
@@ -29,25 +30,22 @@ class Repetition(NamedTuple):
     filter: Float[np.ndarray, " F"]  # with which equalisation, the known part's mean level left as it was
 
 
-def similarity(mixture: Float[np.ndarray, "T F"], known: Float[np.ndarray, "K F"]) -> Float[np.ndarray, " n"]:
-    """Normalised correlation of the known frames with the mixture, for each frame they may start in.
+def fine_structure(x: Float[np.ndarray, "T F"]) -> Float[np.ndarray, "T F"]:
+    """What music is recognised by: where its spectrum rises above what lies around it.
 
-    What is compared is fine structure: log magnitudes less their mean over `_FINE` bins, which takes away loudness and every
-    filter, and less their mean over time, which takes away a steady hum. Weak music shows there between the harmonics of speech.
+    Log magnitudes less their mean over `_FINE` bins, which takes away loudness and every filter, and less their mean over time,
+    which takes away a steady hum. Weak music shows there between the harmonics of speech.
     """
-    a, b = _fine_structure(mixture), _fine_structure(known)
-    products = correlate(a, b, mode="valid", method="fft")[:, 0]
-    energy = np.convolve((a**2).sum(1), np.ones(len(b)), mode="valid")
-    return products / np.maximum(np.sqrt(energy * (b**2).sum()), 1e-12)
-
-
-_FINE = 5  # bins
-
-
-def _fine_structure(x: Float[np.ndarray, "T F"]) -> Float[np.ndarray, "T F"]:
     level = np.log(x + 0.01 * x.mean())
     fine = level - uniform_filter1d(level, _FINE, axis=1, mode="nearest")
     return fine - fine.mean(0)
+
+
+def similarity(a: Float[np.ndarray, "T F"], b: Float[np.ndarray, "K F"]) -> Float[np.ndarray, " n"]:
+    """Normalised correlation of the fine structures of a mixture, a, and of known frames, b, for each frame they may start in."""
+    products = correlate(a, b, mode="valid", method="fft")[:, 0]
+    energy = np.convolve((a**2).sum(1), np.ones(len(b)), mode="valid")
+    return products / np.maximum(np.sqrt(energy * (b**2).sum()), 1e-12)
 
 
 def find(
@@ -67,7 +65,8 @@ def find(
     n_known = len(known)
     if n_known < 4 or len(mixture) < 2 * n_known + 4:
         return None
-    score = similarity(mixture, known)
+    fine = fine_structure(mixture)
+    score = similarity(fine, fine_structure(known))
     centred = score - score.mean()
     longest = len(centred) // 2  # at least two periods to compare
     if longest <= n_known:
@@ -80,10 +79,10 @@ def find(
     near = np.flatnonzero(lags >= 0.85 * lags.max())
     first = near[: np.argmax(np.diff(near, append=near[-1] + 2) > 1) + 1]  # the lags of the first peak
     period = n_known + int(first[np.argmax(lags[first])])
-    if strength[period] < threshold:
+    strongest = float(strength[period])
+    if strongest < threshold:
         return None
-    found = float(strength[period])
-    period = _refined(mixture, period, least=n_known)
+    period = _refined(fine, period, least=n_known)
     start = int(np.argmax([score[p::period].mean() for p in range(period)])) if period <= len(score) else 0
     gain, filter = _played(mixture, known, period, start) if align else (np.ones(len(mixture)), np.ones(mixture.shape[1]))
     alone = mixture / (gain[:, None] * filter[None, :])
@@ -91,12 +90,11 @@ def find(
     read = _weighed(alone, known) if weigh else _median
     rows = np.stack([read(x) for x in repeats]) if repeats else np.zeros((0, mixture.shape[1]))
     dtype = mixture.dtype
-    return Repetition(period, start, rows.astype(dtype), found, gain.astype(dtype), filter.astype(dtype))
+    return Repetition(period, start, rows.astype(dtype), strongest, gain.astype(dtype), filter.astype(dtype))
 
 
-def _refined(mixture: Float[np.ndarray, "T F"], period: int, *, least: int, within: int = 4) -> int:
-    """The period near `period` at which the whole mixture, not only its known part, is most like itself."""
-    a = _fine_structure(mixture)
+def _refined(a: Float[np.ndarray, "T F"], period: int, *, least: int, within: int = 4) -> int:
+    """The period near `period` at which the whole mixture, whose fine structure is a, is most like itself."""
 
     def alike(lag: int) -> float:
         here, there = a[lag:], a[:-lag]
@@ -132,11 +130,11 @@ def _played(
 
 
 def _low_ratio(x: np.ndarray, rate: np.ndarray, counts: np.ndarray, *, axis: int) -> np.ndarray:
-    """The `USUAL` quantile of x / rate over the cells that count; 1 where none does."""
+    """The `_USUAL` quantile of x / rate over the cells that count; 1 where none does."""
     ratio = np.where(counts & (rate > 0), x / np.maximum(rate, 1e-12), np.inf)
     n = np.isfinite(ratio).sum(axis)
     # Cells that do not count are infinite and sort last.
-    at = np.expand_dims((USUAL * np.maximum(n - 1, 0)).astype(int), axis)
+    at = np.expand_dims((_USUAL * np.maximum(n - 1, 0)).astype(int), axis)
     low = np.take_along_axis(np.sort(ratio, axis), at, axis).squeeze(axis)
     return np.clip(np.where(n > 0, low, 1.0), 1e-3, 1e3)
 

@@ -18,11 +18,10 @@ import numpy as np
 from bayessep import __version__, baselines, metrics, protocol, recognition
 from bayessep.errors import UserError
 from bayessep.pipeline import Separation, analyse, separate, tempering
-from bayessep.preparation import Known, magnitude
+from bayessep.preparation import Known, magnitude, window_of
 from bayessep.protocol import Item, Mixed
 from bayessep.separators import Trained, train
 from bayessep.settings import METHODS, Settings
-from bayessep.stft import stft_for_rate
 from bayessep.tempering import calibrate
 
 # --- rows of the tables --------------------------------------------------------------------------------------------------
@@ -65,6 +64,10 @@ MODEL_ROWS = METHOD_ROWS | WEIGHT_ROWS | PRINTED_ROWS | ABLATION_ROWS
 # --- what is run ---------------------------------------------------------------------------------------------------------
 
 
+KEY = ("item", "smr_db", "condition", "training", "row")
+"""What identifies a result."""
+
+
 class Task(NamedTuple):
     """Rows that share one mixture."""
 
@@ -76,7 +79,7 @@ class Task(NamedTuple):
     words: bool = False  # whether they are transcribed, too
 
     def keys(self) -> list[tuple[Any, ...]]:
-        """What identifies a result, for each row."""
+        """The `KEY` of each row."""
         return [(self.item, self.smr_db, self.condition, self.training, row) for row in self.rows]
 
 
@@ -126,8 +129,7 @@ def run(
     Raises:
         UserError: recordings are missing, or the folder holds results of another version, seed or settings.
     """
-    items = protocol.load(data)
-    del items  # read by the processes; here it is checked that they can be
+    protocol.load(data)  # what is missing is said before any work is done
     _check_setup(folder, seed)
     _drop_half_a_line(folder / RESULTS)
     wanted = {key for task in tasks for key in task.keys()}
@@ -165,7 +167,7 @@ def _worked(tasks: Sequence[Task], folder: Path, data: Path, seed: int, jobs: in
 
 def key_of(result: dict[str, Any]) -> tuple[Any, ...]:
     """What `Task.keys` says of it."""
-    return tuple(result[name] for name in ("item", "smr_db", "condition", "training", "row"))
+    return tuple(result[name] for name in KEY)
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
@@ -212,14 +214,14 @@ def work(task: Task, folder: Path, data: Path, seed: int) -> int:
     item = protocol.load(data)[task.item]()
     mixed = protocol.mix(item, task.smr_db, task.condition)
     trained: dict[Any, Trained | None] = {}
-    for row in task.rows:
+    for row, key in zip(task.rows, task.keys(), strict=True):
         started = time.perf_counter()
         if row in baselines.BASELINES:
             estimate, more = _baseline(row, item, mixed, task.training, seed), {}
         else:
             estimate, more = _method(MODEL_ROWS[row], item, mixed, task.training, seed, trained)
         result = {
-            **dict(zip(("item", "smr_db", "condition", "training", "row"), task.keys()[task.rows.index(row)], strict=True)),
+            **dict(zip(KEY, key, strict=True)),
             "name": item.name,
             **_scores(mixed, estimate),
             "seconds": time.perf_counter() - started,
@@ -241,7 +243,7 @@ def _scores(mixed: Mixed, estimate: np.ndarray) -> dict[str, float | None]:
 
 
 def _baseline(row: str, item: Item, mixed: Mixed, training: str, seed: int) -> np.ndarray:
-    window = stft_for_rate(protocol.RATE, overlap=BEST.overlap)
+    window = window_of(BEST, protocol.RATE)
     problem = baselines.Problem(
         mixed.mixture, item.training[training], mixed.labelled, mixed.speech, mixed.music, window, protocol.RATE, seed
     )
@@ -264,7 +266,7 @@ def _method(
 
 
 def _calibration(found: Separation, mixed: Mixed) -> dict[str, Any]:
-    window, n_bins, rows = stft_for_rate(protocol.RATE, overlap=found.settings.overlap), found.mask.shape[1], found.target
+    window, n_bins, rows = window_of(found.settings, protocol.RATE), found.mask.shape[1], found.target
     speech, music = (magnitude(w, window)[rows, :n_bins] for w in (mixed.speech, mixed.music))
     rank, coverage = calibrate(found.mask[rows], found.mask_std[rows], speech, music, tempering(found.settings))
     return {"rank_correlation": rank, "coverage": coverage}

@@ -15,7 +15,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int
 
-from bayessep import repetition
+from bayessep import gamma, repetition
 from bayessep.gamma import Gamma
 from bayessep.inference import conjugate, loop, svi
 from bayessep.inference.loop import Fit
@@ -155,8 +155,8 @@ def build_problem(
         music = np.concatenate([np.zeros(n_speech), music])
         weight = np.concatenate([np.ones(n_speech), np.full(len(weight), settings.joint_weight)])
         speech = np.ones(len(x))
-        if len(gain := prior.gain.shape) > 1:  # a gain for each frame of the target, and none to speak of where there is no music
-            aside = Gamma(jnp.full(n_speech, gain[0]), jnp.full(n_speech, 1 / gain[0]))
+        if settings.gain_shape is not None and len(prior.gain.shape) > 1:  # one for each frame, and around 1 where only speech is
+            aside = gamma.around(jnp.ones(n_speech), settings.gain_shape)
             prior = prior._replace(gain=Gamma(*(jnp.concatenate(pair) for pair in zip(aside, prior.gain, strict=True))))
         if observed is not None:
             observed = np.concatenate([np.ones_like(spectra.speech), observed])
@@ -193,8 +193,7 @@ def _prior_of_repeats(
     """
 
     def around(mean: np.ndarray, shape: float) -> Gamma:
-        means = jnp.asarray(np.maximum(mean, _FAINT), jnp.float32)
-        return Gamma(jnp.full_like(means, shape), means / shape)
+        return gamma.around(jnp.asarray(np.maximum(mean, _FAINT), jnp.float32), shape)
 
     if settings.filter_shape is not None:
         prior = prior._replace(filter=around(found.filter, settings.filter_shape))

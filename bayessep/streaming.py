@@ -34,7 +34,6 @@ from bayessep.stft import (
     istream_finish,
     istream_init,
     istream_push,
-    stft_for_rate,
     stream_finish,
     stream_init,
     stream_push,
@@ -111,7 +110,7 @@ def separate_file(
         settings = dataclasses.replace(settings, method="variational", rule="exact")
     method = METHODS[settings.method]
     info = audio.probe(path)
-    window = stft_for_rate(info.sample_rate, overlap=settings.overlap)
+    window = preparation.window_of(settings, info.sample_rate)
     n_bins = preparation.modelled_bins(window, info.sample_rate, min(settings.max_frequency, known.bandwidth))
     survey = _survey(path, info.sample_rate, known, window, n_bins)
     speech = np.concatenate([preparation.stack(known.speech, window, n_bins), survey.speech])

@@ -12,6 +12,7 @@ import numpy as np
 from scipy import stats
 
 from bayessep import baselines, protocol
+from bayessep.comparison import cell, plain_table
 from bayessep.reproduction import ABLATION_ROWS, BEST, METHOD_ROWS, PAPER_METHODS, PRINTED_ROWS, WEIGHT_ROWS
 from bayessep.tempering import rank_correlation
 
@@ -115,10 +116,9 @@ class Table(NamedTuple):
 
 def shown(found: Mean | None, digits: int = 1) -> str:
     """A mean with its margin."""
-    if found is None:
-        return "–"
-    text = f"{found.mean:.{digits}f}" if np.isnan(found.margin) else f"{found.mean:.{digits}f} ± {found.margin:.{digits}f}"
-    return text.replace("-", "−")
+    if found is None or np.isnan(found.margin):
+        return cell(found and found.mean, digits)
+    return f"{cell(found.mean, digits)} ± {cell(found.margin, digits)}"
 
 
 # --- the tables ----------------------------------------------------------------------------------------------------------
@@ -289,8 +289,8 @@ def _paper_findings(results: Results) -> list[Finding | None]:
     smr, sar, wer = np.array(pairs).reshape(-1, 3).T
     if len(pairs) >= 5 and all(np.ptp(measure) > 0 for measure in (smr, sar, wer)):
         of_sar, of_smr = (rank_correlation(measure, wer) for measure in (sar, smr))
-        numbers = f"rank correlation with WER over {len(pairs)} rows: SAR {of_sar:.2f}, SMR {of_smr:.2f}"
-        made.append(Finding("SAR tells more about WER than SMR does", -of_sar > -of_smr, numbers.replace("-", "−")))
+        numbers = f"rank correlation with WER over {len(pairs)} rows: SAR {cell(of_sar, 2)}, SMR {cell(of_smr, 2)}"
+        made.append(Finding("SAR tells more about WER than SMR does", -of_sar > -of_smr, numbers))
     return made
 
 
@@ -339,11 +339,7 @@ def about(*, quick: bool, seed: int, seconds: float) -> str:
 
 def to_rich(table: Table) -> Any:
     """A table for a terminal."""
-    from rich import box
-    from rich.table import Table as RichTable
-
-    plain: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "caption_justify": "left"}
-    made = RichTable(title=table.title, caption=table.note or None, **plain)
+    made = plain_table(table.title, table.note)
     for n, head in enumerate(table.head):
         made.add_column(head, justify="left" if n == 0 else "right", overflow="fold")
     for row in table.rows:

@@ -200,8 +200,7 @@ def initial(key: PRNGKeyArray, model: JingleMixture, *, n_bases: int, templates:
     key_d, key_e = jax.random.split(key)
 
     def concentrated(value):  # a Gamma around a starting value, wide enough for its geometric mean to be close by
-        shape = jnp.full_like(value, 10.0)
-        return Gamma(shape, jnp.maximum(value, TINY) / 10)
+        return gamma.around(jnp.maximum(value, TINY), 10)
 
     def expected(q, n):
         return jnp.broadcast_to(jnp.where(jnp.isfinite(q.scale), gamma.mean(q), 1), (n,)).astype(x.dtype)
