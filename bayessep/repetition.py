@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.ndimage import median_filter, uniform_filter1d
-from scipy.signal import correlate
+from scipy.signal import correlate, oaconvolve
 
 _FINE = 5  # bins
 _USUAL = 0.3  # quantile of the ratios to what is known: speech only ever adds to them, but for what its phase takes away
@@ -43,7 +43,7 @@ def fine_structure(x: Float[np.ndarray, "T F"]) -> Float[np.ndarray, "T F"]:
 
 def similarity(a: Float[np.ndarray, "T F"], b: Float[np.ndarray, "K F"]) -> Float[np.ndarray, " n"]:
     """Normalised correlation of the fine structures of a mixture, a, and of known frames, b, for each frame they may start in."""
-    products = correlate(a, b, mode="valid", method="fft")[:, 0]
+    products = oaconvolve(a, b[::-1], mode="valid", axes=0).sum(1)
     energy = np.convolve((a**2).sum(1), np.ones(len(b)), mode="valid")
     return products / np.maximum(np.sqrt(energy * (b**2).sum()), 1e-12)
 

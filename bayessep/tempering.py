@@ -9,8 +9,10 @@ defaults of both were chosen on six mixtures, at 0 and 15 dB, none of which is i
 
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 from scipy import special, stats
 
 LEVELS = (0.5, 0.8, 0.95)
@@ -26,13 +28,18 @@ class Tempering(NamedTuple):
 
 def tempered_std(mask: Float[np.ndarray, "*s"], tempering: Tempering) -> Float[np.ndarray, "*s"]:
     """Standard deviation of the share in each bin."""
+    return np.asarray(_std(jnp.asarray(mask, jnp.float32), *map(jnp.float32, tempering)), mask.dtype)
+
+
+@jax.jit
+def _std(mask: Float[Array, "*s"], temperature: Float[Array, ""], spread: Float[Array, ""]) -> Float[Array, "*s"]:
+    """By Gauss-Hermite quadrature, on the side where the share is small: it is as uncertain as what is left."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(15)
-    weights = weights / weights.sum()
-    centre = _log_odds(mask) / tempering.temperature
-    shares = [special.expit(centre + tempering.spread * node) for node in nodes]
-    mean = sum(w * s for w, s in zip(weights, shares, strict=True))
-    square = sum(w * s**2 for w, s in zip(weights, shares, strict=True))
-    return np.sqrt(np.maximum(square - mean**2, 0)).astype(mask.dtype)
+    small = jnp.clip(jnp.minimum(mask, 1 - mask), _EDGE, 0.5)
+    centre = jnp.log(small / (1 - small)) / temperature
+    shares = [(w, jax.nn.sigmoid(centre + spread * node)) for node, w in zip(nodes, weights / weights.sum(), strict=True)]
+    mean = sum(w * share for w, share in shares)
+    return jnp.sqrt(sum(w * (share - mean) ** 2 for w, share in shares))
 
 
 def interval(

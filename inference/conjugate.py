@@ -47,8 +47,8 @@ class Schedule(NamedTuple):
     groups: tuple[tuple[str, ...], ...] = (("excitations", "gain"), ("templates", "filter", "catalogue"))
     learn_after: int = 10  # sweeps before hyper-parameters move
     learn_every: int = 1
-    prune_after: int = 10  # sweeps in which candidates are chosen anew every time
-    prune_every: int = 6
+    prune_after: int = 3  # sweeps in which candidates are chosen anew every time
+    prune_every: int = 10
     hold: tuple[tuple[str, int], ...] = ()  # blocks kept as they start for their first so many sweeps
 
 

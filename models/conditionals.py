@@ -24,10 +24,10 @@ from bayessep.models.entries import (
     of_candidates,
     scatter_candidates,
     seen_data,
-    sum_by_entry,
     visit_entries,
     weigh_entries,
 )
+from bayessep.models.frame_prior import sum_by_entry
 from bayessep.models.jingle_mixture import TINY, Blocks, Hyper, JingleMixture, read
 
 __all__ = [

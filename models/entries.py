@@ -147,15 +147,6 @@ def scatter_candidates(
     return jnp.full((values.shape[0], n_entries), fill, values.dtype).at[rows, candidates].set(values)
 
 
-def sum_by_entry(
-    values: Float[Array, "T K"], candidates: Int[Array, "T K"] | None, n_entries: int
-) -> Float[Array, " J"]:
-    """Sum over frames, for each entry."""
-    if candidates is None:
-        return values.sum(0)
-    return jnp.zeros(n_entries, values.dtype).at[candidates].add(values)
-
-
 POOL = 2  # candidates short-listed for each one that is kept
 BANDS = 96  # for the short-listing
 
@@ -190,17 +181,22 @@ def choose_candidates(
         # A current candidate that was short-listed again takes its own place, not a second one.
         pool = jnp.concatenate([current, jnp.where(known, n_entries, pool)], 1)
     scores = entry_log_likelihood(model, moments, jnp.minimum(pool, n_entries - 1))
-    full = scatter_candidates(scores, pool, n_entries, -jnp.inf)
-    return _most_probable(full, model, hyper, n_candidates)
+    return _most_probable(jnp.where(pool < n_entries, scores, -jnp.inf), model, hyper, n_candidates, pool)
 
 
-def _most_probable(scores: Float[Array, "T J"], model: JingleMixture, hyper: Hyper, n: int) -> Int[Array, "T n"]:
+def _most_probable(
+    scores: Float[Array, "T P"], model: JingleMixture, hyper: Hyper, n: int, pool: Int[Array, "T P"] | None = None
+) -> Int[Array, "T n"]:
     """Ranked by logarithms: next to an entry that fits well, the probabilities of all others may round to zero."""
-    if not model.chain:
-        return jax.lax.top_k(scores + jnp.log(hyper.frame_prior.entry)[None, :], n)[1]
-    rho = frame_prior.posterior(scores, hyper.frame_prior, model.frames.weight, chain=True).responsibility
-    lost = jnp.log(jnp.finfo(rho.dtype).tiny) + scores - scores.max(1, keepdims=True)  # below any that is left, by their own score
-    return jax.lax.top_k(jnp.where(rho > 0, jnp.log(rho), lost), n)[1]
+    if model.chain:
+        q = frame_prior.posterior(scores, hyper.frame_prior, model.frames.weight, chain=True, candidates=pool)
+        rho = q.responsibility
+        lost = jnp.log(jnp.finfo(rho.dtype).tiny) + scores - scores.max(1, keepdims=True)  # below what is left, by their own score
+        rank = jnp.where(rho > 0, jnp.log(rho), lost)
+    else:
+        rank = scores + of_candidates(jnp.log(hyper.frame_prior.entry), pool)
+    best = jax.lax.top_k(rank, n)[1]
+    return best if pool is None else jnp.take_along_axis(pool, best, 1)
 
 
 def _in_bands(model: JingleMixture, moments: Blocks) -> tuple[JingleMixture, Blocks]:
@@ -229,23 +225,12 @@ def weigh_entries(
     """q(r); over the candidates only (K stands in the place of J) where there are any."""
     if not model.has_music:
         return _weigh_speech(model, moments)
-    n_entries, weight = model.catalogue.shape[0], model.frames.weight
     scores = entry_log_likelihood(model, moments, candidates)
-    log_pi = of_candidates(jnp.log(hyper.frame_prior.entry), candidates)
-    if candidates is None:
-        q = frame_prior.posterior(scores, hyper.frame_prior, weight, chain=model.chain)
-    elif model.chain:
-        full = scatter_candidates(scores, candidates, n_entries, -jnp.inf)
-        q = frame_prior.posterior(full, hyper.frame_prior, weight, chain=True)
-        q = q._replace(responsibility=jnp.take_along_axis(q.responsibility, candidates, 1))
-    else:
-        even = frame_prior.independent(jnp.ones_like(scores[0]))
-        q = frame_prior.posterior(scores + log_pi, even, weight, chain=False)
-        q = q._replace(jumps=sum_by_entry(weight[:, None] * q.responsibility, candidates, n_entries))
+    q = frame_prior.posterior(scores, hyper.frame_prior, model.frames.weight, chain=model.chain, candidates=candidates)
     if model.rule == "printed":
         # rho is not the optimum, so the evidence has to be taken under it, term by term.
         exact = entry_log_likelihood(dataclasses.replace(model, rule="exact"), moments, candidates)
-        rho = q.responsibility
+        log_pi, rho = of_candidates(jnp.log(hyper.frame_prior.entry), candidates), q.responsibility
         q = q._replace(log_evidence=(rho * jnp.where(rho > 0, exact + log_pi, 0) - xlogy(rho, rho)).sum(1))
     return q
 

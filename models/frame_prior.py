@@ -4,10 +4,11 @@ From entry i the index stays at i with probability `stay[i]`, advances to `succe
 (a jingle is played in order), and otherwise jumps to an entry drawn from `entry`, the pi of paper 000. Independent frames,
 equation 6 of the paper, are the case stay = advance = 0. Entry 0 is the **null entry**: no music at all.
 
-Every pass costs O(T J), never O(T J^2).
+A pass costs O(T J) over all entries, O(T K^2) over K candidates a frame, never O(T J^2).
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,7 @@ class FramePrior(NamedTuple):
 class FramePosterior(NamedTuple):
     """What inference needs of q(r)."""
 
-    responsibility: Float[Array, "T J"]  # rho_tj = q(r_t = j)
+    responsibility: Float[Array, "T K"]  # rho_tj = q(r_t = j), of all entries or of the candidates
     log_evidence: Float[Array, " T"]  # its sum over frames is log sum_r p(r) prod_t likelihood
     jumps: Float[Array, " J"]  # expected number of jumps that landed on each entry, frame weights included
 
@@ -71,38 +72,52 @@ def uniform(n_entries: int, p_null: float = 0.1, dtype=jnp.float32) -> Float[Arr
 
 
 def posterior(
-    log_likelihood: Float[Array, "T J"], prior: FramePrior, weight: Float[Array, " T"], *, chain: bool
+    log_likelihood: Float[Array, "T K"],
+    prior: FramePrior,
+    weight: Float[Array, " T"],
+    *,
+    chain: bool,
+    candidates: Int[Array, "T K"] | None = None,
 ) -> FramePosterior:
     """Exact posterior of r given the log likelihood of each entry in each frame.
 
     `chain` says, outside of the traced values, whether the prior has memory: the independent case then needs no scan.
-    `weight` (how often a frame counts, see `jingle_mixture`) enters only the expected jumps.
+    `weight` (how often a frame counts, see `jingle_mixture`) enters only the expected jumps. With `candidates`, no entry twice
+    in a frame, all others are impossible: responsibilities and likelihoods are then of the candidates.
     """
     if not chain:
-        joint = log_likelihood + _log(prior.entry)[None, :]
+        joint = log_likelihood + _log(prior.entry[None, :] if candidates is None else prior.entry[candidates])
         log_evidence = logsumexp(joint, axis=1)
         rho = jnp.exp(joint - log_evidence[:, None])
-        return FramePosterior(rho, log_evidence, (weight[:, None] * rho).sum(0))
+        return FramePosterior(rho, log_evidence, sum_by_entry(weight[:, None] * rho, candidates, len(prior.entry)))
 
-    alpha, scale, peak, likelihood = _forward(log_likelihood, prior)
-    jump = 1 - prior.stay - prior.advance
+    moves = _moves(prior, candidates)
+    alpha, scale, peak, likelihood = _forward(log_likelihood, moves)
 
     def back(beta_next, inputs):
-        likelihood_next, scale_next = inputs
+        likelihood_next, scale_next, between = inputs
         ahead = likelihood_next * beta_next / scale_next
-        landing = (prior.entry * ahead).sum()
-        beta = prior.stay * ahead + prior.advance * ahead[prior.successor] + jump * landing
+        beta = moves.back(ahead, between)
         return beta, (beta, ahead)
 
-    ones = jnp.ones_like(prior.entry)
-    _, (beta, ahead) = jax.lax.scan(back, ones, (likelihood[1:], scale[1:]), reverse=True)
+    ones = jnp.ones_like(alpha[0])
+    _, (beta, ahead) = jax.lax.scan(back, ones, (likelihood[1:], scale[1:], moves.between), reverse=True)
     beta = jnp.concatenate([beta, ones[None]])
     rho = alpha * beta
     rho = rho / rho.sum(1, keepdims=True)
     # A jump into j at frame t: it left any entry of frame t-1 by jumping and j explains everything from t on.
-    landed = (alpha[:-1] @ jump)[:, None] * prior.entry[None, :] * ahead
-    jumps = weight[0] * rho[0] + (weight[1:, None] * landed).sum(0)
-    return FramePosterior(rho, jnp.log(scale) + peak, jumps)
+    landed = (alpha[:-1] * moves.jump).sum(1)[:, None] * moves.landing * ahead
+    jumps = jnp.concatenate([weight[:1, None] * rho[:1], weight[1:, None] * landed])
+    return FramePosterior(rho, jnp.log(scale) + peak, sum_by_entry(jumps, candidates, len(prior.entry)))
+
+
+def sum_by_entry(
+    values: Float[Array, "T K"], candidates: Int[Array, "T K"] | None, n_entries: int
+) -> Float[Array, " J"]:
+    """Sum over frames, for each entry."""
+    if candidates is None:
+        return values.sum(0)
+    return jnp.zeros(n_entries, values.dtype).at[candidates].add(values)
 
 
 def sample(
@@ -117,7 +132,7 @@ def sample(
     if not chain:
         r = jax.random.categorical(key, log_likelihood + _log(prior.entry)[None, :])
         return r, jax.nn.one_hot(r, n, dtype=log_likelihood.dtype).sum(0)
-    alpha, *_ = _forward(log_likelihood, prior)
+    alpha, *_ = _forward(log_likelihood, _moves(prior, None))
     jump = 1 - prior.stay - prior.advance
     key_last, key_back = jax.random.split(key)
     last = jax.random.categorical(key_last, _log(alpha[-1]))
@@ -168,25 +183,71 @@ def _log(p):
     return jnp.log(jnp.where(p > 0, p, 0))
 
 
-def _forward(log_likelihood, prior: FramePrior):
+class _Moves(NamedTuple):
+    """How probability gets from the entries of one frame to those of the next, and back."""
+
+    first: Float[Array, " K"]
+    jump: Float[Array, "#pairs K"]  # of leaving an entry by a jump
+    landing: Float[Array, "#pairs K"]  # of a jump's landing on an entry of the next frame
+    between: Any  # what the two functions need of each pair of frames
+    on: Callable[[Array, Any], Array]
+    back: Callable[[Array, Any], Array]
+
+
+def _moves(prior: FramePrior, candidates: Int[Array, "T K"] | None) -> _Moves:
+    jump = 1 - prior.stay - prior.advance
+    return _moves_of_all(prior, jump) if candidates is None else _moves_of(candidates, prior, jump)
+
+
+def _moves_of_all(prior: FramePrior, jump: Float[Array, " J"]) -> _Moves:
+    predecessor = jnp.argsort(prior.successor)
+
+    def on(alpha, _):
+        return prior.stay * alpha + (prior.advance * alpha)[predecessor] + prior.entry * (jump * alpha).sum()
+
+    def back(ahead, _):
+        return prior.stay * ahead + prior.advance * ahead[prior.successor] + jump * (prior.entry * ahead).sum()
+
+    return _Moves(prior.entry, jump[None, :], prior.entry[None, :], None, on, back)
+
+
+def _moves_of(candidates: Int[Array, "T K"], prior: FramePrior, jump: Float[Array, " J"]) -> _Moves:
+    """By the full matrix between the candidates of two frames, made where it is used: less work than all entries."""
+    entry, stay, advance, successor = (values[candidates] for values in prior)
+    here, leaving = candidates[:-1], jump[candidates[:-1]]
+    between = (here, stay[:-1], advance[:-1], successor[:-1].astype(here.dtype), leaving, candidates[1:], entry[1:])
+
+    def matrix(between):
+        i, stay, advance, successor, jump, j, entry = between
+        stayed, advanced = (index[:, None] == j[None, :] for index in (i, successor))
+        in_order = jnp.where(stayed, stay[:, None], 0) + jnp.where(advanced, advance[:, None], 0)
+        return in_order + jump[:, None] * entry[None, :]
+
+    def on(alpha, between):
+        return (alpha[:, None] * matrix(between)).sum(0)
+
+    def back(ahead, between):
+        return (matrix(between) * ahead[None, :]).sum(1)
+
+    return _Moves(entry[0], leaving, entry[1:], between, on, back)
+
+
+def _forward(log_likelihood, moves: _Moves):
     """Scaled forward pass: filtered probabilities, their normalisers, and the scaled likelihood they were made from."""
     peak = log_likelihood.max(1)
     likelihood = jnp.exp(log_likelihood - peak[:, None])
-    jump = 1 - prior.stay - prior.advance
-    predecessor = jnp.argsort(prior.successor)
 
-    def forward(alpha, likelihood_t):
-        moved = prior.advance * alpha
-        predicted = prior.stay * alpha + moved[predecessor] + prior.entry * (jump * alpha).sum()
-        alpha = predicted * likelihood_t
+    def forward(alpha, inputs):
+        likelihood_t, between = inputs
+        alpha = moves.on(alpha, between) * likelihood_t
         scale = alpha.sum()
         alpha = alpha / scale
         return alpha, (alpha, scale)
 
-    first = prior.entry * likelihood[0]
+    first = moves.first * likelihood[0]
     scale_0 = first.sum()
     first = first / scale_0
-    _, (alpha, scale) = jax.lax.scan(forward, first, likelihood[1:])
+    _, (alpha, scale) = jax.lax.scan(forward, first, (likelihood[1:], moves.between))
     alpha = jnp.concatenate([first[None], alpha])
     scale = jnp.concatenate([scale_0[None], scale])
     return alpha, scale, peak, likelihood

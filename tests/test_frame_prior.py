@@ -78,6 +78,21 @@ def test_posterior_is_that_of_enumeration(x64, chain, seed, impossible):
 
 
 @both
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_of_candidates_it_is_that_of_all_entries_with_the_others_impossible(x64, chain, seed):
+    prior, log_likelihood, weight = some_prior(chain, seed), some_likelihood(seed), np.array([0.5, 2.0, 0.0, 1.5])
+    candidates = np.random.default_rng(seed).permuted(np.tile(np.arange(ENTRIES), (FRAMES, 1)), axis=1)[:, :2]
+    among = np.zeros((FRAMES, ENTRIES), bool)
+    np.put_along_axis(among, candidates, True, 1)
+    full = fp.posterior(jnp.asarray(np.where(among, log_likelihood, -np.inf)), prior, jnp.asarray(weight), chain=chain)
+    few = jnp.asarray(np.take_along_axis(log_likelihood, candidates, 1))
+    q = fp.posterior(few, prior, jnp.asarray(weight), chain=chain, candidates=jnp.asarray(candidates, jnp.int32))
+    np.testing.assert_allclose(q.responsibility, np.take_along_axis(np.asarray(full.responsibility), candidates, 1), atol=1e-12)
+    np.testing.assert_allclose(q.log_evidence.sum(), full.log_evidence.sum(), rtol=1e-12)
+    np.testing.assert_allclose(q.jumps, full.jumps, atol=1e-12)
+
+
+@both
 def test_float32_survives_likelihoods_far_apart(chain):
     """Log likelihoods of long frames differ by thousands; each frame is scaled by its own peak."""
     prior = some_prior(chain, dtype=jnp.float32)

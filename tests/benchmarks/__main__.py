@@ -80,6 +80,7 @@ def _catalogue(n_bases: int) -> dict:
     from bayessep.models import conditionals, jingle_mixture
     from bayessep.models.jingle_mixture import Blocks, Start
     from bayessep.preparation import magnitude
+    from bayessep.settings import Settings
     from bayessep.stft import stft_for_rate
 
     made = generate_broadcast(0, seconds=120.0, jingle_seconds=16.0)
@@ -96,7 +97,7 @@ def _catalogue(n_bases: int) -> dict:
         start = jax.tree_util.Partial(Start(n_bases), problem, None)
         return problem, cavi.cavi(conditionals, problem, start, readings=Blocks("mean", "mean", "mean", "mean", "fixed"))
 
-    (problem, many), (_, one) = algorithm(entries, 16), algorithm(entries[:1], None)
+    (problem, many), (_, one) = algorithm(entries, Settings().candidates), algorithm(entries[:1], None)
 
     def run(chosen, state):
         return lambda: jax.block_until_ready(loop.fit(chosen, key, max_steps=sweeps, tolerance=0.0, state=state))
@@ -120,9 +121,11 @@ def catalogue() -> dict:
     return _catalogue(300)
 
 
-def catalogue40() -> dict:
+def catalogue80() -> dict:
     """As many bases as `separate` takes by default: there is less beside the catalogue to do."""
-    return _catalogue(40)
+    from bayessep.settings import Settings
+
+    return _catalogue(Settings().bases)
 
 
 def transform() -> dict:
@@ -196,7 +199,7 @@ def hour() -> dict:
     return _row(seconds, 3600.0, 1.0, "separate, 1 hour / its duration (memory: 2 GiB)", most_gib=2.0)
 
 
-ROWS = {f.__name__: f for f in (sweep, catalogue, catalogue40, transform, separation, scores, hour)}
+ROWS = {f.__name__: f for f in (sweep, catalogue, catalogue80, transform, separation, scores, hour)}
 
 
 def _measure(name: str) -> dict:
