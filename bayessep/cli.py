@@ -24,6 +24,7 @@ from bayessep.options import (
     Json,
     Labels,
     Level,
+    LogModes,
     MaskPower,
     MaxCatalogue,
     MaxFrequency,
@@ -48,7 +49,7 @@ from bayessep.options import (
     WarmUp,
     Weigh,
 )
-from bayessep.terminal import Terminal, Verb
+from bayessep.terminal import Resumable, Terminal, Verb
 
 if TYPE_CHECKING:
     from bayessep.settings import Settings
@@ -142,6 +143,7 @@ def separate(
     weigh: Weigh = None,
     entry_shape: EntryShape = None,
     warm_up: WarmUp = None,
+    log_modes: LogModes = None,
     rule: TheRule = None,
     joint_weight: JointWeight = None,
     p_music: PMusic = None,
@@ -216,6 +218,7 @@ def compare(
     weigh: Weigh = None,
     entry_shape: EntryShape = None,
     warm_up: WarmUp = None,
+    log_modes: LogModes = None,
     rule: TheRule = None,
     joint_weight: JointWeight = None,
     p_music: PMusic = None,
@@ -316,7 +319,7 @@ def demo(
 
 
 @app.command(
-    cls=Verb,
+    cls=Resumable,
     epilog="""**Examples**
 
 bayessep reproduce demir2011 --data recordings --quick
@@ -332,7 +335,9 @@ def reproduce(
     quick: Annotated[bool, typer.Option("--quick", help="Three items, two ratios, some methods: five minutes or so.")] = False,
     jobs: Annotated[
         int | None,
-        typer.Option("--jobs", metavar="N", min=1, show_default="cores, at most 4", help="Processes; each takes some 2 GB."),
+        typer.Option(
+            "--jobs", metavar="N", min=1, show_default="cores, at most 4; 1 on a GPU", help="Processes; each takes some 2 GB."
+        ),
     ] = None,
     seed: Seed = 0,
     device: TheDevice = Device.auto,
@@ -347,8 +352,10 @@ def reproduce(
     terminal = Terminal(json=json, quiet=quiet)
     from bayessep import commands
 
-    processes = jobs or min(4, os.cpu_count() or 1)
-    commands.reproduce(output, data, seed, quick, processes, _begin(device, terminal), terminal)
+    described = _begin(device, terminal)
+    # Processes would have to share an accelerator, and its memory with this one.
+    processes = jobs or (min(4, os.cpu_count() or 1) if described.startswith("cpu") else 1)
+    commands.reproduce(output, data, seed, quick, processes, described, terminal)
 
 
 @app.command(cls=Verb, epilog="**Example**\n\nbayessep doctor --json")

@@ -87,8 +87,8 @@ Sweeps = Annotated[
         "--sweeps",
         metavar="N",
         min=1,
-        show_default="60",
-        help="Most sweeps over MIX; svi takes about three gradient steps for each.",
+        show_default="40",
+        help="Most sweeps over MIX; svi takes five gradient steps for each.",
     ),
 ]
 TrainingSweeps = Annotated[
@@ -242,7 +242,7 @@ Candidates = Annotated[
         "--candidates",
         metavar="N",
         min=1,
-        show_default="16",
+        show_default="8",
         help="Frames of the known music that each frame of MIX is compared with closely; more are slower.",
     ),
 ]
@@ -255,6 +255,14 @@ MaxCatalogue = Annotated[
         show_default="1000",
         help="Frames of music to play at most (16 ms each); of longer music, the first are used, and nothing is learned of a "
         "period that is longer.",
+    ),
+]
+LogModes = Annotated[
+    bool | None,
+    _model(
+        "--log-modes/--modes",
+        show_default="modes",
+        help="Method icm: take the modes of the logarithms of excitations and music, or their own, which are sparse.",
     ),
 ]
 TheRule = Annotated[

@@ -8,11 +8,13 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from bayessep import __version__, baselines, metrics, protocol, recognition
@@ -38,6 +40,7 @@ PAPER_METHODS = ("nmf", "variational", "icm", "joint")
 WEIGHTS = (0.1, 0.3, 3.0)
 
 METHOD_ROWS: dict[str, Settings] = {name: dataclasses.replace(BEST, method=name) for name in METHODS}
+LOG_MODE_ROWS = {"icm, log-modes": dataclasses.replace(BEST, method="icm", log_modes=True)}
 WEIGHT_ROWS = {f"joint, w = {w:g}": dataclasses.replace(BEST, method="joint", joint_weight=w) for w in WEIGHTS}
 PRINTED_ROWS = {
     f"{name}, as printed": dataclasses.replace(BEST, method=name, **PRINTED) for name in (*PAPER_METHODS, "unsupervised")
@@ -58,7 +61,7 @@ ABLATION_ROWS = {
 }
 """The default row (variational) without one of the changes that it is made of."""
 
-MODEL_ROWS = METHOD_ROWS | WEIGHT_ROWS | PRINTED_ROWS | ABLATION_ROWS
+MODEL_ROWS = METHOD_ROWS | LOG_MODE_ROWS | WEIGHT_ROWS | PRINTED_ROWS | ABLATION_ROWS
 
 
 # --- what is run ---------------------------------------------------------------------------------------------------------
@@ -91,7 +94,7 @@ def plan(quick: bool = False) -> list[Task]:
         few = ("mixture", "ideal ratio mask", "KL-NMF", "REPET-SIM", "HPSS", "nmf", "variational", "icm", "unsupervised")
         return [Task(n, smr, "plain", "Self", few, smr == 15) for smr in (15.0, 0.0) for n in (0, 3, 7)]
     tasks = []
-    every = (*usual, *WEIGHT_ROWS, *PRINTED_ROWS, "chain, known entries only")
+    every = (*usual, *LOG_MODE_ROWS, *WEIGHT_ROWS, *PRINTED_ROWS, "chain, known entries only")
     tasks += [Task(n, smr, "plain", "Self", every, smr == 15) for smr in (15.0, 0.0) for n in range(count)]
     tasks += [Task(n, 15.0, "plain", t, PAPER_METHODS, True) for t in ("All", "Other") for n in range(count)]
     tasks += [Task(n, smr, "plain", "Self", usual) for smr in (5.0, -5.0) for n in range(count)]
@@ -151,18 +154,28 @@ def _worked(tasks: Sequence[Task], folder: Path, data: Path, seed: int, jobs: in
         for task in tasks:
             yield work(task, folder, data, seed)
         return
-    # Each process has a thread of its own: two that share all threads wait for one another.
-    before = os.environ.get("XLA_FLAGS")
-    os.environ["XLA_FLAGS"] = f"{before or ''} --xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1".strip()
-    try:
+    # Each process has a thread of its own: two that share all threads wait for one another. It computes where this one does.
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1".strip()
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    with _environment(threads | {"XLA_FLAGS": flags, "JAX_PLATFORMS": jax.default_backend()}):
         # Leaving the pool ends its processes: an interruption does not wait for what is under way, and what is done is on disk.
         with multiprocessing.get_context("spawn").Pool(jobs) as pool:
             yield from pool.imap_unordered(partial(work, folder=folder, data=data, seed=seed), tasks)
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """These variables for as long as it lasts: processes begun meanwhile inherit them."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
     finally:
-        if before is None:
-            del os.environ["XLA_FLAGS"]
-        else:
-            os.environ["XLA_FLAGS"] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def key_of(result: dict[str, Any]) -> tuple[Any, ...]:

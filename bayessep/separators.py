@@ -64,6 +64,11 @@ def train(speech: Float[np.ndarray, "T F"], settings: Settings, progress: Progre
     return train_templates(speech, settings, progress)
 
 
+def _warm_up(settings: Settings, sweeps: int) -> int:
+    """Sweeps in which entries to be learned stay as they start."""
+    return min(settings.warm_up, sweeps // 2)
+
+
 def _run(
     problem: JingleMixture,
     readings: Blocks,
@@ -74,7 +79,7 @@ def _run(
     progress: Progress,
 ) -> Fit:
     start = Partial(jingle_mixture.Start(settings.bases), problem, templates)
-    hold = (("catalogue", min(settings.warm_up, sweeps // 2)),) if readings.catalogue != "fixed" else ()
+    hold = (("catalogue", _warm_up(settings, sweeps)),) if readings.catalogue != "fixed" else ()
     schedule = conjugate.Schedule(hold=hold)
     return loop.fit(
         conjugate.algorithm(conditionals, problem, start, readings=readings, schedule=schedule),
@@ -281,7 +286,8 @@ def _run_svi(
     start = _start_of_guide(found)
     part = -(-SVI_STEPS * settings.sweeps // _SVI_PARTS)
     steps = part * _SVI_PARTS
-    guide, optimizer = svi.GammaGuide(programs.jingle_mixture), svi.adam(steps=steps)
+    hold = (("catalogue", SVI_STEPS * _warm_up(settings, settings.sweeps)),) if choices.latent else ()
+    guide, optimizer = svi.GammaGuide(programs.jingle_mixture), svi.adam(steps=steps, hold=hold)
 
     def algorithm(candidates):
         return svi.svi(
@@ -339,7 +345,7 @@ def sources_of(posterior: Posterior) -> sources.Sources:
 def readings_for(settings: Settings, *, has_latent: bool) -> Blocks:
     """How the method reads each block on the mixture."""
     method = METHODS[settings.method]
-    own = method.excitations
+    own = "log_mode" if method.excitations == "mode" and settings.log_modes else method.excitations
     return Blocks(
         templates=method.templates,
         excitations=own,

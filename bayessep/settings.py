@@ -7,7 +7,7 @@ from typing import NamedTuple
 from bayessep.errors import UserError
 from bayessep.gamma import Reading
 
-SVI_STEPS = 3  # gradient steps for each sweep of the settings
+SVI_STEPS = 5  # gradient steps for each sweep of the settings
 
 
 class Method(NamedTuple):
@@ -29,7 +29,7 @@ class Method(NamedTuple):
 METHODS = {
     "nmf": Method(True, "fixed", "mean", False, "templates trained on the speech and kept"),
     "variational": Method(True, "mean", "mean", False, "trained templates as a prior, updated on the mixture"),
-    "icm": Method(True, "log_mode", "log_mode", False, "as variational, by iterated conditional modes"),
+    "icm": Method(True, "log_mode", "mode", False, "as variational, by iterated conditional modes"),
     "joint": Method(False, "mean", "mean", True, "templates from speech and mixture at once"),
     "svi": Method(True, "mean", "mean", False, "as variational, by stochastic gradients (NumPyro)", "gradient steps"),
     "unsupervised": Method(False, "mean", "mean", False, "no training speech: templates from the mixture alone"),
@@ -71,12 +71,13 @@ class Settings:
         temperature: how many times too sure the model is of a bin: its log-odds are divided by this where uncertainty is read
             (`tempering`); the mask itself stays.
         spread: standard deviation of the true log-odds around these; None leaves the posterior as sure as it is.
+        log_modes: ``icm`` takes the modes of the logarithms of excitations and music, too, which any prior has, and not their own.
         rule: q(r) by exact coordinate ascent, or as the paper prints it (then `chain` must be off; svi is always exact).
     """
 
     method: str = "variational"
     bases: int = 80
-    sweeps: int = 60
+    sweeps: int = 40
     training_sweeps: int = 100
     tolerance: float = 1e-5
     seed: int = 0
@@ -93,12 +94,13 @@ class Settings:
     p_music: float = 0.5
     filter_shape: float | None = 30.0
     gain_shape: float | None = 30.0
-    candidates: int = 16
+    candidates: int = 8
     max_catalogue: int = 1000
     speech_shape: float | None = 0.3
     mask_power: float = 1.5
     temperature: float = 2.0
     spread: float | None = 2.4
+    log_modes: bool = False
     rule: str = "exact"
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ from scipy import stats
 
 from bayessep import baselines, protocol
 from bayessep.comparison import cell, plain_table
-from bayessep.reproduction import ABLATION_ROWS, BEST, METHOD_ROWS, PAPER_METHODS, PRINTED_ROWS, WEIGHT_ROWS
+from bayessep.reproduction import ABLATION_ROWS, BEST, LOG_MODE_ROWS, METHOD_ROWS, PAPER_METHODS, PRINTED_ROWS, WEIGHT_ROWS
 from bayessep.tempering import rank_correlation
 
 Result = dict[str, Any]
@@ -152,7 +152,7 @@ def _of_paper(results: Results, number: int, measure: str) -> Table:
 
 def _all_rows(results: Results) -> list[str]:
     known_only = "chain, known entries only"
-    order = [*baselines.BASELINES, *METHOD_ROWS, *WEIGHT_ROWS, known_only, *PRINTED_ROWS]
+    order = [*baselines.BASELINES, *METHOD_ROWS, *LOG_MODE_ROWS, *WEIGHT_ROWS, known_only, *PRINTED_ROWS]
     return [row for row in order if any(results.has(row, smr) for smr in SMRS)]
 
 
@@ -269,19 +269,22 @@ def _paper_findings(results: Results) -> list[Finding | None]:
         all_, other = (float(np.mean(v)) for v in sar.values())
         numbers = f"mean SAR of the paper's four: Other {other:.1f}, All {all_:.1f} dB"
         made.append(Finding("Other is as good as All (within 0.5 dB of SAR)", abs(all_ - other) <= 0.5, numbers))
-    of = {row: v for row in PAPER_METHODS if (v := at15(row, "SAR")) is not None}
-    if len(of) == len(PAPER_METHODS):
-        numbers = ", ".join(f"{row} {v:.1f}" for row, v in of.items()) + " dB at 15 dB, Self"
-        made.append(Finding("ICM has the best SAR", max(of, key=of.__getitem__) == "icm", numbers))
-        smr = {row: v for row in PAPER_METHODS if (v := at15(row, "SMR")) is not None}
-        numbers = ", ".join(f"{row} {v:.1f}" for row, v in smr.items()) + " dB at 15 dB, Self"
-        three = ("nmf", "variational", "icm")
-        made.append(Finding("ICM has the lowest SMR of the first three", min(three, key=smr.__getitem__) == "icm", numbers))
-        numbers = f"SAR of joint {of['joint']:.1f}, best of the others {max(of[r] for r in three):.1f} dB"
-        made.append(Finding("Joint estimation is not better", of["joint"] <= max(of[r] for r in three), numbers))
+    for icm in ("icm", *LOG_MODE_ROWS):
+        four = [icm if row == "icm" else row for row in PAPER_METHODS]
+        of, smr = ({row: v for row in four if (v := at15(row, measure)) is not None} for measure in ("SAR", "SMR"))
+        if len(of) < len(four):
+            continue
+        sars, smrs = (", ".join(f"{row} {v:.1f}" for row, v in values.items()) + " dB at 15 dB, Self" for values in (of, smr))
+        three = [row for row in four if row != "joint"]
+        named = icm.replace("icm", "ICM")
+        made.append(Finding(f"{named}: the best SAR", max(of, key=of.__getitem__) == icm, sars))
+        made.append(Finding(f"{named}: the lowest SMR of the first three", min(three, key=smr.__getitem__) == icm, smrs))
+        if icm == "icm":
+            numbers = f"SAR of joint {of['joint']:.1f}, best of the others {max(of[r] for r in three):.1f} dB"
+            made.append(Finding("Joint estimation is not better", of["joint"] <= max(of[r] for r in three), numbers))
     pairs = [
         (smr, sar, wer)
-        for row in (*METHOD_ROWS, *PRINTED_ROWS, *baselines.BASELINES)
+        for row in (*METHOD_ROWS, *LOG_MODE_ROWS, *PRINTED_ROWS, *baselines.BASELINES)
         for training in protocol.TRAININGS
         if None not in (found := tuple(at15(row, m, training) for m in ("SMR", "SAR", "WER")))
         for smr, sar, wer in [found]

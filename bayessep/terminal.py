@@ -190,6 +190,8 @@ def spread(arguments: Sequence[str], several: frozenset[str], one: frozenset[str
 class Verb(TyperCommand):
     """A command whose file options take several files, and whose failures are sentences."""
 
+    when_interrupted = "nothing written"
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse what `spread` makes of the arguments."""
         options = [p for p in self.params if p.param_type_name == "option"]
@@ -210,6 +212,12 @@ class Verb(TyperCommand):
             sentence = f"error: inference broke down ({error}); try another --seed or a smaller --level, and please report it."
             code = NUMERICAL_ERROR
         except KeyboardInterrupt:
-            code, sentence = INTERRUPTED, "interrupted; nothing written"
+            code, sentence = INTERRUPTED, f"interrupted; {self.when_interrupted}"
         print(" ".join(sentence.split()), file=sys.stderr)
         raise typer.Exit(code)
+
+
+class Resumable(Verb):
+    """A verb that keeps what it has done."""
+
+    when_interrupted = "every result so far is kept, and the same command goes on from there"

@@ -1,8 +1,8 @@
 """Iterated conditional modes: EM for the most probable templates and excitations, sources and indices summed out.
 
 Every conditional is read as its mode (paper 000, section 2.3.2). Below shape 1 a Gamma has its mode at zero, where its density is
-infinite; the mode of the logarithm, ``"log_mode"``, exists for every shape and is the default. With ``"mode"`` priors need shapes
-of at least 1.
+infinite: ``"mode"`` then stops at the smallest number, from where a cell hardly comes back. The objective still rises, much of
+it by cells that end there: they are sparse. The mode of the logarithm, ``"log_mode"``, exists for every shape and is the default.
 """
 
 from collections.abc import Callable

@@ -180,12 +180,31 @@ class Info(NamedTuple):
 
 
 @functools.cache
-def adam(rate: float = 0.1, *, steps: int = 300, final: float = 0.05) -> optax.GradientTransformation:
+def adam(
+    rate: float = 0.1, *, steps: int = 300, final: float = 0.05, hold: tuple[tuple[str, int], ...] = ()
+) -> optax.GradientTransformation:
     """Adam whose rate falls from `rate` to `final * rate` over `steps` along a cosine.
 
-    Equal settings give the same object, so that a second problem of the same shapes compiles nothing.
+    `hold` names sites of a `GammaGuide` that stay as they start for their first so many steps. Equal settings give the same
+    object, so that a second problem of the same shapes compiles nothing.
     """
-    return optax.adam(optax.cosine_decay_schedule(rate, steps, final), b1=0.9, b2=0.99)
+    falling = optax.adam(optax.cosine_decay_schedule(rate, steps, final), b1=0.9, b2=0.99)
+    return optax.chain(falling, _held(dict(hold))) if hold else falling
+
+
+def _held(steps: Mapping[str, int]) -> optax.GradientTransformation:
+    """Takes away the updates of the named sites until their time has come."""
+
+    def init(params: Any) -> Any:
+        del params
+        return jnp.zeros((), jnp.int32)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+        free = {name: state >= steps.get(name.partition(".")[0], 0) for name in updates}
+        return {name: jnp.where(free[name], change, 0) for name, change in updates.items()}, state + 1
+
+    return optax.GradientTransformation(init, update)
 
 
 def svi(

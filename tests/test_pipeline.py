@@ -63,6 +63,15 @@ def test_every_method_plays_the_catalogue_in_order(broadcast, known, method: str
     np.testing.assert_allclose(result.speech + result.music, broadcast.mixture[None], atol=1e-6)
 
 
+def test_icm_is_sparse_unless_it_takes_modes_of_logarithms(broadcast, known) -> None:
+    def excitations(log_modes: bool) -> np.ndarray:
+        settings = dataclasses.replace(SMALL, method="icm", log_modes=log_modes)
+        return np.asarray(separate(broadcast.mixture[None], RATE, known, settings).posterior.moments.excitations.mean)
+
+    modes, logarithms = (excitations(log_modes) for log_modes in (False, True))
+    assert (modes < 1e-6 * modes.max()).mean() > 0.2 > (logarithms < 1e-6 * logarithms.max()).mean()
+
+
 def test_what_is_too_long_to_complete_is_taken_as_given_and_said(broadcast, known) -> None:
     settings = dataclasses.replace(SMALL, chain=True, max_catalogue=50, sweeps=5, training_sweeps=5)
     result = separate(broadcast.mixture[None], RATE, known, settings)

@@ -1,6 +1,7 @@
 """Running the experiment: what is run, once each, and what an interruption leaves."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from bayessep import baselines, protocol, reproduction
 from bayessep.errors import UserError
 from bayessep.reproduction import Task
 from bayessep.settings import METHODS, Settings
+from tests.commandline import Caller
 from tests.helpers import recordings_of_the_protocol
 
 RATIOS = {15.0, 5.0, 0.0, -5.0}
@@ -99,6 +101,53 @@ def test_a_place_that_cannot_be_written_is_named(recordings: Path, tmp_path: Pat
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write to .*file.*choose another folder"):
         reproduction.run(tmp_path / "file", recordings, [])
+
+
+def test_processes_inherit_what_they_compute_with_and_nothing_stays(monkeypatch) -> None:
+    monkeypatch.setenv("XLA_FLAGS", "--as-it-was")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    with reproduction._environment({"XLA_FLAGS": "--other", "OMP_NUM_THREADS": "1"}):
+        assert (os.environ["XLA_FLAGS"], os.environ["OMP_NUM_THREADS"]) == ("--other", "1")
+    assert os.environ["XLA_FLAGS"] == "--as-it-was" and "OMP_NUM_THREADS" not in os.environ
+
+
+# --- the verb ------------------------------------------------------------------------------------------------------------
+
+
+def _line(row: str, item: int, level: float) -> dict:
+    key = dict(zip(reproduction.KEY, (item, 15.0, "plain", "Self", row), strict=True))
+    return key | {"name": str(item), "smr": level + 5, "sar": level + 2, "sdr": level, "si_sdr": level, "seconds": 60.0}
+
+
+@pytest.mark.loose_arrays
+def test_the_verb_prints_and_writes_its_tables(call: Caller, recordings: Path, tmp_path: Path, monkeypatch) -> None:
+    lines = [_line(row, item, 10.0 + item) for row in ("mixture", "nmf", "KL-NMF") for item in (0, 1)]
+    asked: list[dict] = []
+    monkeypatch.setattr(reproduction, "run", lambda *given, **more: asked.append(more) or lines)
+    folder = tmp_path / "out"
+    folder.mkdir()  # where `run` keeps its lines
+    line = ("reproduce", "demir2011", "--data", recordings, "-o", folder, "--jobs", 3, "--seed", 5)
+    document = json.loads(call.succeeded(*line, "--json"))
+    assert (asked[0]["seed"], asked[0]["jobs"]) == (5, 3)
+    assert (document["seconds"], len(document["means"])) == (360.0, 3)
+    printed = call.succeeded(*line)
+    assert "Table 2 of the paper" in printed and "10.5" in printed and "6 minutes" in (folder / "tables.md").read_text()
+    assert {p.name for p in folder.iterdir()} >= {"tables.json", "tables.csv", "tables.md", "tables.png"}
+    assert json.loads((folder / "tables.json").read_text())["means"] == document["means"]
+
+
+def test_an_interruption_says_that_results_are_kept(call: Caller, recordings: Path, tmp_path: Path, monkeypatch) -> None:
+    def interrupted(*given, **more) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reproduction, "run", interrupted)
+    outcome = call("reproduce", "demir2011", "--data", recordings, "-o", tmp_path / "out")
+    assert (outcome.code, outcome.out) == (130, "") and "every result so far is kept" in outcome.complaint
+
+
+def test_recordings_that_are_missing_are_named(call: Caller, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "manifest.csv" in call.refused("reproduce", "demir2011", "--data", tmp_path / "empty", "-o", tmp_path / "out")
 
 
 # --- one task ------------------------------------------------------------------------------------------------------------

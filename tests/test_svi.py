@@ -152,6 +152,16 @@ def test_equal_settings_compile_once() -> None:
     assert structure(one.step) == structure(two.step) != structure(other.step)
 
 
+def test_what_is_held_stays_as_it_starts_for_so_many_steps() -> None:
+    start = svi.GammaGuide.start({"rate": Gamma(jnp.ones(3), jnp.ones(3))})
+    for hold, moves in ((5, False), (4, True)):
+        optimizer = svi.adam(0.1, steps=600, hold=(("rate", hold),))
+        algorithm = svi.svi(_counts, svi.GammaGuide(_counts), X, WEIGHT, start=start, optimizer=optimizer)
+        fit = loop.fit(algorithm, jax.random.key(0), max_steps=5, tolerance=-1.0)
+        q = svi.posterior(algorithm, fit.state)["rate"]
+        assert bool((q.shape != 1).all()) == bool((q.shape * q.scale != 1).any()) == moves
+
+
 def test_start_and_posterior_are_inverse() -> None:
     case = _case()
     found = _at_cavi(case)
