@@ -336,7 +336,7 @@ def reproduce(
     jobs: Annotated[
         int | None,
         typer.Option(
-            "--jobs", metavar="N", min=1, show_default="cores, at most 4; 1 on a GPU", help="Processes; each takes some 2 GB."
+            "--jobs", metavar="N", min=1, show_default="cores, at most 4; 1 on a GPU", help="Processes; each takes up to 4 GB."
         ),
     ] = None,
     seed: Seed = 0,

@@ -61,7 +61,10 @@ ABLATION_ROWS = {
 }
 """The default row (variational) without one of the changes that it is made of."""
 
-MODEL_ROWS = METHOD_ROWS | LOG_MODE_ROWS | WEIGHT_ROWS | PRINTED_ROWS | ABLATION_ROWS
+SEED_ROWS = {f"{BEST.method}, seed + {n}": dataclasses.replace(BEST, seed=n) for n in (1, 2)}
+"""The default with other seeds: a row's seed is added to that of the run."""
+
+MODEL_ROWS = METHOD_ROWS | LOG_MODE_ROWS | WEIGHT_ROWS | PRINTED_ROWS | ABLATION_ROWS | SEED_ROWS
 
 
 # --- what is run ---------------------------------------------------------------------------------------------------------
@@ -102,6 +105,7 @@ def plan(quick: bool = False) -> list[Task]:
     conditions = [name for name in protocol.CONDITIONS if name != "plain"]
     tasks += [Task(n, 0.0, condition, "Self", met) for condition in conditions for n in range(count)]
     tasks += [Task(n, 0.0, c, "Self", tuple(ABLATION_ROWS)) for c in ("plain", "all three") for n in range(count)]
+    tasks += [Task(n, smr, "plain", "Self", tuple(SEED_ROWS)) for smr in (15.0, 0.0) for n in range(count)]
     return tasks
 
 
@@ -199,18 +203,18 @@ def _drop_half_a_line(path: Path) -> None:
 
 
 def _check_setup(folder: Path, seed: int) -> None:
-    """Write down what results depend on, or compare."""
+    """Write down what results depend on, or compare. Rows that were not there before may come."""
     rows = {name: dataclasses.asdict(settings) for name, settings in MODEL_ROWS.items()}
     setup = json.loads(json.dumps({"version": __version__, "seed": seed, "items": protocol.names(), "rows": rows}))
     path = folder / SETUP
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            if json.loads(path.read_text(encoding="utf-8")) != setup:
+            before = json.loads(path.read_text(encoding="utf-8"))
+            if before != setup | {"rows": {name: setup["rows"].get(name) for name in before["rows"]}}:
                 raise UserError(
                     f"{folder} holds results of other settings, another seed or another version; choose another folder with -o."
                 )
-            return
         path.write_text(json.dumps(setup, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}; choose another folder with -o.") from None
@@ -266,10 +270,10 @@ def _baseline(row: str, item: Item, mixed: Mixed, training: str, seed: int) -> n
 def _method(
     settings: Settings, item: Item, mixed: Mixed, training: str, seed: int, trained: dict[Any, Trained | None]
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    settings = dataclasses.replace(settings, seed=seed)
+    settings = dataclasses.replace(settings, seed=seed + settings.seed)
     mixture, known = mixed.mixture[None], Known(item.training[training], (mixed.labelled,))
     # Templates depend on these alone; methods share them.
-    shared = (METHODS[settings.method].needs_speech, settings.bases, settings.level, settings.overlap)
+    shared = (METHODS[settings.method].needs_speech, settings.bases, settings.level, settings.overlap, settings.seed)
     if shared not in trained:
         _, plan = analyse(mixture, protocol.RATE, known, settings)
         trained[shared] = train(plan.spectra.speech, settings)

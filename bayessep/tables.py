@@ -13,7 +13,16 @@ from scipy import stats
 
 from bayessep import baselines, protocol
 from bayessep.comparison import cell, plain_table
-from bayessep.reproduction import ABLATION_ROWS, BEST, LOG_MODE_ROWS, METHOD_ROWS, PAPER_METHODS, PRINTED_ROWS, WEIGHT_ROWS
+from bayessep.reproduction import (
+    ABLATION_ROWS,
+    BEST,
+    LOG_MODE_ROWS,
+    METHOD_ROWS,
+    PAPER_METHODS,
+    PRINTED_ROWS,
+    SEED_ROWS,
+    WEIGHT_ROWS,
+)
 from bayessep.tempering import rank_correlation
 
 Result = dict[str, Any]
@@ -130,7 +139,7 @@ def tables(results: Results) -> list[Table]:
     """All that have something in them, the paper's first."""
     made = [*(_of_paper(results, number, measure) for number, measure in ((2, "SMR"), (3, "SAR"), (4, "WER")))]
     made += [_by_ratio(results, "SDR"), _by_ratio(results, "SI-SDR"), *(_at(results, smr) for smr in (15.0, 0.0))]
-    made += [_conditions(results), _ablations(results), _uncertainty(results)]
+    made += [_conditions(results), _ablations(results), _seeds(results), _uncertainty(results)]
     return [table for table in made if table.rows]
 
 
@@ -196,6 +205,16 @@ def _ablations(results: Results) -> Table:
         rows.append([row, *levels, *(shown(results.gain(row, BEST.method, "SDR", 0.0, c)) for c in conditions)])
     head = ["", *conditions, *(f"change, {c}" for c in conditions)]
     return Table("What each part of the default brings: SDR at 0 dB without it (dB)", head, rows)
+
+
+def _seeds(results: Results) -> Table:
+    rows = [
+        [row, *(shown(results.mean(row, "SDR", smr), 2) for smr in (15.0, 0.0))]
+        + [shown(results.gain(row, BEST.method, "SDR", smr), 2) for smr in (15.0, 0.0)]
+        for row in SEED_ROWS
+        if any(results.has(row, smr) for smr in SMRS)
+    ]
+    return Table("The default with other seeds: SDR (dB)", ["", "15 dB", "0 dB", "change, 15 dB", "change, 0 dB"], rows)
 
 
 def _uncertainty(results: Results) -> Table:

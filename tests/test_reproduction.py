@@ -97,6 +97,19 @@ def test_results_of_other_settings_are_not_mixed_in(recordings: Path, tmp_path: 
     assert len(reproduction.read(tmp_path)) == 1
 
 
+def test_rows_may_come_but_not_change(recordings: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(reproduction, "work", _fake)
+    task = [Task(0, 0.0, "plain", "Self", ("nmf",))]
+    reproduction.run(tmp_path, recordings, task)
+    rows = reproduction.MODEL_ROWS | {"another": Settings(bases=7)}
+    monkeypatch.setattr(reproduction, "MODEL_ROWS", rows)
+    more = reproduction.run(tmp_path, recordings, [Task(0, 0.0, "plain", "Self", ("nmf", "another"))])
+    assert [r["row"] for r in more] == ["nmf", "another"]
+    monkeypatch.setattr(reproduction, "MODEL_ROWS", rows | {"another": Settings(bases=8)})
+    with pytest.raises(UserError, match="other settings"):
+        reproduction.run(tmp_path, recordings, task)
+
+
 def test_a_place_that_cannot_be_written_is_named(recordings: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write to .*file.*choose another folder"):
