@@ -1,10 +1,11 @@
-"""What a user would pick instead, and what no mask can exceed: separators and ideal masks to compare with.
+"""What a user would pick instead, and what masks made from the truth reach: separators and ideal masks to compare with.
 
 scikit-learn and librosa are imported only when they are asked for; both come with the extra ``baselines``.
 """
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from jaxtyping import Float
 from bayessep import extras
 from bayessep.pipeline import masked
 from bayessep.preparation import magnitude, speech_share, stack
+from bayessep.settings import Settings
 from bayessep.stft import Stft, stft
 
 
@@ -34,7 +36,7 @@ Mask = Float[np.ndarray, "T F"]
 
 
 def separate(name: str, problem: Problem) -> Float[np.ndarray, " N"]:
-    """The speech that one of `BASELINES` finds.
+    """The speech that one of `BASELINES` or `SHARPER` finds.
 
     Raises:
         UserError: the library that it stands for is not installed.
@@ -42,11 +44,12 @@ def separate(name: str, problem: Problem) -> Float[np.ndarray, " N"]:
     if name == "mixture":
         return problem.mixture
     spectrum = np.asarray(stft(jnp.asarray(problem.mixture, jnp.float32), problem.stft))
-    mask = MASKS[name](problem, np.abs(spectrum))
-    return masked(spectrum[None], mask, problem.stft, len(problem.mixture), power=1.0)[0]
+    make, power = MASKS[name]
+    mask = make(problem, np.abs(spectrum))
+    return masked(spectrum[None], mask, problem.stft, len(problem.mixture), power)[0]
 
 
-# --- ceilings ------------------------------------------------------------------------------------------------------------
+# --- from the truth ------------------------------------------------------------------------------------------------------------
 
 
 def _true_magnitudes(problem: Problem) -> tuple[Mask, Mask]:
@@ -97,13 +100,16 @@ def kl_nmf(problem: Problem, x: Mask) -> Mask:
     return speech_share(of_speech, of_speech + of_music)
 
 
-def repet_sim(problem: Problem, x: Mask) -> Mask:
-    """REPET-SIM as librosa's documentation builds it: what similar frames share is music, the rest is speech."""
+def repet_sim(problem: Problem, x: Mask, margin: float = 10.0) -> Mask:
+    """REPET-SIM as librosa's documentation builds it: what similar frames share is music, the rest is speech.
+
+    The documentation's `margin` leaves only what is ten times as loud to the speech; with 1, both are treated alike.
+    """
     librosa = extras.library("librosa", "baselines")
     apart = int(2 * problem.sample_rate / problem.stft.hop)  # similar frames are two seconds apart at least
     repeating = librosa.decompose.nn_filter(x.T, aggregate=np.median, metric="cosine", width=min(apart, (len(x) - 1) // 2))
     repeating = np.minimum(x.T, repeating)
-    return librosa.util.softmask(x.T - repeating, 10 * repeating, power=2).T
+    return librosa.util.softmask(x.T - repeating, margin * repeating, power=2).T
 
 
 def hpss(problem: Problem, x: Mask) -> Mask:
@@ -112,12 +118,19 @@ def hpss(problem: Problem, x: Mask) -> Mask:
     return librosa.decompose.hpss(x.T, mask=True)[1].T
 
 
-MASKS: dict[str, Callable[[Problem, Mask], Mask]] = {
-    "ideal binary mask": ideal_binary,
-    "ideal ratio mask": ideal_ratio,
-    "KL-NMF": kl_nmf,
-    "REPET-SIM": repet_sim,
-    "HPSS": hpss,
+MASKS: dict[str, tuple[Callable[[Problem, Mask], Mask], float]] = {
+    "ideal binary mask": (ideal_binary, 1.0),
+    "ideal ratio mask": (ideal_ratio, 1.0),
+    "KL-NMF": (kl_nmf, 1.0),
+    "REPET-SIM": (repet_sim, 1.0),
+    "HPSS": (hpss, 1.0),
+    "ideal ratio mask, sharper": (ideal_ratio, Settings().mask_power),
+    "KL-NMF, sharper": (kl_nmf, Settings().mask_power),
+    "REPET-SIM, even margins": (partial(repet_sim, margin=1.0), 1.0),
 }
-BASELINES = ("mixture", *MASKS)
-CEILINGS = ("ideal binary mask", "ideal ratio mask")
+"""How each is made, and the power of its mask (`preparation.sharpen`): sharper ones have that of the methods."""
+
+SHARPER = ("ideal ratio mask, sharper", "KL-NMF, sharper", "REPET-SIM, even margins")
+"""As good as we could make them with what our own methods have, too."""
+
+BASELINES = ("mixture", *(name for name in MASKS if name not in SHARPER))

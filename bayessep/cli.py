@@ -331,7 +331,9 @@ def reproduce(
     data: Annotated[
         Path, typer.Option("--data", metavar="DIR", show_default=False, help="Folder of recordings with a manifest.csv.")
     ],
-    output: Output = Path("demir2011"),
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="DIR", help="Results and tables; what is there already is not run again.")
+    ] = Path("demir2011"),
     quick: Annotated[bool, typer.Option("--quick", help="Three items, two ratios, some methods: five minutes or so.")] = False,
     jobs: Annotated[
         int | None,

@@ -243,7 +243,8 @@ def reproduce(folder: Path, data: Path, seed: int, quick: bool, jobs: int, devic
     from bayessep import recognition, reproduction, tables
 
     if not recognition.is_installed():
-        terminal.warn("no word error rates: pip install 'bayessep[asr]' brings a recogniser.")
+        later = "results that are kept without are not transcribed later"
+        terminal.warn(f"no word error rates: pip install 'bayessep[asr]' brings a recogniser; {later}.")
     tasks = reproduction.plan(quick)
     with terminal.working() as progress:
         lines = reproduction.run(folder, data, tasks, seed=seed, jobs=jobs, progress=progress)
@@ -255,7 +256,8 @@ def reproduce(folder: Path, data: Path, seed: int, quick: bool, jobs: int, devic
     document |= {"seed": seed, "quick": quick, "about": about, "seconds": seconds}
     document["settings"] = dataclasses.asdict(reproduction.BEST)
     document |= {"means": results.rows(), "findings": [f._asdict() for f in found]}
-    names = {"json": "tables.json", "csv": "tables.csv", "markdown": "tables.md", "png": "tables.png"}
+    stem = "quick" if quick else "tables"
+    names = {"json": f"{stem}.json", "csv": f"{stem}.csv", "markdown": f"{stem}.md", "png": f"{stem}.png"}
     document["output"] = {"folder": str(folder), "results": reproduction.RESULTS} | names
     with output.draft(folder) as part:
         (part / names["json"]).write_text(to_json(document), encoding="utf-8")

@@ -253,8 +253,8 @@ MaxCatalogue = Annotated[
         metavar="N",
         min=1,
         show_default="1000",
-        help="Frames of music to play at most (16 ms each); of longer music, the first are used, and nothing is learned of a "
-        "period that is longer.",
+        help="Frames of music to play at most (16 ms each by default); of longer music, the first are used, and nothing is learned "
+        "of a period that is longer.",
     ),
 ]
 LogModes = Annotated[

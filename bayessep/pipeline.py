@@ -33,7 +33,7 @@ class Separation(NamedTuple):
     times: Float[np.ndarray, " T"]  # seconds
     frequencies: Float[np.ndarray, " F"]  # Hz, of the mask and of the filter
     mask: Float[np.ndarray, "T F"]  # posterior mean share of speech
-    mask_std: Float[np.ndarray, "T F"]  # how far the true share may be off (`tempering`); 0 where labels settle it
+    mask_std: Float[np.ndarray, "T F"]  # standard deviation of the true share (`tempering`); 0 where labels settle it
     p_music: Float[np.ndarray, " T"]
     filter: Float[np.ndarray, " F"]
     gain: Float[np.ndarray, " T"]  # NaN where the model did not look

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Bool, Float
+from scipy import special
 
 from bayessep.errors import UserError
 from bayessep.settings import Settings
@@ -161,11 +162,7 @@ def sharpen(mask: Float[np.ndarray, "T F"], power: float) -> Float[np.ndarray, "
 
     A share of magnitudes says how loud a source is; of waveforms, whose phases differ, something sharper loses less.
     """
-    if power == 1:
-        return mask
-    mask = np.clip(mask, 0, 1)
-    ours, theirs = mask**power, (1 - mask) ** power
-    return ours / (ours + theirs)
+    return mask if power == 1 else special.expit(power * special.logit(np.clip(mask, 0, 1)))
 
 
 def label_frames(

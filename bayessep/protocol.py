@@ -2,7 +2,8 @@
 
 Eight speakers, as in the paper; a jingle of four seconds repeats under whole utterances, and its first half is labelled. Speech
 is trained on the same speaker (Self), on him and three others (All), or on these three (Other). Speakers and jingles are named
-here, so that everybody who has the recordings has the same mixtures; none of them was used to choose a default of `Settings`.
+here, so that everybody who has the recordings has the same mixtures. None of these mixtures was used to choose a default of
+`Settings`, but some speakers and jingles were (`SEEN`): the tables say what holds of the others alone, too.
 """
 
 from collections.abc import Callable
@@ -50,6 +51,9 @@ JINGLES = (
     ("music/opensurge/allegro.ogg", 0.5),
 )
 """Music of the items in turn: file, and the second in which its jingle begins."""
+
+SEEN = ("ljspeech-LJ", "librispeech-1998", "vibe_ace", "sharp", "sugar_plum_fairy")
+"""Speakers and jingles that were in other mixtures by which early versions of the defaults were chosen."""
 
 
 class Item(NamedTuple):
@@ -171,6 +175,11 @@ def names() -> list[str]:
     """Of the items, without reading them."""
     pairs = [(name, n) for name, count in SPEAKERS.items() for n in range(count)]
     return [_name(*pair, JINGLES[index % len(JINGLES)][0]) for index, pair in enumerate(pairs)]
+
+
+def unseen() -> list[int]:
+    """The items of which neither speaker nor jingle is `SEEN`."""
+    return [n for n, name in enumerate(names()) if not any(seen in name for seen in SEEN)]
 
 
 def _name(speaker: str, n: int, jingle: str) -> str:

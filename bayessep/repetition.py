@@ -23,9 +23,9 @@ class Repetition(NamedTuple):
     """A period in frames, and the frames of it that were not known, in playing order after the known ones."""
 
     period: int
-    first: int  # frame of the mixture in which the known part first starts (may be negative)
+    first: int  # frame of the mixture in which the known part first starts
     missing: Float[np.ndarray, "L F"]
-    score: float  # correlation of the known part with itself one period later, 0 to 1
+    score: float  # how much of the variance of `similarity` comes again one period later; about 1 at most
     gain: Float[np.ndarray, " T"]  # how loudly the music is played around each frame; 1: as known
     filter: Float[np.ndarray, " F"]  # with which equalisation, the known part's mean level left as it was
 
@@ -74,8 +74,10 @@ def find(
     raw = correlate(centred, centred, mode="full", method="fft")[len(centred) - 1 :]
     # Dividing by the number of pairs keeps long periods comparable; 5 frames of grace on that number keep chance peaks down.
     strength = raw / (np.arange(len(centred), 0, -1) + 5) / max(centred.var(), 1e-12)
-    # Multiples of the period correlate as well as the period does: take the first lag that comes near the best.
     lags = strength[n_known : longest + 1]
+    if lags.max() <= 0:
+        return None
+    # Multiples of the period correlate as well as the period does: take the first lag that comes near the best.
     near = np.flatnonzero(lags >= 0.85 * lags.max())
     first = near[: np.argmax(np.diff(near, append=near[-1] + 2) > 1) + 1]  # the lags of the first peak
     period = n_known + int(first[np.argmax(lags[first])])

@@ -117,8 +117,8 @@ class Settings:
         for name in ("bases", "sweeps", "training_sweeps", "candidates", "max_catalogue"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}, but must be at least 1.")
-        if not 0 <= self.overlap < 1:
-            raise UserError(f"overlap is {self.overlap}, but must be at least 0 and below 1.")
+        if not 0.25 <= self.overlap < 1:
+            raise UserError(f"overlap is {self.overlap}, but must be at least 0.25 and below 1: frames fade out at both ends.")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed is {self.seed}, but must be at least 0 and below 2**32.")
         if not 0 < self.p_music <= 1:

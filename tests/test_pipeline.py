@@ -255,6 +255,7 @@ def test_method_table_is_complete() -> None:
 def test_a_mask_may_be_sharper_than_shares() -> None:
     shares = np.array([[0.0, 0.2, 0.5, 0.9, 1.0]], np.float32)
     np.testing.assert_array_equal(preparation.sharpen(shares, 1.0), shares)
+    np.testing.assert_allclose(preparation.sharpen(np.array([[0.0, 0.4, 0.5, 1.0]]), 1e4), [[0, 0, 0.5, 1]], atol=1e-9)
     np.testing.assert_allclose(preparation.sharpen(shares, 2.0), shares**2 / (shares**2 + (1 - shares) ** 2), rtol=1e-6)
 
 
@@ -294,3 +295,8 @@ def test_a_repeat_that_is_silent_somewhere_breaks_nothing(broadcast, known, monk
 def test_settings_that_make_no_sense_are_refused(name: str) -> None:
     with pytest.raises(UserError, match=f"{name} is"):
         Settings(**{name: -1.0})
+
+
+def test_frames_must_overlap() -> None:
+    with pytest.raises(UserError, match="overlap is 0.2, but must be at least 0.25"):
+        Settings(overlap=0.2)

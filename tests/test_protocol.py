@@ -87,3 +87,9 @@ def test_what_is_missing_is_named(folder: Path, tmp_path: Path) -> None:
         (less / "manifest.csv").write_text("\n".join(row for row in rows if gone not in row) + "\n")
         with pytest.raises(UserError, match=message):
             protocol.load(less)
+
+
+def test_items_of_which_nothing_was_heard_before() -> None:
+    unseen = [protocol.names()[n] for n in protocol.unseen()]
+    assert 3 <= len(unseen) < len(protocol.names())
+    assert not [name for name in unseen if any(part in name for part in ("ljspeech", "1998", "vibe_ace", "sharp", "sugar_plum"))]

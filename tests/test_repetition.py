@@ -81,3 +81,14 @@ def test_without_aligning_music_is_as_loud_as_known() -> None:
     found = repetition.find(mixture, jingle[:20], align=False)
     assert found is not None
     assert np.all(found.gain == 1) and np.all(found.filter == 1)
+
+
+@pytest.mark.parametrize("seed", [200, 288, 293, 300])
+def test_music_that_plays_once_has_no_period(seed: int) -> None:
+    """Here no lag correlates at all, which has been an error."""
+    rng = np.random.default_rng(seed)
+    n, k = int(rng.integers(24, 60)), int(rng.integers(4, 10))
+    mixture, known = rng.gamma(0.4, 2.0, (n, 12)), rng.gamma(0.4, 2.0, (k, 12))
+    start = int(rng.integers(0, n - k))
+    mixture[start : start + k] += 3 * known
+    assert repetition.find(mixture.astype(np.float32), known.astype(np.float32)) is None

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,17 @@ def test_rows_may_come_but_not_change(recordings: Path, tmp_path: Path, monkeypa
         reproduction.run(tmp_path, recordings, task)
 
 
+@pytest.mark.parametrize(("name", "words"), [("setup.json", "cannot be read"), ("results.jsonl", "line 1, is no result")])
+def test_a_damaged_folder_is_named(recordings: Path, tmp_path: Path, monkeypatch, name: str, words: str) -> None:
+    monkeypatch.setattr(reproduction, "work", _fake)
+    task = [Task(0, 0.0, "plain", "Self", ("nmf",))]
+    reproduction.run(tmp_path, recordings, task)
+    (tmp_path / name).write_text("{nothing\n")
+    with pytest.raises(UserError, match=rf"{name}.*{words}.*choose another folder"):
+        reproduction.run(tmp_path, recordings, task)
+    assert (tmp_path / name).read_text() == "{nothing\n"
+
+
 def test_a_place_that_cannot_be_written_is_named(recordings: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write to .*file.*choose another folder"):
@@ -122,6 +134,28 @@ def test_processes_inherit_what_they_compute_with_and_nothing_stays(monkeypatch)
     with reproduction._environment({"XLA_FLAGS": "--other", "OMP_NUM_THREADS": "1"}):
         assert (os.environ["XLA_FLAGS"], os.environ["OMP_NUM_THREADS"]) == ("--other", "1")
     assert os.environ["XLA_FLAGS"] == "--as-it-was" and "OMP_NUM_THREADS" not in os.environ
+
+
+def _count(task: Task) -> int:
+    return len(task.rows)
+
+
+def _end(task: Task) -> int:
+    os._exit(1) if task.item == 1 else time.sleep(60)
+    return 0
+
+
+def test_processes_share_the_tasks() -> None:
+    tasks = [Task(n, 0.0, "plain", "Self", ("a",) * n) for n in range(4)]
+    assert sorted(reproduction.in_processes(_count, tasks, 2)) == [0, 1, 2, 3]
+
+
+def test_a_process_that_is_ended_is_noticed() -> None:
+    tasks = [Task(n, 0.0, "plain", "Self", ()) for n in range(2)]
+    started = time.monotonic()
+    with pytest.raises(UserError, match="ended from outside.*results are kept.*fewer --jobs"):
+        list(reproduction.in_processes(_end, tasks, 2))
+    assert time.monotonic() - started < 55
 
 
 # --- the verb ------------------------------------------------------------------------------------------------------------
