@@ -262,7 +262,7 @@ def reproduce(folder: Path, data: Path, seed: int, quick: bool, jobs: int, devic
     with output.draft(folder) as part:
         (part / names["json"]).write_text(to_json(document), encoding="utf-8")
         (part / names["csv"]).write_text(tables.to_csv(results), encoding="utf-8")
-        (part / names["markdown"]).write_text(tables.to_markdown(results, about), encoding="utf-8")
+        (part / names["markdown"]).write_text(tables.to_markdown(results, about, names["png"]), encoding="utf-8")
         (part / names["png"]).write_bytes(tables.picture(results))
     statements = "\n".join(f"{'yes' if f.holds else 'no ':<4}{f.statement} ({f.numbers})" for f in found)
     page = folder / names["markdown"]

@@ -358,9 +358,9 @@ def to_csv(results: Results) -> str:
     return text.getvalue()
 
 
-def to_markdown(results: Results, about: str) -> str:
-    """All tables and findings as one page."""
-    parts = [f"# Paper 000 on real recordings\n\n{about}\n"]
+def to_markdown(results: Results, about: str, picture: str) -> str:
+    """All tables and findings as one page, with `picture`, a file beside it."""
+    parts = [f"# Paper 000 on real recordings\n\n{about}\n", f"![SDR of the speech by method and ratio]({picture})\n"]
     for table in tables(results):
         lines = [f"## {table.title}\n", "| " + " | ".join(table.head) + " |", "|---" + "|---:" * (len(table.head) - 1) + "|"]
         lines += ["| " + " | ".join(row) + " |" for row in table.rows]

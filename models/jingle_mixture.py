@@ -25,6 +25,8 @@ The paper's symbols and the names here (time first, so every matrix is the trans
 | s_uit, m_ut | never formed; their sums are `conditionals.Local.counts` | | latent sources |
 | q(r_t = j) | `conditionals.Local.responsibility` | T K | over all entries, or K candidates a frame |
 
+What it does to real recordings, method by method: docs/demir2011/tables.md, which ``bayessep reproduce demir2011`` prints.
+
 **Scale.** x is real, so the Poisson likelihood is used formally (it is the generalised KL divergence); its scale says how many
 counts a unit of magnitude is worth against the priors, and nothing here rescales it.
 
