@@ -51,6 +51,9 @@ WEIGHT_ROWS = {f"joint, w = {w:g}": dataclasses.replace(BEST, method="joint", jo
 PAPER_ROWS = {
     f"{name}, near the paper": dataclasses.replace(BEST, method=name, **NEAR_PAPER) for name in (*PAPER_METHODS, "unsupervised")
 }
+ABLATION_SCENES = ((15.0, "plain"), (0.0, "plain"), (0.0, "all three"))
+"""Ratios and conditions at which the parts of the default are left out."""
+
 ABLATION_ROWS = {
     "without the chain": dataclasses.replace(BEST, chain=False),
     "chain, known entries only": dataclasses.replace(BEST, complete=False),
@@ -110,8 +113,7 @@ def plan(quick: bool = False) -> list[Task]:
     met = (*baselines.BASELINES, "variational", "unsupervised")
     conditions = [name for name in protocol.CONDITIONS if name != "plain"]
     tasks += [Task(n, 0.0, condition, "Self", met) for condition in conditions for n in range(count)]
-    tasks += [Task(n, 0.0, c, "Self", tuple(ABLATION_ROWS)) for c in ("plain", "all three") for n in range(count)]
-    tasks += [Task(n, 15.0, "plain", "Self", ("as sure as it is",)) for n in range(count)]
+    tasks += [Task(n, smr, c, "Self", tuple(ABLATION_ROWS)) for smr, c in ABLATION_SCENES for n in range(count)]
     tasks += [Task(n, smr, "plain", "Self", tuple(SEED_ROWS)) for smr in (15.0, 0.0) for n in range(count)]
     return tasks
 
