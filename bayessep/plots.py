@@ -419,7 +419,10 @@ def mask_figure(found: Separation, mixture: Float[np.ndarray, "C N"], sample_rat
 def levels_figure(
     levels: Mapping[str, Mapping[float, tuple[float, float]]], colours: Mapping[str, str], title: str, unit: str
 ) -> Figure:
-    """A line with its error bars for each row: (mean, margin) by ratio in dB. Rows without a colour are grey."""
+    """A line with its error bars for each row: (mean, margin) by ratio in dB.
+
+    Rows with a colour are in the legend; those without are grey, and named where they end.
+    """
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.subplots()
     for n, (row, by_ratio) in enumerate(levels.items()):
@@ -427,11 +430,12 @@ def levels_figure(
         means, margins = np.array([by_ratio[r] for r in ratios]).T
         offset = 0.12 * (n - (len(levels) - 1) / 2)  # side by side, or the bars would hide each other
         named = row in colours
-        style: dict[str, Any] = {"color": colours.get(row, "#8a8a8a"), "linestyle": "-" if named else ":", "label": row}
+        style: dict[str, Any] = {"color": colours.get(row, "#8a8a8a"), "linestyle": "-" if named else ":", "label": row if named else None}
         axes.errorbar(np.array(ratios) + offset, means, margins, marker="o" if named else ".", ms=4, capsize=2, lw=1.2, **style)
-        axes.annotate(row, (ratios[-1] + 0.9, means[-1]), fontsize=7, va="center", color=style["color"])
+        if not named:
+            axes.annotate(row, (ratios[-1] + 0.9, means[-1]), fontsize=7, va="center", color=style["color"])
     axes.set(xlabel="speech-to-music ratio of the mixture (dB)", ylabel=unit, title=title)
     axes.grid(axis="y")
-    axes.legend(ncols=2, fontsize=7.5)
+    axes.legend(fontsize=7.5)
     axes.margins(x=0.15)
     return figure

@@ -384,6 +384,7 @@ def to_markdown(results: Results, about: str, picture: str) -> str:
 def about(*, quick: bool, seed: int, seconds: float) -> str:
     """What was run, in a paragraph."""
     items = ", ".join(protocol.names())
+    unseen = ", ".join(protocol.names()[n] for n in protocol.unseen())
     length = "a part of it (--quick), " if quick else ""
     return (
         f"Printed by `bayessep reproduce demir2011`, {length}seed {seed}, {seconds / 60:.0f} minutes of computation in all. Speech "
@@ -392,7 +393,8 @@ def about(*, quick: bool, seed: int, seconds: float) -> str:
         f"{protocol.TRAINING_SECONDS:g} s of each training speaker: the same (Self), that one and three others (All), or these "
         "three (Other). Means over items with 95 % intervals; the paper's numbers are of other recordings, and its training is "
         "longer. WER is that of pocketsphinx with the English model in its wheel, over the items that have transcripts. "
-        f"Items: {items}."
+        f"Items: {items}. Of these, {unseen} have neither a speaker nor a jingle that was in any mixture by which defaults were "
+        "ever chosen."
     )
 
 
@@ -411,7 +413,7 @@ def picture(results: Results) -> bytes:
     from bayessep import plots  # matplotlib takes a while to import
 
     levels = {}
-    for row in ("ideal ratio mask", *METHOD_ROWS, *INSTEAD, "mixture"):
+    for row in ("ideal ratio mask", *METHOD_ROWS, "KL-NMF", "REPET-SIM", "HPSS", "mixture"):
         found = {smr: m for smr in SMRS if (m := results.mean(row, "SDR", smr)) is not None}
         if found:
             levels[row] = {smr: (m.mean, m.margin) for smr, m in found.items()}
