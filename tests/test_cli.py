@@ -115,6 +115,7 @@ def test_options_are_the_settings_of_the_library(verb: str) -> None:
     defaults = dataclasses.asdict(Settings()) | {"chain": "chain" if Settings().chain else "independent"}
     defaults |= {"complete": "complete" if Settings().complete else "as-given"}
     defaults |= {"align": "align" if Settings().align else "level-as-given", "weigh": "weigh" if Settings().weigh else "median"}
+    defaults |= {"log_modes": "log-modes" if Settings().log_modes else "modes"}
     said = {name: p.show_default for name, p in _options(verb).items() if isinstance(p.show_default, str)}
     said = {name: text for name, text in said.items() if name in defaults}
     assert said.keys() == defaults.keys() - {"method", "seed"}
