@@ -430,7 +430,8 @@ def levels_figure(
         means, margins = np.array([by_ratio[r] for r in ratios]).T
         offset = 0.12 * (n - (len(levels) - 1) / 2)  # side by side, or the bars would hide each other
         named = row in colours
-        style: dict[str, Any] = {"color": colours.get(row, "#8a8a8a"), "linestyle": "-" if named else ":", "label": row if named else None}
+        style: dict[str, Any] = {"color": colours.get(row, "#8a8a8a"), "linestyle": "-" if named else ":"}
+        style |= {"label": row} if named else {}
         axes.errorbar(np.array(ratios) + offset, means, margins, marker="o" if named else ".", ms=4, capsize=2, lw=1.2, **style)
         if not named:
             axes.annotate(row, (ratios[-1] + 0.9, means[-1]), fontsize=7, va="center", color=style["color"])
