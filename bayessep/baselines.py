@@ -49,7 +49,7 @@ def separate(name: str, problem: Problem) -> Float[np.ndarray, " N"]:
     return masked(spectrum[None], mask, problem.stft, len(problem.mixture), power)[0]
 
 
-# --- from the truth ------------------------------------------------------------------------------------------------------------
+# --- from the truth ------------------------------------------------------------------------------------------------------
 
 
 def _true_magnitudes(problem: Problem) -> tuple[Mask, Mask]:
@@ -77,25 +77,21 @@ KL_SPEECH, KL_MUSIC = 40, 20
 def kl_nmf(problem: Problem, x: Mask) -> Mask:
     """scikit-learn's NMF with the Kullback-Leibler loss: templates of the training speech and of the labelled music, kept."""
     decomposition = extras.library("sklearn.decomposition", "baselines", package="scikit-learn")
-
     settings: dict[str, Any] = {"solver": "mu", "beta_loss": "kullback-leibler", "max_iter": 200, "tol": 1e-5}
 
-    def fitted(frames: Mask, n: int) -> Any:
+    def learned(frames: Mask, n: int) -> Float[np.ndarray, "N F"]:
         few = min(n, len(frames))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that 200 sweeps are not enough to converge: more do not separate better
-            return decomposition.NMF(few, init="random", random_state=problem.seed, **settings).fit(frames + 1e-9)
+        return decomposition.NMF(few, init="random", random_state=problem.seed, **settings).fit(frames + 1e-9).components_
 
-    n_bins = x.shape[1]
-    speech = fitted(stack(problem.training, problem.stft, n_bins), KL_SPEECH)
-    music = fitted(stack([problem.labelled], problem.stft, n_bins), KL_MUSIC)
-    templates = np.vstack([speech.components_, music.components_]).astype(np.float32)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore")  # that 200 sweeps are not enough to converge: more do not separate better
+        speech = learned(stack(problem.training, problem.stft, x.shape[1]), KL_SPEECH)
+        music = learned(stack([problem.labelled], problem.stft, x.shape[1]), KL_MUSIC)
+        templates = np.vstack([speech, music]).astype(np.float32)
         activity, *_ = decomposition.non_negative_factorization(
             x + np.float32(1e-9), H=templates, n_components=len(templates), update_H=False, init="custom", **settings
         )
-    n = len(speech.components_)
+    n = len(speech)
     of_speech, of_music = activity[:, :n] @ templates[:n], activity[:, n:] @ templates[n:]
     return speech_share(of_speech, of_speech + of_music)
 

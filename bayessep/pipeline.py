@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Complex, Float
 
 from bayessep.errors import UserError
-from bayessep.preparation import Known, Plan, extend_mask, label_frames, prepare, settled, sharpen, speech_share, window_of
+from bayessep.preparation import Known, Plan, full_mask, label_frames, prepare, settled, speech_share, window_of
 from bayessep.separators import Inferred, Posterior, Progress, Trained, infer, score_hidden, silent, train
 from bayessep.settings import Settings
 from bayessep.stft import Stft, bin_frequencies, istft, stft
@@ -192,6 +192,6 @@ def _assemble(mixture, spectrum, sample_rate, known: Known, plan: Plan, inferred
 def masked(
     spectrum: Complex[np.ndarray, "C T K"], mask: Float[np.ndarray, "T F"], window: Stft, length: int, power: float
 ) -> Float[np.ndarray, "C N"]:
-    """The waveform that a mask of the modelled bins takes out of a spectrogram (`preparation.sharpen`)."""
-    full = extend_mask(sharpen(mask, power), np.abs(spectrum).mean(0), spectrum.shape[2])
-    return np.asarray(istft(jnp.asarray(spectrum * full[None].astype(np.float32)), window, length), np.float32)
+    """The waveform that a mask of the modelled bins takes out of a spectrogram (`preparation.full_mask`)."""
+    full = full_mask(mask, power, np.abs(spectrum).mean(0), spectrum.shape[2])
+    return np.asarray(istft(jnp.asarray(spectrum * full[None]), window, length), np.float32)

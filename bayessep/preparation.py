@@ -71,6 +71,13 @@ def extend_mask(
     return np.concatenate([mask, np.repeat(edge, n_bins - mask.shape[1], axis=1)], axis=1)
 
 
+def full_mask(
+    mask: Float[np.ndarray, "T F"], power: float, magnitude: Float[np.ndarray, "T N"], n_bins: int
+) -> Float[np.ndarray, "T N"]:
+    """What a spectrogram is multiplied by: a mask of the modelled bins, sharpened, and extended to all."""
+    return extend_mask(sharpen(mask, power), magnitude, n_bins).astype(np.float32)
+
+
 class Given(NamedTuple):
     """What the labels say of each frame, or that there are none."""
 

@@ -31,7 +31,7 @@ from bayessep.tempering import calibrate
 # --- rows of the tables --------------------------------------------------------------------------------------------------
 
 BEST = Settings()
-"""The default of `bayessep separate` is the best row found."""
+"""The default of `bayessep separate`: the row that all others are compared with."""
 
 NEAR_PAPER = dict(
     chain=False, overlap=0.5, speech_shape=None, mask_power=1.0, filter_shape=None, gain_shape=None, level=0.5, bases=40
@@ -271,10 +271,10 @@ def work(task: Task, folder: Path, data: Path, seed: int) -> int:
     trained: dict[Any, Trained | None] = {}
     for row, key in zip(task.rows, task.keys(), strict=True):
         started = time.perf_counter()
-        if row in (*baselines.BASELINES, *baselines.SHARPER):
-            estimate, more = _baseline(row, item, mixed, task.training, seed), {}
-        else:
+        if row in MODEL_ROWS:
             estimate, more = _method(MODEL_ROWS[row], item, mixed, task.training, seed, trained)
+        else:
+            estimate, more = _baseline(row, item, mixed, task.training, seed), {}
         result = {
             **dict(zip(KEY, key, strict=True)),
             "name": item.name,

@@ -141,8 +141,7 @@ def separate_file(
             magnitudes = np.abs(spectrum).mean(0)
             p_music[rows] = p
             labels += preparation.label_frames(p, mask, magnitudes, info.sample_rate / window.hop)
-            sharp = preparation.sharpen(mask, settings.mask_power)
-            full = preparation.extend_mask(sharp, magnitudes, spectrum.shape[2]).astype(np.float32)
+            full = preparation.full_mask(mask, settings.mask_power, magnitudes, spectrum.shape[2])
             state, samples = istream_push(state, spectrum * full[None], window)
             _write(np.asarray(samples), original, speech_out, music_out)
         _write(np.asarray(istream_finish(state, window, survey.n_samples)), original, speech_out, music_out)

@@ -100,6 +100,10 @@ class Results:
         """Over the items."""
         return mean(list(self.values(row, measure, smr_db, condition, training).values()))
 
+    def levels(self, rows: Iterable[str], measure: str, smr_db: float, training: str = "Self") -> dict[str, float]:
+        """Means by row, of the rows that have one."""
+        return {row: m.mean for row in rows if (m := self.mean(row, measure, smr_db, training=training)) is not None}
+
     def gain(
         self, row: str, over: str, measure: str, smr_db: float, condition: str = "plain", items: Sequence[int] | None = None
     ) -> Mean | None:
@@ -267,7 +271,7 @@ INSTEAD = ("KL-NMF", "REPET-SIM", "HPSS", "KL-NMF, sharper", "REPET-SIM, even ma
 def _claims(results: Results) -> list[Finding | None]:
     made: list[Finding | None] = []
     for smr in SMRS:
-        of = {row: m.mean for row in (*TRAINED, "unsupervised", "mixture", *INSTEAD) if (m := results.mean(row, "SDR", smr))}
+        of = results.levels((*TRAINED, "unsupervised", "mixture", *INSTEAD), "SDR", smr)
         trained = [row for row in TRAINED if row in of]
         others = [row for row in of if row not in TRAINED]
         if trained and others:
@@ -277,7 +281,7 @@ def _claims(results: Results) -> list[Finding | None]:
             named = "every trained method beats the mixture, the unsupervised one and every pick-instead baseline"
             made.append(Finding(f"At {smr:g} dB {named}", of[worst] > of[best], numbers))
     for smr in SMRS:
-        of = {row: m.mean for row in (*METHOD_ROWS, *LOG_MODE_ROWS) if (m := results.mean(row, "SDR", smr))}
+        of = results.levels((*METHOD_ROWS, *LOG_MODE_ROWS), "SDR", smr)
         if BEST.method in of and len(of) > 1:
             best = max(of, key=of.__getitem__)
             less = shown(results.gain(BEST.method, best, "SDR", smr), 2)
@@ -299,7 +303,7 @@ def _claims(results: Results) -> list[Finding | None]:
         ]
         statement = "Nowhere is the default better, beyond the interval, without one of its parts"
         made.append(Finding(statement, not better, "; ".join(better) or "none of them"))
-    found = {row: m.mean for row in TRAINED if (m := results.mean(row, "SDR", 15.0)) is not None}
+    found = results.levels(TRAINED, "SDR", 15.0)
     if found:
         best = max(found, key=found.__getitem__)
         for measure, least in (("SMR", 30.0), ("SAR", 18.0)):
@@ -314,19 +318,15 @@ IDEAL = ("ideal binary mask", "ideal ratio mask", "ideal ratio mask, sharper")
 
 
 def _paper_findings(results: Results) -> list[Finding | None]:
-    def at15(row: str, measure: str, training: str = "Self") -> float | None:
-        found = results.mean(row, measure, 15.0, training=training)
-        return None if found is None else found.mean
-
     made: list[Finding | None] = []
-    sar = {t: [v for row in PAPER_METHODS if (v := at15(row, "SAR", t)) is not None] for t in ("All", "Other")}
-    if all(len(v) == len(PAPER_METHODS) for v in sar.values()):
-        all_, other = (float(np.mean(v)) for v in sar.values())
+    sar = [list(results.levels(PAPER_METHODS, "SAR", 15.0, training).values()) for training in ("All", "Other")]
+    if all(len(v) == len(PAPER_METHODS) for v in sar):
+        all_, other = (float(np.mean(v)) for v in sar)
         numbers = f"mean SAR of the paper's four: Other {other:.1f}, All {all_:.1f} dB"
         made.append(Finding("Other is as good as All (0.5 dB of SAR less at most)", other >= all_ - 0.5, numbers))
     for icm in ("icm", *LOG_MODE_ROWS):
         four = [icm if row == "icm" else row for row in PAPER_METHODS]
-        of, smr = ({row: v for row in four if (v := at15(row, measure)) is not None} for measure in ("SAR", "SMR"))
+        of, smr = (results.levels(four, measure, 15.0) for measure in ("SAR", "SMR"))
         if len(of) < len(four):
             continue
         sars, smrs = (", ".join(f"{row} {v:.1f}" for row, v in values.items()) + " dB at 15 dB, Self" for values in (of, smr))

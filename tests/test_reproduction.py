@@ -26,8 +26,7 @@ def recordings(tmp_path_factory) -> Path:
 def _fake(task: Task, folder: Path, data: Path, seed: int) -> int:
     with (folder / reproduction.RESULTS).open("a", encoding="utf-8") as file:
         for key in task.keys():
-            names = ("item", "smr_db", "condition", "training", "row")
-            file.write(json.dumps(dict(zip(names, key, strict=True)) | {"sdr": 1.0}) + "\n")
+            file.write(json.dumps(dict(zip(reproduction.KEY, key, strict=True)) | {"sdr": 1.0}) + "\n")
     return len(task.rows)
 
 
