@@ -182,7 +182,9 @@ def in_processes(function: Callable[[Task], int], tasks: Sequence[Task], jobs: i
     """
     pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"))
     try:
-        for future in as_completed([pool.submit(function, task) for task in tasks]):
+        futures = [pool.submit(function, task) for task in tasks]
+        pool.submit(int)  # the thread that watches the processes may have looked before the last began; this makes it look again
+        for future in as_completed(futures):
             yield future.result()
     except BrokenProcessPool:
         raise UserError(
