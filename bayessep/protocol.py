@@ -2,8 +2,9 @@
 
 Eight speakers, as in the paper; a jingle of four seconds repeats under whole utterances, and its first half is labelled. Speech
 is trained on the same speaker (Self), on him and three others (All), or on these three (Other). Speakers and jingles are named
-here, so that everybody who has the recordings has the same mixtures. None of these mixtures was used to choose a default of
-`Settings`, but some speakers and jingles were (`SEEN`): the tables say what holds of the others alone, too.
+here, so that everybody who has the recordings has the same mixtures. None of the experiment's mixtures was used to choose a
+default of `Settings`, but some speakers and jingles were (`SEEN`): the tables say what holds of the others alone, too. Defaults
+are chosen by other mixtures (`DEVELOPMENT`), of which no speaker and no jingle is in the experiment.
 """
 
 from collections.abc import Callable
@@ -26,31 +27,79 @@ ITEM_SECONDS = 16.0  # of an item: as many whole utterances as go into it, and s
 TRAINING_SECONDS = 30.0  # of a speaker at most, but for the rest of an utterance; the paper has two minutes
 TRAININGS = ("Self", "All", "Other")
 
-SPEAKERS = {
-    "ljspeech-LJ": 3,
-    "vctk-p225": 1,
-    "vctk-p226": 1,
-    "librivox-sense-and-sensibility-01-reader": 1,
-    "librispeech-1998": 1,
-    "librispeech-2414": 1,
-    "librispeech-2609": 1,
-    "librispeech-1688": 1,
-}
-"""Speakers (`split_group` of the manifest), and how many items each gives."""
 
-JINGLES = (
-    ("music/librosa/vibe_ace.ogg", 6.0),
-    ("music/opensurge/sharp.ogg", 6.0),
-    ("music/valyriatear/accion.ogg", 10.0),
-    ("music/librosa/sugar_plum_fairy.ogg", 6.0),
-    ("music/opensurge/creativecommons.ogg", 0.0),
-    ("music/valyriatear/house_in_a_forest.ogg", 4.0),
-    ("music/librosa/sweet_waltz.ogg", 6.0),
-    ("music/waveform_playlist/danzon_de_pasion_sting.mp3", 0.0),
-    ("music/librosa/choice_drum_bass.ogg", 4.0),
-    ("music/opensurge/allegro.ogg", 0.5),
+class Cast(NamedTuple):
+    """Who speaks over what."""
+
+    speakers: dict[str, int]  # `split_group` of the manifest, and how many items each gives
+    jingles: tuple[tuple[str, float], ...]  # of the items in turn: file, and the second in which its jingle begins
+    rounds: int = 1  # how often the same speech is heard, each time over other jingles
+
+
+EXPERIMENT = Cast(
+    {
+        "ljspeech-LJ": 3,
+        "vctk-p225": 1,
+        "vctk-p226": 1,
+        "librivox-sense-and-sensibility-01-reader": 1,
+        "librispeech-1998": 1,
+        "librispeech-2414": 1,
+        "librispeech-2609": 1,
+        "librispeech-1688": 1,
+    },
+    (
+        ("music/librosa/vibe_ace.ogg", 6.0),
+        ("music/opensurge/sharp.ogg", 6.0),
+        ("music/valyriatear/accion.ogg", 10.0),
+        ("music/librosa/sugar_plum_fairy.ogg", 6.0),
+        ("music/opensurge/creativecommons.ogg", 0.0),
+        ("music/valyriatear/house_in_a_forest.ogg", 4.0),
+        ("music/librosa/sweet_waltz.ogg", 6.0),
+        ("music/waveform_playlist/danzon_de_pasion_sting.mp3", 0.0),
+        ("music/librosa/choice_drum_bass.ogg", 4.0),
+        ("music/opensurge/allegro.ogg", 0.5),
+    ),
 )
-"""Music of the items in turn: file, and the second in which its jingle begins."""
+"""The mixtures that the tables of the paper are about."""
+
+DEVELOPMENT = Cast(
+    {
+        "librispeech-3080": 1,
+        "librispeech-3005": 1,
+        "librispeech-198": 1,
+        "librispeech-5703": 1,
+        "librispeech-1088": 1,
+        "nst-se10x016": 1,
+    },
+    (
+        ("music/neverball/haze.ogg", 10.0),
+        ("music/neverball/track1.ogg", 20.0),
+        ("music/valyriatear/shrine.ogg", 10.0),
+        ("music/sms_tools/orchestra.flac", 1.0),
+        ("music/lmms/beats_electro_beat01_120_bpm.ogg", 0.0),
+        ("music/valyriatear/dont_close_your_eyes.ogg", 8.0),
+        ("music/neverball/flood.ogg", 20.0),
+        ("music/neverball/inter.ogg", 8.0),
+        ("music/neverball/snow.ogg", 20.0),
+        ("music/neverball/title.ogg", 10.0),
+        ("music/neverball/track2.ogg", 20.0),
+        ("music/neverball/track4.ogg", 30.0),
+        ("music/neverball/track6.ogg", 20.0),
+        ("music/opensurge/intro.ogg", 30.0),
+        ("music/opensurge/invincible.ogg", 5.0),
+        ("music/opensurge/template.ogg", 30.0),
+        ("music/opensurge/winning.ogg", 2.0),
+        ("music/sms_tools/cello-phrase.flac", 1.0),
+        ("music/sms_tools/sax-phrase.flac", 1.0),
+        ("music/valyriatear/battle_lost.ogg", 6.0),
+        ("music/valyriatear/rainy.ogg", 20.0),
+        ("music/lmms/latin_latin_guitar03_120_bpm.ogg", 0.0),
+        ("music/mirdata/brid_samba.flac", 0.5),
+        ("music/librosa/solo_trumpet.ogg", 0.5),
+    ),
+    rounds=4,
+)
+"""The mixtures by which defaults are chosen."""
 
 SEEN = ("ljspeech-LJ", "librispeech-1998", "vibe_ace", "sharp", "sugar_plum_fairy")
 """Speakers and jingles that were in other mixtures by which early versions of the defaults were chosen."""
@@ -97,10 +146,11 @@ def _faded(music: np.ndarray) -> np.ndarray:
 
 
 class Condition(NamedTuple):
-    """What happens to the music after it was labelled."""
+    """What happens to the music after it was labelled, and in which mixtures."""
 
     pause: int = 0  # samples of silence between repeats
     change: Callable[[np.ndarray], np.ndarray] = np.asarray
+    cast: Cast = EXPERIMENT  # of which items
 
 
 CONDITIONS = {
@@ -109,12 +159,16 @@ CONDITIONS = {
     "filtered": Condition(change=_filtered),
     "faded": Condition(change=_faded),
     "all three": Condition(OUT_OF_STEP, lambda music: _faded(_filtered(music))),
+    "development": Condition(cast=DEVELOPMENT),
 }
+
+MET = tuple(name for name, condition in CONDITIONS.items() if condition.cast is EXPERIMENT)
+"""The conditions of the experiment."""
 
 
 def mix(item: Item, smr_db: float | int, condition: str = "plain") -> Mixed:
     """The item with its music at a speech-to-music ratio (energies of the whole waveforms, in dB)."""
-    pause, change = CONDITIONS[condition]
+    pause, change, _ = CONDITIONS[condition]
     music = change(np.resize(np.pad(item.jingle, (0, pause)), item.speech.shape))
     gain = np.float32(scale_to_ratio(item.speech, music, smr_db))
     return Mixed(item.speech, gain * music, gain * item.jingle[: len(item.jingle) // 2])
@@ -146,35 +200,36 @@ def _divide(recordings: list[Recording], n_items: int) -> _Speaker:
     return _Speaker(items, training)
 
 
-def load(folder: Path) -> list[Callable[[], Item]]:
-    """The items in the order of `SPEAKERS`, each read when it is called.
+def load(folder: Path, cast: Cast = EXPERIMENT) -> list[Callable[[], Item]]:
+    """The items in the order of the cast, each read when it is called.
 
     Raises:
         UserError: there is no manifest, or a speaker or a jingle is missing from it.
     """
     recordings = data.read_manifest(folder)
     speakers = {}
-    for name, n_items in SPEAKERS.items():
+    for name, n_items in cast.speakers.items():
         own = [r for r in recordings if r.category == "speech" and r.split_group == name]
         speakers[name] = _divide(own, n_items)
         if not speakers[name].training or not all(speakers[name].items):
             raise UserError(f"{folder} has too little speech of the group {name}, which the experiment needs.")
     listed = {r.path for r in recordings}
-    absent = [name for name, _ in JINGLES if folder / name not in listed]
+    absent = [name for name, _ in cast.jingles if folder / name not in listed]
     if absent:
         raise UserError(f"{folder} lacks {absent[0]}, which the experiment needs.")
-    names = list(speakers)
-    pairs = [(name, n) for name in names for n in range(len(speakers[name].items))]
-    return [
-        partial(_read, folder, speakers, names, name, n, *JINGLES[index % len(JINGLES)])
-        for index, (name, n) in enumerate(pairs)
-    ]
+    order = list(speakers)
+    return [partial(_read, folder, speakers, order, *which) for which in _items(cast)]
 
 
-def names() -> list[str]:
+def _items(cast: Cast) -> list[tuple[str, int, str, float]]:
+    """Speaker, which of the speaker's items, jingle, and where it begins."""
+    spoken = [(name, n) for name, count in cast.speakers.items() for n in range(count)] * cast.rounds
+    return [(*who, *cast.jingles[index % len(cast.jingles)]) for index, who in enumerate(spoken)]
+
+
+def names(cast: Cast = EXPERIMENT) -> list[str]:
     """Of the items, without reading them."""
-    pairs = [(name, n) for name, count in SPEAKERS.items() for n in range(count)]
-    return [_name(*pair, JINGLES[index % len(JINGLES)][0]) for index, pair in enumerate(pairs)]
+    return [_name(speaker, n, jingle) for speaker, n, jingle, _ in _items(cast)]
 
 
 def unseen() -> list[int]:
@@ -186,9 +241,7 @@ def _name(speaker: str, n: int, jingle: str) -> str:
     return f"{speaker} {n + 1} + {Path(jingle).stem}"
 
 
-def _read(
-    folder: Path, speakers: dict[str, _Speaker], order: list[str], name: str, n: int, jingle: str, begin: float
-) -> Item:
+def _read(folder: Path, speakers: dict[str, _Speaker], order: list[str], name: str, n: int, jingle: str, begin: float) -> Item:
     parts = speakers[name].items[n]
     at = order.index(name)
     others = [order[(at + k) % len(order)] for k in (1, 2, 3)]

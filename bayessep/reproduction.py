@@ -54,6 +54,9 @@ PAPER_ROWS = {
 ABLATION_SCENES = ((15.0, "plain"), (0.0, "plain"), (0.0, "all three"))
 """Ratios and conditions at which the parts of the default are left out."""
 
+DEVELOPMENT_SCENES = ((15.0, "development"), (0.0, "development"))
+"""Ratios and conditions by which the default was chosen: its parts, and the methods."""
+
 ABLATION_ROWS = {
     "without the chain": dataclasses.replace(BEST, chain=False),
     "chain, known entries only": dataclasses.replace(BEST, complete=False),
@@ -69,6 +72,8 @@ ABLATION_ROWS = {
     "as sure as it is": dataclasses.replace(BEST, spread=None),
 }
 """The default row (variational) without one of the changes that it is made of."""
+
+DEVELOPMENT_ROWS = ("ideal ratio mask", *METHOD_ROWS, "KL-NMF", *ABLATION_ROWS)
 
 SEED_ROWS = {f"{BEST.method}, seed + {n}": dataclasses.replace(BEST, seed=n) for n in (1, 2)}
 """The default with other seeds: a row's seed is added to that of the run."""
@@ -111,10 +116,11 @@ def plan(quick: bool = False) -> list[Task]:
     tasks += [Task(n, 15.0, "plain", t, PAPER_METHODS, True) for t in ("All", "Other") for n in range(count)]
     tasks += [Task(n, smr, "plain", "Self", usual) for smr in (5.0, -5.0) for n in range(count)]
     met = (*baselines.BASELINES, "variational", "unsupervised")
-    conditions = [name for name in protocol.CONDITIONS if name != "plain"]
-    tasks += [Task(n, 0.0, condition, "Self", met) for condition in conditions for n in range(count)]
+    tasks += [Task(n, 0.0, condition, "Self", met) for condition in protocol.MET if condition != "plain" for n in range(count)]
     tasks += [Task(n, smr, c, "Self", tuple(ABLATION_ROWS)) for smr, c in ABLATION_SCENES for n in range(count)]
     tasks += [Task(n, smr, "plain", "Self", tuple(SEED_ROWS)) for smr in (15.0, 0.0) for n in range(count)]
+    others = range(len(protocol.names(protocol.DEVELOPMENT)))
+    tasks += [Task(n, smr, c, "Self", DEVELOPMENT_ROWS) for smr, c in DEVELOPMENT_SCENES for n in others]
     return tasks
 
 
@@ -145,7 +151,8 @@ def run(
     Raises:
         UserError: recordings are missing, or the folder holds results of another version, seed or settings.
     """
-    protocol.load(data)  # what is missing is said before any work is done
+    for cast in (protocol.EXPERIMENT, protocol.DEVELOPMENT):
+        protocol.load(data, cast)  # what is missing is said before any work is done
     _check_setup(folder, seed)
     _drop_half_a_line(folder / RESULTS)
     wanted = {key for task in tasks for key in task.keys()}
@@ -240,9 +247,11 @@ def _drop_half_a_line(path: Path) -> None:
 
 
 def _check_setup(folder: Path, seed: int) -> None:
-    """Write down what results depend on, or compare. Rows that were not there before may come."""
+    """Write down what results depend on, or compare. Rows and mixtures that were not there before may come."""
     rows = {name: dataclasses.asdict(settings) for name, settings in MODEL_ROWS.items()}
-    setup = json.loads(json.dumps({"version": __version__, "seed": seed, "items": protocol.names(), "rows": rows}))
+    items, development = protocol.names(), protocol.names(protocol.DEVELOPMENT)
+    setup = {"version": __version__, "seed": seed, "items": items, "development": development, "rows": rows}
+    setup = json.loads(json.dumps(setup))
     path = folder / SETUP
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -251,7 +260,8 @@ def _check_setup(folder: Path, seed: int) -> None:
                 before = json.loads(path.read_text(encoding="utf-8"))
             except ValueError:
                 raise UserError(f"{path} cannot be read; choose another folder with -o.") from None
-            if before != setup | {"rows": {name: setup["rows"].get(name) for name in before["rows"]}}:
+            same = {"development": setup["development"]} | before
+            if same != setup | {"rows": {name: setup["rows"].get(name) for name in before["rows"]}}:
                 raise UserError(
                     f"{folder} holds results of other settings, another seed or another version; choose another folder with -o."
                 )
@@ -268,7 +278,7 @@ def work(task: Task, folder: Path, data: Path, seed: int) -> int:
     from bayessep.commands import use_cache
 
     use_cache()
-    item = protocol.load(data)[task.item]()
+    item = protocol.load(data, protocol.CONDITIONS[task.condition].cast)[task.item]()
     mixed = protocol.mix(item, task.smr_db, task.condition)
     trained: dict[Any, Trained | None] = {}
     for row, key in zip(task.rows, task.keys(), strict=True):

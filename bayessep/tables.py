@@ -17,6 +17,8 @@ from bayessep.reproduction import (
     ABLATION_ROWS,
     ABLATION_SCENES,
     BEST,
+    DEVELOPMENT_ROWS,
+    DEVELOPMENT_SCENES,
     LOG_MODE_ROWS,
     METHOD_ROWS,
     PAPER_METHODS,
@@ -148,7 +150,7 @@ def tables(results: Results) -> list[Table]:
     """All that have something in them, the paper's first."""
     made = [*(_of_paper(results, number, measure) for number, measure in ((2, "SMR"), (3, "SAR"), (4, "WER")))]
     made += [_by_ratio(results, "SDR"), _by_ratio(results, "SI-SDR"), *(_at(results, smr) for smr in (15.0, 0.0))]
-    made += [_conditions(results), _ablations(results), _seeds(results), _uncertainty(results)]
+    made += [_conditions(results), _ablations(results), _development(results), _seeds(results), _uncertainty(results)]
     return [table for table in made if table.rows]
 
 
@@ -196,7 +198,7 @@ def _at(results: Results, smr: float) -> Table:
 
 def _conditions(results: Results) -> Table:
     order = (*baselines.BASELINES, *METHOD_ROWS)
-    names = list(protocol.CONDITIONS)
+    names = list(protocol.MET)
     rows = [
         [row, *(shown(results.mean(row, "SDR", 0.0, name)) for name in names)]
         for row in order
@@ -206,16 +208,27 @@ def _conditions(results: Results) -> Table:
 
 
 def _ablations(results: Results) -> Table:
-    scenes = [scene for scene in ABLATION_SCENES if any(results.has(row, *scene) for row in ABLATED)]
+    return _changes(results, "What each part of the default brings: SDR without it (dB)", ABLATED, ABLATION_SCENES)
+
+
+def _development(results: Results) -> Table:
+    rows = [row for row in DEVELOPMENT_ROWS if row not in (BEST.method, "as sure as it is")]
+    title = "By which the default was chosen: SDR over the development mixtures (dB)"
+    return _changes(results, title, rows, DEVELOPMENT_SCENES)
+
+
+def _changes(results: Results, title: str, rows: Iterable[str], scenes: Iterable[tuple[float, str]]) -> Table:
+    """Levels of the default and of other rows, and how the others differ from it."""
+    scenes = [scene for scene in scenes if any(results.has(row, *scene) for row in rows)]
     if not scenes:
         return Table("", [], [])
     default = f"{BEST.method}, the default"
-    rows = [[default, *(shown(results.mean(BEST.method, "SDR", *scene)) for scene in scenes), *("" for _ in scenes)]]
-    for row in ABLATED:
+    made = [[default, *(shown(results.mean(BEST.method, "SDR", *scene)) for scene in scenes), *("" for _ in scenes)]]
+    for row in rows:
         levels = [shown(results.mean(row, "SDR", *scene)) for scene in scenes]
-        rows.append([row, *levels, *(shown(results.gain(row, BEST.method, "SDR", *scene)) for scene in scenes)])
+        made.append([row, *levels, *(shown(results.gain(row, BEST.method, "SDR", *scene)) for scene in scenes)])
     named = [f"{smr:g} dB, {condition}" for smr, condition in scenes]
-    return Table("What each part of the default brings: SDR without it (dB)", ["", *named, *(f"change, {n}" for n in named)], rows)
+    return Table(title, ["", *named, *(f"change, {n}" for n in named)], made)
 
 
 ABLATED = tuple(row for row in ABLATION_ROWS if row != "as sure as it is")  # which changes no mask
@@ -294,15 +307,16 @@ def _claims(results: Results) -> list[Finding | None]:
             sharper = "" if gains[1] is None else f"; above KL-NMF, sharper, {shown(gains[1])}"
             numbers = f"{shown(gains[0])} dB SDR{sharper}, {gains[0].items} items"
             made.append(Finding(f"At 0 dB the default is 3 dB above KL-NMF{named}", gains[0].mean >= 3, numbers))
-    changes = [(row, scene, results.gain(row, BEST.method, "SDR", *scene)) for row in ABLATED for scene in ABLATION_SCENES]
-    if any(change is not None for *_, change in changes):
-        better = [
-            f"{row} at {smr:g} dB, {condition}: {shown(change, 2)}"
-            for row, (smr, condition), change in changes
-            if change is not None and change.mean > change.margin
-        ]
-        statement = "Nowhere is the default better, beyond the interval, without one of its parts"
-        made.append(Finding(statement, not better, "; ".join(better) or "none of them"))
+    for scenes, where in ((ABLATION_SCENES, "in the experiment"), (DEVELOPMENT_SCENES, "over the development mixtures")):
+        changes = [(row, scene, results.gain(row, BEST.method, "SDR", *scene)) for row in ABLATED for scene in scenes]
+        if any(change is not None for *_, change in changes):
+            better = [
+                f"{row} at {smr:g} dB, {condition}: {shown(change, 2)}"
+                for row, (smr, condition), change in changes
+                if change is not None and change.mean > change.margin
+            ]
+            statement = f"Nowhere {where} is the default better, beyond the interval, without one of its parts"
+            made.append(Finding(statement, not better, "; ".join(better) or "none of them"))
     found = results.levels(TRAINED, "SDR", 15.0)
     if found:
         best = max(found, key=found.__getitem__)
@@ -394,7 +408,8 @@ def about(*, quick: bool, seed: int, seconds: float) -> str:
         "three (Other). Means over items with 95 % intervals; the paper's numbers are of other recordings, and its training is "
         "longer. WER is that of pocketsphinx with the English model in its wheel, over the items that have transcripts. "
         f"Items: {items}. Of these, {unseen} have neither a speaker nor a jingle that was in any mixture by which defaults were "
-        "ever chosen."
+        f"ever chosen. The development mixtures, by which they are chosen now, are {len(protocol.names(protocol.DEVELOPMENT))} "
+        "others, of other speakers and other jingles: " + ", ".join(protocol.names(protocol.DEVELOPMENT)) + "."
     )
 
 

@@ -267,14 +267,15 @@ def recordings_of_the_protocol(folder: Path) -> Path:
         audio.write(path, samples[None].astype(np.float32), protocol.RATE)
         rows.append([place, category, group, f"{seconds:.3f}", protocol.RATE, 1, transcript, "", "", "", "CC0"])
 
-    for group, n_items in protocol.SPEAKERS.items():
-        for n in range(2 * n_items + 1):
-            add(f"speech/{group}/{n:02}.wav", "speech", group, 6.0, f"word{n}")
-    for name, begin in protocol.JINGLES:
-        add(str(Path(name).with_suffix(".wav")), "music", "band", begin + 4.5)
-        wav = folder / Path(name).with_suffix(".wav")
-        wav.rename(folder / name)  # the name decides nothing when sound is read
-        rows[-1][0] = name
+    for cast in (protocol.EXPERIMENT, protocol.DEVELOPMENT):
+        for group, n_items in cast.speakers.items():
+            for n in range(2 * n_items + 1):
+                add(f"speech/{group}/{n:02}.wav", "speech", group, 6.0, f"word{n}")
+        for name, begin in cast.jingles:
+            add(str(Path(name).with_suffix(".wav")), "music", "band", begin + 4.5)
+            wav = folder / Path(name).with_suffix(".wav")
+            wav.rename(folder / name)  # the name decides nothing when sound is read
+            rows[-1][0] = name
     with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([data.MANIFEST_COLUMNS, *rows])
     return folder

@@ -24,7 +24,7 @@ def items(folder: Path) -> list[protocol.Item]:
 
 def test_items_are_named_before_they_are_read(items: list[protocol.Item]) -> None:
     assert [item.name for item in items] == protocol.names()
-    assert len(items) == sum(protocol.SPEAKERS.values())
+    assert len(items) == sum(protocol.EXPERIMENT.speakers.values())
 
 
 def test_items_have_one_length_and_whole_utterances(items: list[protocol.Item]) -> None:
@@ -87,6 +87,19 @@ def test_what_is_missing_is_named(folder: Path, tmp_path: Path) -> None:
         (less / "manifest.csv").write_text("\n".join(row for row in rows if gone not in row) + "\n")
         with pytest.raises(UserError, match=message):
             protocol.load(less)
+
+
+def test_defaults_are_chosen_by_other_mixtures(folder: Path) -> None:
+    chosen_by, experiment = protocol.DEVELOPMENT, protocol.EXPERIMENT
+    assert not set(chosen_by.speakers) & set(experiment.speakers)
+    assert not {name for name, _ in chosen_by.jingles} & {name for name, _ in experiment.jingles}
+    names = protocol.names(chosen_by)
+    assert len(set(names)) == len(names) == chosen_by.rounds * sum(chosen_by.speakers.values()) == len(chosen_by.jingles)
+    items = protocol.load(folder, chosen_by)
+    first, again = items[0](), items[len(chosen_by.speakers)]()
+    assert [item.name for item in (first, again)] == [names[0], names[len(chosen_by.speakers)]]
+    np.testing.assert_array_equal(first.speech, again.speech)
+    assert np.abs(first.jingle - again.jingle).max() > 0.01
 
 
 def test_items_of_which_nothing_was_heard_before() -> None:

@@ -42,8 +42,11 @@ def test_everything_asked_for_is_run() -> None:
             assert all((item, smr, "plain", "Self", row) in keys for row in (*METHODS, *baselines.BASELINES))
         for training in ("All", "Other"):
             assert all((item, 15.0, "plain", training, row) in keys for row in reproduction.PAPER_METHODS)
-        for condition in protocol.CONDITIONS:
+        for condition in protocol.MET:
             assert (item, 0.0, condition, "Self", "variational") in keys and (item, 0.0, condition, "Self", "KL-NMF") in keys
+    for item in range(len(protocol.names(protocol.DEVELOPMENT))):
+        for row in (*METHODS, *reproduction.ABLATION_ROWS):
+            assert {(item, 15.0, "development", "Self", row), (item, 0.0, "development", "Self", row)} <= keys
     assert set(reproduction.MODEL_ROWS) <= {key[-1] for key in keys}
     quick = {key for task in reproduction.plan(quick=True) for key in task.keys()}
     assert quick < keys

@@ -10,7 +10,16 @@ import scipy.stats as st
 
 from bayessep import protocol, tables
 from bayessep.baselines import BASELINES
-from bayessep.reproduction import ABLATION_ROWS, ABLATION_SCENES, LOG_MODE_ROWS, METHOD_ROWS, PAPER_METHODS, SEED_ROWS
+from bayessep.reproduction import (
+    ABLATION_ROWS,
+    ABLATION_SCENES,
+    DEVELOPMENT_ROWS,
+    DEVELOPMENT_SCENES,
+    LOG_MODE_ROWS,
+    METHOD_ROWS,
+    PAPER_METHODS,
+    SEED_ROWS,
+)
 
 MIDDLE = {"mixture": 0.0, "KL-NMF": 6.0, "unsupervised": 7.0, "REPET-SIM": 4.0, "HPSS": 2.0}
 
@@ -32,8 +41,9 @@ def _run() -> list[dict]:
         for row in usual for smr in tables.SMRS for n in range(3)
     ]  # fmt: skip
     lines += [_result(row, n, 15.0, training=t, **words[n]) for row in PAPER_METHODS for t in ("All", "Other") for n in range(3)]
-    lines += [_result(row, n, 0.0, c) for row in usual for c in protocol.CONDITIONS if c != "plain" for n in range(3)]
+    lines += [_result(row, n, 0.0, c) for row in usual for c in protocol.MET if c != "plain" for n in range(3)]
     lines += [_result(row, n, *scene) for row in ABLATION_ROWS for scene in ABLATION_SCENES for n in range(3)]
+    lines += [_result(row, n, *scene) for row in DEVELOPMENT_ROWS for scene in DEVELOPMENT_SCENES for n in range(3)]
     lines += [_result(row, n, smr) for row in SEED_ROWS for smr in (15.0, 0.0) for n in range(3)]
     return lines
 
