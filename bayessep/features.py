@@ -1,0 +1,350 @@
+"""What detectors look at: mel spectrograms in decibels, and their harmonic and percussive parts.
+
+The features of Bhattacharjee, Prasanna, Guha, “Clean vs. Overlapped Speech-Music Detection Using Harmonic-Percussive Features and
+Multi-Task Learning” (2022), as functions of arrays under ``jax.jit``: `hpss`, `mel`, `decibels`, and what is made of them
+(`FEATURES`, `extract`). Time is the first axis. `remove_silence` and `normalise` prepare a waveform as the paper does.
+
+Sustained sounds are horizontal lines of a spectrogram and percussive ones vertical lines, so a median along time keeps the
+former and one along frequency the latter (Fitzgerald, “Harmonic/percussive separation using median filtering”, 2010).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+from scipy.ndimage import median_filter
+
+from bayessep.errors import UserError
+from bayessep.stft import Stft, bin_frequencies, stft
+
+# --- median filters ------------------------------------------------------------------------------------------------------
+
+
+@lru_cache
+def _selection(n: int) -> tuple[tuple[int, int, bool, bool], ...]:
+    """Comparators that bring the median of n numbers to the middle: two places, and whether the lesser and the greater are needed.
+
+    Batcher's odd-even merge sort of the next power of two, without what touches the places beyond n (as if they held infinity),
+    and without what the middle does not depend on.
+    """
+    size = 1 << (n - 1).bit_length()
+    sort: list[tuple[int, int]] = []
+    p = 1
+    while p < size:
+        k = p
+        while k >= 1:
+            for j in range(k % p, size - k, 2 * k):
+                for i in range(min(k, size - j - k)):
+                    a, b = i + j, i + j + k
+                    if a // (2 * p) == b // (2 * p) and b < n:
+                        sort.append((a, b))
+            k //= 2
+        p *= 2
+    needed = {n // 2}
+    kept: list[tuple[int, int, bool, bool]] = []
+    for a, b in reversed(sort):
+        if a in needed or b in needed:
+            kept.append((a, b, a in needed, b in needed))
+            needed |= {a, b}
+    return tuple(reversed(kept))
+
+
+def median(x: Float[Array, "*B T F"], size: int, axis: int) -> Float[Array, "*B T F"]:
+    """The median of `size` neighbours along an axis, edges mirrored: exactly `scipy.ndimage.median_filter`.
+
+    A sorting network of minima and maxima over shifted copies, in which nothing depends on the data: one pass over memory. The
+    gradient goes to the neighbour that is the median, and to all of them alike where several are.
+
+    Raises:
+        UserError: `size` is not odd and positive.
+    """
+    if size < 1 or size % 2 == 0:
+        raise UserError(f"a median of {size} neighbours has no middle; take an odd number.")
+    return x if size == 1 or x.size == 0 else _median(x, size, axis)
+
+
+def _neighbours(x: Float[Array, "*B T F"], size: int, axis: int) -> list[Float[Array, "*B T F"]]:
+    n = x.shape[axis]
+    edges = [(0, 0)] * x.ndim
+    edges[axis] = (size // 2, size // 2)
+    padded = jnp.pad(x, edges, mode="symmetric")
+    return [lax.slice_in_dim(padded, k, k + n, axis=axis) for k in range(size)]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _median(x: Float[Array, "*B T F"], size: int, axis: int) -> Float[Array, "*B T F"]:
+    place = _neighbours(x, size, axis)
+    for a, b, lesser, greater in _selection(size):
+        x_a, x_b = place[a], place[b]
+        if lesser:
+            place[a] = jnp.minimum(x_a, x_b)
+        if greater:
+            place[b] = jnp.maximum(x_a, x_b)
+    return place[size // 2]
+
+
+def _median_and_input(x: Float[Array, "*B T F"], size: int, axis: int) -> tuple[Array, tuple[Array, Array]]:
+    found: Array = _median(x, size, axis)
+    return found, (x, found)
+
+
+def _to_the_median(size: int, axis: int, kept: tuple[Array, Array], gradient: Float[Array, "*B T F"]) -> tuple[Array]:
+    # Back through the network, the compiler would take minutes.
+    x, found = kept
+    near, pull = jax.vjp(lambda x: _neighbours(x, size, axis), x)
+    hits = [(place == found).astype(x.dtype) for place in near]
+    each = gradient / sum(hits[1:], hits[0])
+    return pull([each * hit for hit in hits])
+
+
+_median.defvjp(_median_and_input, _to_the_median)
+
+
+# --- harmonic and percussive parts ---------------------------------------------------------------------------------------
+
+
+class HarmonicPercussive(NamedTuple):
+    """Two parts of a magnitude spectrogram that sum to it."""
+
+    harmonic: Float[Array, "*B T F"]
+    percussive: Float[Array, "*B T F"]
+
+
+@partial(jax.jit, static_argnames=("harmonic", "percussive"))
+def hpss(x: Float[Array, "*B T F"], harmonic: int = 21, percussive: int = 11) -> HarmonicPercussive:
+    """Harmonic and percussive part of a magnitude spectrogram: medians of so many frames, or bins, and soft masks of power 2.
+
+    The values of ``librosa.decompose.hpss(x.T, kernel_size=(harmonic, percussive), power=2.0)``: the same medians, and masks that
+    differ in the last bits, because the compiler adds a product in one rounding.
+    """
+    h, p = median(x, harmonic, axis=-2), median(x, percussive, axis=-1)
+    greater, lesser = jnp.maximum(h, p), jnp.minimum(h, p)
+    nothing = greater < jnp.finfo(x.dtype).tiny  # as librosa has it: where neither says anything, half each
+    # One number says both shares, its sign which of them is greater. The division comes last: the compiler does whatever is
+    # cheaper than one again for each result, and has no notion of how many minima and maxima a median is.
+    ratio = jnp.where(nothing, 1, lesser) / jnp.where(nothing, 1, jnp.where(h >= p, greater, -greater))
+    more, less = 1 / (1 + ratio**2), ratio**2 / (1 + ratio**2)
+    first = ~jnp.signbit(ratio)
+    return HarmonicPercussive(x * jnp.where(first, more, less), x * jnp.where(first, less, more))
+
+
+# --- mel bands and decibels ----------------------------------------------------------------------------------------------
+
+
+def _hz_to_mel(hz: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """Slaney's scale: linear up to 1000 Hz, which are 15 mel, and logarithmic above."""
+    return np.where(hz < 1000, hz * (3 / 200), 15 + 27 * np.log(np.maximum(hz, 1000) / 1000) / np.log(6.4))
+
+
+def _mel_to_hz(mel: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    return np.where(mel < 15, mel * (200 / 3), 1000 * 6.4 ** ((mel - 15) / 27))
+
+
+@lru_cache
+def mel_filters(settings: Stft, sample_rate: int, bands: int) -> Float[np.ndarray, "F M"]:
+    """Triangles of equal area, equally far apart on Slaney's mel scale up to half the rate: `librosa.filters.mel`, transposed."""
+    top = _hz_to_mel(np.array([sample_rate / 2]))[0]
+    edges = _mel_to_hz(np.linspace(0, top, bands + 2))
+    hz = bin_frequencies(settings, sample_rate)[:, None]
+    low, middle, high = edges[:-2], edges[1:-1], edges[2:]
+    triangles = np.maximum(0, np.minimum((hz - low) / (middle - low), (high - hz) / (high - middle)))
+    filters = (triangles * (2 / (high - low))).astype(np.float32)
+    filters.setflags(write=False)  # callers share it
+    return filters
+
+
+def decibels(power: Float[Array, "*S"], range_db: float | int | None = 80.0) -> Float[Array, "*S"]:
+    """10 log10 of a power, not below 1e-10, and at most `range_db` below its greatest: `librosa.power_to_db`."""
+    level = 10 * jnp.log10(jnp.maximum(power, 1e-10))
+    return level if range_db is None else jnp.maximum(level, level.max() - range_db)
+
+
+# --- features ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Front:
+    """How a waveform becomes the features of a detector (paper 003, section III-C).
+
+    Attributes:
+        feature: one of `FEATURES`.
+        bands: of the mel scale.
+        harmonic: frames of the median that keeps harmonics (l_harm).
+        percussive: bins of the median that keeps percussion (l_perc).
+        range_db: levels are cut so far below the greatest of a recording.
+        sample_rate: in hertz.
+        frame: samples of a frame, 25 ms.
+        hop: samples from frame to frame, 10 ms.
+
+    Raises:
+        UserError: a setting is out of range.
+    """
+
+    feature: str = "LMHPS-EF"
+    bands: int = 120
+    harmonic: int = 21
+    percussive: int = 11
+    range_db: float = 80.0
+    sample_rate: int = 16000
+    frame: int = 400
+    hop: int = 160
+
+    def __post_init__(self) -> None:
+        if self.feature not in FEATURES:
+            raise UserError(f"feature {self.feature!r} is not known; choose one of {', '.join(FEATURES)}.")
+        for name in ("bands", "harmonic", "percussive", "sample_rate", "range_db"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"{name} is {getattr(self, name)}, but must be positive.")
+        for name in ("harmonic", "percussive"):
+            if getattr(self, name) % 2 == 0:
+                raise UserError(f"{name} is {getattr(self, name)}, but a median has a middle of odd numbers only.")
+
+    @property
+    def stft(self) -> Stft:
+        """Frames that begin with the first sample and end with the last that fills one, as the paper's."""
+        return Stft(n_fft=self.frame, hop=self.hop, center=False)
+
+    @property
+    def width(self) -> int:
+        """Numbers that a frame has: D."""
+        made = FEATURES[self.feature]
+        return made.parts * (self.bands if made.mel else self.stft.n_bins)
+
+
+class Feature(NamedTuple):
+    """What a name of the paper stands for."""
+
+    parts: int  # 1: of one spectrogram; 2: of the harmonic and the percussive one, side by side (early fusion)
+    mel: bool
+    log: bool
+    which: tuple[str, ...]  # of "whole", "harmonic", "percussive"
+
+
+FEATURES = {
+    "S": Feature(1, False, False, ("whole",)),
+    "LS": Feature(1, False, True, ("whole",)),
+    "MS": Feature(1, True, False, ("whole",)),
+    "LMS": Feature(1, True, True, ("whole",)),
+    "LMHS": Feature(1, True, True, ("harmonic",)),
+    "LMPS": Feature(1, True, True, ("percussive",)),
+    "HPS-EF": Feature(2, False, False, ("harmonic", "percussive")),
+    "LHPS-EF": Feature(2, False, True, ("harmonic", "percussive")),
+    "MHPS-EF": Feature(2, True, False, ("harmonic", "percussive")),
+    "LMHPS-EF": Feature(2, True, True, ("harmonic", "percussive")),
+}
+
+
+@partial(jax.jit, static_argnames=("front",))
+def spectral(magnitude: Float[Array, "*B T F"], front: Front = Front()) -> Float[Array, "*B T D"]:
+    """The feature of a magnitude spectrogram, each recording in decibels of its own greatest.
+
+    LMS is the mel spectrogram of powers. Of the harmonic and the percussive part, magnitudes are put into bands and then squared,
+    as in the code of the paper's authors. That code also doubles the decibels of LMS, which cuts it at 40 dB: `range_db` of 40.
+    """
+    made = FEATURES[front.feature]
+    parts = {"whole": magnitude}
+    if made.which != ("whole",):
+        parts |= zip(("harmonic", "percussive"), hpss(magnitude, front.harmonic, front.percussive), strict=True)
+    return jnp.concatenate([_one(parts[name], made, name, front) for name in made.which], axis=-1)
+
+
+def _one(x: Float[Array, "*B T F"], made: Feature, name: str, front: Front) -> Float[Array, "*B T D"]:
+    if made.mel:
+        filters = jnp.asarray(mel_filters(front.stft, front.sample_rate, front.bands))
+        # Without logarithm, MS is of powers; what was split stays magnitudes.
+        x = jnp.matmul(x**2, filters, precision="highest") if name == "whole" else jnp.matmul(x, filters, precision="highest")
+    if not made.log:
+        return x
+    power = x if made.mel and name == "whole" else x**2
+    greatest = jnp.maximum(power.max(axis=(-2, -1), keepdims=True), 1e-10)
+    return jnp.maximum(decibels(power, None), 10 * jnp.log10(greatest) - front.range_db)
+
+
+def extract(waveform: Float[Array, "*B N"], front: Front = Front()) -> Float[Array, "*B T D"]:
+    """The feature of a waveform at `Front.sample_rate`.
+
+    Raises:
+        UserError: the waveform is shorter than one frame.
+    """
+    return spectral(jnp.abs(stft(waveform, front.stft)), front)
+
+
+def standardise(x: Float[Array, "*B T D"]) -> Float[Array, "*B T D"]:
+    """Mean 0 and deviation 1 over the frames of each recording, band by band; 0 where nothing changes."""
+    centred = x - x.mean(axis=-2, keepdims=True)
+    deviation = jnp.sqrt((centred**2).mean(axis=-2, keepdims=True))
+    return centred / jnp.where(deviation > 1e-6, deviation, 1)
+
+
+def patches(x: Float[np.ndarray, "T D"], length: int = 68, hop: int | None = None) -> Float[np.ndarray, "P L D"]:
+    """Pieces of `length` frames, each `hop` after the one before (None: after its end); what is left over is dropped.
+
+    A recording that is shorter is repeated until it fills one, as in the paper's code.
+
+    Raises:
+        UserError: there is no frame, or a length or hop below 1.
+    """
+    hop = length if hop is None else hop
+    if length < 1 or hop < 1:
+        raise UserError(f"pieces of {length} frames every {hop} are impossible; take positive numbers.")
+    if len(x) == 0:
+        raise UserError("there is no frame to cut a piece from; the recording is shorter than one frame.")
+    if len(x) < length:
+        x = np.resize(x, (length, x.shape[1]))
+    return np.lib.stride_tricks.sliding_window_view(x, length, axis=0)[::hop].transpose(0, 2, 1)
+
+
+# --- waveforms -----------------------------------------------------------------------------------------------------------
+
+
+def normalise(waveform: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
+    """Without its mean, and with a greatest magnitude of 1; silence stays silence."""
+    centred = waveform - waveform.mean() if len(waveform) else waveform
+    greatest = np.abs(centred).max(initial=0.0)
+    return centred / greatest if greatest > 0 else centred
+
+
+class Pauses(NamedTuple):
+    """What counts as a pause (paper 003: “a heuristic-based energy threshold”; values of its authors' code)."""
+
+    threshold: float = 0.025  # of the greatest root mean square of a frame
+    smooth: int = 5  # frames of the median over decisions
+    shortest: float = 0.075  # seconds; shorter pauses stay
+    frame: float = 0.025  # seconds
+    hop: float = 0.010
+
+
+def remove_silence(
+    waveform: Float[np.ndarray, " N"], sample_rate: int, pauses: Pauses = Pauses(), *, as_released: bool = False
+) -> Float[np.ndarray, " M"]:
+    """The waveform without its pauses.
+
+    With `as_released` as the code of the paper's authors has it: nothing is removed unless there are two pauses at least, and the
+    length stays what it was, the end filled with ones. These ones reach the features and the energies that mixtures are made
+    with, so this is for matching published numbers and for nothing else.
+    """
+    frame, hop = round(pauses.frame * sample_rate), round(pauses.hop * sample_rate)
+    if len(waveform) < frame:
+        return waveform
+    windows = np.lib.stride_tricks.sliding_window_view(waveform, frame)[::hop]
+    rms = np.sqrt((windows.astype(np.float64) ** 2).mean(1))
+    quiet = median_filter((rms < pauses.threshold * rms.max()).astype(np.uint8), pauses.smooth, mode="nearest")
+    edges = np.flatnonzero(np.diff(quiet, prepend=0, append=0))
+    runs = [(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if (b - a) * hop > pauses.shortest * sample_rate]
+    if as_released and len(runs) < 2:
+        return waveform
+    kept = np.ones(len(waveform), bool)
+    for first, end in runs:
+        # A run to the last frame takes the samples behind it along.
+        kept[first * hop : len(waveform) if end == len(quiet) else end * hop] = False
+    sounding = waveform[kept]
+    if not as_released:
+        return sounding
+    return np.concatenate([sounding, np.ones(len(waveform) - len(sounding), waveform.dtype)])
