@@ -335,6 +335,9 @@ def reproduce(
         Path, typer.Option("-o", "--output", metavar="DIR", help="Results and tables; what is there already is not run again.")
     ] = Path("demir2011"),
     quick: Annotated[bool, typer.Option("--quick", help="Three items, two ratios, some methods: five minutes or so.")] = False,
+    development: Annotated[
+        bool, typer.Option("--development", help="Also the mixtures by which the defaults were chosen: another half an hour.")
+    ] = False,
     jobs: Annotated[
         int | None,
         typer.Option(
@@ -349,7 +352,7 @@ def reproduce(
     """Run the experiment of a paper on real recordings, and print its tables beside the paper's numbers.
 
     Every method, the paper's and what one would pick instead, at several speech-to-music ratios. Each result is kept in -o DIR
-    at once: called again after an interruption, it goes on. The full run takes an hour and a half on two cores.
+    at once: called again after an interruption, it goes on. The full run takes an hour or so on two cores.
     """
     terminal = Terminal(json=json, quiet=quiet)
     from bayessep import commands
@@ -357,7 +360,7 @@ def reproduce(
     described = _begin(device, terminal)
     # Processes would have to share an accelerator, and its memory with this one.
     processes = jobs or (min(4, os.cpu_count() or 1) if described.startswith("cpu") else 1)
-    commands.reproduce(output, data, seed, quick, processes, described, terminal)
+    commands.reproduce(output, data, seed, quick, development, processes, described, terminal)
 
 
 @app.command(cls=Verb, epilog="**Example**\n\nbayessep doctor --json")

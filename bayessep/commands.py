@@ -236,24 +236,28 @@ def _show(result: Any, document: dict[str, Any], page: Path, terminal: Terminal)
 # --- reproduce -----------------------------------------------------------------------------------------------------------
 
 
-def reproduce(folder: Path, data: Path, seed: int, quick: bool, jobs: int, device: str, terminal: Terminal) -> None:
+def reproduce(
+    folder: Path, data: Path, seed: int, quick: bool, development: bool, jobs: int, device: str, terminal: Terminal
+) -> None:
     """Paper 000's experiment: run what the folder lacks, then write and print its tables."""
     from rich.console import Group
 
     from bayessep import recognition, reproduction, tables
 
+    if quick and development:
+        raise UserError("--quick runs a part of the experiment, --development more than all of it; take one of the two.")
     if not recognition.is_installed():
         later = "results that are kept without are not transcribed later"
         terminal.warn(f"no word error rates: pip install 'bayessep[asr]' brings a recogniser; {later}.")
-    tasks = reproduction.plan(quick)
+    tasks = reproduction.plan(quick, development)
     with terminal.working() as progress:
         lines = reproduction.run(folder, data, tasks, seed=seed, jobs=jobs, progress=progress)
     results = tables.Results(lines)
     found = tables.findings(results)
     seconds = sum(line["seconds"] for line in lines)
-    about = tables.about(quick=quick, seed=seed, seconds=seconds)
+    about = tables.about(quick=quick, development=development, seed=seed, seconds=seconds)
     document: dict[str, Any] = {"command": "reproduce", "experiment": "demir2011", "version": __version__, "device": device}
-    document |= {"seed": seed, "quick": quick, "about": about, "seconds": seconds}
+    document |= {"seed": seed, "quick": quick, "development": development, "about": about, "seconds": seconds}
     document["settings"] = dataclasses.asdict(reproduction.BEST)
     document |= {"means": results.rows(), "findings": [f._asdict() for f in found]}
     stem = "quick" if quick else "tables"

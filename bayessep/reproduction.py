@@ -103,8 +103,8 @@ class Task(NamedTuple):
         return [(self.item, self.smr_db, self.condition, self.training, row) for row in self.rows]
 
 
-def plan(quick: bool = False) -> list[Task]:
-    """Everything that is run, the tables of the paper first."""
+def plan(quick: bool = False, development: bool = False) -> list[Task]:
+    """Everything that is run, the tables of the paper first; on request the mixtures by which defaults are chosen, too."""
     count = len(protocol.names())
     usual = (*baselines.BASELINES, *baselines.SHARPER, *METHOD_ROWS)
     if quick:
@@ -119,8 +119,9 @@ def plan(quick: bool = False) -> list[Task]:
     tasks += [Task(n, 0.0, condition, "Self", met) for condition in protocol.MET if condition != "plain" for n in range(count)]
     tasks += [Task(n, smr, c, "Self", tuple(ABLATION_ROWS)) for smr, c in ABLATION_SCENES for n in range(count)]
     tasks += [Task(n, smr, "plain", "Self", tuple(SEED_ROWS)) for smr in (15.0, 0.0) for n in range(count)]
-    others = range(len(protocol.names(protocol.DEVELOPMENT)))
-    tasks += [Task(n, smr, c, "Self", DEVELOPMENT_ROWS) for smr, c in DEVELOPMENT_SCENES for n in others]
+    if development:
+        others = range(len(protocol.names(protocol.DEVELOPMENT)))
+        tasks += [Task(n, smr, c, "Self", DEVELOPMENT_ROWS) for smr, c in DEVELOPMENT_SCENES for n in others]
     return tasks
 
 
@@ -151,8 +152,8 @@ def run(
     Raises:
         UserError: recordings are missing, or the folder holds results of another version, seed or settings.
     """
-    for cast in (protocol.EXPERIMENT, protocol.DEVELOPMENT):
-        protocol.load(data, cast)  # what is missing is said before any work is done
+    for condition in {task.condition for task in tasks} | {"plain"}:
+        protocol.load(data, protocol.CONDITIONS[condition].cast)  # what is missing is said before any work is done
     _check_setup(folder, seed)
     _drop_half_a_line(folder / RESULTS)
     wanted = {key for task in tasks for key in task.keys()}

@@ -34,8 +34,10 @@ def _fake(task: Task, folder: Path, data: Path, seed: int) -> int:
 
 
 def test_everything_asked_for_is_run() -> None:
-    tasks = reproduction.plan()
+    tasks = reproduction.plan(development=True)
     keys = {key for task in tasks for key in task.keys()}
+    usual = {key for task in reproduction.plan() for key in task.keys()}
+    assert usual == {key for key in keys if protocol.CONDITIONS[key[2]].cast is protocol.EXPERIMENT}
     n = len(protocol.names())
     for item in range(n):
         for smr in RATIOS:
@@ -49,7 +51,7 @@ def test_everything_asked_for_is_run() -> None:
             assert {(item, 15.0, "development", "Self", row), (item, 0.0, "development", "Self", row)} <= keys
     assert set(reproduction.MODEL_ROWS) <= {key[-1] for key in keys}
     quick = {key for task in reproduction.plan(quick=True) for key in task.keys()}
-    assert quick < keys
+    assert quick < usual
 
 
 def test_the_default_is_a_row_and_every_ablation_differs_from_it() -> None:
@@ -175,7 +177,7 @@ def test_the_verb_prints_and_writes_its_tables(call: Caller, recordings: Path, t
     monkeypatch.setattr(reproduction, "run", lambda *given, **more: asked.append(more) or lines)
     folder = tmp_path / "out"
     folder.mkdir()  # where `run` keeps its lines
-    line = ("reproduce", "demir2011", "--data", recordings, "-o", folder, "--jobs", 3, "--seed", 5)
+    line = ("reproduce", "demir2011", "--data", recordings, "-o", folder, "--jobs", 3, "--seed", 5, "--development")
     document = json.loads(call.succeeded(*line, "--json"))
     assert (asked[0]["seed"], asked[0]["jobs"]) == (5, 3)
     assert (document["seconds"], len(document["means"])) == (360.0, 3)
@@ -192,6 +194,11 @@ def test_an_interruption_says_that_results_are_kept(call: Caller, recordings: Pa
     monkeypatch.setattr(reproduction, "run", interrupted)
     outcome = call("reproduce", "demir2011", "--data", recordings, "-o", tmp_path / "out")
     assert (outcome.code, outcome.out) == (130, "") and "every result so far is kept" in outcome.complaint
+
+
+def test_a_part_and_more_than_all_exclude_each_other(call: Caller, recordings: Path, tmp_path: Path) -> None:
+    line = ("reproduce", "demir2011", "--data", recordings, "-o", tmp_path / "out", "--quick", "--development")
+    assert "one of the two" in call.refused(*line) and not (tmp_path / "out").exists()
 
 
 def test_recordings_that_are_missing_are_named(call: Caller, tmp_path: Path) -> None:
