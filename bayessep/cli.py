@@ -336,7 +336,7 @@ def reproduce(
     ] = Path("demir2011"),
     quick: Annotated[bool, typer.Option("--quick", help="Three items, two ratios, some methods: five minutes or so.")] = False,
     development: Annotated[
-        bool, typer.Option("--development", help="Also the mixtures by which the defaults were chosen: another half an hour.")
+        bool, typer.Option("--development", help="Also other mixtures, by which settings are weighed: another hour.")
     ] = False,
     jobs: Annotated[
         int | None,

@@ -3,8 +3,9 @@
 Eight speakers, as in the paper; a jingle of four seconds repeats under whole utterances, and its first half is labelled. Speech
 is trained on the same speaker (Self), on him and three others (All), or on these three (Other). Speakers and jingles are named
 here, so that everybody who has the recordings has the same mixtures. None of the experiment's mixtures was used to choose a
-default of `Settings`, but some speakers and jingles were (`SEEN`): the tables say what holds of the others alone, too. Defaults
-are chosen by other mixtures (`DEVELOPMENT`), of which no speaker and no jingle is in the experiment.
+default of `Settings`, but some speakers and jingles were (`SEEN`): the tables say what holds of the others alone, too. Other
+settings than the defaults are weighed by other mixtures (`DEVELOPMENT`), of which no speaker and no jingle is in the experiment;
+some composers are in both.
 """
 
 from collections.abc import Callable
@@ -99,7 +100,7 @@ DEVELOPMENT = Cast(
     ),
     rounds=4,
 )
-"""The mixtures by which defaults are chosen."""
+"""Mixtures by which defaults and what they might be are weighed."""
 
 SEEN = ("ljspeech-LJ", "librispeech-1998", "vibe_ace", "sharp", "sugar_plum_fairy")
 """Speakers and jingles that were in other mixtures by which early versions of the defaults were chosen."""
@@ -160,6 +161,7 @@ CONDITIONS = {
     "faded": Condition(change=_faded),
     "all three": Condition(OUT_OF_STEP, lambda music: _faded(_filtered(music))),
     "development": Condition(cast=DEVELOPMENT),
+    "development, all three": Condition(OUT_OF_STEP, lambda music: _faded(_filtered(music)), DEVELOPMENT),
 }
 
 MET = tuple(name for name, condition in CONDITIONS.items() if condition.cast is EXPERIMENT)
@@ -230,6 +232,12 @@ def _items(cast: Cast) -> list[tuple[str, int, str, float]]:
 def names(cast: Cast = EXPERIMENT) -> list[str]:
     """Of the items, without reading them."""
     return [_name(speaker, n, jingle) for speaker, n, jingle, _ in _items(cast)]
+
+
+def speech_of(item: int, condition: str = "plain") -> int:
+    """Which speech an item has: those of one speech over several jingles are no independent samples."""
+    cast = CONDITIONS[condition].cast
+    return item % (len(_items(cast)) // cast.rounds)
 
 
 def unseen() -> list[int]:

@@ -54,8 +54,8 @@ PAPER_ROWS = {
 ABLATION_SCENES = ((15.0, "plain"), (0.0, "plain"), (0.0, "all three"))
 """Ratios and conditions at which the parts of the default are left out."""
 
-DEVELOPMENT_SCENES = ((15.0, "development"), (0.0, "development"))
-"""Ratios and conditions by which the default was chosen: its parts, and the methods."""
+DEVELOPMENT_SCENES = ((15.0, "development"), (0.0, "development"), (0.0, "development, all three"))
+"""The same over mixtures that are not the experiment's; there the methods are compared, too."""
 
 ABLATION_ROWS = {
     "without the chain": dataclasses.replace(BEST, chain=False),
@@ -104,7 +104,7 @@ class Task(NamedTuple):
 
 
 def plan(quick: bool = False, development: bool = False) -> list[Task]:
-    """Everything that is run, the tables of the paper first; on request the mixtures by which defaults are chosen, too."""
+    """Everything that is run, the tables of the paper first; on request the development mixtures, too."""
     count = len(protocol.names())
     usual = (*baselines.BASELINES, *baselines.SHARPER, *METHOD_ROWS)
     if quick:
@@ -121,7 +121,9 @@ def plan(quick: bool = False, development: bool = False) -> list[Task]:
     tasks += [Task(n, smr, "plain", "Self", tuple(SEED_ROWS)) for smr in (15.0, 0.0) for n in range(count)]
     if development:
         others = range(len(protocol.names(protocol.DEVELOPMENT)))
-        tasks += [Task(n, smr, c, "Self", DEVELOPMENT_ROWS) for smr, c in DEVELOPMENT_SCENES for n in others]
+        rows = {"development": DEVELOPMENT_ROWS}
+        parts = (BEST.method, *ABLATION_ROWS)
+        tasks += [Task(n, smr, c, "Self", rows.get(c, parts)) for smr, c in DEVELOPMENT_SCENES for n in others]
     return tasks
 
 
@@ -233,9 +235,11 @@ def read(folder: Path) -> list[dict[str, Any]]:
     results = []
     for n, line in enumerate(lines, 1):
         try:
-            results.append(json.loads(line))
-        except ValueError:
+            result = json.loads(line)
+            key_of(result)
+        except (ValueError, TypeError, KeyError):
             raise UserError(f"{path}, line {n}, is no result; remove that line, or choose another folder with -o.") from None
+        results.append(result)
     return list({key_of(result): result for result in results}.values())
 
 
@@ -259,10 +263,11 @@ def _check_setup(folder: Path, seed: int) -> None:
         if path.exists():
             try:
                 before = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError:
+                rows_before = dict(before["rows"])
+            except (ValueError, TypeError, KeyError):
                 raise UserError(f"{path} cannot be read; choose another folder with -o.") from None
             same = {"development": setup["development"]} | before
-            if same != setup | {"rows": {name: setup["rows"].get(name) for name in before["rows"]}}:
+            if same != setup | {"rows": {name: setup["rows"].get(name) for name in rows_before}}:
                 raise UserError(
                     f"{folder} holds results of other settings, another seed or another version; choose another folder with -o."
                 )

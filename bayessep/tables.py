@@ -80,6 +80,14 @@ def mean(values: Sequence[float]) -> Mean | None:
     return Mean(float(np.mean(values)), margin, n)
 
 
+def _over_speech(values: dict[int, float], condition: str) -> Mean | None:
+    by_speech: dict[int, list[float]] = {}
+    for item, number in values.items():
+        by_speech.setdefault(protocol.speech_of(item, condition), []).append(number)
+    found = mean([float(np.mean(numbers)) for numbers in by_speech.values()])
+    return None if found is None else found._replace(items=len(values))
+
+
 class Results:
     """All results of a run, looked up by what they belong to."""
 
@@ -99,8 +107,8 @@ class Results:
         return {n: v for n, r in sorted(found.items()) if (v := value(r, MEASURES[measure])) is not None}
 
     def mean(self, row: str, measure: str, smr_db: float, condition: str = "plain", training: str = "Self") -> Mean | None:
-        """Over the items."""
-        return mean(list(self.values(row, measure, smr_db, condition, training).values()))
+        """Over the items; over the speech of each first, where it is heard over several jingles."""
+        return _over_speech(self.values(row, measure, smr_db, condition, training), condition)
 
     def levels(self, rows: Iterable[str], measure: str, smr_db: float, training: str = "Self") -> dict[str, float]:
         """Means by row, of the rows that have one."""
@@ -111,7 +119,7 @@ class Results:
     ) -> Mean | None:
         """Mean difference of two rows over the items that both have, or those of them in `items`."""
         a, b = (self.values(name, measure, smr_db, condition) for name in (row, over))
-        return mean([a[n] - b[n] for n in a if n in b and (items is None or n in items)])
+        return _over_speech({n: a[n] - b[n] for n in a if n in b and (items is None or n in items)}, condition)
 
     def rows(self) -> list[dict[str, Any]]:
         """Every mean, as flat records."""
@@ -213,9 +221,8 @@ def _ablations(results: Results) -> Table:
 
 def _development(results: Results) -> Table:
     rows = [row for row in DEVELOPMENT_ROWS if row not in (BEST.method, "as sure as it is")]
-    note = "Filter and gain are for jingles to which something has happened; to these nothing has."
-    title = "By which the default is chosen: SDR over the development mixtures (dB)"
-    return _changes(results, title, rows, DEVELOPMENT_SCENES, note)
+    note = "Each speech is heard over four jingles; the intervals are over the speeches. “All three”: as in the experiment."
+    return _changes(results, "The same and the methods over the development mixtures: SDR (dB)", rows, DEVELOPMENT_SCENES, note)
 
 
 def _changes(results: Results, title: str, rows: Iterable[str], scenes: Iterable[tuple[float, str]], note: str = "") -> Table:
@@ -302,7 +309,7 @@ def _claims(results: Results) -> list[Finding | None]:
             numbers = f"{BEST.method} {of[BEST.method]:.2f}, the best, {best}, {of[best]:.2f} dB SDR; item by item {less}"
             close = of[best] - of[BEST.method] <= 0.5
             made.append(Finding(f"At {smr:g} dB the default is within 0.5 dB of the best method", close, numbers))
-    for items, named in ((None, ""), (protocol.unseen(), ", over items of which nothing was heard before")):
+    for items, named in ((None, ""), (protocol.unseen(), ", over items of unseen speakers and jingles")):
         gains = [results.gain(BEST.method, row, "SDR", 0.0, items=items) for row in ("KL-NMF", "KL-NMF, sharper")]
         if gains[0] is not None:
             sharper = "" if gains[1] is None else f"; above KL-NMF, sharper, {shown(gains[1])}"
@@ -402,16 +409,18 @@ def about(*, quick: bool, development: bool, seed: int, seconds: float) -> str:
     unseen = ", ".join(protocol.names()[n] for n in protocol.unseen())
     extent = "a part of it (--quick), " if quick else "with --development, " if development else ""
     others = protocol.names(protocol.DEVELOPMENT)
-    chosen = f" The {len(others)} development mixtures, of other speakers and other jingles: {', '.join(others)}."
+    speakers = len(protocol.DEVELOPMENT.speakers)
+    chosen = f" The {len(others)} development mixtures, of {speakers} other speakers and other jingles: {', '.join(others)}."
     return (
         f"Printed by `bayessep reproduce demir2011`, {extent}seed {seed}, {seconds / 60:.0f} minutes of computation in all. Speech "
-        f"and music are real recordings, mixed here: a jingle of {protocol.JINGLE_SECONDS:g} s repeats under "
-        f"{protocol.ITEM_SECONDS:g} s of whole utterances, and its first half is labelled. Speech is learned from up to "
-        f"{protocol.TRAINING_SECONDS:g} s of each training speaker: the same (Self), that one and three others (All), or these "
+        f"and music are real recordings, mixed here: a jingle of {protocol.JINGLE_SECONDS:g} s repeats for "
+        f"{protocol.ITEM_SECONDS:g} s, under as many whole utterances as go into them, and its first half is labelled. Speech is "
+        f"learned from about {protocol.TRAINING_SECONDS:g} s of each training speaker, or what there is: the same (Self), that one "
+        "and three others (All), or these "
         "three (Other). Means over items with 95 % intervals; the paper's numbers are of other recordings, and its training is "
         "longer. WER is that of pocketsphinx with the English model in its wheel, over the items that have transcripts. "
         f"Items: {items}. Of these, {unseen} have neither a speaker nor a jingle that was in any mixture by which defaults were "
-        "ever chosen." + chosen * development
+        "ever chosen, though two of their composers were." + chosen * development
     )
 
 

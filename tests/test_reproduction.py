@@ -115,15 +115,29 @@ def test_rows_may_come_but_not_change(recordings: Path, tmp_path: Path, monkeypa
         reproduction.run(tmp_path, recordings, task)
 
 
-@pytest.mark.parametrize(("name", "words"), [("setup.json", "cannot be read"), ("results.jsonl", "line 1, is no result")])
-def test_a_damaged_folder_is_named(recordings: Path, tmp_path: Path, monkeypatch, name: str, words: str) -> None:
+def test_a_folder_from_before_the_development_mixtures_may_get_them(recordings: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(reproduction, "work", _fake)
     task = [Task(0, 0.0, "plain", "Self", ("nmf",))]
     reproduction.run(tmp_path, recordings, task)
-    (tmp_path / name).write_text("{nothing\n")
+    setup = json.loads((tmp_path / "setup.json").read_text())
+    (tmp_path / "setup.json").write_text(json.dumps({name: value for name, value in setup.items() if name != "development"}))
+    assert len(reproduction.run(tmp_path, recordings, [*task, Task(0, 0.0, "development", "Self", ("nmf",))])) == 2
+    assert json.loads((tmp_path / "setup.json").read_text()) == setup
+    (tmp_path / "setup.json").write_text(json.dumps(setup | {"development": ["another"]}))
+    with pytest.raises(UserError, match="other settings"):
+        reproduction.run(tmp_path, recordings, task)
+
+
+@pytest.mark.parametrize("damage", ["{nothing", "[]", "{}", "null"])
+@pytest.mark.parametrize(("name", "words"), [("setup.json", "cannot be read"), ("results.jsonl", "line 1, is no result")])
+def test_a_damaged_folder_is_named(recordings: Path, tmp_path: Path, monkeypatch, name: str, words: str, damage: str) -> None:
+    monkeypatch.setattr(reproduction, "work", _fake)
+    task = [Task(0, 0.0, "plain", "Self", ("nmf",))]
+    reproduction.run(tmp_path, recordings, task)
+    (tmp_path / name).write_text(f"{damage}\n")
     with pytest.raises(UserError, match=rf"{name}.*{words}.*choose another folder"):
         reproduction.run(tmp_path, recordings, task)
-    assert (tmp_path / name).read_text() == "{nothing\n"
+    assert (tmp_path / name).read_text() == f"{damage}\n"
 
 
 def test_a_place_that_cannot_be_written_is_named(recordings: Path, tmp_path: Path) -> None:
@@ -174,13 +188,17 @@ def _line(row: str, item: int, level: float) -> dict:
 def test_the_verb_prints_and_writes_its_tables(call: Caller, recordings: Path, tmp_path: Path, monkeypatch) -> None:
     lines = [_line(row, item, 10.0 + item) for row in ("mixture", "nmf", "KL-NMF") for item in (0, 1)]
     asked: list[dict] = []
-    monkeypatch.setattr(reproduction, "run", lambda *given, **more: asked.append(more) or lines)
+    monkeypatch.setattr(reproduction, "run", lambda *given, **more: asked.append(more | {"tasks": given[2]}) or lines)
     folder = tmp_path / "out"
     folder.mkdir()  # where `run` keeps its lines
     line = ("reproduce", "demir2011", "--data", recordings, "-o", folder, "--jobs", 3, "--seed", 5, "--development")
     document = json.loads(call.succeeded(*line, "--json"))
     assert (asked[0]["seed"], asked[0]["jobs"]) == (5, 3)
+    assert asked[0]["tasks"] == reproduction.plan(development=True) and document["development"]
     assert (document["seconds"], len(document["means"])) == (360.0, 3)
+    assert "24 development mixtures" in document["about"]
+    assert "development" not in json.loads(call.succeeded(*line[:-1], "--json"))["about"]
+    assert asked[1]["tasks"] == reproduction.plan()
     printed = call.succeeded(*line)
     assert "Table 2 of the paper" in printed and "10.5" in printed and "6 minutes" in (folder / "tables.md").read_text()
     assert {p.name for p in folder.iterdir()} >= {"tables.json", "tables.csv", "tables.md", "tables.png"}
@@ -224,3 +242,9 @@ def test_a_task_appends_its_results(recordings: Path, tmp_path: Path, monkeypatc
     assert (found["word_errors"], found["words"]) == (1, 2)
     assert found["sweeps"] == 3 and -1 <= found["rank_correlation"] <= 1
     assert np.all(np.diff([0, *found["coverage"], 1]) >= 0)
+
+
+@pytest.mark.loose_arrays
+def test_a_development_task_is_of_development_items(recordings: Path, tmp_path: Path) -> None:
+    assert reproduction.work(Task(7, 5.0, "development", "Self", ("mixture",)), tmp_path, recordings, 0) == 1
+    assert reproduction.read(tmp_path)[0]["name"] == protocol.names(protocol.DEVELOPMENT)[7]

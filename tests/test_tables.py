@@ -43,7 +43,11 @@ def _run() -> list[dict]:
     lines += [_result(row, n, 15.0, training=t, **words[n]) for row in PAPER_METHODS for t in ("All", "Other") for n in range(3)]
     lines += [_result(row, n, 0.0, c) for row in usual for c in protocol.MET if c != "plain" for n in range(3)]
     lines += [_result(row, n, *scene) for row in ABLATION_ROWS for scene in ABLATION_SCENES for n in range(3)]
-    lines += [_result(row, n, *scene) for row in DEVELOPMENT_ROWS for scene in DEVELOPMENT_SCENES for n in range(3)]
+    # Other levels than the experiment's, so that a mean that had both would be another.
+    lines += [
+        r | {"sdr": r["sdr"] - 50, "sar": 0.0, "smr": 0.0}
+        for r in (_result(row, n, *scene) for row in DEVELOPMENT_ROWS for scene in DEVELOPMENT_SCENES for n in range(3))
+    ]
     lines += [_result(row, n, smr) for row in SEED_ROWS for smr in (15.0, 0.0) for n in range(3)]
     return lines
 
@@ -85,6 +89,10 @@ def test_tables_stand_beside_the_papers(results: tables.Results) -> None:
     assert all(len(cells) == len(table.head) for table in made.values() for cells in table.rows)
     ours = {"What each part of the default brings", "The default with other seeds", "Is the posterior as sure as it may be?"}
     assert ours <= made.keys()
+    others = made["The same and the methods over the development mixtures"]
+    assert [row[0] for row in others.rows[:3]] == ["variational, the default", "ideal ratio mask", "nmf"]
+    assert others.rows[0][1].startswith("−24.0 ±") and len(others.head) == 7
+    assert next(cells for cells in made["What each part of the default brings"].rows)[1].startswith("26.0 ±")
 
 
 def test_what_was_not_run_has_no_table_and_no_finding() -> None:
@@ -110,6 +118,29 @@ def test_statements_follow_the_numbers(results: tables.Results) -> None:
     better = [r | {"sar": r["sar"] + 1} if r["row"] == "icm" else r for r in _run()]
     said = {f.statement: f.holds for f in tables.findings(tables.Results(better))}
     assert said["ICM: the best SAR"] and not said["ICM, log-modes: the best SAR"] and said["Joint estimation is not better"]
+
+
+def test_one_speech_over_several_jingles_is_one_sample() -> None:
+    step = len(protocol.DEVELOPMENT.speakers)
+    levels = {0: 1.0, 1: 4.0, step: 3.0, step + 1: 6.0}  # two speeches, with means of 2 and 5
+    lines = [_result("nmf", n, 0.0, "development") | {"sdr": level} for n, level in levels.items()]
+    lines += [_result("icm", n, 0.0, "development") | {"sdr": 2 * level} for n, level in levels.items()]
+    results = tables.Results(lines)
+    found, gain = results.mean("nmf", "SDR", 0.0, "development"), results.gain("icm", "nmf", "SDR", 0.0, "development")
+    expected = tables.mean([2.0, 5.0])
+    assert found is not None and expected is not None and found == gain == expected._replace(items=4)
+    alone = tables.Results([_result("nmf", n) | {"sdr": level} for n, level in levels.items()]).mean("nmf", "SDR", 0.0)
+    assert alone is not None and alone == tables.mean(list(levels.values()))  # in the experiment each has its own
+
+
+def test_parts_that_only_harm_are_named() -> None:
+    lines = [_result(row, n, *DEVELOPMENT_SCENES[0]) for row in ("variational", "no warm-up") for n in range(4)]
+    statement = "Nowhere over the development mixtures is the default better, beyond the interval, without one of its parts"
+    better = [r | {"sdr": r["sdr"] + 1 + 0.1 * r["item"]} if r["row"] == "no warm-up" else r for r in lines]
+    for results, holds in ((lines, True), (better, False)):
+        said = {f.statement: f for f in tables.findings(tables.Results(results))}
+        assert said[statement].holds == holds and ("no warm-up at 15 dB" in said[statement].numbers) != holds
+    assert "in the experiment" not in " ".join(said)
 
 
 def test_files_hold_every_mean(results: tables.Results) -> None:
