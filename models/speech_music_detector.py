@@ -1,0 +1,211 @@
+"""Is this speech, music, or both? Networks that look at 0.7 s of features at a time.
+
+Bhattacharjee, Prasanna, Guha, “Clean vs. Overlapped Speech-Music Detection Using Harmonic-Percussive Features and Multi-Task
+Learning” (2022): four networks of others (B1 to B4) with a head of three classes, and the paper's heads that learn related tasks
+along with it: is it speech alone, is it music alone, and in which ratio are they mixed (multi-task, figure 3a); the ratio may also
+be told to the other two (cascaded information, figure 3b). Sizes and details are those of the authors' code, of which the paper's
+numbers are.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache, partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from bayessep.models.detector_networks import MADE, Dense, Detector, Noise, batch_norm, normalised
+
+MUSIC, SPEECH, BOTH = range(3)
+"""Classes, in the order of the paper's code."""
+
+
+class Output(NamedTuple):
+    """What a detector says of each patch, before any sigmoid or softmax."""
+
+    classes: Float[Array, "B 3"]  # logits of music, speech, both
+    speech: Float[Array, " B"] | None = None  # logit of speech alone
+    music: Float[Array, " B"] | None = None  # logit of music alone
+    ratio: Float[Array, "B 2"] | None = None  # [t_M, t_S]: energies of music and of speech, the greater being 1
+
+
+class Batch(NamedTuple):
+    """Patches and what is known of them."""
+
+    features: Float[Array, "B L D"]
+    label: Int[Array, " B"]
+    ratio: Float[Array, "B 2"]
+
+
+def ratio_target(label: Int[np.ndarray, " B"], smr_db: Float[np.ndarray, " B"]) -> Float[np.ndarray, "B 2"]:
+    """[t_M, t_S] of the paper: [1, 0] for music, [0, 1] for speech, else the energies at that ratio, the greater being 1."""
+    music = np.where(label == SPEECH, 0, np.where(label == MUSIC, 1, np.minimum(1, 10 ** (-smr_db / 10))))
+    speech = np.where(label == MUSIC, 0, np.where(label == SPEECH, 1, np.minimum(1, 10 ** (smr_db / 10))))
+    return np.stack([music, speech], axis=-1).astype(np.float32)
+
+
+# --- heads ---------------------------------------------------------------------------------------------------------------
+
+
+class Task(nnx.Module):
+    """One related task: a hidden layer of 16, and what it says."""
+
+    def __init__(self, n_in: int, n_out: int, told: int, rngs: nnx.Rngs) -> None:
+        self.hidden = Dense(n_in, 16, 0.4, rngs)
+        self.norm = batch_norm(16 + told, rngs) if told else None
+        self.out = nnx.Linear(16 + told, n_out, kernel_init=nnx.initializers.glorot_uniform(), rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "B n"], noise: Noise = None, told: Float[Array, "B k"] | None = None
+    ) -> Float[Array, "B m"]:
+        hidden = self.hidden(x, noise)
+        if self.norm is not None and told is not None:
+            hidden = normalised(self.norm, jnp.concatenate([hidden, told], axis=-1), noise)
+        return self.out(hidden)
+
+
+class SpeechMusicDetector(nnx.Module):
+    """A network and its heads."""
+
+    def __init__(self, config: Detector, rngs: nnx.Rngs) -> None:
+        self.network = MADE[config.network](config, rngs)
+        n = self.network.n_out
+        self.classes = nnx.Linear(n, 3, kernel_init=nnx.initializers.glorot_uniform(), rngs=rngs)
+        self.head = config.head
+        if config.head != "single":
+            told = 2 if config.head == "cascaded" else 0
+            self.ratio = Task(n, 2, 0, rngs)
+            self.speech, self.music = Task(n, 1, told, rngs), Task(n, 1, told, rngs)
+
+    def __call__(self, x: Float[Array, "B L D"], noise: Noise = None) -> Output:
+        seen = self.network(x, noise)
+        classes = self.classes(seen)
+        if self.head == "single":
+            return Output(classes)
+        ratio = self.ratio(seen, noise)
+        told = ratio if self.head == "cascaded" else None
+        return Output(classes, self.speech(seen, noise, told)[:, 0], self.music(seen, noise, told)[:, 0], ratio)
+
+
+# --- losses --------------------------------------------------------------------------------------------------------------
+
+
+class Weights(NamedTuple):
+    """Of the four losses in their sum; equal ones were best for the paper."""
+
+    speech: float = 1.0
+    music: float = 1.0
+    ratio: float = 1.0
+    classes: float = 1.0
+
+
+class Losses(NamedTuple):
+    """Means over a batch; those of tasks that the head does not have are 0."""
+
+    speech: Float[Array, ""]
+    music: Float[Array, ""]
+    ratio: Float[Array, ""]
+    classes: Float[Array, ""]
+
+
+def losses(output: Output, batch: Batch) -> Losses:
+    """Cross-entropies of the three classes, of speech alone and of music alone; squared error of the ratio (section II-C)."""
+    classes = optax.softmax_cross_entropy_with_integer_labels(output.classes, batch.label).mean()
+    zero = jnp.zeros_like(classes)
+    if output.speech is None or output.music is None or output.ratio is None:
+        return Losses(zero, zero, zero, classes)
+    speech, music = (
+        optax.sigmoid_binary_cross_entropy(logit, (batch.label == label).astype(logit.dtype)).mean()
+        for logit, label in ((output.speech, SPEECH), (output.music, MUSIC))
+    )
+    return Losses(speech, music, ((output.ratio - batch.ratio) ** 2).mean(), classes)
+
+
+def total(of: Losses, weights: Weights = Weights()) -> Float[Array, ""]:
+    """Their weighted sum."""
+    return sum((w * loss for w, loss in zip(weights, of, strict=True)), start=jnp.zeros_like(of.classes))
+
+
+def parameter_count(model: nnx.Module) -> int:
+    """Numbers that a trained model consists of, running means and variances included, as Keras counts."""
+    state = nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(state))
+
+
+# --- training ------------------------------------------------------------------------------------------------------------
+
+
+class State(NamedTuple):
+    """What training carries."""
+
+    parameters: PyTree
+    statistics: PyTree  # running means and variances of batch normalisation
+    optimiser: optax.OptState
+
+
+def _clipped() -> optax.GradientTransformation:
+    """The gradient of each array shortened to a length of 1."""
+    return optax.stateless_with_tree_map(lambda g, _: g / jnp.maximum(1, jnp.linalg.norm(jnp.ravel(g))))
+
+
+def optimiser(config: Detector, steps_per_epoch: int = 1000) -> optax.GradientTransformation:
+    """That of each network's code: Adam, or stochastic gradients at a rate that falls."""
+    if config.network == "b1":
+        return optax.adam(1e-4)
+    if config.network == "b2":
+        return optax.sgd(optax.exponential_decay(1e-3, 700, 0.1))
+    if config.network == "b3":
+        falling = optax.exponential_decay(2e-3, 3 * steps_per_epoch, 0.1)
+        return optax.chain(_clipped(), optax.sgd(falling, momentum=0.9))
+    return optax.adam(1e-3)
+
+
+@lru_cache
+def _graph(config: Detector) -> nnx.GraphDef:
+    """The network without its numbers."""
+    return nnx.split(nnx.eval_shape(lambda: SpeechMusicDetector(config, nnx.Rngs(0))))[0]
+
+
+def init(config: Detector, key: Key[Array, ""], steps_per_epoch: int = 1000) -> State:
+    """A network that has learned nothing yet."""
+    _, parameters, statistics = nnx.split(SpeechMusicDetector(config, nnx.Rngs(key)), nnx.Param, nnx.BatchStat)
+    return State(parameters, statistics, optimiser(config, steps_per_epoch).init(parameters))
+
+
+@partial(jax.jit, static_argnames=("config",))
+def predict(config: Detector, state: State, x: Float[Array, "B L D"]) -> Output:
+    """What it says of patches."""
+    return nnx.merge(_graph(config), state.parameters, state.statistics)(x)
+
+
+@partial(jax.jit, static_argnames=("config", "weights", "steps_per_epoch"), donate_argnames=("state",))
+def step(
+    config: Detector,
+    state: State,
+    batch: Batch,
+    key: Key[Array, ""],
+    weights: Weights = Weights(),
+    steps_per_epoch: int = 1000,
+) -> tuple[State, Losses]:
+    """One step of its optimiser; the losses are those before it."""
+
+    def loss(parameters: PyTree) -> tuple[Float[Array, ""], tuple[Losses, PyTree]]:
+        # A copy, because the running means may only be changed inside the function that is differentiated.
+        model = nnx.merge(_graph(config), parameters, state.statistics, copy=True)
+        found = losses(model(batch.features, nnx.Rngs(key)), batch)
+        return total(found, weights) + _penalty(model), (found, nnx.state(model, nnx.BatchStat))
+
+    gradient, (found, statistics) = jax.grad(loss, has_aux=True)(state.parameters)
+    change, carried = optimiser(config, steps_per_epoch).update(gradient, state.optimiser, state.parameters)
+    return State(optax.apply_updates(state.parameters, change), statistics, carried), found
+
+
+def _penalty(model: SpeechMusicDetector) -> Float[Array, ""]:
+    """A hundredth of the squared weights of the hidden layers of the related tasks."""
+    tasks = () if model.head == "single" else (model.speech, model.music, model.ratio)
+    return 0.01 * sum(((task.hidden.linear.kernel[...] ** 2).sum() for task in tasks), start=jnp.float32(0))

@@ -1,0 +1,219 @@
+"""Networks that tell speech from music: their sizes, their heads, their losses, and that they learn."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from bayessep.errors import UserError
+from bayessep.features import mel_filters
+from bayessep.models import detector_networks as networks
+from bayessep.models import speech_music_detector as detector
+from bayessep.models.detector_networks import HEADS, NETWORKS, Detector
+from bayessep.models.speech_music_detector import BOTH, MUSIC, SPEECH, Batch, Output, Weights
+from bayessep.stft import Stft
+
+# flax multiplies numbers of Python into its arrays.
+pytestmark = pytest.mark.loose_arrays
+
+def _batch(config: Detector, n: int = 6, seed: int = 0) -> Batch:
+    rng = np.random.default_rng(seed)
+    label = np.arange(n) % 3
+    features = rng.standard_normal((n, config.length, config.width)) + (label[:, None, None] - 1)
+    ratio = detector.ratio_target(label, rng.integers(-5, 21, n).astype(np.float64))
+    return Batch(jnp.asarray(features, jnp.float32), jnp.asarray(label, jnp.int32), jnp.asarray(ratio))
+
+
+# --- sizes ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("network", "head", "width", "parts", "count"),
+    [
+        ("b1", "single", 21, 1, 1_449_539),
+        ("b2", "single", 201, 1, 44_100_931),
+        ("b3", "single", 80, 1, 108_963),
+        ("b3", "single", 120, 1, 110_243),
+        ("b3", "single", 240, 2, 114_083),
+        ("b3", "multi", 240, 2, 218_839),
+        ("b3", "cascaded", 240, 2, 218_987),
+        ("b4", "single", 257, 1, 21_091_569),
+        ("b4-nofc", "single", 257, 1, 129_265),
+    ],
+)
+def test_there_are_as_many_parameters_as_the_authors_have(network: str, head: str, width: int, parts: int, count: int) -> None:
+    config = Detector(network, head, width, parts)
+    model = nnx.eval_shape(lambda: detector.SpeechMusicDetector(config, nnx.Rngs(0)))
+    assert detector.parameter_count(model) == count
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_network_has_every_head(network: str, head: str) -> None:
+    config = Detector(network, head, 240)
+    found = jax.eval_shape(lambda x: detector.SpeechMusicDetector(config, nnx.Rngs(0))(x), jnp.zeros((5, 68, 240)))
+    shapes = [None if part is None else part.shape for part in found]
+    assert shapes == [(5, 3), *([None] * 3 if head == "single" else [(5,), (5,), (5, 2)])]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"network": "b5"}, "choose one of b1, b2"),
+        ({"head": "none"}, "choose one of single, multi"),
+        ({"dropout": 1.0}, "below 1"),
+        ({"width": 241}, "impossible"),
+        ({"parts": 3}, "impossible"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings: dict, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        Detector(**settings)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"network": "b1", "width": 14}, {"network": "b1", "length": 30}, {"network": "b2", "width": 4}]
+)
+def test_patches_that_are_too_small_are_refused(settings: dict) -> None:
+    with pytest.raises(UserError, match="kernels are larger"):
+        nnx.eval_shape(lambda: detector.SpeechMusicDetector(Detector(**settings), nnx.Rngs(0)))
+
+
+# --- layers --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dilation", [1, 4])
+def test_a_temporal_block_looks_as_far_as_its_dilation(dilation: int) -> None:
+    block = networks.TemporalBlock(8, dilation, 0.0, nnx.Rngs(0))
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((1, 21, 8)), jnp.float32)
+    reached = jnp.abs(jax.grad(lambda x: block(x)[0, 10].sum())(x))[0].sum(1)
+    assert list(np.flatnonzero(reached)) == [10 - dilation, 10, 10 + dilation]
+
+
+def test_a_temporal_block_convolves() -> None:
+    block = networks.TemporalBlock(8, 4, 0.0, nnx.Rngs(0))
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 21, 8)), jnp.float32)
+    kernel = block.dilated.kernel[...].reshape(3, 8, 8)
+    axes = ("NWC", "WIO", "NWC")
+    y = jax.nn.relu(jax.lax.conv_general_dilated(x, kernel, (1,), "SAME", rhs_dilation=(4,), dimension_numbers=axes))
+    y = y / (jnp.abs(y).max(-1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(block(x), x + y @ block.mix.kernel[...], atol=1e-5)
+
+
+def test_whole_channels_are_dropped() -> None:
+    block = networks.TemporalBlock(8, 1, 0.5, nnx.Rngs(0))
+    block.mix.kernel[...] = jnp.eye(8)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((3, 50, 8)), jnp.float32)
+    kept = np.asarray(block(x, nnx.Rngs(1)) - x) / np.asarray(block(x) - x + 1e-30)
+    for item in kept:
+        for channel in item.T:
+            sounding = channel[np.abs(channel) > 1e-6]
+            assert len(sounding) == 0 or np.allclose(sounding, 2.0, rtol=1e-3)
+    assert 0.2 < (np.abs(kept).max(1) < 1e-6).mean() < 0.8
+
+
+def test_channels_are_divided_by_their_neighbours() -> None:
+    x = 30 * np.random.default_rng(0).standard_normal((2, 3, 4, 20))
+    energy = np.stack([(x[..., max(0, n - 5) : n + 6] ** 2).sum(-1) for n in range(20)], -1)
+    found = networks._normalised_locally(jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(found, x / (1 + 1e-4 * energy) ** 0.75, rtol=1e-5)
+
+
+def test_mel_kernels_start_as_mel_bands() -> None:
+    layer = networks.MelKernels(101, 20)
+    x = np.random.default_rng(0).random(101).astype(np.float32)
+    found = layer(jnp.asarray(np.tile(x, (1, 9, 1))))
+    assert found.shape == (1, 20, 9, 3)
+    bands = x @ mel_filters(Stft(n_fft=200, hop=160), 16000, 20)
+    np.testing.assert_allclose(found[0, :, 4], np.repeat(5 * bands[:, None], 3, axis=1), rtol=1e-4)  # of five frames
+    assert detector.parameter_count(layer) == 15 * np.count_nonzero(mel_filters(Stft(n_fft=200, hop=160), 16000, 20))
+
+
+# --- losses --------------------------------------------------------------------------------------------------------------
+
+
+def test_ratios_are_those_of_the_paper() -> None:
+    label = np.array([MUSIC, SPEECH, BOTH, BOTH, BOTH])
+    found = detector.ratio_target(label, np.array([3.0, 3.0, 10.0, 0.0, -5.0]))
+    np.testing.assert_allclose(found, [[1, 0], [0, 1], [0.1, 1], [1, 1], [1, 10**-0.5]], rtol=1e-6)
+
+
+def test_losses_are_those_of_the_paper() -> None:
+    rng = np.random.default_rng(0)
+    classes, speech, music, ratio = (rng.standard_normal(shape) for shape in ((4, 3), 4, 4, (4, 2)))
+    label, target = np.array([MUSIC, SPEECH, BOTH, SPEECH]), rng.random((4, 2))
+    batch = Batch(jnp.zeros((4, 1, 1)), jnp.asarray(label), jnp.asarray(target, jnp.float32))
+    found = detector.losses(Output(*(jnp.asarray(part, jnp.float32) for part in (classes, speech, music, ratio))), batch)
+
+    def binary(logit: np.ndarray, true: np.ndarray) -> float:
+        p = 1 / (1 + np.exp(-logit))
+        return float(-(true * np.log(p) + (1 - true) * np.log(1 - p)).mean())
+
+    p = np.exp(classes) / np.exp(classes).sum(1, keepdims=True)
+    expected = [binary(speech, label == SPEECH), binary(music, label == MUSIC), ((ratio - target) ** 2).mean()]
+    expected.append(-np.log(p[np.arange(4), label]).mean())
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert float(detector.total(found, Weights(1, 2, 3, 4))) == pytest.approx(float(np.dot(expected, [1, 2, 3, 4])), rel=1e-5)
+    alone = detector.losses(Output(jnp.asarray(classes, jnp.float32)), batch)
+    np.testing.assert_allclose(alone, [0, 0, 0, expected[3]], rtol=1e-5)
+
+
+# --- training ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("network", "head"), [("b3", "cascaded"), ("b3", "multi"), ("b4-nofc", "single")])
+def test_steps_learn(network: str, head: str) -> None:
+    config = Detector(network, head, 40)
+    state, batch = detector.init(config, jax.random.key(0)), _batch(config)
+    before = detector.losses(detector.predict(config, state, batch.features), batch)
+    for key in jax.random.split(jax.random.key(1), 12):
+        state, found = detector.step(config, state, batch, key)
+    assert all(np.isfinite(found)) and float(found.classes) < float(before.classes)
+    assert (np.asarray(found)[:3] > 0).all() == (head != "single")
+
+
+def test_a_step_is_a_function_of_its_key() -> None:
+    config = Detector("b3", "multi", 40)
+    batch = _batch(config)
+    run = [detector.step(config, detector.init(config, jax.random.key(0)), batch, jax.random.key(k))[0] for k in (1, 1, 2)]
+    leaves = [jax.tree.leaves(state.parameters) for state in run]
+    assert all(bool((a == b).all()) for a, b in zip(leaves[0], leaves[1], strict=True))
+    assert any(bool((a != b).any()) for a, b in zip(leaves[0], leaves[2], strict=True))
+
+
+def test_what_is_said_of_a_patch_does_not_depend_on_the_others() -> None:
+    config = Detector("b3", "multi", 40)
+    state, batch = detector.init(config, jax.random.key(0)), _batch(config)
+    state, _ = detector.step(config, state, batch, jax.random.key(1))
+    together = detector.predict(config, state, batch.features)
+    alone = detector.predict(config, state, batch.features[2:3])
+    for both, one in zip(together, alone, strict=True):
+        np.testing.assert_allclose(both[2:3], one, rtol=1e-4, atol=1e-5)
+
+
+def test_batches_are_remembered_for_normalisation() -> None:
+    config = Detector("b3", "multi", 40)
+    state = detector.init(config, jax.random.key(0))
+    before = [np.asarray(leaf) for leaf in jax.tree.leaves(state.statistics)]
+    state, _ = detector.step(config, state, _batch(config), jax.random.key(1))
+    assert all((a != b).any() for a, b in zip(before, jax.tree.leaves(state.statistics), strict=True))
+
+
+def test_one_program_serves_every_step() -> None:
+    config = Detector("b3", "multi", 40)
+    state = detector.init(config, jax.random.key(0))
+    step = partial(detector.step, config)
+    state, _ = step(state, _batch(config), jax.random.key(1))
+    programs = detector.step._cache_size()
+    step(state, _batch(config, seed=3), jax.random.key(2))
+    assert detector.step._cache_size() == programs
+
+
+def test_long_gradients_are_shortened_one_by_one() -> None:
+    gradients = {"long": jnp.full(4, 10.0), "short": jnp.full(4, 0.1)}
+    found, _ = detector._clipped().update(gradients, detector._clipped().init(gradients))
+    np.testing.assert_allclose(found["long"], 0.5, rtol=1e-6)
+    np.testing.assert_array_equal(found["short"], gradients["short"])
