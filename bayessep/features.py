@@ -56,6 +56,7 @@ def _selection(n: int) -> tuple[tuple[int, int, bool, bool], ...]:
     return tuple(reversed(kept))
 
 
+@partial(jax.jit, static_argnames=("size", "axis"))
 def median(x: Float[Array, "*B T F"], size: int, axis: int) -> Float[Array, "*B T F"]:
     """The median of `size` neighbours along an axis, edges mirrored: exactly `scipy.ndimage.median_filter`.
 
@@ -117,22 +118,24 @@ class HarmonicPercussive(NamedTuple):
     percussive: Float[Array, "*B T F"]
 
 
-@partial(jax.jit, static_argnames=("harmonic", "percussive"))
 def hpss(x: Float[Array, "*B T F"], harmonic: int = 21, percussive: int = 11) -> HarmonicPercussive:
     """Harmonic and percussive part of a magnitude spectrogram: medians of so many frames, or bins, and soft masks of power 2.
 
     The values of ``librosa.decompose.hpss(x.T, kernel_size=(harmonic, percussive), power=2.0)``: the same medians, and masks that
     differ in the last bits, because the compiler adds a product in one rounding.
     """
+    # A program for each, because in one the compiler would compute the medians again for each part.
     h, p = median(x, harmonic, axis=-2), median(x, percussive, axis=-1)
-    greater, lesser = jnp.maximum(h, p), jnp.minimum(h, p)
+    return HarmonicPercussive(_share(x, h, p), _share(x, p, h))
+
+
+@jax.jit
+def _share(x: Float[Array, "*B T F"], own: Float[Array, "*B T F"], other: Float[Array, "*B T F"]) -> Float[Array, "*B T F"]:
+    greater = jnp.maximum(own, other)
     nothing = greater < jnp.finfo(x.dtype).tiny  # as librosa has it: where neither says anything, half each
-    # One number says both shares, its sign which of them is greater. The division comes last: the compiler does whatever is
-    # cheaper than one again for each result, and has no notion of how many minima and maxima a median is.
-    ratio = jnp.where(nothing, 1, lesser) / jnp.where(nothing, 1, jnp.where(h >= p, greater, -greater))
-    more, less = 1 / (1 + ratio**2), ratio**2 / (1 + ratio**2)
-    first = ~jnp.signbit(ratio)
-    return HarmonicPercussive(x * jnp.where(first, more, less), x * jnp.where(first, less, more))
+    greater = jnp.where(nothing, 1, greater)
+    mine, theirs = (own / greater) ** 2, (other / greater) ** 2
+    return x * jnp.where(nothing, 0.5, mine / jnp.where(nothing, 1, mine + theirs))
 
 
 # --- mel bands and decibels ----------------------------------------------------------------------------------------------
@@ -241,7 +244,6 @@ FEATURES = {
 }
 
 
-@partial(jax.jit, static_argnames=("front",))
 def spectral(magnitude: Float[Array, "*B T F"], front: Front = Front()) -> Float[Array, "*B T D"]:
     """The feature of a magnitude spectrogram, each recording in decibels of its own greatest.
 
@@ -255,6 +257,7 @@ def spectral(magnitude: Float[Array, "*B T F"], front: Front = Front()) -> Float
     return jnp.concatenate([_one(parts[name], made, name, front) for name in made.which], axis=-1)
 
 
+@partial(jax.jit, static_argnames=("made", "name", "front"))
 def _one(x: Float[Array, "*B T F"], made: Feature, name: str, front: Front) -> Float[Array, "*B T D"]:
     if made.mel:
         filters = jnp.asarray(mel_filters(front.stft, front.sample_rate, front.bands))
