@@ -163,10 +163,10 @@ def mel_filters(settings: Stft, sample_rate: int, bands: int) -> Float[np.ndarra
     return filters
 
 
-def decibels(power: Float[Array, "*S"], range_db: float | int | None = 80.0) -> Float[Array, "*S"]:
-    """10 log10 of a power, not below 1e-10, and at most `range_db` below its greatest: `librosa.power_to_db`."""
+def decibels(power: Float[Array, "*B T F"], range_db: float | int = 80.0) -> Float[Array, "*B T F"]:
+    """10 log10 of a power, not below 1e-10, and at most `range_db` below the greatest of a recording: `librosa.power_to_db`."""
     level = 10 * jnp.log10(jnp.maximum(power, 1e-10))
-    return level if range_db is None else jnp.maximum(level, level.max() - range_db)
+    return jnp.maximum(level, level.max(axis=(-2, -1), keepdims=True) - range_db)
 
 
 # --- features ------------------------------------------------------------------------------------------------------------
@@ -218,29 +218,28 @@ class Front:
     def width(self) -> int:
         """Numbers that a frame has: D."""
         made = FEATURES[self.feature]
-        return made.parts * (self.bands if made.mel else self.stft.n_bins)
+        return len(made.which) * (self.bands if made.mel else self.stft.n_bins)
 
 
 class Feature(NamedTuple):
     """What a name of the paper stands for."""
 
-    parts: int  # 1: of one spectrogram; 2: of the harmonic and the percussive one, side by side (early fusion)
     mel: bool
     log: bool
-    which: tuple[str, ...]  # of "whole", "harmonic", "percussive"
+    which: tuple[str, ...]  # of "whole", "harmonic", "percussive"; several side by side (early fusion)
 
 
 FEATURES = {
-    "S": Feature(1, False, False, ("whole",)),
-    "LS": Feature(1, False, True, ("whole",)),
-    "MS": Feature(1, True, False, ("whole",)),
-    "LMS": Feature(1, True, True, ("whole",)),
-    "LMHS": Feature(1, True, True, ("harmonic",)),
-    "LMPS": Feature(1, True, True, ("percussive",)),
-    "HPS-EF": Feature(2, False, False, ("harmonic", "percussive")),
-    "LHPS-EF": Feature(2, False, True, ("harmonic", "percussive")),
-    "MHPS-EF": Feature(2, True, False, ("harmonic", "percussive")),
-    "LMHPS-EF": Feature(2, True, True, ("harmonic", "percussive")),
+    "S": Feature(False, False, ("whole",)),
+    "LS": Feature(False, True, ("whole",)),
+    "MS": Feature(True, False, ("whole",)),
+    "LMS": Feature(True, True, ("whole",)),
+    "LMHS": Feature(True, True, ("harmonic",)),
+    "LMPS": Feature(True, True, ("percussive",)),
+    "HPS-EF": Feature(False, False, ("harmonic", "percussive")),
+    "LHPS-EF": Feature(False, True, ("harmonic", "percussive")),
+    "MHPS-EF": Feature(True, False, ("harmonic", "percussive")),
+    "LMHPS-EF": Feature(True, True, ("harmonic", "percussive")),
 }
 
 
@@ -254,20 +253,20 @@ def spectral(magnitude: Float[Array, "*B T F"], front: Front = Front()) -> Float
     parts = {"whole": magnitude}
     if made.which != ("whole",):
         parts |= zip(("harmonic", "percussive"), hpss(magnitude, front.harmonic, front.percussive), strict=True)
-    return jnp.concatenate([_one(parts[name], made, name, front) for name in made.which], axis=-1)
+    return jnp.concatenate([_one(parts[name], name, front) for name in made.which], axis=-1)
 
 
-@partial(jax.jit, static_argnames=("made", "name", "front"))
-def _one(x: Float[Array, "*B T F"], made: Feature, name: str, front: Front) -> Float[Array, "*B T D"]:
+@partial(jax.jit, static_argnames=("name", "front"))
+def _one(x: Float[Array, "*B T F"], name: str, front: Front) -> Float[Array, "*B T D"]:
+    made = FEATURES[front.feature]
     if made.mel:
         filters = jnp.asarray(mel_filters(front.stft, front.sample_rate, front.bands))
         # Without logarithm, MS is of powers; what was split stays magnitudes.
-        x = jnp.matmul(x**2, filters, precision="highest") if name == "whole" else jnp.matmul(x, filters, precision="highest")
+        x = jnp.matmul(x**2 if name == "whole" else x, filters, precision="highest")
     if not made.log:
         return x
     power = x if made.mel and name == "whole" else x**2
-    greatest = jnp.maximum(power.max(axis=(-2, -1), keepdims=True), 1e-10)
-    return jnp.maximum(decibels(power, None), 10 * jnp.log10(greatest) - front.range_db)
+    return decibels(power, front.range_db)
 
 
 def extract(waveform: Float[Array, "*B N"], front: Front = Front()) -> Float[Array, "*B T D"]:

@@ -160,8 +160,10 @@ CONDITIONS = {
     "filtered": Condition(change=_filtered),
     "faded": Condition(change=_faded),
     "all three": Condition(OUT_OF_STEP, lambda music: _faded(_filtered(music))),
-    "development": Condition(cast=DEVELOPMENT),
-    "development, all three": Condition(OUT_OF_STEP, lambda music: _faded(_filtered(music)), DEVELOPMENT),
+}
+CONDITIONS |= {
+    "development": CONDITIONS["plain"]._replace(cast=DEVELOPMENT),
+    "development, all three": CONDITIONS["all three"]._replace(cast=DEVELOPMENT),
 }
 
 MET = tuple(name for name, condition in CONDITIONS.items() if condition.cast is EXPERIMENT)

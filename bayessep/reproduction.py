@@ -121,9 +121,9 @@ def plan(quick: bool = False, development: bool = False) -> list[Task]:
     tasks += [Task(n, smr, "plain", "Self", tuple(SEED_ROWS)) for smr in (15.0, 0.0) for n in range(count)]
     if development:
         others = range(len(protocol.names(protocol.DEVELOPMENT)))
-        rows = {"development": DEVELOPMENT_ROWS}
-        parts = (BEST.method, *ABLATION_ROWS)
-        tasks += [Task(n, smr, c, "Self", rows.get(c, parts)) for smr, c in DEVELOPMENT_SCENES for n in others]
+        for smr, condition in DEVELOPMENT_SCENES:
+            rows = DEVELOPMENT_ROWS if condition == "development" else (BEST.method, *ABLATION_ROWS)
+            tasks += [Task(n, smr, condition, "Self", rows) for n in others]
     return tasks
 
 
@@ -154,8 +154,9 @@ def run(
     Raises:
         UserError: recordings are missing, or the folder holds results of another version, seed or settings.
     """
-    for condition in {task.condition for task in tasks} | {"plain"}:
-        protocol.load(data, protocol.CONDITIONS[condition].cast)  # what is missing is said before any work is done
+    protocol.load(data)  # what is missing is said before any work is done
+    if any(protocol.CONDITIONS[task.condition].cast is protocol.DEVELOPMENT for task in tasks):
+        protocol.load(data, protocol.DEVELOPMENT)
     _check_setup(folder, seed)
     _drop_half_a_line(folder / RESULTS)
     wanted = {key for task in tasks for key in task.keys()}

@@ -66,13 +66,13 @@ class Detector:
 
 # --- layers --------------------------------------------------------------------------------------------------------------
 
-_GLOROT = nnx.initializers.glorot_uniform()
+GLOROT = nnx.initializers.glorot_uniform()
 _SMALL, _ABOVE_ZERO = nnx.initializers.normal(0.01), nnx.initializers.constant(0.1)
 
 
 def _three_wide(key: Key[Array, ""], shape: tuple[int, int], dtype: Any = jnp.float32) -> Float[Array, "a b"]:
     """Glorot's uniform numbers of a convolution of three, laid out as one matrix."""
-    return _GLOROT(key, (3, shape[0] // 3, shape[1]), dtype).reshape(shape)
+    return GLOROT(key, (3, shape[0] // 3, shape[1]), dtype).reshape(shape)
 
 
 Noise = nnx.Rngs | None
@@ -102,7 +102,7 @@ class Dense(nnx.Module):
         n_out: int,
         dropout: float,
         rngs: nnx.Rngs,
-        kernel_init: nnx.Initializer = _GLOROT,
+        kernel_init: nnx.Initializer = GLOROT,
         bias_init: nnx.Initializer = nnx.initializers.zeros,
     ) -> None:
         self.linear = nnx.Linear(n_in, n_out, kernel_init=kernel_init, bias_init=bias_init, rngs=rngs)
@@ -117,7 +117,7 @@ class Convolution(nnx.Module):
     """Convolution over frequency and time, batch normalisation, ReLU."""
 
     def __init__(self, n_in: int, n_out: int, kernel: tuple[int, int], padding: str, rngs: nnx.Rngs) -> None:
-        self.convolution = nnx.Conv(n_in, n_out, kernel, padding=padding, kernel_init=_GLOROT, rngs=rngs)
+        self.convolution = nnx.Conv(n_in, n_out, kernel, padding=padding, kernel_init=GLOROT, rngs=rngs)
         self.norm = batch_norm(n_out, rngs)
 
     def __call__(self, x: Float[Array, "B F T n"], noise: Noise = None) -> Float[Array, "B G S m"]:
@@ -216,7 +216,7 @@ class TemporalBlock(nnx.Module):
         self.dilation = dilation
         self.dilated = nnx.Linear(3 * n, n, kernel_init=_three_wide, rngs=rngs)
         self.dropout = nnx.Dropout(dropout, broadcast_dims=(1,))  # whole channels
-        self.mix = nnx.Linear(n, n, kernel_init=_GLOROT, rngs=rngs)
+        self.mix = nnx.Linear(n, n, kernel_init=GLOROT, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B L n"], noise: Noise = None) -> Float[Array, "B L n"]:
         # Three shifted copies and a matrix compile in half the time of dilated convolutions, and have faster gradients.
@@ -233,7 +233,7 @@ class B3(nnx.Module):
     channels = 32
 
     def __init__(self, config: Detector, rngs: nnx.Rngs) -> None:
-        self.first = nnx.Linear(config.width, self.channels, kernel_init=_GLOROT, rngs=rngs)
+        self.first = nnx.Linear(config.width, self.channels, kernel_init=GLOROT, rngs=rngs)
         dilations = [2**k for _ in range(3) for k in range(8)]
         self.blocks = nnx.List([TemporalBlock(self.channels, d, config.dropout, rngs) for d in dilations])
         self.n_out = config.length * self.channels

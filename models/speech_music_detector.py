@@ -19,7 +19,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from bayessep.models.detector_networks import MADE, Dense, Detector, Noise, batch_norm, normalised
+from bayessep.models.detector_networks import GLOROT, MADE, Dense, Detector, Noise, batch_norm, normalised
 
 MUSIC, SPEECH, BOTH = range(3)
 """Classes, in the order of the paper's code."""
@@ -58,7 +58,7 @@ class Task(nnx.Module):
     def __init__(self, n_in: int, n_out: int, told: int, rngs: nnx.Rngs) -> None:
         self.hidden = Dense(n_in, 16, 0.4, rngs)
         self.norm = batch_norm(16 + told, rngs) if told else None
-        self.out = nnx.Linear(16 + told, n_out, kernel_init=nnx.initializers.glorot_uniform(), rngs=rngs)
+        self.out = nnx.Linear(16 + told, n_out, kernel_init=GLOROT, rngs=rngs)
 
     def __call__(
         self, x: Float[Array, "B n"], noise: Noise = None, told: Float[Array, "B k"] | None = None
@@ -75,7 +75,7 @@ class SpeechMusicDetector(nnx.Module):
     def __init__(self, config: Detector, rngs: nnx.Rngs) -> None:
         self.network = MADE[config.network](config, rngs)
         n = self.network.n_out
-        self.classes = nnx.Linear(n, 3, kernel_init=nnx.initializers.glorot_uniform(), rngs=rngs)
+        self.classes = nnx.Linear(n, 3, kernel_init=GLOROT, rngs=rngs)
         self.head = config.head
         if config.head != "single":
             told = 2 if config.head == "cascaded" else 0
