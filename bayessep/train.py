@@ -1,0 +1,331 @@
+"""The one training loop: steps, validation, early stopping, checkpoints from which it goes on as if nothing had happened.
+
+What is trained is a `Task`: pure functions of states, batches and keys. What a step does depends on its number and on the seed
+alone, so a run that was killed and called again ends with the same weights, to the bit, as one that was not. A folder holds
+
+| | |
+|---|---|
+| ``config.json`` | the task, and how it is trained |
+| ``checkpoints/`` | state, best state and counters, by orbax; the last two |
+| ``metrics.csv`` | a line an epoch |
+| ``events.out.tfevents…`` | the same for TensorBoard |
+
+Where JAX sees several devices, batches are divided among them and states are held by all; several processes
+(`jax.distributed`) work as one.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import math
+import os
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Key, PyTree
+
+from bayessep.errors import UserError
+
+State = TypeVar("State")
+Batch = TypeVar("Batch")
+Progress = Callable[[str, int, int, float], None]
+
+CONFIG, METRICS, CHECKPOINTS = "config.json", "metrics.csv", "checkpoints"
+
+
+class Diverged(FloatingPointError):
+    """The loss is no number any more; the folder holds the last good checkpoint."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """How long, and how it is watched.
+
+    Attributes:
+        epochs: at most.
+        steps_per_epoch: steps between validations; checkpoints are made then.
+        patience: epochs without a better validation loss after which it ends.
+        min_delta: by how much better it must be.
+        seed: of all randomness.
+
+    Raises:
+        UserError: a number is out of range.
+    """
+
+    epochs: int = 50
+    steps_per_epoch: int = 200
+    patience: int = 5
+    min_delta: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "steps_per_epoch", "patience"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}, but must be at least 1.")
+        if not 0 <= self.min_delta < math.inf:
+            raise UserError(f"min_delta is {self.min_delta}, but must be at least 0, and finite.")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed is {self.seed}, but must be at least 0 and below 2**32.")
+
+
+@dataclass(frozen=True)
+class Task(Generic[State, Batch]):
+    """What is trained. A step depends on nothing but its arguments, a batch on nothing but its number."""
+
+    init: Callable[[Key[Array, ""]], State]
+    step: Callable[[State, Batch, Key[Array, ""]], tuple[State, Mapping[str, Array]]]  # jitted here; metrics include "loss"
+    batch: Callable[[int], Batch]  # of numpy arrays whose first axis is the batch
+    validate: Callable[[State], Mapping[str, float]]  # "loss" decides when to stop
+    config: Mapping[str, Any]  # what JSON can say; a folder is gone on with only where it is the same
+
+
+@dataclass(frozen=True)
+class Trained(Generic[State]):
+    """The state of the best epoch, and how it came to be."""
+
+    state: State
+    epoch: int  # the best one, from 1
+    epochs: int  # all of them
+    loss: float  # of the validation, at its best
+    stopped: str  # "patience" or "epochs"
+    history: list[dict[str, float]]  # of each epoch: its number, "train/…" and "validation/…"
+
+
+class _Carried(NamedTuple):
+    """Everything that goes on from epoch to epoch."""
+
+    state: PyTree
+    best: PyTree
+    best_loss: np.ndarray
+    best_epoch: np.ndarray
+    epoch: np.ndarray  # how many are done
+
+
+# --- the loop ------------------------------------------------------------------------------------------------------------
+
+
+def train(
+    task: Task[State, Batch], training: Training, folder: str | Path, *, progress: Progress = lambda *_: None
+) -> Trained[State]:
+    """Train until the validation loss stays, or the epochs are over; go on where an earlier call in `folder` was cut off.
+
+    Args:
+        task: what is trained.
+        training: for how long. With more `epochs` than before, a finished run goes on.
+        folder: see above; it is made if need be.
+        progress: called with "training", steps done, steps at most and the mean loss so far in the epoch.
+
+    Raises:
+        Diverged: a loss is not finite.
+        UserError: the folder holds another training, or cannot be written to; a batch cannot be divided among the devices.
+    """
+    folder = Path(folder).absolute()
+    _check_config(folder, task, training)
+    across = _Devices()
+    with ExitStack() as held:
+        checkpoints = held.enter_context(closing(_Checkpoints(folder / CHECKPOINTS)))
+        key = jax.random.key(training.seed)
+        key_init, key_steps = jax.random.split(key)
+        carried = _fresh(task.init(key_init))
+        carried = checkpoints.latest(carried) or carried
+        log = held.enter_context(closing(_Log(folder, int(carried.epoch))))
+        state = across.replicate(carried.state)
+        step = across.jitted(task.step)
+        reason = _over(carried, training)
+        while not reason:
+            done = int(carried.epoch)
+            state, means = _epoch(task, training, across, step, state, np.asarray(jax.random.key_data(key_steps)), done, progress)
+            at_home = jax.tree.map(np.asarray, state)
+            found = {f"validation/{name}": float(value) for name, value in task.validate(at_home).items()}
+            loss = found["validation/loss"]
+            if not math.isfinite(loss):
+                raise Diverged(f"the validation loss of epoch {done + 1} is {loss}; the epochs before it are kept.")
+            better = loss < float(carried.best_loss) - training.min_delta
+            carried = _Carried(
+                at_home,
+                at_home if better else carried.best,
+                np.array(loss) if better else carried.best_loss,
+                np.array(done + 1) if better else carried.best_epoch,
+                np.array(done + 1),
+            )
+            log.write(done + 1, {f"train/{name}": value for name, value in means.items()} | found)
+            checkpoints.keep(done + 1, carried)  # last: what it says is done, is written down
+            reason = _over(carried, training)
+    return Trained(carried.best, int(carried.best_epoch), int(carried.epoch), float(carried.best_loss), reason, log.rows)
+
+
+def _fresh(state: PyTree) -> _Carried:
+    state = jax.tree.map(np.asarray, state)
+    return _Carried(state, state, np.array(np.inf), np.array(0), np.array(0))
+
+
+def _over(carried: _Carried, training: Training) -> str:
+    """Why there is no further epoch; nothing if there is one."""
+    if int(carried.epoch) - int(carried.best_epoch) >= training.patience:
+        return "patience"
+    return "epochs" if int(carried.epoch) >= training.epochs else ""
+
+
+def _epoch(
+    task: Task, training: Training, across: _Devices, step: Callable, state: PyTree, seed: np.ndarray, done: int, progress: Progress
+) -> tuple[PyTree, dict[str, float]]:
+    """All steps of an epoch, and the means of what they say."""
+    first, most = done * training.steps_per_epoch, training.epochs * training.steps_per_epoch
+    sums: Any = None
+    for n in range(first, first + training.steps_per_epoch):
+        state, metrics = step(state, across.divide(task.batch(n)), seed, np.uint32(n))
+        sums = metrics if sums is None else jax.tree.map(jax.numpy.add, sums, metrics)
+        if (n + 1 - first) % 20 == 0 or n + 1 - first == training.steps_per_epoch:
+            loss = float(np.asarray(sums["loss"])) / (n + 1 - first)
+            if not math.isfinite(loss):
+                raise Diverged(f"the training loss became {loss} by step {n + 1}; the epochs before it are kept.")
+            progress("training", n + 1, most, loss)
+    return state, {name: float(np.asarray(value)) / training.steps_per_epoch for name, value in sums.items()}
+
+
+# --- devices -------------------------------------------------------------------------------------------------------------
+
+
+class _Devices:
+    """Batches divided among all devices, of all processes; everything else on each of them."""
+
+    def __init__(self) -> None:
+        self.count = jax.device_count()
+        mesh = Mesh(np.array(jax.devices()), ("batch",))
+        self._divided, self._whole = NamedSharding(mesh, P("batch")), NamedSharding(mesh, P())
+
+    def _placed(self, x: Any, sharding: NamedSharding) -> Array:
+        x = np.asarray(x)  # each process has all of it, and hands its own devices their part
+        return jax.make_array_from_callback(x.shape, sharding, lambda part: x[part])
+
+    def replicate(self, tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda x: self._placed(x, self._whole), tree)
+
+    def divide(self, batch: PyTree) -> PyTree:
+        size = len(jax.tree.leaves(batch)[0])
+        if size % self.count:
+            raise UserError(f"a batch of {size} cannot be divided among {self.count} devices; take a multiple of that number.")
+        return jax.tree.map(lambda x: self._placed(x, self._divided), batch)
+
+    def jitted(self, step: Callable) -> Callable:
+        # Seed and number come as plain numbers, which every process may give; a key would belong to one device.
+        @partial(jax.jit, donate_argnums=0, out_shardings=self._whole)
+        def numbered(state: PyTree, batch: PyTree, seed: Array, n: Array) -> tuple[PyTree, Mapping[str, Array]]:
+            return step(state, batch, jax.random.fold_in(jax.random.wrap_key_data(seed), n))
+
+        return numbered
+
+
+# --- what is kept --------------------------------------------------------------------------------------------------------
+
+
+class _Checkpoints:
+    """The last two epochs, each there whole or not at all."""
+
+    def __init__(self, folder: Path) -> None:
+        import orbax.checkpoint as ocp
+
+        logging.getLogger("absl").setLevel(logging.ERROR)  # it tells of every file
+        self._ocp = ocp
+        here = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process{here}"
+        )
+        self._options = ocp.CheckpointManagerOptions(
+            max_to_keep=2, enable_async_checkpointing=False, create=False, multiprocessing_options=alone
+        )
+        self._writes = here == 0
+        if self._writes:
+            folder.mkdir(parents=True, exist_ok=True)
+        self._manager = ocp.CheckpointManager(folder, options=self._options) if folder.is_dir() else None
+
+    def close(self) -> None:
+        if self._manager is not None:
+            self._manager.close()
+
+    def latest(self, like: _Carried) -> _Carried | None:
+        """What the newest holds, in the shapes of `like`."""
+        newest = None if self._manager is None else self._manager.latest_step()
+        if self._manager is None or newest is None:
+            return None
+        try:
+            return self._manager.restore(newest, args=self._ocp.args.StandardRestore(like))
+        except Exception as error:  # of any kind: the files are not ours
+            where = self._manager.directory
+            raise UserError(f"the checkpoint {newest} in {where} cannot be read ({type(error).__name__}); remove it.") from error
+
+    def keep(self, epoch: int, carried: _Carried) -> None:
+        if self._writes and self._manager is not None:
+            self._manager.save(epoch, args=self._ocp.args.StandardSave(carried))
+            self._manager.wait_until_finished()
+
+
+def _check_config(folder: Path, task: Task, training: Training) -> None:
+    """Write down what is trained, or compare: a folder holds one training."""
+    wanted = json.loads(json.dumps({"task": dict(task.config), "training": asdict(training)}))
+    path = folder / CONFIG
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            try:
+                before = json.loads(path.read_text(encoding="utf-8"))
+                same = {"task": before["task"], "training": before["training"] | {"epochs": training.epochs}}
+            except (ValueError, TypeError, KeyError):
+                raise UserError(f"{path} cannot be read; choose another folder with -o.") from None
+            if same != wanted:
+                differing = sorted(
+                    f"{part}.{name}" for part in wanted for name in wanted[part].keys() | same[part].keys()
+                    if wanted[part].get(name) != same[part].get(name)
+                )  # fmt: skip
+                other = f"{folder} holds another training (it differs in {', '.join(differing)})"
+                raise UserError(f"{other}; choose another folder with -o.")
+        if jax.process_index() == 0:
+            draft = path.with_name(f".{CONFIG}.{os.getpid()}")
+            draft.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+            os.replace(draft, path)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another folder with -o.") from None
+
+
+class _Log:
+    """A line an epoch, in a table and for TensorBoard; lines of epochs that no checkpoint knows of are dropped."""
+
+    def __init__(self, folder: Path, epochs: int) -> None:
+        self._path = folder / METRICS
+        self.rows: list[dict[str, float]] = []
+        if self._path.exists() and epochs:
+            with self._path.open(newline="", encoding="utf-8") as file:
+                self.rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)][:epochs]
+        self._writes = jax.process_index() == 0
+        self._board = None
+        if self._writes:
+            from tensorboardX import SummaryWriter
+
+            self._board = SummaryWriter(str(folder), purge_step=epochs + 1, max_queue=1)
+
+    def write(self, epoch: int, values: Mapping[str, float]) -> None:
+        self.rows.append({"epoch": float(epoch), **values})
+        if not self._writes or self._board is None:
+            return
+        draft = self._path.with_name(f".{METRICS}.{os.getpid()}")
+        with draft.open("w", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, list(self.rows[0]), lineterminator="\n")
+            table.writeheader()
+            table.writerows({k: int(v) if k == "epoch" else v for k, v in row.items()} for row in self.rows)
+        os.replace(draft, self._path)
+        for name, value in values.items():
+            self._board.add_scalar(name, value, epoch)
+
+    def close(self) -> None:
+        if self._board is not None:
+            self._board.close()
