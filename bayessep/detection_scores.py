@@ -1,0 +1,203 @@
+"""How good a detection of speech and music is: of labels, of frames, of segments, and of the probabilities it came with.
+
+No score is NaN. A class that is never predicted has precision 0, one that never occurs has recall 0, and one of which neither is
+true has F1 0; `ClassScores` says what then counts in a mean. (`segment_scores` follows pyannote.metrics, which says 1 there.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+
+from bayessep.errors import UserError
+from bayessep.extras import library
+from bayessep.timeline import BOTH, MUSIC, NOISE, SPEECH, UNLABELLED, Segment, fill_gaps, frame_switches, merge
+
+# --- labels --------------------------------------------------------------------------------------------------------------
+
+
+class ClassScores(NamedTuple):
+    """Scores of each class, in the order of `classes`, from 0 to 1."""
+
+    classes: tuple[Hashable, ...]
+    precision: Float[np.ndarray, " C"]
+    recall: Float[np.ndarray, " C"]
+    f1: Float[np.ndarray, " C"]
+    count: Int[np.ndarray, " C"]  # how often each occurs in truth
+    predicted: Int[np.ndarray, " C"]  # and in what was predicted
+
+    @property
+    def macro_f1(self) -> float:
+        """Mean F1 of the classes that occur in truth or prediction; 0 if none does."""
+        return _mean(self.f1, self.count + self.predicted > 0)
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Mean recall of the classes that occur in truth; 0 if none does. The accuracy of paper 003."""
+        return _mean(self.recall, self.count > 0)
+
+
+def class_scores(
+    truth: Shaped[np.ndarray, " _"] | Sequence[Hashable],
+    predicted: Shaped[np.ndarray, " _"] | Sequence[Hashable],
+    classes: Sequence[Hashable] | None = None,
+) -> ClassScores:
+    """Precision, recall and F1 of each class, of one label an example.
+
+    Args:
+        truth, predicted: labels, such as numbers or words.
+        classes: which to score, in this order; None for all that occur, sorted. What has another label in truth still counts
+            as a false alarm where it is predicted to be of one of these.
+
+    Raises:
+        UserError: truth and prediction are not equally long.
+    """
+    true, found = np.asarray(truth), np.asarray(predicted)
+    if true.shape != found.shape:
+        raise UserError(f"{len(true)} true labels and {len(found)} predicted ones cannot be compared; give as many of both.")
+    names = sorted({*true.tolist(), *found.tolist()}) if classes is None else list(classes)
+    is_true = np.array([true == name for name in names], bool).reshape(len(names), len(true))
+    is_found = np.array([found == name for name in names], bool).reshape(len(names), len(true))
+    hits, count, predicted_count = (a.sum(1) for a in (is_true & is_found, is_true, is_found))
+    f1 = _share(2 * hits, count + predicted_count)
+    return ClassScores(tuple(names), _share(hits, predicted_count), _share(hits, count), f1, count, predicted_count)
+
+
+def _share(part: Int[np.ndarray, " C"], whole: Int[np.ndarray, " C"]) -> Float[np.ndarray, " C"]:
+    return np.where(whole > 0, part / np.maximum(whole, 1), 0.0)
+
+
+def _mean(values: Float[np.ndarray, " C"], which: Bool[np.ndarray, " C"]) -> float:
+    return float(values[which].mean()) if which.any() else 0.0
+
+
+# --- frames --------------------------------------------------------------------------------------------------------------
+
+
+class FrameScores(NamedTuple):
+    """Scores of the frames of a recording, of which those that the reference leaves unlabelled do not count."""
+
+    each: ClassScores  # speech and music; a frame with both counts for both
+    exclusive: ClassScores  # speech, music, speech+music: a frame has one of them, or none
+    frames: int  # that counted
+
+
+def frame_scores(
+    reference: Sequence[Segment], estimate: Sequence[Segment], duration: float | int, hop: float | int = 0.010
+) -> FrameScores:
+    """Scores of an estimated timeline, frame by frame.
+
+    Frames are `hop` seconds long and read at their middle. What lies between segments of the reference is unlabelled; fill it
+    with noise (`bayessep.timeline.fill_gaps`) if it is known to be neither. In the estimate it is neither.
+
+    Raises:
+        UserError: the duration or the hop is not positive.
+        ValueError: segments overlap; `bayessep.timeline.flatten` makes a timeline of them.
+    """
+    if not (duration > 0 and hop > 0):
+        raise UserError(f"{duration} s in frames of {hop} s cannot be scored; give positive numbers.")
+    times = (np.arange(max(1, round(duration / hop))) + 0.5) * hop
+    true, found = frame_switches(reference, times), frame_switches(estimate, times)
+    counts = true.labelled
+    hits, count, predicted = (
+        np.array([(a & counts).sum() for a in pair])
+        for pair in ((true.speech & found.speech, true.music & found.music), (true.speech, true.music), (found.speech, found.music))
+    )
+    f1 = _share(2 * hits, count + predicted)
+    each = ClassScores((SPEECH, MUSIC), _share(hits, predicted), _share(hits, count), f1, count, predicted)
+    names = np.array([NOISE, SPEECH, MUSIC, BOTH])
+    labels = (names[1 * s.speech[counts] + 2 * s.music[counts]] for s in (true, found))
+    return FrameScores(each, class_scores(*labels, classes=(SPEECH, MUSIC, BOTH)), int(counts.sum()))
+
+
+# --- segments ------------------------------------------------------------------------------------------------------------
+
+
+class SegmentScores(NamedTuple):
+    """Scores of the time that a class is on."""
+
+    error: float  # detection error rate: seconds of misses and false alarms to seconds of the class; above 1 if there are more
+    precision: float
+    recall: float
+    f1: float
+
+
+def segment_scores(
+    reference: Sequence[Segment], estimate: Sequence[Segment], duration: float | int, *, collar: float | int = 0.0
+) -> dict[str, SegmentScores]:
+    """Scores of speech and of music in an estimated timeline, by the exact times of segments (pyannote.metrics).
+
+    A stretch of speech+music is one of speech, and one of music. Unlabelled time of the reference does not count, as in
+    `frame_scores`. Where a class is absent, pyannote's values stand: an error of 0, and precision and recall of 1, if it is not
+    predicted either; an error of 1 and precision of 0 if it is.
+
+    Args:
+        reference, estimate: timelines.
+        duration: of the recording, in seconds.
+        collar: seconds around each boundary of the reference that do not count, half of them before it and half after.
+
+    Raises:
+        UserError: pyannote.metrics is not installed, or the duration is not positive or the collar negative.
+    """
+    if not (duration > 0 and collar >= 0):
+        raise UserError(f"{duration} s with collars of {collar} s cannot be scored; give positive numbers.")
+    core = library("pyannote.core", "detection")
+    detection = library("pyannote.metrics.detection", "detection", package="pyannote.metrics")
+
+    def annotation(segments: Sequence[Segment], label: str) -> Any:
+        made = core.Annotation()
+        on = [s._replace(label=label, probability=None) for s in segments if s.label in (label, BOTH)]
+        for n, s in enumerate(merge(on)):  # no boundary where only the other class begins or ends
+            made[core.Segment(s.start, s.end), n] = label
+        return made
+
+    known = [core.Segment(s.start, s.end) for s in fill_gaps(reference, duration) if s.label != UNLABELLED]
+    scored = core.Timeline(known).support()
+    found = {}
+    for label in (SPEECH, MUSIC):
+        pair = annotation(reference, label), annotation(estimate, label)
+        error, precision, recall = (
+            float(metric(collar=float(collar))(*pair, uem=scored))
+            for metric in (detection.DetectionErrorRate, detection.DetectionPrecision, detection.DetectionRecall)
+        )
+        both = precision + recall
+        found[label] = SegmentScores(error, precision, recall, 2 * precision * recall / both if both > 0 else 0.0)
+    return found
+
+
+# --- probabilities -------------------------------------------------------------------------------------------------------
+
+
+class Reliability(NamedTuple):
+    """Whether what is said to be true with some probability is true that often: the points of a reliability diagram."""
+
+    error: float  # expected calibration error: the mean of |probability - frequency| over bins, weighted by counts
+    edges: Float[np.ndarray, "K+1"]  # of the bins, which hold their upper edge
+    probability: Float[np.ndarray, " K"]  # mean of each bin; its middle where it is empty
+    frequency: Float[np.ndarray, " K"]  # how often it was true; the middle of the bin where it is empty
+    counts: Int[np.ndarray, " K"]
+
+
+def reliability(probabilities: Float[np.ndarray, " _"], truth: Bool[np.ndarray, " _"], bins: int = 15) -> Reliability:
+    """Calibration of the probabilities of one class (Naeini, Cooper, Hauskrecht 2015), in bins of equal width.
+
+    Raises:
+        UserError: there are no probabilities, one is not between 0 and 1, truth is not as long, or there is no bin.
+    """
+    p = np.asarray(probabilities, np.float64)
+    if len(p) == 0 or len(p) != len(truth) or bins < 1:
+        raise UserError(
+            f"{len(p)} probabilities of {len(truth)} truths in {bins} bins have no calibration; give as many, and some."
+        )
+    if not ((p >= 0) & (p <= 1)).all():
+        raise UserError(f"{p[~((p >= 0) & (p <= 1))][0]} is no probability; they lie between 0 and 1.")
+    edges = np.linspace(0, 1, bins + 1)
+    bin_of = np.searchsorted(edges[1:-1], p)
+    counts, sums, trues = (np.bincount(bin_of, weights, bins) for weights in (None, p, np.asarray(truth, np.float64)))
+    middles, some = (edges[1:] + edges[:-1]) / 2, np.maximum(counts, 1)
+    probability, frequency = (np.where(counts > 0, of / some, middles) for of in (sums, trues))
+    error = float(np.sum(counts * np.abs(probability - frequency)) / len(p))
+    return Reliability(error, edges, probability, frequency, counts.astype(np.int64))

@@ -1,0 +1,59 @@
+"""Figures about detection: whether classes can be told apart, and whether a detector means what its probabilities say.
+
+As in `bayessep.plots`: every function returns a figure, which `bayessep.plots.png` turns into bytes.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from bayessep.detection_scores import Reliability
+from bayessep.plots import COLOURS, MUSIC_COLOUR, SPEECH_COLOUR, STYLE
+from bayessep.separability import Embedding
+from bayessep.timeline import MUSIC, SPEECH
+
+
+@rc_context(STYLE)
+def separability_figure(embeddings: Mapping[str, Embedding], notes: Mapping[str, str] | None = None) -> Figure:
+    """Figure 2 of paper 003: the points of each embedding side by side, under their names, and a note below each."""
+    figure = Figure(figsize=(4.5 * len(embeddings), 4.4), layout="constrained")
+    for axes, (name, (points, speech)) in zip(
+        figure.subplots(1, len(embeddings), squeeze=False)[0], embeddings.items(), strict=True
+    ):
+        order = np.random.default_rng(0).permutation(len(points))  # or the class drawn last would hide the other
+        colours = np.where(speech, SPEECH_COLOUR, MUSIC_COLOUR)[order]
+        axes.scatter(*points[order].T, s=7, c=colours.tolist(), alpha=0.7, linewidths=0)
+        axes.set(title=name, xticks=[], yticks=[], xlabel=(notes or {}).get(name, ""))
+        for side in ("left", "bottom"):
+            axes.spines[side].set_visible(False)
+        for label, colour in (("speech", SPEECH_COLOUR), ("music", MUSIC_COLOUR)):
+            axes.scatter([], [], s=25, c=colour, label=label)
+    figure.axes[0].legend(loc="upper left", ncols=2)
+    return figure
+
+
+@rc_context(STYLE)
+def reliability_figure(curves: Mapping[str, Reliability]) -> Figure:
+    """How often a class is there when it is said to be with some probability, and how often each is said; a line for each name.
+
+    On the diagonal, probabilities mean what they say. Empty bins have no point; the area of a point grows with its count.
+    """
+    figure = Figure(figsize=(4.8, 5.4), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+    above.plot([0, 1], [0, 1], color="#8a8a8a", linewidth=0.8, linestyle=":")
+    fixed = {SPEECH: SPEECH_COLOUR, MUSIC: MUSIC_COLOUR}
+    others = iter(c for c in COLOURS.values() if c not in fixed.values())
+    for name, curve in curves.items():
+        colour, some = fixed.get(name) or next(others), curve.counts > 0
+        share = curve.counts / curve.counts.sum()
+        above.plot(curve.probability[some], curve.frequency[some], color=colour, label=f"{name} (error {curve.error:.3f})")
+        above.scatter(
+            curve.probability[some], curve.frequency[some], s=8 + 150 * share[some], color=colour, linewidths=0, alpha=0.7
+        )
+        below.stairs(share, curve.edges, color=colour, linewidth=1.2)
+    above.set(ylabel="how often it was so", title="Reliability", xlim=(0, 1), ylim=(-0.02, 1.02), aspect="equal")
+    above.legend(loc="upper left")
+    below.set(xlabel="probability that was given", ylabel="share", ylim=(0, None))
+    return figure
