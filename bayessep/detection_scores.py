@@ -26,18 +26,18 @@ class ClassScores(NamedTuple):
     precision: Float[np.ndarray, " C"]
     recall: Float[np.ndarray, " C"]
     f1: Float[np.ndarray, " C"]
-    count: Int[np.ndarray, " C"]  # how often each occurs in truth
+    support: Int[np.ndarray, " C"]  # how often each occurs in truth
     predicted: Int[np.ndarray, " C"]  # and in what was predicted
 
     @property
     def macro_f1(self) -> float:
         """Mean F1 of the classes that occur in truth or prediction; 0 if none does."""
-        return _mean(self.f1, self.count + self.predicted > 0)
+        return _mean(self.f1, self.support + self.predicted > 0)
 
     @property
     def balanced_accuracy(self) -> float:
         """Mean recall of the classes that occur in truth; 0 if none does. The accuracy of paper 003."""
-        return _mean(self.recall, self.count > 0)
+        return _mean(self.recall, self.support > 0)
 
 
 def class_scores(
@@ -61,9 +61,14 @@ def class_scores(
     names = sorted({*true.tolist(), *found.tolist()}) if classes is None else list(classes)
     is_true = np.array([true == name for name in names], bool).reshape(len(names), len(true))
     is_found = np.array([found == name for name in names], bool).reshape(len(names), len(true))
-    hits, count, predicted_count = (a.sum(1) for a in (is_true & is_found, is_true, is_found))
-    f1 = _share(2 * hits, count + predicted_count)
-    return ClassScores(tuple(names), _share(hits, predicted_count), _share(hits, count), f1, count, predicted_count)
+    return _of_counts(tuple(names), *(a.sum(1) for a in (is_true & is_found, is_true, is_found)))
+
+
+def _of_counts(
+    classes: tuple[Hashable, ...], hits: Int[np.ndarray, " C"], support: Int[np.ndarray, " C"], predicted: Int[np.ndarray, " C"]
+) -> ClassScores:
+    f1 = _share(2 * hits, support + predicted)
+    return ClassScores(classes, _share(hits, predicted), _share(hits, support), f1, support, predicted)
 
 
 def _share(part: Int[np.ndarray, " C"], whole: Int[np.ndarray, " C"]) -> Float[np.ndarray, " C"]:
@@ -102,14 +107,10 @@ def frame_scores(
     times = (np.arange(max(1, round(duration / hop))) + 0.5) * hop
     true, found = frame_switches(reference, times), frame_switches(estimate, times)
     counts = true.labelled
-    hits, count, predicted = (
-        np.array([(a & counts).sum() for a in pair])
-        for pair in ((true.speech & found.speech, true.music & found.music), (true.speech, true.music), (found.speech, found.music))
-    )
-    f1 = _share(2 * hits, count + predicted)
-    each = ClassScores((SPEECH, MUSIC), _share(hits, predicted), _share(hits, count), f1, count, predicted)
+    on = [np.stack([s.speech, s.music])[:, counts] for s in (true, found)]
+    each = _of_counts((SPEECH, MUSIC), *(a.sum(1) for a in (on[0] & on[1], *on)))
     names = np.array([NOISE, SPEECH, MUSIC, BOTH])
-    labels = (names[1 * s.speech[counts] + 2 * s.music[counts]] for s in (true, found))
+    labels = (names[1 * speech + 2 * music] for speech, music in on)
     return FrameScores(each, class_scores(*labels, classes=(SPEECH, MUSIC, BOTH)), int(counts.sum()))
 
 

@@ -23,7 +23,7 @@ def test_scores_by_hand() -> None:
     np.testing.assert_allclose(found.precision, [1, 1 / 2])
     np.testing.assert_allclose(found.recall, [2 / 3, 1])
     np.testing.assert_allclose(found.f1, [4 / 5, 2 / 3])
-    assert found.count.tolist() == [3, 1] and found.predicted.tolist() == [2, 2]
+    assert found.support.tolist() == [3, 1] and found.predicted.tolist() == [2, 2]
     assert found.macro_f1 == pytest.approx(11 / 15)
     assert found.balanced_accuracy == pytest.approx(5 / 6)
 
@@ -35,7 +35,7 @@ def test_scores_are_those_of_scikit_learn(seed: int, true_classes: int) -> None:
     true, found = random.integers(true_classes, size=50), random.integers(1, 4, size=50)
     ours = class_scores(true, found, classes=range(5))  # nothing is a 4, and a 0 is never found
     theirs = metrics.precision_recall_fscore_support(true, found, labels=range(5), zero_division=0)
-    for a, b in zip((ours.precision, ours.recall, ours.f1, ours.count), theirs, strict=True):
+    for a, b in zip((ours.precision, ours.recall, ours.f1, ours.support), theirs, strict=True):
         np.testing.assert_allclose(a, b)
     assert ours.macro_f1 == pytest.approx(metrics.f1_score(true, found, average="macro", zero_division=0))
     recalls = metrics.recall_score(true, found, labels=np.unique(true), average="macro", zero_division=0)
