@@ -30,7 +30,7 @@ def separability_figure(embeddings: Mapping[str, Embedding], notes: Mapping[str,
             axes.spines[side].set_visible(False)
         for label, colour in (("speech", SPEECH_COLOUR), ("music", MUSIC_COLOUR)):
             axes.scatter([], [], s=25, c=colour, label=label)
-    figure.axes[0].legend(loc="upper left", ncols=2)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower right", ncols=2)
     return figure
 
 
@@ -41,7 +41,7 @@ def reliability_figure(curves: Mapping[str, Reliability]) -> Figure:
     On the diagonal, probabilities mean what they say. Empty bins have no point; the area of a point grows with its count.
     """
     figure = Figure(figsize=(4.8, 5.4), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[4.2, 1])
     above.plot([0, 1], [0, 1], color="#8a8a8a", linewidth=0.8, linestyle=":")
     fixed = {SPEECH: SPEECH_COLOUR, MUSIC: MUSIC_COLOUR}
     others = iter(c for c in COLOURS.values() if c not in fixed.values())
@@ -53,7 +53,7 @@ def reliability_figure(curves: Mapping[str, Reliability]) -> Figure:
             curve.probability[some], curve.frequency[some], s=8 + 150 * share[some], color=colour, linewidths=0, alpha=0.7
         )
         below.stairs(share, curve.edges, color=colour, linewidth=1.2)
-    above.set(ylabel="how often it was so", title="Reliability", xlim=(0, 1), ylim=(-0.02, 1.02), aspect="equal")
+    above.set(ylabel="how often it was so", title="Reliability", xlim=(0, 1), ylim=(-0.02, 1.02))
     above.legend(loc="upper left")
     below.set(xlabel="probability that was given", ylabel="share", ylim=(0, None))
     return figure
