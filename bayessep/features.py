@@ -10,6 +10,7 @@ former and one along frequency the latter (Fitzgerald, “Harmonic/percussive se
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import NamedTuple
@@ -22,7 +23,7 @@ from jaxtyping import Array, Float
 from scipy.ndimage import median_filter
 
 from bayessep.errors import UserError
-from bayessep.stft import Stft, bin_frequencies, stft
+from bayessep.stft import Stft, bin_frequencies, frame_count, stft
 
 # --- median filters ------------------------------------------------------------------------------------------------------
 
@@ -249,24 +250,27 @@ def spectral(magnitude: Float[Array, "*B T F"], front: Front = Front()) -> Float
     LMS is the mel spectrogram of powers. Of the harmonic and the percussive part, magnitudes are put into bands and then squared,
     as in the code of the paper's authors. That code also doubles the decibels of LMS, which cuts it at 40 dB: `range_db` of 40.
     """
+    parts = _bands(magnitude, front)
+    return jnp.concatenate([decibels(x, front.range_db) for x in parts] if FEATURES[front.feature].log else parts, axis=-1)
+
+
+def _bands(magnitude: Float[Array, "*B T F"], front: Front) -> list[Float[Array, "*B T M"]]:
+    """Each part of the feature: the power of its bands, if there will be a logarithm."""
     made = FEATURES[front.feature]
     parts = {"whole": magnitude}
     if made.which != ("whole",):
         parts |= zip(("harmonic", "percussive"), hpss(magnitude, front.harmonic, front.percussive), strict=True)
-    return jnp.concatenate([_one(parts[name], name, front) for name in made.which], axis=-1)
+    return [_one(parts[name], name, front) for name in made.which]
 
 
 @partial(jax.jit, static_argnames=("name", "front"))
-def _one(x: Float[Array, "*B T F"], name: str, front: Front) -> Float[Array, "*B T D"]:
+def _one(x: Float[Array, "*B T F"], name: str, front: Front) -> Float[Array, "*B T M"]:
     made = FEATURES[front.feature]
     if made.mel:
         filters = jnp.asarray(mel_filters(front.stft, front.sample_rate, front.bands))
         # Without logarithm, MS is of powers; what was split stays magnitudes.
         x = jnp.matmul(x**2 if name == "whole" else x, filters, precision="highest")
-    if not made.log:
-        return x
-    power = x if made.mel and name == "whole" else x**2
-    return decibels(power, front.range_db)
+    return x if not made.log or (made.mel and name == "whole") else x**2
 
 
 def extract(waveform: Float[Array, "*B N"], front: Front = Front()) -> Float[Array, "*B T D"]:
@@ -278,11 +282,77 @@ def extract(waveform: Float[Array, "*B N"], front: Front = Front()) -> Float[Arr
     return spectral(jnp.abs(stft(waveform, front.stft)), front)
 
 
-def standardise(x: Float[Array, "*B T D"]) -> Float[Array, "*B T D"]:
+PIECE = 1000
+"""Frames that `extract_in_pieces` works on at a time."""
+
+
+def extract_in_pieces(waveform: Float[np.ndarray, " N"], front: Front = Front()) -> Float[np.ndarray, "T D"]:
+    """`extract` of a recording of any length, through programs that are compiled once.
+
+    Raises:
+        UserError: the waveform is shorter than one frame.
+    """
+    pieces = list(stream_bands([waveform], front))
+    if not pieces:
+        raise UserError(f"a waveform of {len(waveform)} samples is shorter than a frame of {front.frame}.")
+    parts = [np.concatenate(part) for part in zip(*pieces, strict=True)]
+    if FEATURES[front.feature].log:
+        levels = [10 * np.log10(np.maximum(x, 1e-10)) for x in parts]
+        parts = [np.maximum(level, level.max() - np.float32(front.range_db)) for level in levels]
+    return np.concatenate(parts, axis=-1)
+
+
+def stream_levels(blocks: Iterable[Float[np.ndarray, " n"]], front: Front = Front()) -> Iterator[Float[np.ndarray, "t D"]]:
+    """Levels in decibels of a recording that comes in blocks, `PIECE` frames at a time; of a feature with a logarithm.
+
+    They are not cut below the greatest, which is known only at the end. No frame depends on where blocks or pieces begin.
+    """
+    for parts in stream_bands(blocks, front):
+        yield np.concatenate([10 * np.log10(np.maximum(x, 1e-10)) for x in parts], axis=-1)
+
+
+def stream_bands(blocks: Iterable[Float[np.ndarray, " n"]], front: Front) -> Iterator[list[Float[np.ndarray, "t M"]]]:
+    """Each part of the feature before any logarithm, `PIECE` frames at a time; nothing of less than a frame."""
+    context = front.harmonic // 2
+    window = np.arange(-context, PIECE + context)
+    needed = (len(window) - 1) * front.hop + front.frame
+    held, begin, first = np.zeros(0, np.float32), 0, 0  # `held` begins with frame `begin`; `first` is the next one to be made
+    for samples, ended in _ending(blocks):
+        if samples is not None:
+            held = np.concatenate([held, np.asarray(samples, np.float32)])
+        n = begin + frame_count(len(held), front.stft)
+        while first < n and (ended or n >= first + PIECE + context):
+            rows = (first + window) % (2 * n)  # mirrored at both ends, as a median of all of it sees them
+            rows = np.where(rows < n, rows, 2 * n - 1 - rows) - begin
+            piece = held[: needed + context * front.hop]
+            magnitude = _magnitude(jnp.asarray(np.pad(piece, (0, needed + context * front.hop - len(piece)))), front)
+            last = min(first + PIECE, n)
+            # Rows beyond the end of the last piece are made and thrown away.
+            found = _bands(magnitude[np.clip(rows, 0, len(magnitude) - 1)], front)
+            yield [np.asarray(x)[context : context + last - first] for x in found]
+            first = last
+            spent = max(0, first - context) - begin
+            held, begin = held[spent * front.hop :], begin + spent
+
+
+def _ending(blocks: Iterable[Float[np.ndarray, " n"]]) -> Iterator[tuple[Float[np.ndarray, " n"] | None, bool]]:
+    """The blocks, and word that there are no more."""
+    for block in blocks:
+        yield block, False
+    yield None, True
+
+
+@partial(jax.jit, static_argnames=("front",))
+def _magnitude(waveform: Float[Array, " N"], front: Front) -> Float[Array, "T F"]:
+    return jnp.abs(stft(waveform, front.stft))
+
+
+def standardise(x: Float[Array | np.ndarray, "*B T D"]) -> Float[Array | np.ndarray, "*B T D"]:
     """Mean 0 and deviation 1 over the frames of each recording, band by band; 0 where nothing changes."""
+    xp = jnp if isinstance(x, jax.Array) else np  # in numpy, nothing is compiled for each length
     centred = x - x.mean(axis=-2, keepdims=True)
-    deviation = jnp.sqrt((centred**2).mean(axis=-2, keepdims=True))
-    return centred / jnp.where(deviation > 1e-6, deviation, 1)
+    deviation = xp.sqrt((centred**2).mean(axis=-2, keepdims=True))
+    return centred / xp.where(deviation > 1e-6, deviation, 1)
 
 
 def patches(x: Float[np.ndarray, "T D"], length: int = 68, hop: int | None = None) -> Float[np.ndarray, "P L D"]:

@@ -7,6 +7,7 @@
 | b3 | temporal convolutions in 24 residual blocks | Lemaire, Holzapfel, ISMIR 2019 |
 | b4 | kernels in the shape of mel bands, three convolutions, two dense layers | Jang et al., 2019 |
 | b4-nofc | b4 without its dense layers | paper 003, section III-D |
+| frames | b3's blocks, for long pieces: a vector for every 40 ms | what ships |
 
 Sizes and details are those of the code of paper 003's authors, of which its numbers are.
 """
@@ -27,7 +28,9 @@ from bayessep.errors import UserError
 from bayessep.features import mel_filters
 from bayessep.stft import Stft
 
-NETWORKS = ("b1", "b2", "b3", "b4", "b4-nofc")
+NETWORKS = ("b1", "b2", "b3", "b4", "b4-nofc", "frames")
+STRIDE = 4
+"""Frames of features for each vector of the network ``frames``."""
 HEADS = ("single", "multi", "cascaded")
 
 
@@ -41,7 +44,9 @@ class Detector:
         width: numbers of a frame of features, D.
         parts: 2 if the features are of the harmonic and of the percussive part, side by side.
         length: frames that it looks at, L.
-        dropout: of b3; its authors drew one between 0.05 and 0.5 for each training.
+        dropout: of b3 and frames; the authors of b3 drew one between 0.05 and 0.5 for each training.
+        classes: 3 of the paper, or 4: neither speech nor music, too.
+        rate: of Adam's steps; 0 takes the optimiser that the paper's code has for each network.
 
     Raises:
         UserError: a name is not known, or a number is out of range.
@@ -53,6 +58,8 @@ class Detector:
     parts: int = 2
     length: int = 68
     dropout: float = 0.2
+    classes: int = 3
+    rate: float = 0.0
 
     def __post_init__(self) -> None:
         for name, known in (("network", NETWORKS), ("head", HEADS)):
@@ -60,6 +67,10 @@ class Detector:
                 raise UserError(f"{name} {getattr(self, name)!r} is not known; choose one of {', '.join(known)}.")
         if not 0 <= self.dropout < 1:
             raise UserError(f"dropout is {self.dropout}, but must be at least 0 and below 1.")
+        if self.classes not in (3, 4):
+            raise UserError(f"classes is {self.classes}, but must be 3 or 4.")
+        if not 0 <= self.rate < 1:
+            raise UserError(f"rate is {self.rate}, but must be at least 0 and below 1.")
         if self.width < 1 or self.length < 1 or self.parts not in (1, 2) or self.width % self.parts:
             raise UserError(f"{self.width} numbers a frame, of {self.parts} parts, {self.length} frames: impossible.")
 
@@ -109,7 +120,7 @@ class Dense(nnx.Module):
         self.norm = batch_norm(n_out, rngs)
         self.dropout = nnx.Dropout(dropout)
 
-    def __call__(self, x: Float[Array, "B n"], noise: Noise = None) -> Float[Array, "B m"]:
+    def __call__(self, x: Float[Array, "*B n"], noise: Noise = None) -> Float[Array, "*B m"]:
         return _dropped(self.dropout, nnx.relu(normalised(self.norm, self.linear(x), noise)), noise)
 
 
@@ -243,6 +254,27 @@ class B3(nnx.Module):
         return nnx.relu(y).reshape(len(y), -1)
 
 
+class Frames(nnx.Module):
+    """B3's blocks over a long piece, with a vector for every `STRIDE` frames; it sees 5 s to each side.
+
+    Lemaire and Holzapfel's own network also says something of every frame; paper 003 made patches of it.
+    """
+
+    channels = 48
+
+    def __init__(self, config: Detector, rngs: nnx.Rngs) -> None:
+        self.norm = batch_norm(config.width, rngs)
+        self.first = nnx.Linear(config.width, self.channels, kernel_init=GLOROT, rngs=rngs)
+        dilations = [2**k for _ in range(2) for k in range(6)]
+        self.blocks = nnx.List([TemporalBlock(self.channels, d, config.dropout, rngs) for d in dilations])
+        self.n_out = self.channels
+
+    def __call__(self, x: Float[Array, "B L D"], noise: Noise = None) -> Float[Array, "B S n"]:
+        whole = x[:, : x.shape[1] // STRIDE * STRIDE]
+        pooled = whole.reshape(len(x), -1, STRIDE, x.shape[2]).mean(2)
+        return nnx.relu(_through(self.blocks, self.first(normalised(self.norm, pooled, noise)), noise))
+
+
 def _bands(n_bins: int, bands: int) -> tuple[Float[np.ndarray, " n"], Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
     """Weights of mel bands at 16 kHz, wherever there are any: the weight, its bin, its band."""
     filters = mel_filters(Stft(n_fft=2 * (n_bins - 1), hop=160), 16000, bands)
@@ -287,5 +319,5 @@ class B4(nnx.Module):
         return _through(self.dense, y.reshape(len(y), -1), noise)
 
 
-MADE = {"b1": B1, "b2": B2, "b3": B3, "b4": B4, "b4-nofc": B4}
+MADE = {"b1": B1, "b2": B2, "b3": B3, "b4": B4, "b4-nofc": B4, "frames": Frames}
 """By the names of `NETWORKS`."""

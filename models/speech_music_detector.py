@@ -21,31 +21,34 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from bayessep.models.detector_networks import GLOROT, MADE, Dense, Detector, Noise, batch_norm, normalised
 
-MUSIC, SPEECH, BOTH = range(3)
-"""Classes, in the order of the paper's code."""
+MUSIC, SPEECH, BOTH, NEITHER = range(4)
+"""Classes, in the order of the paper's code, which has the first three (`Detector.classes`)."""
 
 
 class Output(NamedTuple):
-    """What a detector says of each patch, before any sigmoid or softmax."""
+    """What a detector says of each patch (of each frame, the network ``frames``), before any sigmoid or softmax."""
 
-    classes: Float[Array, "B 3"]  # logits of music, speech, both
-    speech: Float[Array, " B"] | None = None  # logit of speech alone
-    music: Float[Array, " B"] | None = None  # logit of music alone
-    ratio: Float[Array, "B 2"] | None = None  # [t_M, t_S]: energies of music and of speech, the greater being 1
+    classes: Float[Array, "*B C"]  # logits of music, speech, both, perhaps neither
+    speech: Float[Array, "*B"] | None = None  # logit of speech alone
+    music: Float[Array, "*B"] | None = None  # logit of music alone
+    ratio: Float[Array, "*B 2"] | None = None  # [t_M, t_S]: energies of music and of speech, the greater being 1
 
 
 class Batch(NamedTuple):
     """Patches and what is known of them."""
 
-    features: Float[Array, "B L D"]
-    label: Int[Array, " B"]
-    ratio: Float[Array, "B 2"]
+    features: Float[Array, "N L D"]
+    label: Int[Array, "*B"]
+    ratio: Float[Array, "*B 2"]
 
 
-def ratio_target(label: Int[np.ndarray, " B"], smr_db: Float[np.ndarray, " B"]) -> Float[np.ndarray, "B 2"]:
-    """[t_M, t_S] of the paper: [1, 0] for music, [0, 1] for speech, else the energies at that ratio, the greater being 1."""
-    music = np.where(label == SPEECH, 0, np.where(label == MUSIC, 1, np.minimum(1, 10 ** (-smr_db / 10))))
-    speech = np.where(label == MUSIC, 0, np.where(label == SPEECH, 1, np.minimum(1, 10 ** (smr_db / 10))))
+def ratio_target(label: Int[np.ndarray, "*B"], smr_db: Float[np.ndarray, "*B"]) -> Float[np.ndarray, "*B 2"]:
+    """[t_M, t_S] of the paper: [1, 0] for music, [0, 1] for speech, else the energies at that ratio, the greater being 1.
+
+    Where there is neither, [0, 0].
+    """
+    music = np.where(label == BOTH, np.minimum(1, 10 ** (-smr_db / 10)), label == MUSIC)
+    speech = np.where(label == BOTH, np.minimum(1, 10 ** (smr_db / 10)), label == SPEECH)
     return np.stack([music, speech], axis=-1).astype(np.float32)
 
 
@@ -61,8 +64,8 @@ class Task(nnx.Module):
         self.out = nnx.Linear(16 + told, n_out, kernel_init=GLOROT, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "B n"], noise: Noise = None, told: Float[Array, "B k"] | None = None
-    ) -> Float[Array, "B m"]:
+        self, x: Float[Array, "*B n"], noise: Noise = None, told: Float[Array, "*B k"] | None = None
+    ) -> Float[Array, "*B m"]:
         hidden = self.hidden(x, noise)
         if self.norm is not None and told is not None:
             hidden = normalised(self.norm, jnp.concatenate([hidden, told], axis=-1), noise)
@@ -75,7 +78,7 @@ class SpeechMusicDetector(nnx.Module):
     def __init__(self, config: Detector, rngs: nnx.Rngs) -> None:
         self.network = MADE[config.network](config, rngs)
         n = self.network.n_out
-        self.classes = nnx.Linear(n, 3, kernel_init=GLOROT, rngs=rngs)
+        self.classes = nnx.Linear(n, config.classes, kernel_init=GLOROT, rngs=rngs)
         self.head = config.head
         if config.head != "single":
             told = 2 if config.head == "cascaded" else 0
@@ -89,7 +92,7 @@ class SpeechMusicDetector(nnx.Module):
             return Output(classes)
         ratio = self.ratio(seen, noise)
         told = ratio if self.head == "cascaded" else None
-        return Output(classes, self.speech(seen, noise, told)[:, 0], self.music(seen, noise, told)[:, 0], ratio)
+        return Output(classes, self.speech(seen, noise, told)[..., 0], self.music(seen, noise, told)[..., 0], ratio)
 
 
 # --- losses --------------------------------------------------------------------------------------------------------------
@@ -114,7 +117,7 @@ class Losses(NamedTuple):
 
 
 def losses(output: Output, batch: Batch) -> Losses:
-    """Cross-entropies of the three classes, of speech alone and of music alone; squared error of the ratio (section II-C)."""
+    """Cross-entropies of the classes, of speech alone and of music alone; squared error of the ratio (section II-C)."""
     classes = optax.softmax_cross_entropy_with_integer_labels(output.classes, batch.label).mean()
     zero = jnp.zeros_like(classes)
     if output.speech is None or output.music is None or output.ratio is None:
@@ -154,7 +157,15 @@ def _clipped() -> optax.GradientTransformation:
 
 
 def optimiser(config: Detector, steps_per_epoch: int = 1000) -> optax.GradientTransformation:
-    """That of each network's code: Adam, or stochastic gradients at a rate that falls."""
+    """That of each network's code: Adam, or stochastic gradients at a rate that falls. Or Adam at the rate of the config.
+
+    At such a rate, which grows over 100 steps and falls by a tenth over 10 epochs, few steps are enough.
+    """
+    if config.rate:
+        falling = optax.join_schedules(
+            [optax.linear_schedule(0, config.rate, 100), optax.exponential_decay(config.rate, 10 * steps_per_epoch, 0.1)], [100]
+        )
+        return optax.chain(_clipped(), optax.adam(falling))
     if config.network == "b1":
         return optax.adam(1e-4)
     if config.network == "b2":

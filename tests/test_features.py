@@ -246,3 +246,32 @@ def test_the_released_rule_keeps_one_pause_and_fills_the_end() -> None:
     assert len(found) == len(two)
     np.testing.assert_array_equal(found[: len(right)], right)
     assert np.all(found[len(right) :] == 1)
+
+
+@pytest.mark.parametrize("frames", [1, 7, 999, 1000, 1003, 2010])
+@pytest.mark.parametrize("feature", ["LMHPS-EF", "MS"])
+def test_in_pieces_it_is_the_same(frames, feature):
+    front = features.Front(feature=feature)
+    x = np.random.default_rng(frames).standard_normal(400 + 160 * (frames - 1) + 91).astype(np.float32)
+    x *= np.linspace(0.01, 1, len(x), dtype=np.float32)
+    whole = np.asarray(features.extract(jnp.asarray(x), front))
+    np.testing.assert_allclose(features.extract_in_pieces(x, front), whole, rtol=2e-5, atol=2e-3)
+
+
+def test_in_pieces_less_than_a_frame_is_refused():
+    with pytest.raises(UserError, match="399 samples is shorter"):
+        features.extract_in_pieces(np.zeros(399, np.float32))
+
+
+@pytest.mark.parametrize("sizes", [[160], [399, 1], [160_000], [7, 100_000, 3, 250_000, 1_000, 16_000]])
+def test_streamed_it_is_the_same_wherever_blocks_begin(sizes):
+    front = features.Front(range_db=200.0)
+    x = np.random.default_rng(3).standard_normal(400 + 160 * 2500 + 11).astype(np.float32)
+    blocks, at = [], 0
+    while at < len(x):
+        blocks.append(x[at : at + sizes[len(blocks) % len(sizes)]])
+        at += len(blocks[-1])
+    if len(blocks) > 50:
+        blocks, x = blocks[:50], x[: 50 * 160] if sizes == [160] else x[: 25 * 400]
+    streamed = np.concatenate(list(features.stream_levels(iter(blocks), front)))
+    np.testing.assert_allclose(streamed, np.asarray(features.extract(jnp.asarray(x), front)), rtol=2e-5, atol=2e-3)

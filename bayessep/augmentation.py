@@ -1,0 +1,121 @@
+"""What happens to sound on its way to a listener: rooms, filters, narrow bands, codecs, noise. For training on few recordings.
+
+Recordings of one kind tend to have come one way (speech as 16 kHz FLAC, music as 44.1 kHz OGG), and a network learns the way
+instead of the kind. Here every piece takes a way drawn at random. Effects are those of pedalboard (extra ``train``).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy import signal
+
+from bayessep import extras
+from bayessep.audio import resample
+
+Sound = Float[np.ndarray, " N"]
+
+
+class Chances(NamedTuple):
+    """How probable each effect is for a piece of sound."""
+
+    speed: float = 0.7  # of a source, before it is mixed
+    room: float = 0.25
+    equaliser: float = 0.5
+    band_limit: float = 0.4
+    codec: float = 0.3
+    noise: float = 0.3
+    gain: float = 1.0
+
+
+FASTEST = 1.25
+"""A source may become so much shorter."""
+
+
+def source(x: Sound, sample_rate: int, rng: np.random.Generator, chances: Chances = Chances()) -> Sound:
+    """A source as it is before it is mixed: faster and higher, or slower and lower, and in a room, perhaps."""
+    if rng.random() < chances.speed:
+        factor = np.exp(rng.uniform(-np.log(FASTEST), np.log(FASTEST)))
+        x = resample(x, round(100 * factor), 100)
+    return reverberated(x, sample_rate, rng) if rng.random() < chances.room else x
+
+
+def reverberated(x: Sound, sample_rate: int, rng: np.random.Generator) -> Sound:
+    """In a room, between a cupboard and a hall."""
+    pedalboard = _pedalboard()
+    wet = rng.uniform(0.02, 0.3)
+    size, damping = rng.uniform(0.05, 0.7), rng.uniform(0.2, 0.9)
+    room = pedalboard.Reverb(room_size=size, damping=damping, wet_level=wet, dry_level=1 - wet, width=0.0)
+    return _applied([room], x, sample_rate)
+
+
+def channel(x: Sound, sample_rate: int, rng: np.random.Generator, chances: Chances = Chances()) -> Sound:
+    """Sound as it arrives: another balance, a narrower band, noise, a codec, another gain."""
+    effects = ((chances.equaliser, equalised), (chances.band_limit, band_limited), (chances.noise, noisy), (chances.codec, coded))
+    for chance, effect in effects:
+        if rng.random() < chance:
+            x = effect(x, sample_rate, rng)
+    return x * np.float32(10 ** (rng.uniform(-24, 0) / 20)) if rng.random() < chances.gain else x
+
+
+def equalised(x: Sound, sample_rate: int, rng: np.random.Generator) -> Sound:
+    """Two shelves and a peak, up to 9 dB each way."""
+    pedalboard = _pedalboard()
+    return _applied(
+        [
+            pedalboard.LowShelfFilter(cutoff_frequency_hz=rng.uniform(80, 400), gain_db=rng.uniform(-9, 9)),
+            pedalboard.PeakFilter(cutoff_frequency_hz=rng.uniform(300, 3500), gain_db=rng.uniform(-6, 6), q=rng.uniform(0.4, 2)),
+            pedalboard.HighShelfFilter(cutoff_frequency_hz=rng.uniform(1500, 6000), gain_db=rng.uniform(-9, 9)),
+        ],
+        x,
+        sample_rate,
+    )
+
+
+def band_limited(x: Sound, sample_rate: int, rng: np.random.Generator) -> Sound:
+    """Nothing above a frequency between 3.4 kHz and nine tenths of half the rate; now and then nothing below 60 to 300 Hz."""
+    top = np.exp(rng.uniform(np.log(3400), np.log(0.45 * sample_rate)))
+    low = signal.cheby2(12, 70, min(1.1 * top, 0.49 * sample_rate), fs=sample_rate, output="sos")
+    x = signal.sosfilt(low, x)
+    if rng.random() < 0.3:
+        x = signal.sosfilt(signal.butter(3, rng.uniform(60, 300), "high", fs=sample_rate, output="sos"), x)
+    return x.astype(np.float32)
+
+
+def noisy(x: Sound, sample_rate: int, rng: np.random.Generator) -> Sound:
+    """With steady noise, 25 to 60 dB below."""
+    y = noise(len(x), sample_rate, rng)
+    level = np.sqrt((x**2).mean()) * 10 ** (rng.uniform(-60, -25) / 20)
+    return x + np.float32(level) * y
+
+
+def noise(n: int, sample_rate: int, rng: np.random.Generator) -> Sound:
+    """n samples of noise whose spectrum falls by 0 to 6 dB an octave, now and then with a hum; root mean square 1."""
+    white = rng.standard_normal(n)
+    falling = signal.lfilter([1.0], [1.0, -rng.uniform(0.0, 0.98)], white)
+    x = falling / max(falling.std(), 1e-9)
+    if rng.random() < 0.3:
+        mains = rng.choice([50, 60]) * np.arange(1, 6)[:, None]
+        amplitudes = rng.uniform(0, 1, (5, 1)) / np.arange(1, 6)[:, None]
+        hum = (amplitudes * np.sin(2 * np.pi * mains * np.arange(n) / sample_rate + rng.uniform(0, 6, (5, 1)))).sum(0)
+        x = x + rng.uniform(0.1, 2) * hum
+    return (x / max(x.std(), 1e-9)).astype(np.float32)
+
+
+def coded(x: Sound, sample_rate: int, rng: np.random.Generator) -> Sound:
+    """Through MP3 at one of its qualities, or, now and then, a mobile telephone."""
+    pedalboard = _pedalboard()
+    telephone = rng.random() < 0.15
+    codec = pedalboard.GSMFullRateCompressor() if telephone else pedalboard.MP3Compressor(vbr_quality=rng.uniform(2, 9.5))
+    return _applied([codec], x, sample_rate)
+
+
+def _applied(effects: list[Any], x: Sound, sample_rate: int) -> Sound:
+    y = _pedalboard().Pedalboard(effects)(np.ascontiguousarray(x, np.float32), sample_rate)
+    return np.asarray(y, np.float32)[: len(x)]
+
+
+def _pedalboard() -> Any:
+    return extras.library("pedalboard", "train")

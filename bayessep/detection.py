@@ -1,0 +1,260 @@
+"""Where in a recording speech sounds, and where music: what `bayessep detect` does, in bounded memory.
+
+Levels of harmonic and percussive mel bands (`features.stream_levels`) go through a network that says of every 40 ms how probable
+music, speech, both and neither are. Its probabilities are calibrated by one temperature, learned from recordings that it was not
+trained on. Segments are the most probable path through four states that tend to stay as they are (Viterbi), without stretches
+that are shorter than a shortest duration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+from scipy import special
+
+from bayessep import audio, shipped, timeline
+from bayessep.detector_data import scaled
+from bayessep.detector_training import Recipe
+from bayessep.errors import UserError
+from bayessep.features import stream_levels
+from bayessep.models import speech_music_detector as detector
+from bayessep.models.detector_networks import STRIDE
+from bayessep.shipped import Weights
+from bayessep.timeline import Segment
+
+Progress = Callable[[str, int, int, float], None]
+
+MODEL = "detector"
+"""The model that ships."""
+
+LABELS = (timeline.MUSIC, timeline.SPEECH, timeline.BOTH, timeline.SILENCE)
+"""Of the classes of the network, in its order. Silence is neither speech nor music: noise, too."""
+
+
+class Detection(NamedTuple):
+    """What is on when, and how sure that is."""
+
+    segments: list[Segment]  # they cover the recording; labels of `LABELS`, each with its probability
+    hop: float  # seconds between frames of the next two; frame n is that from n * hop to (n + 1) * hop
+    speech: Float[np.ndarray, " T"]  # calibrated P(speech sounds), alone or over music
+    music: Float[np.ndarray, " T"]  # calibrated P(music sounds)
+    duration: float  # seconds
+
+
+class Smoothing(NamedTuple):
+    """How segments are made of frames."""
+
+    stay: float = 4.0  # seconds that a state tends to last
+    weight: float = 0.25  # of a frame's evidence: neighbours say much the same
+    shortest: float = 0.4  # seconds; what is shorter joins what came before
+    shortest_silence: float = 0.6  # pauses between words are no silence
+
+
+class Network(NamedTuple):
+    """A trained detector, ready to be run."""
+
+    recipe: Recipe
+    state: detector.State
+    temperature: float
+
+
+@cache
+def shipped_network() -> Network:
+    """The detector that ships.
+
+    Raises:
+        UserError: its file is damaged.
+    """
+    return network_of(shipped.read(MODEL))
+
+
+def network_of(weights: Weights) -> Network:
+    """A detector from a file of weights.
+
+    Raises:
+        UserError: they are those of another network.
+    """
+    try:
+        recipe = Recipe(**weights.settings["recipe"])
+        temperature = float(weights.settings["temperature"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"these are no weights of a detector ({error}).") from None
+    if recipe.network != "frames":
+        raise UserError(f"a detector of the network {recipe.network} looks at single patches; give one of the network frames.")
+    like = jax.eval_shape(lambda key: detector.init(recipe.detector, key), jax.random.key(0))
+    numbers = shipped.filled((like.parameters, like.statistics), weights.arrays)
+    return Network(recipe, detector.State(*jax.tree.map(jnp.asarray, numbers), ()), temperature)
+
+
+def weights_of(recipe: Recipe, state: detector.State, temperature: float = 1.0, **about: object) -> Weights:
+    """What `network_of` reads."""
+    from dataclasses import asdict
+
+    settings = {"recipe": asdict(recipe), "temperature": temperature, "labels": list(LABELS), **about}
+    return Weights(shipped.flat((state.parameters, state.statistics)), settings)
+
+
+# --- frames --------------------------------------------------------------------------------------------------------------
+
+WINDOW = 1500
+"""Frames of 40 ms that the network is run on at a time, a minute."""
+CONTEXT = 126
+"""Frames on each side that it sees of a frame: twice 1 + 2 + ... + 32."""
+
+
+def logits(levels: Iterable[Float[np.ndarray, "t D"]], network: Network) -> Iterator[Float[np.ndarray, "s C"]]:
+    """What the network says of a recording whose levels come in pieces, whatever their sizes.
+
+    Beyond its ends, a recording goes on as silence.
+    """
+    width = network.recipe.front.width
+    silent = np.full((CONTEXT * STRIDE, width), -100.0, np.float32)
+    held = [silent]
+    count = len(silent)
+    left = 0  # of the recording itself, rows that are held beyond the first context and have not been said of
+    for piece, ended in _ending(levels):
+        held.append(piece)
+        count += len(piece)
+        left += len(piece)
+        if ended:
+            left = left // STRIDE * STRIDE
+            rest = -(-max(left, 0) // (WINDOW * STRIDE)) * WINDOW * STRIDE
+            held.append(np.full((max(0, rest + 2 * len(silent) - count), width), -100.0, np.float32))
+            count += len(held[-1])
+        while (left >= (WINDOW + CONTEXT) * STRIDE) or (ended and left >= STRIDE):
+            rows = np.concatenate(held)
+            window = rows[: (WINDOW + 2 * CONTEXT) * STRIDE]
+            said = detector.predict(network.recipe.detector, network.state, jnp.asarray(scaled(window))[None]).classes[0]
+            made = min(WINDOW, left // STRIDE)
+            yield np.asarray(said)[CONTEXT : CONTEXT + made]
+            held, count, left = [rows[WINDOW * STRIDE :]], count - WINDOW * STRIDE, left - WINDOW * STRIDE
+
+
+def _ending(levels: Iterable[Float[np.ndarray, "t D"]]) -> Iterator[tuple[Float[np.ndarray, "t D"], bool]]:
+    """The pieces, the last of them with word that it is the last."""
+    last = None
+    for piece in levels:
+        if last is not None:
+            yield last, False
+        last = piece
+    if last is not None:
+        yield last, True
+
+
+def probabilities(logits: Float[np.ndarray, "T C"], temperature: float) -> Float[np.ndarray, "T C"]:
+    """Calibrated probabilities of the classes."""
+    return special.softmax(logits / temperature, axis=-1).astype(np.float32)
+
+
+# --- segments ------------------------------------------------------------------------------------------------------------
+
+
+def viterbi(evidence: Float[np.ndarray, "T C"], stay: float) -> Int[np.ndarray, " T"]:
+    """The most probable path through states of which each goes on with probability `stay`, else to any other alike.
+
+    `evidence` is a log likelihood of each frame, up to a constant.
+    """
+    n, states = evidence.shape
+    change = np.log((1 - stay) / (states - 1))
+    best = evidence[0].astype(np.float64)
+    came = np.empty((n, states), np.int32)
+    own = np.arange(states)
+    for t in range(1, n):
+        # From whichever is best, or from where one is: only these two can be the best way.
+        top = int(best.argmax())
+        keeps = best + np.log(stay) >= best[top] + change
+        came[t] = np.where(keeps, own, top)
+        best = np.where(keeps, best + np.log(stay), best[top] + change) + evidence[t]
+    path = np.empty(n, np.int32)
+    path[-1] = int(best.argmax())
+    for t in range(n - 1, 0, -1):
+        path[t - 1] = came[t, path[t]]
+    return path
+
+
+def segments_of(p: Float[np.ndarray, "T C"], hop: float, duration: float, smoothing: Smoothing = Smoothing()) -> list[Segment]:
+    """Segments that cover a recording, from calibrated probabilities of its frames."""
+    stay = np.exp(-hop / smoothing.stay)
+    path = viterbi(smoothing.weight * np.log(np.maximum(p, 1e-6)), float(stay))
+    path = _without_short(path, round(smoothing.shortest_silence / hop), LABELS.index(timeline.SILENCE))
+    times = (np.arange(len(p)) + 0.5) * hop
+    return timeline.from_frames(
+        [LABELS[state] for state in path],
+        times,
+        duration,
+        min_duration=smoothing.shortest,
+        probabilities=p[np.arange(len(p)), path].astype(np.float64),
+    )
+
+
+def _without_short(path: Int[np.ndarray, " T"], shortest: int, state: int) -> Int[np.ndarray, " T"]:
+    """Shorter runs of a state given to what is around them, half each."""
+    path = path.copy()
+    edges = np.flatnonzero(np.diff(path == state, prepend=False, append=False))
+    for first, end in zip(edges[::2], edges[1::2], strict=True):
+        if end - first < shortest and (first > 0 or end < len(path)):
+            before = path[first - 1] if first > 0 else path[end]
+            after = path[end] if end < len(path) else before
+            path[first : (first + end) // 2], path[(first + end) // 2 : end] = before, after
+    return path
+
+
+# --- recordings ----------------------------------------------------------------------------------------------------------
+
+BLOCK_SECONDS = 20.0
+
+
+def detect(path: str | Path, *, network: Network | None = None, progress: Progress = lambda *_: None) -> Detection:
+    """Find the speech and the music of a recording of any length.
+
+    Args:
+        path: the recording.
+        network: a detector; None takes the one that ships.
+        progress: called with "listening", seconds done and seconds in all.
+
+    Raises:
+        UserError: as `audio.read`; or the recording is digital silence throughout.
+    """
+    network = network or shipped_network()
+    rate = network.recipe.front.sample_rate
+    info = audio.probe(path)
+    most, length, loud = max(1, round(info.frames / info.sample_rate)), 0, 0.0
+
+    def sound() -> Iterator[np.ndarray]:
+        nonlocal length, loud
+        for block in audio.blocks(path, BLOCK_SECONDS, sample_rate=rate, mono=True):
+            length += block.samples.shape[1]
+            loud = max(loud, float(np.abs(block.samples).max()))
+            progress("listening", min(most, round(length / rate)), most, float("nan"))
+            yield block.samples[0]
+        # So that there is a frame of 40 ms for all of the recording, and for the shortest one, too.
+        yield np.zeros(network.recipe.front.frame + STRIDE * network.recipe.front.hop, np.float32)
+
+    found = list(logits(stream_levels(sound(), network.recipe.front), network))
+    if loud == 0:
+        raise UserError(f"{path} is silent: there is nothing to hear in it; give another recording.")
+    return _made(np.concatenate(found), length / rate, network)
+
+
+def detect_samples(samples: Float[np.ndarray, " N"], network: Network | None = None) -> Detection:
+    """The same of a waveform at the sample rate of the network (16 kHz), one channel."""
+    network = network or shipped_network()
+    rest = np.zeros(network.recipe.front.frame + STRIDE * network.recipe.front.hop, np.float32)
+    found = list(logits(stream_levels([np.asarray(samples, np.float32), rest], network.recipe.front), network))
+    return _made(np.concatenate(found), len(samples) / network.recipe.front.sample_rate, network)
+
+
+def _made(said: Float[np.ndarray, "T C"], duration: float, network: Network) -> Detection:
+    front = network.recipe.front
+    hop = STRIDE * front.hop / front.sample_rate
+    p = probabilities(said, network.temperature)[: max(1, round(duration / hop))]
+    speech, music = LABELS.index(timeline.SPEECH), LABELS.index(timeline.MUSIC)
+    both = p[:, LABELS.index(timeline.BOTH)]
+    return Detection(segments_of(p, hop, duration), hop, p[:, speech] + both, p[:, music] + both, duration)

@@ -1,0 +1,220 @@
+"""Patches to train and to test detectors on: recordings of speech and of music, alone and mixed.
+
+Training draws anew every epoch (`Pool`): crops of speech, of music, and of both at a ratio of whole decibels. Tests take every
+recording whole, and mixtures as paper 003 makes them (section III-A), each pair at one ratio, all ratios alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from bayessep import augmentation
+from bayessep.corpora import Sound
+from bayessep.errors import UserError
+from bayessep.features import Front, extract, extract_in_pieces, normalise, patches, remove_silence, standardise
+from bayessep.models.speech_music_detector import BOTH, MUSIC, NEITHER, SPEECH, Batch, ratio_target
+
+SMRS = np.arange(-5, 21)
+"""Ratios of paper 003 in decibels: speech over music."""
+
+
+class Item(NamedTuple):
+    """Sound of one speaker or artist, at least some seconds of it, without pauses."""
+
+    name: str
+    group: str
+    samples: Float[np.ndarray, " N"]
+
+
+class Items(NamedTuple):
+    """What is known to be speech alone, and music alone."""
+
+    speech: list[Item]
+    music: list[Item]
+
+
+def read_items(sounds: Iterable[Sound], sample_rate: int = 16000, *, pauses: bool = False, seconds: float = 20.0) -> list[Item]:
+    """Recordings prepared as the paper's, short ones of one split group joined until they last `seconds`.
+
+    Each is centred, scaled to a greatest magnitude of 1, and cut of its pauses unless `pauses`. The paper's corpus has files of
+    minutes; joined, a word or two is not a recording of its own, whose every band would be standardised by what little it says.
+
+    Raises:
+        UserError: a recording cannot be read.
+    """
+    groups: dict[str, list[Sound]] = defaultdict(list)
+    for sound in sorted(sounds, key=lambda s: str(s.recording.path)):
+        groups[sound.recording.split_group].append(sound)
+    items = []
+    for group, members in groups.items():
+        held: list[np.ndarray] = []
+        for sound in members:
+            x = normalise(sound.read(sample_rate))
+            held.append(x if pauses else normalise(remove_silence(x, sample_rate)))
+            if sum(map(len, held)) >= seconds * sample_rate or sound is members[-1]:
+                name = f"{group} {sound.recording.category} {len(items)}"
+                items.append(Item(name, group, np.concatenate(held).astype(np.float32)))
+                held = []
+    return [item for item in items if len(item.samples) >= sample_rate // 10 and item.samples.any()]
+
+
+def mix(speech: Float[np.ndarray, " N"], music: Float[np.ndarray, " N"], smr_db: float | int) -> Float[np.ndarray, " N"]:
+    """Speech and music at a ratio of their energies, scaled to a greatest magnitude of 1."""
+    gain = np.sqrt(np.mean(speech**2) / max(10 ** (smr_db / 10) * np.mean(music**2), 1e-12))
+    return normalise(speech + np.float32(gain) * music)
+
+
+# --- training: crops, drawn anew -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How an epoch's sound is drawn.
+
+    Attributes:
+        crops: of each class.
+        crop_seconds: length of each; bands are standardised over a crop.
+        patch: frames that a network looks at.
+        augment: send each crop through filters, rooms, codecs and noise (`augmentation`).
+        neither: a fourth class of noise and pauses, and crops in which one kind begins or ends.
+        standardised: bands are standardised over each crop, as in the paper; else levels in decibels are left as they are.
+
+    Raises:
+        UserError: a number is not positive.
+    """
+
+    crops: int = 24
+    crop_seconds: float = 20.0
+    patch: int = 68
+    augment: bool = False
+    neither: bool = False
+    standardised: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("crops", "crop_seconds", "patch"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"{name} is {getattr(self, name)}, but must be positive.")
+
+
+class Pool(NamedTuple):
+    """Features of the crops of one epoch."""
+
+    features: Float[np.ndarray, "n T D"]
+    label: Int[np.ndarray, " n"]
+    smr_db: Float[np.ndarray, " n"]  # 0 where nothing is mixed
+
+
+def draw_pool(items: Items, front: Front, drawing: Drawing, rng: np.random.Generator) -> Pool:
+    """Crops of every class; of recordings in proportion to how long they are."""
+    n = round(drawing.crop_seconds * front.sample_rate) + front.frame - front.hop
+    made: list[tuple[np.ndarray, int, float]] = []
+    for _ in range(drawing.crops):
+        made += [_drawn(label, items, n, front.sample_rate, drawing, rng) for label in _classes(drawing)]
+    features = [
+        np.asarray(featured(np.stack([x for x, _, _ in made[k : k + 8]]), front, standardised=drawing.standardised))
+        for k in range(0, len(made), 8)
+    ]
+    return Pool(
+        np.concatenate(features), np.array([label for _, label, _ in made]), np.array([smr for _, _, smr in made], np.float64)
+    )
+
+
+def featured(waveforms: Float[np.ndarray, "n N"], front: Front, *, standardised: bool = True) -> Float[np.ndarray, "n T D"]:
+    """What a network looks at, of waveforms that are equally long."""
+    found = np.asarray(extract(jnp.asarray(waveforms), front))
+    return np.asarray(standardise(found)) if standardised else scaled(found)
+
+
+def scaled(levels: Float[np.ndarray, "*B T D"]) -> Float[np.ndarray, "*B T D"]:
+    """Decibels as numbers around 0, wherever they come from: for recordings that are not known to their end."""
+    return (levels + 30) / 20
+
+
+def _classes(drawing: Drawing) -> tuple[int, ...]:
+    return (MUSIC, SPEECH, BOTH, NEITHER) if drawing.neither else (MUSIC, SPEECH, BOTH)
+
+
+def _drawn(
+    label: int, items: Items, n: int, sample_rate: int, drawing: Drawing, rng: np.random.Generator
+) -> tuple[Float[np.ndarray, " n"], int, float]:
+    """One crop: its sound, its class, its ratio."""
+
+    def one(of: Sequence[Item]) -> np.ndarray:
+        weights = np.array([len(item.samples) for item in of], np.float64)
+        x = of[rng.choice(len(of), p=weights / weights.sum())].samples
+        most = math.ceil(n * augmentation.FASTEST) + 1 if drawing.augment else n
+        first = rng.integers(0, max(1, len(x) - most + 1))
+        x = np.resize(x[first : first + most], most)
+        return augmentation.source(x, sample_rate, rng)[:n] if drawing.augment else x
+
+    smr = 0.0
+    if label == BOTH:
+        smr = float(rng.choice(SMRS))
+        x = mix(one(items.speech), one(items.music), smr)
+    elif label == NEITHER:
+        x = augmentation.noise(n, sample_rate, rng) * np.float32(0.3 * 10 ** (rng.uniform(-60, 0) / 20))
+    else:
+        x = one(items.speech if label == SPEECH else items.music)
+    return (augmentation.channel(x, sample_rate, rng) if drawing.augment else x).astype(np.float32), label, smr
+
+
+NOISE_STEPS = (5e-3, 1e-3, 5e-4, 1e-4)
+
+
+def draw_batch(pool: Pool, patch: int, each: int, rng: np.random.Generator) -> Batch:
+    """As many patches of every class, from anywhere in the crops; with a little noise, as the paper's code adds to features."""
+    rows = np.concatenate([rng.choice(np.flatnonzero(pool.label == label), each) for label in np.unique(pool.label)])
+    first = rng.integers(0, pool.features.shape[1] - patch + 1, len(rows))
+    x = np.stack([pool.features[row, at : at + patch] for row, at in zip(rows, first, strict=True)])
+    x = x + np.float32(rng.choice(NOISE_STEPS)) * rng.standard_normal(x.shape, np.float32)
+    return Batch(x, pool.label[rows].astype(np.int32), ratio_target(pool.label[rows], pool.smr_db[rows]))
+
+
+# --- tests: every recording, whole ---------------------------------------------------------------------------------------
+
+
+class Examples(NamedTuple):
+    """Every patch of every recording, and of mixtures of them."""
+
+    patches: Float[np.ndarray, "P L D"]
+    label: Int[np.ndarray, " P"]
+    smr_db: Float[np.ndarray, " P"]
+    item: list[str]  # of each patch
+
+
+def examples(items: Items, front: Front, patch: int = 68, smr_db: float | None = None) -> Examples:
+    """All there is to test on: patches side by side, of what is alone and of mixtures at all ratios alike, or at one.
+
+    As many mixtures are made as the class that has more recordings has; music is played over and over where it is shorter.
+    """
+    made = [(item.name, item.samples, MUSIC, 0.0) for item in items.music]
+    made += [(item.name, item.samples, SPEECH, 0.0) for item in items.speech]
+    made += mixtures(items, smr_db)
+    pieces, labels, smrs, names = [], [], [], []
+    for name, x, label, smr in made:
+        x = np.pad(x, (0, max(0, front.frame - len(x))))
+        found = patches(np.asarray(standardise(extract_in_pieces(x, front))), patch)
+        pieces.append(found)
+        labels += [label] * len(found)
+        smrs += [smr] * len(found)
+        names += [name] * len(found)
+    return Examples(np.concatenate(pieces).astype(np.float32), np.array(labels), np.array(smrs), names)
+
+
+def mixtures(items: Items, smr_db: float | None = None) -> list[tuple[str, Float[np.ndarray, " N"], int, float]]:
+    """Pairs of speech and music, each at the next ratio of `SMRS` or at the one given."""
+    made = []
+    for n in range(max(len(items.speech), len(items.music))):
+        speech, music = items.speech[n % len(items.speech)], items.music[n % len(items.music)]
+        smr = float(SMRS[n % len(SMRS)]) if smr_db is None else smr_db
+        x = mix(speech.samples, np.resize(music.samples, speech.samples.shape), smr)
+        made.append((f"{speech.name} + {music.name}", x, BOTH, smr))
+    return made

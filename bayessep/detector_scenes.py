@@ -1,0 +1,112 @@
+"""Scenes to train and to test the detector at work on: speech and music that begin and end, as in a broadcast.
+
+A scene is made of real recordings whose labels are known because it was made here: a track of speech and a track of music, each
+on and off, over a floor of noise, all through one channel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from bayessep import augmentation
+from bayessep.detector_data import SMRS, Drawing, Item, Items, Pool, featured
+from bayessep.features import Front
+from bayessep.models.detector_networks import STRIDE
+from bayessep.models.speech_music_detector import BOTH, MUSIC, NEITHER, SPEECH
+
+STATES = (MUSIC, SPEECH, BOTH, NEITHER)
+SHARES = (0.3, 0.3, 0.3, 0.1)  # of the stretches
+SECONDS = (1.5, 9.0)  # a stretch lasts
+FADE = 0.05  # seconds that a track takes to come and go, at least
+
+
+class Scene(NamedTuple):
+    """Sound, and what it is made of, sample by sample."""
+
+    samples: Float[np.ndarray, " N"]
+    speech: Bool[np.ndarray, " N"]
+    music: Bool[np.ndarray, " N"]
+    smr_db: float  # where both sound
+
+
+def draw_scene(
+    items: Items, seconds: float, sample_rate: int, rng: np.random.Generator, *, augment: bool = True, smr_db: float | None = None
+) -> Scene:
+    """Stretches of speech, of music, of both and of neither, in any order, at one ratio where both sound."""
+    n = round(seconds * sample_rate)
+    states = np.concatenate(list(_stretches(n, sample_rate, rng)))[:n]
+    speech_on, music_on = np.isin(states, (SPEECH, BOTH)), np.isin(states, (MUSIC, BOTH))
+    smr = float(rng.choice(SMRS)) if smr_db is None else smr_db
+    speech = _track(items.speech, n, sample_rate, rng, augment)
+    music = _track(items.music, n, sample_rate, rng, augment)
+    level = np.sqrt((speech**2).mean())
+    # Alone, music is as loud as it likes; under speech, it is at the ratio.
+    alone = 10 ** (rng.uniform(-9, 9) / 20) if augment else 1.0
+    under = 10 ** (-smr / 20)
+    gain = np.where(states == BOTH, under, max(alone, under) if augment else alone)
+    music = music * np.float32(level / max(np.sqrt((music**2).mean()), 1e-9)) * _smooth(gain, sample_rate)
+    x = speech * _smooth(speech_on, sample_rate) + music * _smooth(music_on, sample_rate)
+    floor = np.float32(level * 10 ** (rng.uniform(-75, -35) / 20))
+    x = x + floor * augmentation.noise(n, sample_rate, rng)
+    x = x * np.float32(0.9 / max(np.abs(x).max(), 1e-9))
+    return Scene(augmentation.channel(x, sample_rate, rng) if augment else x.astype(np.float32), speech_on, music_on, smr)
+
+
+def _stretches(n: int, sample_rate: int, rng: np.random.Generator):
+    made, state = 0, -1
+    while made < n:
+        shares = np.array(SHARES) * (np.array(STATES) != state)
+        state = int(rng.choice(STATES, p=shares / shares.sum()))
+        length = math.ceil(rng.uniform(*SECONDS) * sample_rate)
+        yield np.full(length, state)
+        made += length
+
+
+def _track(of: Sequence[Item], n: int, sample_rate: int, rng: np.random.Generator, augment: bool) -> Float[np.ndarray, " n"]:
+    """n samples of recordings one after another, each as loud as the others; longer ones are more likely."""
+    weights = np.array([len(item.samples) for item in of], np.float64)
+    parts, held = [], 0
+    while held < n:
+        x = of[rng.choice(len(of), p=weights / weights.sum())].samples
+        most = math.ceil((n - held) * augmentation.FASTEST) + 1 if augment else n - held
+        first = rng.integers(0, max(1, len(x) - most + 1))
+        x = x[first : first + most]
+        if augment:
+            x = augmentation.source(x, sample_rate, rng)
+        parts.append(x / np.float32(max(np.sqrt((x**2).mean()), 1e-6)))
+        held += len(x)
+    return np.concatenate(parts)[:n]
+
+
+def _smooth(on: np.ndarray, sample_rate: int) -> Float[np.ndarray, " N"]:
+    """Without steps: a moving mean over twice `FADE`."""
+    width = 2 * round(FADE * sample_rate) + 1
+    sums = np.cumsum(np.pad(on.astype(np.float64), (width // 2 + 1, width // 2), mode="edge"))
+    return ((sums[width:] - sums[:-width]) / width).astype(np.float32)
+
+
+def frame_labels(scene: Scene, front: Front, n_frames: int) -> Int[np.ndarray, " S"]:
+    """The class at the middle of every `STRIDE` frames of features."""
+    middles = (np.arange(n_frames // STRIDE) * STRIDE + (STRIDE - 1) / 2) * front.hop + front.frame / 2
+    at = np.minimum(middles.astype(int), len(scene.samples) - 1)
+    speech, music = scene.speech[at], scene.music[at]
+    return np.select([speech & music, speech, music], [BOTH, SPEECH, MUSIC], NEITHER)
+
+
+def draw_scenes(items: Items, front: Front, drawing: Drawing, rng: np.random.Generator) -> Pool:
+    """An epoch's scenes: `Drawing.crops` of each of three classes, as many in all as of crops."""
+    scenes = [
+        draw_scene(items, drawing.crop_seconds, front.sample_rate, rng, augment=drawing.augment) for _ in range(3 * drawing.crops)
+    ]
+    parts = [
+        featured(np.stack([s.samples for s in scenes[k : k + 8]]), front, standardised=drawing.standardised)
+        for k in range(0, len(scenes), 8)
+    ]
+    features = np.concatenate(parts)
+    labels = np.stack([frame_labels(scene, front, features.shape[1]) for scene in scenes])
+    return Pool(features, labels, np.repeat(np.array([[s.smr_db] for s in scenes]), labels.shape[1], axis=1))

@@ -1,0 +1,183 @@
+"""From recordings to a trained detector: the recipe, and what `bayessep.train` is given to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from bayessep import detector_data
+from bayessep.detector_data import Drawing, Item, Items, Pool
+from bayessep.errors import UserError
+from bayessep.features import FEATURES, Front
+from bayessep.models import speech_music_detector as detector
+from bayessep.models.detector_networks import Detector
+from bayessep.models.speech_music_detector import Batch, State
+from bayessep.train import Task, Training
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that a training of a detector depends on, recordings apart: the keys of a file, and the flags.
+
+    Attributes:
+        network, head, feature: `Detector.network`, `Detector.head`, `Front.feature`.
+        bands: of the mel scale.
+        patch: frames that the network looks at, 10 ms each.
+        dropout, rate: `Detector.dropout`, `Detector.rate`.
+        each: patches of each class in a batch.
+        crops, crop_seconds, augment, neither, standardised: `Drawing`.
+        epochs, steps_per_epoch, patience, min_delta, seed: `Training`.
+
+    Raises:
+        UserError: a name is not known, or a number is out of range.
+    """
+
+    network: str = "b3"
+    head: str = "multi"
+    feature: str = "LMHPS-EF"
+    bands: int = 120
+    patch: int = 68
+    dropout: float = 0.2
+    rate: float = 1e-3
+    each: int = 16
+    crops: int = 24
+    crop_seconds: float = 20.0
+    augment: bool = True
+    neither: bool = False
+    standardised: bool = True
+    epochs: int = 50
+    steps_per_epoch: int = 200
+    patience: int = 5
+    min_delta: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.each < 1:
+            raise UserError(f"each is {self.each}, but must be at least 1.")
+        if round(self.crop_seconds * self.front.sample_rate) // self.front.hop < self.patch:
+            raise UserError(f"crops of {self.crop_seconds} s are shorter than a patch of {self.patch} frames; make them longer.")
+        _ = self.detector, self.drawing, self.training  # each checks its own numbers
+
+    @property
+    def front(self) -> Front:
+        """From a waveform to features. Levels that are not standardised are not cut below the greatest either."""
+        return Front(feature=self.feature, bands=self.bands, range_db=80.0 if self.standardised else 200.0)
+
+    @property
+    def detector(self) -> Detector:
+        """The network."""
+        parts, classes = len(FEATURES[self.feature].which), 4 if self.neither else 3
+        return Detector(self.network, self.head, self.front.width, parts, self.patch, self.dropout, classes, self.rate)
+
+    @property
+    def drawing(self) -> Drawing:
+        """How its epochs are drawn."""
+        return Drawing(self.crops, self.crop_seconds, self.patch, self.augment, self.neither, self.standardised)
+
+    @property
+    def training(self) -> Training:
+        """How long it is trained."""
+        return Training(self.epochs, self.steps_per_epoch, self.patience, self.min_delta, self.seed)
+
+
+PAPER = Recipe(augment=False, rate=0.0, steps_per_epoch=8416, min_delta=0.01)
+"""As paper 003 trains b3, but for sound that is drawn anew every epoch."""
+
+
+def read_recipe(path: str | Path | None, given: Mapping[str, Any] = {}) -> Recipe:
+    """The recipe of a TOML or JSON file, with what is given besides in its place.
+
+    Raises:
+        UserError: the file cannot be read, or has a key that is not known or a value of another kind.
+    """
+    found: dict[str, Any] = {}
+    kinds = {f.name: f.default.__class__ for f in dataclasses.fields(Recipe)}
+    if path is not None:
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+            found = json.loads(text) if text.lstrip().startswith("{") else tomllib.loads(text)
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}); give a TOML or JSON file.") from None
+        except ValueError as error:
+            raise UserError(f"{path} is neither TOML nor JSON ({error}).") from None
+        for name, value in found.items():
+            if name not in kinds:
+                raise UserError(f"{path}: {name!r} is no setting; the settings are {', '.join(kinds)}.")
+            if type(value) is int and kinds[name] is float:
+                found[name] = float(value)
+            elif type(value) is not kinds[name]:
+                raise UserError(f"{path}: {name} is {value!r}, but must be of the kind {kinds[name].__name__}.")
+    return Recipe(**found | dict(given))
+
+
+def divide(items: Items, share: float, seed: int) -> tuple[Items, Items]:
+    """Items to learn from, and `share` of those of each class to validate with: whole split groups, as far as there are several.
+
+    Raises:
+        UserError: a class has a single item.
+    """
+    rng = np.random.default_rng(seed)
+    parts = []
+    for what, own in zip(Items._fields, items, strict=True):
+        if len(own) < 2:
+            raise UserError(f"there is too little {what} to learn from and to validate with; give recordings of several.")
+        groups: dict[str, list[Item]] = {}
+        for item in own:
+            groups.setdefault(item.group, []).append(item)
+        held: list[Item] = []
+        for name in rng.permutation(sorted(groups)):
+            if len(held) + len(groups[name]) <= max(1, round(share * len(own))):
+                held += groups[name]
+        held = held or [own[-1]]
+        kept = {id(item) for item in held}
+        parts.append(([item for item in own if id(item) not in kept], held))
+    return Items(*(learn for learn, _ in parts)), Items(*(held for _, held in parts))
+
+
+def task(recipe: Recipe, learn: Items, held: Items, about: Mapping[str, Any] = {}) -> Task[State, Batch]:
+    """What the loop trains. Every epoch's sound is drawn from the seed and the epoch's number; validation is the same in each.
+
+    `about` says what the items are: it is compared when a training is gone on with.
+    """
+    config, front, drawing = recipe.detector, recipe.front, recipe.drawing
+
+    @lru_cache(1)
+    def pool(epoch: int) -> Pool:
+        return detector_data.draw_pool(learn, front, drawing, np.random.default_rng([recipe.seed, 1, epoch]))
+
+    def batch(n: int) -> Batch:
+        rng = np.random.default_rng([recipe.seed, 2, n])
+        return detector_data.draw_batch(pool(n // recipe.steps_per_epoch), recipe.patch, recipe.each, rng)
+
+    @lru_cache(1)
+    def validation() -> list[Batch]:
+        drawn = detector_data.draw_pool(held, front, drawing, np.random.default_rng([recipe.seed, 3]))
+        return [detector_data.draw_batch(drawn, recipe.patch, 64, np.random.default_rng([recipe.seed, 4, n])) for n in range(6)]
+
+    def step(state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, dict[str, Float[Array, ""]]]:
+        state, found = detector.step(config, state, batch, key, steps_per_epoch=recipe.steps_per_epoch)
+        return state, {"loss": detector.total(found)} | found._asdict()
+
+    def validate(state: State) -> dict[str, float]:
+        means: dict[str, list[float]] = {}
+        for one in validation():
+            output = detector.predict(config, state, jnp.asarray(one.features))
+            found = detector.losses(output, one)
+            right = (np.asarray(output.classes).argmax(1) == one.label).mean()
+            values = {"loss": detector.total(found), "accuracy": right} | found._asdict()
+            for name, value in values.items():
+                means.setdefault(name, []).append(float(value))
+        return {name: float(np.mean(values)) for name, values in means.items()}
+
+    settings = {k: v for k, v in asdict(recipe).items() if k not in asdict(recipe.training)}
+    return Task(lambda key: detector.init(config, key, recipe.steps_per_epoch), step, batch, validate, settings | dict(about))
