@@ -42,8 +42,12 @@ def draw_scene(
     states = np.concatenate(list(_stretches(n, sample_rate, rng)))[:n]
     speech_on, music_on = np.isin(states, (SPEECH, BOTH)), np.isin(states, (MUSIC, BOTH))
     smr = float(rng.choice(SMRS)) if smr_db is None else smr_db
-    speech = _track(items.speech, n, sample_rate, rng, augment)
-    music = _track(items.music, n, sample_rate, rng, augment)
+    speech, music = (_track(of, n, sample_rate, rng, augment) for of in items)
+    if augment:  # two voices at once are speech, and two pieces of music are music
+        speech, music = (
+            x + np.float32(10 ** (rng.uniform(-15, 0) / 20)) * _track(of, n, sample_rate, rng, augment) if rng.random() < 0.2 else x
+            for x, of in zip((speech, music), items, strict=True)
+        )
     level = np.sqrt((speech**2).mean())
     # Alone, music is as loud as it likes; under speech, it is at the ratio.
     alone = 10 ** (rng.uniform(-9, 9) / 20) if augment else 1.0

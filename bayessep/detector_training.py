@@ -68,12 +68,13 @@ class Recipe:
             raise UserError(f"each is {self.each}, but must be at least 1.")
         if round(self.crop_seconds * self.front.sample_rate) // self.front.hop < self.patch:
             raise UserError(f"crops of {self.crop_seconds} s are shorter than a patch of {self.patch} frames; make them longer.")
-        _ = self.detector, self.drawing, self.training  # each checks its own numbers
         if self.network == "frames":
             if not self.neither or self.standardised:
-                raise UserError("the network frames needs neither = true and standardised = false: it hears recordings as they come.")
+                needs = "the network frames needs neither = true and standardised = false"
+                raise UserError(f"{needs}: it hears recordings as they come.")
             if not FEATURES[self.feature].log:
-                raise UserError(f"the network frames needs levels in decibels, and {self.feature} has none; take LMHPS-EF or LMS.")
+                given = f"the network frames needs levels in decibels, and {self.feature} has none"
+                raise UserError(f"{given}; take LMHPS-EF or LMS.")
 
     @property
     def front(self) -> Front:
