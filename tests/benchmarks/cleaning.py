@@ -4,7 +4,9 @@ Broadcasts are put together from the recordings of a folder with a manifest: spe
 with a bed that starts over again and again. What is on when is either the truth, or the truth spoilt as a detector spoils it:
 every boundary off by up to 0.4 s, stretches of a second mislabelled.
 
-    python -m tests.benchmarks.cleaning --data ../shared/data [--only N ...] [--detection oracle|spoilt|detector] [--json]
+    python -m tests.benchmarks.cleaning --data ../shared/data [--only N ...] [--detection oracle|spoilt|detector]
+
+`--without music` and `--without speech` leave out what is heard alone of it, `--baseline` is `separate` with the same labels.
 """
 
 import argparse
@@ -128,7 +130,9 @@ def spoilt(truth: list[Segment], seed: int) -> Detection:
 
 
 def si_sdr(true: np.ndarray, estimate: np.ndarray, where: np.ndarray | slice = slice(None)) -> float:
-    """In dB, of the samples that count."""
+    """In dB, of the samples that count; NaN where none does."""
+    if not np.any(true[where]):
+        return float("nan")
     return float(metrics.si_sdr(true[where], estimate[where]))
 
 
@@ -179,7 +183,7 @@ def main() -> None:
         rows.append(measure(made, found, given.baseline))
         if not given.json:
             print("  ".join(f"{k} {v:.1f}" if isinstance(v, float) else str(v) for k, v in rows[-1].items()), flush=True)
-    means = {k: float(np.mean([r[k] for r in rows])) for k in rows[0] if isinstance(rows[0][k], float)}
+    means = {k: float(np.mean([r[k] for r in rows if np.isfinite(r[k])] or [np.nan])) for k in rows[0] if isinstance(rows[0][k], float)}
     print(json.dumps({"rows": rows, "means": means}) if given.json else "mean: " + str({k: round(v, 1) for k, v in means.items()}))
 
 
