@@ -183,7 +183,8 @@ def main() -> None:
         rows.append(measure(made, found, given.baseline))
         if not given.json:
             print("  ".join(f"{k} {v:.1f}" if isinstance(v, float) else str(v) for k, v in rows[-1].items()), flush=True)
-    means = {k: float(np.mean([r[k] for r in rows if np.isfinite(r[k])] or [np.nan])) for k in rows[0] if isinstance(rows[0][k], float)}
+    names = [k for k, v in rows[0].items() if isinstance(v, float)]
+    means = {k: float(np.mean([r[k] for r in rows if np.isfinite(r[k])] or [np.nan])) for k in names}
     print(json.dumps({"rows": rows, "means": means}) if given.json else "mean: " + str({k: round(v, 1) for k, v in means.items()}))
 
 
