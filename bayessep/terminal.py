@@ -221,3 +221,9 @@ class Resumable(Verb):
     """A verb that keeps what it has done."""
 
     when_interrupted = "every result so far is kept, and the same command goes on from there"
+
+
+class Batch(Verb):
+    """A verb that keeps what it has done, and is told to leave it out."""
+
+    when_interrupted = "the recordings done so far are kept, and the same command with --skip-existing goes on from there"
