@@ -108,8 +108,8 @@ class Pool(NamedTuple):
     """Features of the crops of one epoch."""
 
     features: Float[np.ndarray, "n T D"]
-    label: Int[np.ndarray, " n"]
-    smr_db: Float[np.ndarray, " n"]  # 0 where nothing is mixed
+    label: Int[np.ndarray, "n *S"]  # of each crop, or of every 40 ms of it
+    smr_db: Float[np.ndarray, "n *S"]  # 0 where nothing is mixed
 
 
 def draw_pool(items: Items, front: Front, drawing: Drawing, rng: np.random.Generator) -> Pool:

@@ -17,7 +17,7 @@ from bayessep import augmentation
 from bayessep.detector_data import SMRS, Drawing, Item, Items, Pool, featured
 from bayessep.features import Front
 from bayessep.models.detector_networks import STRIDE
-from bayessep.models.speech_music_detector import BOTH, MUSIC, NEITHER, SPEECH
+from bayessep.models.speech_music_detector import BOTH, MUSIC, NEITHER, SPEECH, Batch, ratio_target
 
 STATES = (MUSIC, SPEECH, BOTH, NEITHER)
 SHARES = (0.3, 0.3, 0.3, 0.1)  # of the stretches
@@ -110,3 +110,10 @@ def draw_scenes(items: Items, front: Front, drawing: Drawing, rng: np.random.Gen
     features = np.concatenate(parts)
     labels = np.stack([frame_labels(scene, front, features.shape[1]) for scene in scenes])
     return Pool(features, labels, np.repeat(np.array([[s.smr_db] for s in scenes]), labels.shape[1], axis=1))
+
+
+def scene_batch(pool: Pool, each: int, rng: np.random.Generator) -> Batch:
+    """Scenes of an epoch, whole, none again before all others; with a class and a ratio for every 40 ms."""
+    rows = np.concatenate([rng.permutation(len(pool.label)) for _ in range(-(-each // len(pool.label)))])[:each]
+    label = pool.label[rows]
+    return Batch(pool.features[rows], label.astype(np.int32), ratio_target(label, pool.smr_db[rows]))
