@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bayessep import __version__
+from bayessep import __version__, cli_networks
 from bayessep.options import (
     Align,
     Bases,
@@ -416,6 +416,9 @@ def doctor(device: TheDevice = Device.auto, json: Json = False, quiet: Quiet = F
     document = checkup.examine(_begin(device, terminal))
     terminal.result(document, checkup.told(document))
     raise typer.Exit(0 if document["ok"] else 1)
+
+
+cli_networks.register(app)
 
 
 def main(arguments: Sequence[str] | None = None, **options: Any) -> None:

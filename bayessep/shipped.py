@@ -46,6 +46,11 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.safetensors"))
 
 
+def published() -> list[str]:
+    """Of all models that should be here: those that ship, and those of whose sums it is known."""
+    return sorted({*names(), *(Path(file).stem for file in _sums(FOLDER))})
+
+
 def info(name: str) -> Model:
     """What is known of a model.
 
