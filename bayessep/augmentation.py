@@ -75,7 +75,7 @@ def equalised(x: Sound, sample_rate: int, rng: np.random.Generator) -> Sound:
 
 
 def band_limited(x: Sound, sample_rate: int, rng: np.random.Generator) -> Sound:
-    """Nothing above a frequency between 3.4 kHz and nine tenths of half the rate; now and then nothing below 60 to 300 Hz."""
+    """Nothing (70 dB less) above a frequency from 3.74 kHz to 0.98 of half the rate; now and then little below 60 to 300 Hz."""
     top = np.exp(rng.uniform(np.log(3400), np.log(0.45 * sample_rate)))
     low = signal.cheby2(12, 70, min(1.1 * top, 0.49 * sample_rate), fs=sample_rate, output="sos")
     x = signal.sosfilt(low, x)

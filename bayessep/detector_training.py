@@ -62,11 +62,11 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        _ = self.front, self.detector, self.drawing, self.training  # each checks its own numbers
         if self.each < 1:
             raise UserError(f"each is {self.each}, but must be at least 1.")
         if round(self.crop_seconds * self.front.sample_rate) // self.front.hop < self.patch:
             raise UserError(f"crops of {self.crop_seconds} s are shorter than a patch of {self.patch} frames; make them longer.")
-        _ = self.detector, self.drawing, self.training  # each checks its own numbers
 
     @property
     def front(self) -> Front:
@@ -134,11 +134,13 @@ def divide(items: Items, share: float, seed: int) -> tuple[Items, Items]:
         groups: dict[str, list[Item]] = {}
         for item in own:
             groups.setdefault(item.group, []).append(item)
+        most = min(max(1, round(share * len(own))), len(own) - 1)
         held: list[Item] = []
         for name in rng.permutation(sorted(groups)):
-            if len(held) + len(groups[name]) <= max(1, round(share * len(own))):
+            if len(held) + len(groups[name]) <= most:
                 held += groups[name]
-        held = held or [own[-1]]
+        if not held:
+            held = own[-most:] if len(groups) == 1 else min(groups.values(), key=len)
         kept = {id(item) for item in held}
         parts.append(([item for item in own if id(item) not in kept], held))
     return Items(*(learn for learn, _ in parts)), Items(*(held for _, held in parts))

@@ -134,8 +134,8 @@ def _sha256(content: bytes) -> str:
 def _sums(folder: Path) -> dict[str, str]:
     """As `sha256sum -c` reads them."""
     path = folder / SUMS
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return {file: digest for digest, file in (line.split(maxsplit=1) for line in lines if line.strip())}
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    return {file: digest for digest, _, file in (line.partition("  ") for line in lines) if file}
 
 
 def _published(path: Path) -> str:
