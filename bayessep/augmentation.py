@@ -34,7 +34,9 @@ FASTEST = 1.25
 """A source may become so much shorter."""
 
 
-def source(x: Sound, sample_rate: int, rng: np.random.Generator, chances: Chances = Chances()) -> Sound:
+def source(
+    x: Sound, sample_rate: int, rng: np.random.Generator, chances: Chances = Chances()
+) -> Float[np.ndarray, " M"]:
     """A source as it is before it is mixed: faster and higher, or slower and lower, and in a room, perhaps."""
     if rng.random() < chances.speed:
         factor = np.exp(rng.uniform(-np.log(FASTEST), np.log(FASTEST)))
@@ -131,7 +133,8 @@ def coded(x: Sound, sample_rate: int, rng: np.random.Generator) -> Sound:
     pedalboard = _pedalboard()
     telephone = rng.random() < 0.15
     codec = pedalboard.GSMFullRateCompressor() if telephone else pedalboard.MP3Compressor(vbr_quality=rng.uniform(2, 9.5))
-    return _applied([codec], x, sample_rate)
+    # As a converter does; at sound far beyond full scale, LAME ends the process.
+    return _applied([codec], np.clip(x, -1, 1), sample_rate)
 
 
 def _applied(effects: list[Any], x: Sound, sample_rate: int) -> Sound:
