@@ -7,27 +7,23 @@
 """
 
 import argparse
-import hashlib
 import json
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
-from safetensors.numpy import load, save
 
-from bayessep import audio, data, gamma, preparation, separators
+from bayessep import audio, data, gamma, preparation, separators, shipped
 from bayessep.data import Recording
-from bayessep.errors import UserError
 from bayessep.models import jingle_mixture
 from bayessep.separators import Trained
 from bayessep.settings import Settings
+from bayessep.shipped import Weights
 
-FILE = Path(__file__).parent / "weights" / "general.safetensors"
-SHA256 = "5b1083816a3063a41bfea401dc750b7188b750b52aa5165b30751cf871d189ee"
+MODEL = "general"
 RATE = 16000  # Hz, of what is learned from
 STRENGTH = 0.1  # what the templates weigh against a recording, as a share of all that they were learned from
 
@@ -41,24 +37,13 @@ class Templates(NamedTuple):
     excitation: Float[np.ndarray, " 2"]  # shape and scale of the prior of the excitations
 
 
-@cache
-def _read(path: Path, sha256: str) -> dict[str, np.ndarray]:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): install bayessep again.") from None
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise UserError(f"{path} is not the file that it should be (its sha256 differs): install bayessep again.")
-    return load(content)
-
-
 def templates(what: str) -> Templates:
     """Those of ``speech`` or ``music``.
 
     Raises:
         UserError: the file is missing, or its bytes are not those that were published.
     """
-    held = _read(FILE, SHA256)
+    held = shipped.read(MODEL).arrays
     mean, shape = (held[f"{what}.{name}"].astype(np.float32) for name in ("mean", "shape"))
     return Templates(mean, shape, held["frequencies"], held[f"{what}.excitation"])
 
@@ -81,6 +66,9 @@ def trained(what: str, frequencies: Float[np.ndarray, " F"], strength: float = S
     posterior = gamma.Gamma(shape, mean / shape)
     return Trained(posterior, prior._replace(excitations=excitation))
 
+
+SETTINGS = {"model": "Gamma-Poisson NMF", "rate": RATE, "strength": STRENGTH}
+"""What the file says of itself."""
 
 # --- learning -------------------------------------------------------------------------------------------------------------
 
@@ -123,7 +111,7 @@ def main() -> None:
     """Learn both, and write the file and what its card needs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder with a manifest.csv")
-    parser.add_argument("-o", "--output", type=Path, default=FILE.parent)
+    parser.add_argument("-o", "--output", type=Path, default=shipped.FOLDER)
     given = parser.parse_args()
     tensors: dict[str, np.ndarray] = {}
     for what, recordings in chosen(given.data).items():
@@ -134,10 +122,7 @@ def main() -> None:
         tensors["frequencies"] = frequencies.astype(np.float32)
         sources = sorted({f"{r.source.rsplit('/', 1)[0]} ({r.licence})" for r in recordings})
         print(json.dumps({what: len(recordings), "sources": sources}, indent=1), flush=True)
-    content = save(tensors)
-    given.output.mkdir(parents=True, exist_ok=True)
-    (given.output / FILE.name).write_bytes(content)
-    print("sha256", hashlib.sha256(content).hexdigest(), len(content), "bytes")
+    shipped.publish(MODEL, Weights(tensors, SETTINGS), (shipped.FOLDER / f"{MODEL}.md").read_text(encoding="utf-8"), given.output)
 
 
 if __name__ == "__main__":
