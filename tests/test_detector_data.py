@@ -58,7 +58,7 @@ def test_short_recordings_of_one_group_are_joined(tmp_path: Path) -> None:
     np.testing.assert_allclose([len(item.samples) / RATE for item in items], [4, 2, 4], atol=0.2)
     for item in items:
         assert item.samples.dtype == np.float32 and np.abs(item.samples).max() == pytest.approx(1, abs=1e-3)
-    with_pauses = detector_data.read_items(sounds, RATE, pauses=True, seconds=100)
+    with_pauses = detector_data.read_items(sounds, RATE, pauses=True, seconds=100.0)
     assert [len(item.samples) / RATE for item in with_pauses] == [9, 6]
 
 
