@@ -90,7 +90,7 @@ def network_of(weights: Weights) -> Network:
     if recipe.network != "frames":
         raise UserError(f"a detector of the network {recipe.network} looks at single patches; give one of the network frames.")
     if recipe.standardised or not FEATURES[recipe.feature].log:
-        raise UserError("this detector does not look at plain decibels; give one of a log feature and standardised = false.")
+        raise UserError("this detector does not look at plain decibels; give one of a log feature, not standardised.")
     if not 0 < temperature < np.inf:
         raise UserError(f"these are no weights of a detector (temperature {temperature}).")
     like = jax.eval_shape(lambda key: detector.init(recipe.detector, key), jax.random.key(0))

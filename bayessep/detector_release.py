@@ -167,7 +167,7 @@ def scores(heard: Heard) -> dict[str, Any]:
         if (overlap & (heard.smr_db >= low) & (heard.smr_db <= high)).any()
     }
     for what, p, true in (("speech", heard.speech, heard.spoken), ("music", heard.music, heard.played)):
-        document[f"{what}_ece"] = round(float(detection_scores.reliability(p, true).expected_calibration_error), 4)
+        document[f"{what}_ece"] = round(float(detection_scores.reliability(p, true).error), 4)
     return document
 
 

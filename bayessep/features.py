@@ -350,9 +350,11 @@ def _magnitude(waveform: Float[Array, " N"], front: Front) -> Float[Array, "T F"
 def standardise(x: Float[Array | np.ndarray, "*B T D"]) -> Float[Array | np.ndarray, "*B T D"]:
     """Mean 0 and deviation 1 over the frames of each recording, band by band; 0 where nothing changes."""
     xp = jnp if isinstance(x, jax.Array) else np  # in numpy, nothing is compiled for each length
-    centred = x - x.mean(axis=-2, keepdims=True)
+    mean = x.mean(axis=-2, keepdims=True)
+    centred = x - mean
     deviation = xp.sqrt((centred**2).mean(axis=-2, keepdims=True))
-    return centred / xp.where(deviation > 1e-6, deviation, 1)
+    # The mean of what nothing changes is rounded.
+    return centred / xp.where(deviation > 1e-6 * xp.maximum(1, xp.abs(mean)), deviation, 1)
 
 
 def patches(x: Float[np.ndarray, "T D"], length: int = 68, hop: int | None = None) -> Float[np.ndarray, "P L D"]:

@@ -46,7 +46,7 @@ def test_what_is_labelled_sounds_and_the_rest_does_not(seed: int) -> None:
         # Half of the amplitude is where a label changes; noise, and a fade, around it.
         sounding = power > 0.25 * loud * (0.5 if power is heard[1] else 1)
         changes = np.flatnonzero(np.diff(labels))
-        near = (np.abs(np.arange(len(labels))[:, None] - changes) <= 3).any(axis=1)  # of no change, nothing is near
+        near = np.any(np.abs(np.arange(len(labels))[:, None] - changes) <= 3, axis=1)
         np.testing.assert_array_equal(sounding[~near], labels[~near])
         # A fade later, nothing is left.
         far = ~np.any(np.abs(np.arange(len(labels))[:, None] - changes) <= 100 * FADE + 2, axis=1) & ~labels

@@ -187,6 +187,13 @@ def test_bands_are_standardised_and_steady_ones_are_zero() -> None:
     assert np.all(found[:, 4] == 0)
 
 
+@pytest.mark.parametrize("steady", [-62.3, -41.7, 0.1])
+def test_what_nothing_changes_is_zero_whatever_its_level(steady: float) -> None:
+    x = np.full((80, 3), steady, np.float32)
+    for found in (features.standardise(x), features.standardise(jnp.asarray(x))):
+        np.testing.assert_allclose(found, 0, atol=1e-4)
+
+
 def test_patches_tile_what_is_too_short_and_drop_what_is_left_over() -> None:
     x = _spectrogram(150, 3)
     made = features.patches(x, 68)
