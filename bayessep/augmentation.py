@@ -105,7 +105,7 @@ def noise(n: int, sample_rate: int, rng: np.random.Generator) -> Sound:
     if rng.random() < 0.4:
         steps = np.exp(rng.normal(0, rng.uniform(0.2, 1.0), max(2, round(n / sample_rate * rng.uniform(0.5, 6)))))
         x = x * np.interp(np.arange(n), np.linspace(0, n, len(steps)), steps)
-    x = x / max(x.std(), 1e-9)
+    x = x / max(np.sqrt((x**2).mean()), 1e-9)
     t = np.arange(n) / sample_rate
     if rng.random() < 0.3:
         partials = np.arange(1, 9)[:, None]
@@ -117,7 +117,7 @@ def noise(n: int, sample_rate: int, rng: np.random.Generator) -> Sound:
     if rng.random() < 0.15:
         clicks = (rng.random(n) < rng.uniform(1, 40) / sample_rate) * rng.normal(0, rng.uniform(2, 20), n)
         x = x + signal.lfilter([1.0], [1.0, -rng.uniform(0, 0.9)], clicks)
-    return (x / max(x.std(), 1e-9)).astype(np.float32)
+    return (x / max(np.sqrt((x**2).mean()), 1e-9)).astype(np.float32)
 
 
 def _resonance(hz: float, q: float, gain_db: float, sample_rate: int) -> Float[np.ndarray, "1 6"]:
