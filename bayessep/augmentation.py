@@ -24,6 +24,7 @@ class Chances(NamedTuple):
     speed: float = 0.7  # of a source, before it is mixed
     room: float = 0.25
     equaliser: float = 0.5
+    compressor: float = 0.3
     band_limit: float = 0.4
     codec: float = 0.3
     noise: float = 0.3
@@ -55,7 +56,13 @@ def reverberated(x: Sound, sample_rate: int, rng: np.random.Generator) -> Sound:
 
 def channel(x: Sound, sample_rate: int, rng: np.random.Generator, chances: Chances = Chances()) -> Sound:
     """Sound as it arrives: another balance, a narrower band, noise, a codec, another gain."""
-    effects = ((chances.equaliser, equalised), (chances.band_limit, band_limited), (chances.noise, noisy), (chances.codec, coded))
+    effects = (
+        (chances.equaliser, equalised),
+        (chances.compressor, compressed),
+        (chances.band_limit, band_limited),
+        (chances.noise, noisy),
+        (chances.codec, coded),
+    )
     for chance, effect in effects:
         if rng.random() < chance:
             x = effect(x, sample_rate, rng)
@@ -76,13 +83,26 @@ def equalised(x: Sound, sample_rate: int, rng: np.random.Generator) -> Sound:
     )
 
 
+def compressed(x: Sound, sample_rate: int, rng: np.random.Generator) -> Sound:
+    """As stations send it: what is loud made quieter, now and then so much that it distorts."""
+    pedalboard = _pedalboard()
+    compressor = pedalboard.Compressor(
+        threshold_db=rng.uniform(-35, -12), ratio=rng.uniform(2, 8), attack_ms=rng.uniform(1, 20), release_ms=rng.uniform(50, 400)
+    )
+    effects = [compressor, pedalboard.Gain(gain_db=rng.uniform(0, 12))]
+    if rng.random() < 0.25:
+        effects.append(pedalboard.Distortion(drive_db=rng.uniform(3, 15)))
+    y = _applied(effects, x, sample_rate)
+    return y * np.float32(min(1.0, 0.99 / max(np.abs(y).max(), 1e-9)))
+
+
 def band_limited(x: Sound, sample_rate: int, rng: np.random.Generator) -> Sound:
-    """Nothing (70 dB less) above a frequency from 3.74 kHz to 0.98 of half the rate; now and then little below 60 to 300 Hz."""
-    top = np.exp(rng.uniform(np.log(3400), np.log(0.45 * sample_rate)))
+    """Nothing (70 dB less) above a frequency from 3.1 kHz to 0.98 of half the rate; now and then little below 60 to 400 Hz."""
+    top = np.exp(rng.uniform(np.log(2800), np.log(0.45 * sample_rate)))
     low = signal.cheby2(12, 70, min(1.1 * top, 0.49 * sample_rate), fs=sample_rate, output="sos")
     x = signal.sosfilt(low, x)
     if rng.random() < 0.3:
-        x = signal.sosfilt(signal.butter(3, rng.uniform(60, 300), "high", fs=sample_rate, output="sos"), x)
+        x = signal.sosfilt(signal.butter(3, rng.uniform(60, 400), "high", fs=sample_rate, output="sos"), x)
     return x.astype(np.float32)
 
 

@@ -31,7 +31,7 @@ from bayessep.train import Progress, train
 
 RECIPE = Recipe(
     network="frames", head="multi", feature="LMHPS-EF", neither=True, standardised=False, augment=True,
-    dropout=0.1, rate=2e-3, each=12, crops=32, steps_per_epoch=160, epochs=20, patience=8, seed=0,
+    dropout=0.15, rate=2e-3, each=12, crops=40, steps_per_epoch=240, epochs=20, patience=20, seed=0,
 )  # fmt: skip
 
 PUBLISHED_MIXES = "musan-sm_hpss"

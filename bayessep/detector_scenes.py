@@ -56,7 +56,7 @@ def draw_scene(
     music = music * np.float32(level / max(np.sqrt((music**2).mean()), 1e-9)) * _smooth(gain, sample_rate)
     x = speech * _smooth(speech_on, sample_rate) + music * _smooth(music_on, sample_rate)
     if augment and rng.random() < 0.9:  # noise, but not so much that nobody would hear the music
-        floor = rng.uniform(-60, min(-6, 3 - smr))
+        floor = rng.uniform(-60, min(-2, 5 - smr))
         x = x + np.float32(level * 10 ** (floor / 20)) * augmentation.noise(n, sample_rate, rng)
     x = x * np.float32(0.9 / max(np.abs(x).max(), 1e-9))
     return Scene(augmentation.channel(x, sample_rate, rng) if augment else x.astype(np.float32), speech_on, music_on, smr)
