@@ -339,7 +339,7 @@ def models_verify(names: Sequence[str], terminal: Terminal) -> bool:
             errors[name] = None
         except UserError as error:
             errors[name] = str(error)
-    lines = [f"{name}: {error or 'as published'}" for name, error in errors.items()]
+    lines = [f"{name}: {error or 'undamaged'}" for name, error in errors.items()]
     ok = not any(errors.values())
     terminal.result({"ok": ok, "models": errors}, "\n".join(lines) if lines else "no models are installed.")
     return ok

@@ -7,11 +7,14 @@ import resource
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
-from bayessep import pipeline
+from bayessep import detection, pipeline, shipped
+from bayessep.detector_training import Recipe
 from bayessep.errors import UserError
+from bayessep.models import speech_music_detector as detector
 from tests.commandline import RATE, TINY, Caller, Files, files, load, save, tone
 
 
@@ -68,6 +71,24 @@ def test_evaluate_refuses_unusable_audio(call: Caller, given: Files, tmp_path: P
     complaint = call.refused("evaluate", *(x for item in paths.items() for x in item))
     # Another length may be found before silence or damage is.
     assert str(bad) in complaint and (word in complaint or "samples" in complaint)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a detector that has learned nothing."""
+    recipe = Recipe(network="frames", neither=True, standardised=False, head="single", feature="LMS", bands=20)
+    path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
+    shipped.write_file(path, detection.weights_of(recipe, detector.init(recipe.detector, jax.random.key(0))))
+    return path
+
+
+@pytest.mark.parametrize("case", UNUSABLE)
+def test_detect_refuses_unusable_audio(call: Caller, weights: Path, tmp_path: Path, case: str) -> None:
+    make, word = UNUSABLE[case]
+    bad = tmp_path / f"bad {case}.wav"
+    make(bad)
+    complaint = call.refused("detect", bad, "--weights", weights, "-o", tmp_path / "new" / "labels.csv", "-q")
+    assert str(bad) in complaint and word in complaint
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
