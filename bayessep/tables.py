@@ -5,7 +5,7 @@ Everything is a mean over items with a 95 % interval (Student's t), and everythi
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -394,12 +394,18 @@ def to_csv(results: Results) -> str:
 
 def to_markdown(results: Results, about: str, picture: str) -> str:
     """All tables and findings as one page, with `picture`, a file beside it."""
-    parts = [f"# Paper 000 on real recordings\n\n{about}\n", f"![SDR of the speech by method and ratio]({picture})\n"]
-    for table in tables(results):
+    pictures = {picture: "SDR of the speech by method and ratio"}
+    return page("Paper 000 on real recordings", about, pictures, tables(results), findings(results))
+
+
+def page(title: str, about: str, pictures: Mapping[str, str], tables: Iterable[Table], findings: Iterable[Finding]) -> str:
+    """Pictures (files beside the page, and what they show), tables and findings as Markdown."""
+    parts = [f"# {title}\n\n{about}\n", *(f"![{shows}]({name})\n" for name, shows in pictures.items())]
+    for table in tables:
         lines = [f"## {table.title}\n", "| " + " | ".join(table.head) + " |", "|---" + "|---:" * (len(table.head) - 1) + "|"]
         lines += ["| " + " | ".join(row) + " |" for row in table.rows]
         parts.append("\n".join([*lines, *([f"\n{table.note}"] if table.note else [])]) + "\n")
-    lines = [f"- **{f.statement}: {'yes' if f.holds else 'no'}** ({f.numbers})." for f in findings(results)]
+    lines = [f"- **{f.statement}: {'yes' if f.holds else 'no'}** ({f.numbers})." for f in findings]
     return "\n".join([*parts, "## What they say\n", *lines]) + "\n"
 
 
