@@ -357,7 +357,7 @@ def _row(task: Task, folder: Path, corpus: Corpus, seed: int, progress: Progress
     alone = [(item.samples, label) for label, of in ((MUSIC, items.music), (SPEECH, items.speech)) for item in of]
     result["confusion"] = confusion(recipe, state, alone + _mixed(items)).tolist()
     if task.row in SMR_ROWS:
-        result["overlap_at"] = {str(smr): confusion(recipe, state, _mixed(items, smr))[BOTH].tolist() for smr in RATIOS}
+        result["overlap_at"] = {str(smr): confusion(recipe, state, _mixed(items, float(smr)))[BOTH].tolist() for smr in RATIOS}
     return result
 
 
