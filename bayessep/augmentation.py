@@ -34,7 +34,9 @@ FASTEST = 1.25
 """A source may become so much shorter."""
 
 
-def source(x: Sound, sample_rate: int, rng: np.random.Generator, chances: Chances = Chances()) -> Sound:
+def source(
+    x: Sound, sample_rate: int, rng: np.random.Generator, chances: Chances = Chances()
+) -> Float[np.ndarray, " M"]:
     """A source as it is before it is mixed: faster and higher, or slower and lower, and in a room, perhaps."""
     if rng.random() < chances.speed:
         factor = np.exp(rng.uniform(-np.log(FASTEST), np.log(FASTEST)))
@@ -75,7 +77,7 @@ def equalised(x: Sound, sample_rate: int, rng: np.random.Generator) -> Sound:
 
 
 def band_limited(x: Sound, sample_rate: int, rng: np.random.Generator) -> Sound:
-    """Nothing above a frequency between 3.4 kHz and nine tenths of half the rate; now and then nothing below 60 to 300 Hz."""
+    """Nothing (70 dB less) above a frequency from 3.74 kHz to 0.98 of half the rate; now and then little below 60 to 300 Hz."""
     top = np.exp(rng.uniform(np.log(3400), np.log(0.45 * sample_rate)))
     low = signal.cheby2(12, 70, min(1.1 * top, 0.49 * sample_rate), fs=sample_rate, output="sos")
     x = signal.sosfilt(low, x)
@@ -92,16 +94,38 @@ def noisy(x: Sound, sample_rate: int, rng: np.random.Generator) -> Sound:
 
 
 def noise(n: int, sample_rate: int, rng: np.random.Generator) -> Sound:
-    """n samples of noise whose spectrum falls by 0 to 6 dB an octave, now and then with a hum; root mean square 1."""
-    white = rng.standard_normal(n)
-    falling = signal.lfilter([1.0], [1.0, -rng.uniform(0.0, 0.98)], white)
-    x = falling / max(falling.std(), 1e-9)
+    """n samples of what is neither speech nor music; root mean square 1.
+
+    Noise of a random colour, steady or swelling, now and then with the hum of mains, with crackle, or with one line of its own.
+    """
+    x = signal.lfilter([1.0], [1.0, -rng.uniform(0.0, 0.98)], rng.standard_normal(n))
+    for _ in range(rng.integers(0, 3)):  # as through a wall, or from a machine
+        hz, q, gain_db = rng.uniform(100, 0.4 * sample_rate), rng.uniform(0.5, 4), rng.uniform(-15, 15)
+        x = signal.sosfilt(_resonance(hz, q, gain_db, sample_rate), x)
+    if rng.random() < 0.4:
+        steps = np.exp(rng.normal(0, rng.uniform(0.2, 1.0), max(2, round(n / sample_rate * rng.uniform(0.5, 6)))))
+        x = x * np.interp(np.arange(n), np.linspace(0, n, len(steps)), steps)
+    x = x / max(x.std(), 1e-9)
+    t = np.arange(n) / sample_rate
     if rng.random() < 0.3:
-        mains = rng.choice([50, 60]) * np.arange(1, 6)[:, None]
-        amplitudes = rng.uniform(0, 1, (5, 1)) / np.arange(1, 6)[:, None]
-        hum = (amplitudes * np.sin(2 * np.pi * mains * np.arange(n) / sample_rate + rng.uniform(0, 6, (5, 1)))).sum(0)
+        partials = np.arange(1, 9)[:, None]
+        amplitudes = rng.uniform(0, 1, (8, 1)) / partials
+        hum = (amplitudes * np.sin(2 * np.pi * rng.choice([50, 60]) * partials * t + rng.uniform(0, 6, (8, 1)))).sum(0)
         x = x + rng.uniform(0.1, 2) * hum
+    if rng.random() < 0.15:
+        x = x + rng.uniform(0.05, 0.5) * np.sin(2 * np.pi * rng.uniform(300, 0.45 * sample_rate) * t)
+    if rng.random() < 0.15:
+        clicks = (rng.random(n) < rng.uniform(1, 40) / sample_rate) * rng.normal(0, rng.uniform(2, 20), n)
+        x = x + signal.lfilter([1.0], [1.0, -rng.uniform(0, 0.9)], clicks)
     return (x / max(x.std(), 1e-9)).astype(np.float32)
+
+
+def _resonance(hz: float, q: float, gain_db: float, sample_rate: int) -> Float[np.ndarray, "1 6"]:
+    """A peak or a dip: second-order section with that gain at that frequency (Audio EQ Cookbook)."""
+    a, w = 10 ** (gain_db / 40), 2 * np.pi * hz / sample_rate
+    alpha = np.sin(w) / (2 * q)
+    b, c = [1 + alpha * a, -2 * np.cos(w), 1 - alpha * a], [1 + alpha / a, -2 * np.cos(w), 1 - alpha / a]
+    return np.array([[*b, *c]]) / c[0]
 
 
 def coded(x: Sound, sample_rate: int, rng: np.random.Generator) -> Sound:
@@ -109,7 +133,8 @@ def coded(x: Sound, sample_rate: int, rng: np.random.Generator) -> Sound:
     pedalboard = _pedalboard()
     telephone = rng.random() < 0.15
     codec = pedalboard.GSMFullRateCompressor() if telephone else pedalboard.MP3Compressor(vbr_quality=rng.uniform(2, 9.5))
-    return _applied([codec], x, sample_rate)
+    # As a converter does; at sound far beyond full scale, LAME ends the process.
+    return _applied([codec], np.clip(x, -1, 1), sample_rate)
 
 
 def _applied(effects: list[Any], x: Sound, sample_rate: int) -> Sound:

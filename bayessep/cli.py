@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bayessep import __version__
+from bayessep import __version__, cli_networks
 from bayessep.options import (
     Align,
     Bases,
@@ -49,7 +49,7 @@ from bayessep.options import (
     WarmUp,
     Weigh,
 )
-from bayessep.terminal import Resumable, Terminal, Verb
+from bayessep.terminal import Batch, Resumable, Terminal, Verb
 
 if TYPE_CHECKING:
     from bayessep.settings import Settings
@@ -184,6 +184,50 @@ def separate(
     settings = _settings(locals(), [method], terminal)
     material = recordings.gather(mix, speech or [], music or [], labels, methods=[settings.method], warn=terminal.warn)
     commands.separate(material, settings, output, _begin(device, terminal), terminal, draws=draws)
+
+
+@app.command(
+    cls=Batch,
+    epilog="""**Examples**
+
+bayessep clean radio.mp3 -o cleaned
+
+bayessep clean recordings/ more.flac -o cleaned --skip-existing""",
+)
+def clean(
+    recordings: Annotated[
+        list[Path],
+        typer.Argument(metavar="AUDIO...", show_default=False, help="Recordings, or folders of them: wav, flac, ogg, mp3, aiff …"),
+    ],
+    output: Output,
+    skip_existing: Annotated[
+        bool,
+        typer.Option("--skip-existing", help="Leave out what DIR has results of already, made with these settings."),
+    ] = False,
+    bases: Bases = None,
+    sweeps: Sweeps = None,
+    training_sweeps: TrainingSweeps = None,
+    seed: Seed = 0,
+    device: TheDevice = Device.auto,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Take speech and music apart in recordings of which nothing else is given.
+
+    Finds speech and music, learns both from where they are heard alone, and separates what is mixed; speech alone passes
+    untouched. Writes into DIR, in a folder for each recording: speech.wav and music.wav, which add up to it; segments.csv, what
+    is on when; report.html, to look at and listen to; clean.json with everything else. A recording that fails is listed at the
+    end, the others are cleaned, and the exit code is 1.
+    """
+    terminal = Terminal(json=json, quiet=quiet)
+    from bayessep import cleaning_files
+    from bayessep.cleaning import Cleaning
+
+    model = {"bases": bases, "sweeps": sweeps, "training_sweeps": training_sweeps, "seed": seed}
+    settings = Cleaning(dataclasses.replace(Cleaning().model, **{k: v for k, v in model.items() if v is not None}))
+    described = _begin(device, terminal)
+    failed = cleaning_files.clean(recordings, output, settings, described, terminal, skip_existing=skip_existing)
+    raise typer.Exit(1 if failed else 0)
 
 
 @app.command(
@@ -335,24 +379,18 @@ def reproduce(
         typer.Argument(help="Which paper's: demir2011 is 000 (separation), bhattacharjee2022 003 (detection).", show_default=False),
     ],
     data: Annotated[
-        Path,
-        typer.Option("--data", metavar="DIR", show_default=False, help="Recordings with a manifest.csv; for 003, or MUSAN."),
+        Path, typer.Option("--data", metavar="DIR", show_default=False, help="Recordings and a manifest.csv; of 003, or MUSAN.")
     ],
     output: Annotated[
         Path | None,
-        typer.Option(
-            "-o", "--output", metavar="DIR", show_default="EXPERIMENT", help="Results and tables; what is there is not run again."
-        ),
+        typer.Option("-o", "--output", metavar="DIR", show_default="EXPERIMENT", help="Results; what is there is not run again."),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A small part of it: five to ten minutes or so.")] = False,
     development: Annotated[
         bool, typer.Option("--development", help="Of 000: also other mixtures, by which settings are weighed, another hour.")
     ] = False,
     transfer: Annotated[
-        Path | None,
-        typer.Option(
-            "--transfer", metavar="DIR", help="Of 003: labelled broadcasts for Table V, in folders train, valid, test-…."
-        ),
+        Path | None, typer.Option("--transfer", metavar="DIR", help="Of 003: labelled broadcasts, in folders train, valid, test-….")
     ] = None,
     jobs: Annotated[
         int | None,
@@ -397,6 +435,9 @@ def doctor(device: TheDevice = Device.auto, json: Json = False, quiet: Quiet = F
     document = checkup.examine(_begin(device, terminal))
     terminal.result(document, checkup.told(document))
     raise typer.Exit(0 if document["ok"] else 1)
+
+
+cli_networks.register(app)
 
 
 def main(arguments: Sequence[str] | None = None, **options: Any) -> None:

@@ -11,7 +11,7 @@ from bayessep.audio import probe
 from bayessep.broadcast import Broadcast, generate_broadcast
 from bayessep.errors import UserError
 
-__all__ = ["Broadcast", "Recording", "generate_broadcast", "read_folder", "read_manifest", "select"]
+__all__ = ["Broadcast", "Recording", "audio_files", "generate_broadcast", "read_folder", "read_manifest", "select"]
 
 
 class Recording(NamedTuple):
@@ -82,6 +82,21 @@ def _recording(manifest: Path, line: int, row: dict[str, str]) -> Recording:
     )  # fmt: skip
 
 
+def audio_files(folder: str | Path) -> list[Path]:
+    """Every audio file in a folder and the folders in it, by the ending of its name, sorted by path.
+
+    Raises:
+        UserError: the folder does not exist or holds no audio.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder: give one that holds audio files")
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_EXTENSIONS and p.is_file())
+    if not paths:
+        raise UserError(f"{folder} holds no audio: expected files ending in {', '.join(sorted(AUDIO_EXTENSIONS))}")
+    return paths
+
+
 def read_folder(folder: str | Path, category: str = "") -> list[Recording]:
     """Find every audio file in a folder and the folders in it, sorted by path.
 
@@ -93,11 +108,7 @@ def read_folder(folder: str | Path, category: str = "") -> list[Recording]:
             promises.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder: give one that holds audio files")
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_EXTENSIONS and p.is_file())
-    if not paths:
-        raise UserError(f"{folder} holds no audio: expected files ending in {', '.join(sorted(AUDIO_EXTENSIONS))}")
+    paths = audio_files(folder)
     found = []
     for path in paths:
         info, inside = probe(path), path.relative_to(folder)

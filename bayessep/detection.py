@@ -9,6 +9,7 @@ that are shorter than a shortest duration.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +24,7 @@ from bayessep import audio, shipped, timeline
 from bayessep.detector_data import scaled
 from bayessep.detector_training import Recipe
 from bayessep.errors import UserError
-from bayessep.features import stream_levels
+from bayessep.features import FEATURES, Front, stream_levels
 from bayessep.models import speech_music_detector as detector
 from bayessep.models.detector_networks import STRIDE
 from bayessep.shipped import Weights
@@ -79,7 +80,7 @@ def network_of(weights: Weights) -> Network:
     """A detector from a file of weights.
 
     Raises:
-        UserError: they are those of another network.
+        UserError: they are those of another network, or of one that must have heard a recording to its end.
     """
     try:
         recipe = Recipe(**weights.settings["recipe"])
@@ -88,6 +89,10 @@ def network_of(weights: Weights) -> Network:
         raise UserError(f"these are no weights of a detector ({error}).") from None
     if recipe.network != "frames":
         raise UserError(f"a detector of the network {recipe.network} looks at single patches; give one of the network frames.")
+    if recipe.standardised or not FEATURES[recipe.feature].log:
+        raise UserError("this detector does not look at plain decibels; give one of a log feature and standardised = false.")
+    if not 0 < temperature < np.inf:
+        raise UserError(f"these are no weights of a detector (temperature {temperature}).")
     like = jax.eval_shape(lambda key: detector.init(recipe.detector, key), jax.random.key(0))
     numbers = shipped.filled((like.parameters, like.statistics), weights.arrays)
     return Network(recipe, detector.State(*jax.tree.map(jnp.asarray, numbers), ()), temperature)
@@ -95,8 +100,6 @@ def network_of(weights: Weights) -> Network:
 
 def weights_of(recipe: Recipe, state: detector.State, temperature: float = 1.0, **about: object) -> Weights:
     """What `network_of` reads."""
-    from dataclasses import asdict
-
     settings = {"recipe": asdict(recipe), "temperature": temperature, "labels": list(LABELS), **about}
     return Weights(shipped.flat((state.parameters, state.statistics)), settings)
 
@@ -162,16 +165,14 @@ def viterbi(evidence: Float[np.ndarray, "T C"], stay: float) -> Int[np.ndarray, 
     `evidence` is a log likelihood of each frame, up to a constant.
     """
     n, states = evidence.shape
-    change = np.log((1 - stay) / (states - 1))
+    step = np.full((states, states), np.log((1 - stay) / (states - 1)))
+    np.fill_diagonal(step, np.log(stay))
     best = evidence[0].astype(np.float64)
     came = np.empty((n, states), np.int32)
-    own = np.arange(states)
     for t in range(1, n):
-        # From whichever is best, or from where one is: only these two can be the best way.
-        top = int(best.argmax())
-        keeps = best + np.log(stay) >= best[top] + change
-        came[t] = np.where(keeps, own, top)
-        best = np.where(keeps, best + np.log(stay), best[top] + change) + evidence[t]
+        ways = best[:, None] + step
+        came[t] = ways.argmax(0)
+        best = ways.max(0) + evidence[t]
     path = np.empty(n, np.int32)
     path[-1] = int(best.argmax())
     for t in range(n - 1, 0, -1):
@@ -189,7 +190,7 @@ def segments_of(p: Float[np.ndarray, "T C"], hop: float, duration: float, smooth
         [LABELS[state] for state in path],
         times,
         duration,
-        min_duration=smoothing.shortest,
+        min_duration=smoothing.shortest - 1e-6,  # times of frames are rounded
         probabilities=p[np.arange(len(p)), path].astype(np.float64),
     )
 
@@ -223,7 +224,8 @@ def detect(path: str | Path, *, network: Network | None = None, progress: Progre
         UserError: as `audio.read`; or the recording is digital silence throughout.
     """
     network = network or shipped_network()
-    rate = network.recipe.front.sample_rate
+    front = network.recipe.front
+    rate = front.sample_rate
     info = audio.probe(path)
     most, length, loud = max(1, round(info.frames / info.sample_rate)), 0, 0.0
 
@@ -234,27 +236,49 @@ def detect(path: str | Path, *, network: Network | None = None, progress: Progre
             loud = max(loud, float(np.abs(block.samples).max()))
             progress("listening", min(most, round(length / rate)), most, float("nan"))
             yield block.samples[0]
-        # So that there is a frame of 40 ms for all of the recording, and for the shortest one, too.
-        yield np.zeros(network.recipe.front.frame + STRIDE * network.recipe.front.hop, np.float32)
 
-    found = list(logits(stream_levels(sound(), network.recipe.front), network))
+    found = list(logits(stream_levels(_in_silence(sound(), front), front), network))
     if loud == 0:
         raise UserError(f"{path} is silent: there is nothing to hear in it; give another recording.")
-    return _made(np.concatenate(found), length / rate, network)
+    # What its header says, unless it is wrong by more than the rounding of resampling.
+    duration = info.frames / info.sample_rate
+    duration = duration if abs(duration - length / rate) <= 1 / rate else length / rate
+    return _made(np.concatenate(found), length, duration, network)
 
 
 def detect_samples(samples: Float[np.ndarray, " N"], network: Network | None = None) -> Detection:
-    """The same of a waveform at the sample rate of the network (16 kHz), one channel."""
+    """The same of a waveform at the sample rate of the network (16 kHz), one channel.
+
+    Raises:
+        UserError: there is no sample, one that is no number, or nothing but digital silence.
+    """
     network = network or shipped_network()
-    rest = np.zeros(network.recipe.front.frame + STRIDE * network.recipe.front.hop, np.float32)
-    found = list(logits(stream_levels([np.asarray(samples, np.float32), rest], network.recipe.front), network))
-    return _made(np.concatenate(found), len(samples) / network.recipe.front.sample_rate, network)
-
-
-def _made(said: Float[np.ndarray, "T C"], duration: float, network: Network) -> Detection:
     front = network.recipe.front
-    hop = STRIDE * front.hop / front.sample_rate
-    p = probabilities(said, network.temperature)[: max(1, round(duration / hop))]
+    if not np.isfinite(samples).all():
+        raise UserError("the waveform holds a NaN or infinite sample; leave it out.")
+    if not samples.any():
+        raise UserError("the waveform is silent: there is nothing to hear in it; give another one.")
+    levels = stream_levels(_in_silence([np.asarray(samples, np.float32)], front), front)
+    return _made(np.concatenate(list(logits(levels, network))), len(samples), len(samples) / front.sample_rate, network)
+
+
+def _in_silence(blocks: Iterable[Float[np.ndarray, " n"]], front: Front) -> Iterator[Float[np.ndarray, " n"]]:
+    """With as much silence before it as puts the middle of `STRIDE` frames where `Detection.hop` says it is.
+
+    And with as much behind it as gives the last sample its frames.
+    """
+    yield np.zeros((front.frame - front.hop) // 2, np.float32)
+    yield from blocks
+    yield np.zeros(front.frame + STRIDE * front.hop, np.float32)
+
+
+def _made(said: Float[np.ndarray, "T C"], samples: int, duration: float, network: Network) -> Detection:
+    front = network.recipe.front
+    frame = STRIDE * front.hop
+    hop = frame / front.sample_rate
+    p = probabilities(said, network.temperature)[: -(-samples // frame)]
     speech, music = LABELS.index(timeline.SPEECH), LABELS.index(timeline.MUSIC)
     both = p[:, LABELS.index(timeline.BOTH)]
-    return Detection(segments_of(p, hop, duration), hop, p[:, speech] + both, p[:, music] + both, duration)
+    # A sum of two may be rounded beyond 1.
+    speaks, plays = (np.minimum(p[:, state] + both, 1) for state in (speech, music))
+    return Detection(segments_of(p, hop, duration), hop, speaks, plays, duration)

@@ -84,11 +84,11 @@ class Drawing:
         crop_seconds: length of each; bands are standardised over a crop.
         patch: frames that a network looks at.
         augment: send each crop through filters, rooms, codecs and noise (`augmentation`).
-        neither: a fourth class of noise and pauses, and crops in which one kind begins or ends.
+        neither: a fourth class, of noise from loud to hardly audible.
         standardised: bands are standardised over each crop, as in the paper; else levels in decibels are left as they are.
 
     Raises:
-        UserError: a number is not positive.
+        UserError: a number is not positive, or not finite.
     """
 
     crops: int = 24
@@ -100,16 +100,16 @@ class Drawing:
 
     def __post_init__(self) -> None:
         for name in ("crops", "crop_seconds", "patch"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"{name} is {getattr(self, name)}, but must be positive.")
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"{name} is {getattr(self, name)}, but must be positive, and finite.")
 
 
 class Pool(NamedTuple):
-    """Features of the crops of one epoch."""
+    """Features of the crops of one epoch; of scenes, with a label for each of S vectors (`detector_scenes.frame_labels`)."""
 
     features: Float[np.ndarray, "n T D"]
-    label: Int[np.ndarray, " n"]
-    smr_db: Float[np.ndarray, " n"]  # 0 where nothing is mixed
+    label: Int[np.ndarray, "n *S"]
+    smr_db: Float[np.ndarray, "n *S"]  # of crops, 0 where nothing is mixed
 
 
 def draw_pool(items: Items, front: Front, drawing: Drawing, rng: np.random.Generator) -> Pool:

@@ -17,7 +17,7 @@ from bayessep import augmentation
 from bayessep.detector_data import SMRS, Drawing, Item, Items, Pool, featured
 from bayessep.features import Front
 from bayessep.models.detector_networks import STRIDE
-from bayessep.models.speech_music_detector import BOTH, MUSIC, NEITHER, SPEECH
+from bayessep.models.speech_music_detector import BOTH, MUSIC, NEITHER, SPEECH, Batch, ratio_target
 
 STATES = (MUSIC, SPEECH, BOTH, NEITHER)
 SHARES = (0.3, 0.3, 0.3, 0.1)  # of the stretches
@@ -42,8 +42,12 @@ def draw_scene(
     states = np.concatenate(list(_stretches(n, sample_rate, rng)))[:n]
     speech_on, music_on = np.isin(states, (SPEECH, BOTH)), np.isin(states, (MUSIC, BOTH))
     smr = float(rng.choice(SMRS)) if smr_db is None else smr_db
-    speech = _track(items.speech, n, sample_rate, rng, augment)
-    music = _track(items.music, n, sample_rate, rng, augment)
+    speech, music = (_track(of, n, sample_rate, rng, augment) for of in items)
+    if augment:  # two voices at once are speech, and two pieces of music are music
+        speech, music = (
+            x + np.float32(10 ** (rng.uniform(-15, 0) / 20)) * _track(of, n, sample_rate, rng, augment) if rng.random() < 0.2 else x
+            for x, of in zip((speech, music), items, strict=True)
+        )
     level = np.sqrt((speech**2).mean())
     # Alone, music is as loud as it likes; under speech, it is at the ratio.
     alone = 10 ** (rng.uniform(-9, 9) / 20) if augment else 1.0
@@ -51,8 +55,9 @@ def draw_scene(
     gain = np.where(states == BOTH, under, max(alone, under) if augment else alone)
     music = music * np.float32(level / max(np.sqrt((music**2).mean()), 1e-9)) * _smooth(gain, sample_rate)
     x = speech * _smooth(speech_on, sample_rate) + music * _smooth(music_on, sample_rate)
-    floor = np.float32(level * 10 ** (rng.uniform(-75, -35) / 20))
-    x = x + floor * augmentation.noise(n, sample_rate, rng)
+    if augment and rng.random() < 0.9:  # noise, but not so much that nobody would hear the music
+        floor = rng.uniform(-60, min(-6, 3 - smr))
+        x = x + np.float32(level * 10 ** (floor / 20)) * augmentation.noise(n, sample_rate, rng)
     x = x * np.float32(0.9 / max(np.abs(x).max(), 1e-9))
     return Scene(augmentation.channel(x, sample_rate, rng) if augment else x.astype(np.float32), speech_on, music_on, smr)
 
@@ -110,3 +115,10 @@ def draw_scenes(items: Items, front: Front, drawing: Drawing, rng: np.random.Gen
     features = np.concatenate(parts)
     labels = np.stack([frame_labels(scene, front, features.shape[1]) for scene in scenes])
     return Pool(features, labels, np.repeat(np.array([[s.smr_db] for s in scenes]), labels.shape[1], axis=1))
+
+
+def scene_batch(pool: Pool, each: int, rng: np.random.Generator) -> Batch:
+    """Scenes of an epoch, whole, none again before all others; with a class and a ratio for every 40 ms."""
+    rows = np.concatenate([rng.permutation(len(pool.label)) for _ in range(-(-each // len(pool.label)))])[:each]
+    label = pool.label[rows]
+    return Batch(pool.features[rows], label.astype(np.int32), ratio_target(label, pool.smr_db[rows]))

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from bayessep import detector_data
+from bayessep import detector_data, detector_scenes
 from bayessep.detector_data import Drawing, Item, Items, Pool
 from bayessep.errors import UserError
 from bayessep.features import FEATURES, Front
@@ -34,12 +34,13 @@ class Recipe:
         bands: of the mel scale.
         patch: frames that the network looks at, 10 ms each.
         dropout, rate: `Detector.dropout`, `Detector.rate`.
-        each: patches of each class in a batch.
-        crops, crop_seconds, augment, neither, standardised: `Drawing`.
+        each: patches of each class in a batch; of the network ``frames``, scenes.
+        crops, crop_seconds, augment, neither, standardised: `Drawing`. The network ``frames`` learns from scenes, in which there
+            is a fourth class, and hears levels as they come: it needs `neither`, and must not be `standardised`.
         epochs, steps_per_epoch, patience, min_delta, seed: `Training`.
 
     Raises:
-        UserError: a name is not known, or a number is out of range.
+        UserError: a name is not known, a number is out of range, or two settings contradict each other.
     """
 
     network: str = "b3"
@@ -62,11 +63,18 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        _ = self.front, self.detector, self.drawing, self.training  # each checks its own numbers
         if self.each < 1:
             raise UserError(f"each is {self.each}, but must be at least 1.")
         if round(self.crop_seconds * self.front.sample_rate) // self.front.hop < self.patch:
             raise UserError(f"crops of {self.crop_seconds} s are shorter than a patch of {self.patch} frames; make them longer.")
-        _ = self.detector, self.drawing, self.training  # each checks its own numbers
+        if self.network == "frames":
+            if not self.neither or self.standardised:
+                needs = "the network frames needs neither = true and standardised = false"
+                raise UserError(f"{needs}: it hears recordings as they come.")
+            if not FEATURES[self.feature].log:
+                given = f"the network frames needs levels in decibels, and {self.feature} has none"
+                raise UserError(f"{given}; take LMHPS-EF or LMS.")
 
     @property
     def front(self) -> Front:
@@ -138,11 +146,13 @@ def divide(items: Items, share: float, seed: int) -> tuple[Items, Items]:
         groups: dict[str, list[Item]] = {}
         for item in own:
             groups.setdefault(item.group, []).append(item)
+        most = min(max(1, round(share * len(own))), len(own) - 1)
         held: list[Item] = []
         for name in rng.permutation(sorted(groups)):
-            if len(held) + len(groups[name]) <= max(1, round(share * len(own))):
+            if len(held) + len(groups[name]) <= most:
                 held += groups[name]
-        held = held or [own[-1]]
+        if not held:
+            held = own[-most:] if len(groups) == 1 else min(groups.values(), key=len)
         kept = {id(item) for item in held}
         parts.append(([item for item in own if id(item) not in kept], held))
     return Items(*(learn for learn, _ in parts)), Items(*(held for _, held in parts))
@@ -155,17 +165,25 @@ def task(recipe: Recipe, learn: Items, held: Items, about: Mapping[str, Any] = {
     """
     config, front, drawing = recipe.detector, recipe.front, recipe.drawing
 
+    frames = recipe.network == "frames"
+    draw = detector_scenes.draw_scenes if frames else detector_data.draw_pool
+
     @lru_cache(1)
     def pool(epoch: int) -> Pool:
-        return detector_data.draw_pool(learn, front, drawing, np.random.default_rng([recipe.seed, 1, epoch]))
+        return draw(learn, front, drawing, np.random.default_rng([recipe.seed, 1, epoch]))
 
     def batch(n: int) -> Batch:
-        rng = np.random.default_rng([recipe.seed, 2, n])
-        return detector_data.draw_batch(pool(n // recipe.steps_per_epoch), recipe.patch, recipe.each, rng)
+        rng, drawn = np.random.default_rng([recipe.seed, 2, n]), pool(n // recipe.steps_per_epoch)
+        if frames:
+            return detector_scenes.scene_batch(drawn, recipe.each, rng)
+        return detector_data.draw_batch(drawn, recipe.patch, recipe.each, rng)
 
     @lru_cache(1)
     def validation() -> list[Batch]:
-        drawn = detector_data.draw_pool(held, front, drawing, np.random.default_rng([recipe.seed, 3]))
+        drawn = draw(held, front, drawing, np.random.default_rng([recipe.seed, 3]))
+        if frames:  # every scene once, in batches of one size
+            parts = [Pool(*(part[k : k + 3] for part in drawn)) for k in range(0, len(drawn.label), 3)]
+            return [detector_scenes.scene_batch(part, 3, np.random.default_rng([recipe.seed, 4])) for part in parts]
         return [detector_data.draw_batch(drawn, recipe.patch, 64, np.random.default_rng([recipe.seed, 4, n])) for n in range(6)]
 
     def step(state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, dict[str, Float[Array, ""]]]:
@@ -177,7 +195,7 @@ def task(recipe: Recipe, learn: Items, held: Items, about: Mapping[str, Any] = {
         for one in validation():
             output = detector.predict(config, state, jnp.asarray(one.features))
             found = detector.losses(output, one)
-            right = (np.asarray(output.classes).argmax(1) == one.label).mean()
+            right = (np.asarray(output.classes).argmax(-1) == one.label).mean()
             values = {"loss": detector.total(found), "accuracy": right} | found._asdict()
             for name, value in values.items():
                 means.setdefault(name, []).append(float(value))

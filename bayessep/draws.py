@@ -27,7 +27,7 @@ def draw_masks(found: Separation, key: PRNGKeyArray, draws: int) -> Iterator[Flo
     Where the blocks are points (icm) the mask is their mean. Where they are uncertain it is not quite: the mask is made of their
     geometric means.
     """
-    problem, blocks, moments, readings, candidates = found.posterior
+    problem, blocks, moments, readings, candidates = found.posterior[:5]
     rows = target_rows(problem, int(found.target.sum()))
     x = np.asarray(problem.frames.x[rows])
     for one in jax.random.split(key, draws):
@@ -53,7 +53,7 @@ def to_arviz(found: Separation, key: PRNGKeyArray, draws: int = 200):
     Variables: templates, excitations and, where there is music, filter, gain and the learned entries of the catalogue. Blocks of
     which the method has points (ICM, flat priors) are repeated. Frames are in seconds, frequencies in Hz.
     """
-    problem, blocks, moments, readings, _ = found.posterior
+    problem, blocks, moments, readings, _ = found.posterior[:5]
     frames = target_rows(problem, int(found.target.sum()))
     latent = np.flatnonzero(np.asarray(problem.latent))
     rows = {"excitations": frames, "gain": frames, "catalogue": latent}

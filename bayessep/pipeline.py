@@ -10,6 +10,7 @@ What the methods share:
 """
 
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from jaxtyping import Bool, Complex, Float
 
 from bayessep.errors import UserError
 from bayessep.preparation import Known, Plan, full_mask, label_frames, prepare, settled, speech_share, window_of
-from bayessep.separators import Inferred, Posterior, Progress, Trained, infer, score_hidden, silent, train
+from bayessep.separators import Posterior, Progress, Trained, infer, score_hidden, silent, train
 from bayessep.settings import Settings
 from bayessep.stft import Stft, bin_frequencies, istft, stft
 from bayessep.tempering import Tempering, interval, tempered_std
@@ -57,9 +58,16 @@ class Separation(NamedTuple):
 
     def uncertainty(self, magnitude: Float[np.ndarray, "T F"]) -> dict[str, Float[np.ndarray, " T"]]:
         """Relative posterior standard deviation of each stem's magnitude, frame by frame."""
-        std = np.sqrt(((self.mask_std * magnitude) ** 2).sum(1))
-        shares = {"speech": self.mask, "music": 1 - self.mask}
-        return {k: std / np.maximum(np.sqrt(((m * magnitude) ** 2).sum(1)), 1e-9) for k, m in shares.items()}
+        return relative_spread(self.mask, self.mask_std, magnitude)
+
+
+def relative_spread(
+    mask: Float[np.ndarray, "T F"], std: Float[np.ndarray, "T F"], magnitude: Float[np.ndarray, "T F"]
+) -> dict[str, Float[np.ndarray, " T"]]:
+    """Standard deviation of each stem's magnitude in a frame, relative to it, from that of the mask."""
+    spread = np.sqrt(((std * magnitude) ** 2).sum(1))
+    shares = {"speech": mask, "music": 1 - mask}
+    return {k: spread / np.maximum(np.sqrt(((m * magnitude) ** 2).sum(1)), 1e-9) for k, m in shares.items()}
 
 
 def tempering(settings: Settings) -> Tempering | None:
@@ -112,8 +120,8 @@ def separate(
     spectrum, plan = analyse(mixture, sample_rate, known, settings)
     if trained is None:
         trained = train(plan.spectra.speech, settings, progress)
-    inferred = infer(plan.spectra, trained, settings, progress)
-    return _assemble(mixture, spectrum, sample_rate, known, plan, inferred, settings, started)
+    found = take_apart(mixture, sample_rate, spectrum, plan, trained, settings, labels=known.labels or (), progress=progress)
+    return found._replace(seconds=time.perf_counter() - started)
 
 
 def predictive_score(
@@ -145,8 +153,20 @@ def predictive_score(
     return score_hidden(spectra, trained, settings, hidden, progress)
 
 
-def _assemble(mixture, spectrum, sample_rate, known: Known, plan: Plan, inferred: Inferred, settings, started) -> Separation:
-    """Masks of all frames, stems, labels."""
+def take_apart(
+    mixture: Float[np.ndarray, "C N"],
+    sample_rate: int,
+    spectrum: Complex[np.ndarray, "C T K"],
+    plan: Plan,
+    trained: Trained | None,
+    settings: Settings,
+    *,
+    labels: Sequence[Segment] = (),
+    progress: Progress = silent,
+) -> Separation:
+    """Infer what a plan leaves open, and make stems and labels of it; `labels` stand as they are, the model's between them."""
+    started = time.perf_counter()
+    inferred = infer(plan.spectra, trained, settings, progress)
     given, x = plan.given, plan.spectra.target
     mask, std, p_music = settled(given, plan.n_bins)
     gain = np.full(len(given.target), np.nan, np.float32)
@@ -158,7 +178,7 @@ def _assemble(mixture, spectrum, sample_rate, known: Known, plan: Plan, inferred
 
     window = window_of(settings, sample_rate)
     speech = masked(spectrum, mask, window, mixture.shape[1], settings.mask_power)
-    labels = label_frames(p_music, mask, np.abs(spectrum).mean(0), sample_rate / window.hop)
+    heard = label_frames(p_music, mask, np.abs(spectrum).mean(0), sample_rate / window.hop)
     duration = mixture.shape[1] / sample_rate
     period = None if inferred.period is None else inferred.period * window.hop / sample_rate
     notes = ()
@@ -175,7 +195,7 @@ def _assemble(mixture, spectrum, sample_rate, known: Known, plan: Plan, inferred
         p_music=p_music,
         filter=inferred.filter,
         gain=gain,
-        segments=complete(known.labels or (), labels, plan.times, duration, min_duration=0.3),
+        segments=complete(labels, heard, plan.times, duration, min_duration=0.3),
         trace=np.asarray(inferred.fit.trace),
         bound=float(inferred.fit.trace[-1]),
         converged=inferred.fit.converged,

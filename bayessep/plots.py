@@ -105,8 +105,12 @@ def spectrogram_png(
     """
     window = stft_for_rate(sample_rate)
     levels = spectrogram_db(waveform, sample_rate)[: max(1, -(-waveform.shape[1] // window.hop))]
-    power = _pooled(_pooled(10 ** (levels / 10), width).T, height).T
-    return _picture(scale(10 * np.log10(power)), LOUDNESS)
+    return power_png(_pooled(10 ** (levels / 10), width), scale, height=height)
+
+
+def power_png(power: Float[np.ndarray, "T F"], scale: Normalize, *, height: int = 160) -> bytes:
+    """A bare spectrogram of powers above 0, a pixel wide for each row."""
+    return _picture(scale(10 * np.log10(_pooled(power.T, height).T)), LOUDNESS)
 
 
 def mask_png(found: Separation, *, width: int = 900, height: int = 160) -> bytes:

@@ -99,6 +99,14 @@ def read_labels(labels: Sequence[Segment] | None, times: Float[np.ndarray, " T"]
     return Given(both | ~labelled, speech | ~labelled, speech & ~music, music & ~speech, prior)
 
 
+class Lessons(NamedTuple):
+    """What is settled frame by frame, and which of these frames are good to learn from."""
+
+    given: Given
+    speech: Bool[np.ndarray, " T"]  # speech alone
+    music: Bool[np.ndarray, " T"]  # music alone
+
+
 class Plan(NamedTuple):
     """What is inferred and what the labels already settle."""
 

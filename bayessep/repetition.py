@@ -7,7 +7,7 @@ is half speech, but at most nearly their least, and less where speech is so loud
 prior means and starting values: the model learns the rest.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -139,6 +139,56 @@ def _low_ratio(x: np.ndarray, rate: np.ndarray, counts: np.ndarray, *, axis: int
     at = np.expand_dims((_USUAL * np.maximum(n - 1, 0)).astype(int), axis)
     low = np.take_along_axis(np.sort(ratio, axis), at, axis).squeeze(axis)
     return np.clip(np.where(n > 0, low, 1.0), 1e-3, 1e3)
+
+
+# --- every part of the music once ----------------------------------------------------------------------------------------
+
+_CHUNK = 32  # frames that are compared at once: half a second
+
+
+def distinct(
+    stretches: Sequence[Float[np.ndarray, "_ F"]], mixture: Float[np.ndarray, "T F"], most: int, alike: float = 0.7
+) -> Float[np.ndarray, "K F"]:
+    """The frames of several stretches of music, each repeat of it once, in playing order.
+
+    Chunks whose `similarity` to what is there already reaches `alike` are left out. Of more than `most` frames, those are kept
+    that the mixture is most like.
+    """
+    if not stretches:
+        return np.zeros((0, mixture.shape[1]), mixture.dtype)
+    ordered = sorted((s for s in stretches if s.any()), key=len, reverse=True)
+    everything = np.concatenate(ordered)
+    fine = fine_structure(everything)
+    kept: list[tuple[int, int]] = []
+    first = 0
+    for stretch in ordered:
+        for start in range(first, first + len(stretch), _CHUNK):
+            stop = min(start + _CHUNK, first + len(stretch))
+            chunk = fine[start:stop]
+            places = [fine[a:b] for a, b in _joined(kept) if b - a >= len(chunk)]
+            if max((float(similarity(place, chunk).max()) for place in places), default=0.0) < alike:
+                kept.append((start, stop))
+        first += len(stretch)
+    if sum(b - a for a, b in kept) > most:
+        fine_mixture = fine_structure(mixture)
+        score = [float(similarity(fine_mixture, fine[a:b]).max()) if b - a <= len(mixture) else 0.0 for a, b in kept]
+        best: list[tuple[int, int]] = []
+        for n in np.argsort(score)[::-1]:
+            if sum(b - a for a, b in best) + kept[n][1] - kept[n][0] <= most:
+                best.append(kept[n])
+        kept = sorted(best)
+    return np.concatenate([everything[a:b] for a, b in kept] or [everything[:0]])
+
+
+def _joined(parts: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Neighbours as one."""
+    joined: list[tuple[int, int]] = []
+    for start, stop in parts:
+        if joined and joined[-1][1] == start:
+            joined[-1] = (joined[-1][0], stop)
+        else:
+            joined.append((start, stop))
+    return joined
 
 
 # --- what the missing part sounds like -----------------------------------------------------------------------------------

@@ -82,8 +82,8 @@ def render(
     contents = "".join(f'<li><a href="#{name}">{name}</a></li>' for name in comparison.separations)
     return Template(_PAGE).substitute(
         title=html.escape(title),
-        style=_STYLE,
-        script=_SCRIPT,
+        style=STYLE,
+        script=SCRIPT,
         intro=f"<p>{html.escape(intro)}</p>" if intro else "",
         contents=contents,
         scores=_table(comparison),
@@ -118,10 +118,10 @@ def audio_data(waveform: Signal, sample_rate: int) -> str:
         with audio.Writer(path, sample_rate, len(heard)) as writer:
             for start in range(0, heard.shape[1], 1 << 16):  # encoders of Vorbis do not like to be fed all at once
                 writer.append(heard[:, start : start + (1 << 16)])
-        return _data("audio/ogg", path.read_bytes())
+        return data_url("audio/ogg", path.read_bytes())
 
 
-def _data(kind: str, content: bytes) -> str:
+def data_url(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
@@ -135,7 +135,7 @@ def _track(name: str, waveform: Signal, sample_rate: int, scale: plots.Normalize
 <figure class="track {kind}">
   <figcaption>{label}</figcaption>
   <div class="frame"><span class="top">{sample_rate / 2000:g} kHz</span><span class="bottom">0</span>
-    <div class="picture"><img src="{_data("image/png", picture)}" alt="{alt}"><i class="playhead"></i></div></div>
+    <div class="picture"><img src="{data_url("image/png", picture)}" alt="{alt}"><i class="playhead"></i></div></div>
   <audio controls preload="metadata" aria-label="{label}" src="{audio_data(waveform, sample_rate)}"></audio>
 </figure>"""
 
@@ -143,7 +143,7 @@ def _track(name: str, waveform: Signal, sample_rate: int, scale: plots.Normalize
 # --- what is seen -------------------------------------------------------------------------------------------------
 
 
-def _polyline(x: np.ndarray, y: np.ndarray, kind: str) -> str:
+def polyline(x: np.ndarray, y: np.ndarray, kind: str) -> str:
     """A line in a picture 1000 wide and 100 high; x and y go from 0 to 1, and gaps are where y is NaN."""
     stretches: list[list[str]] = [[]]
     for a, b in zip(x, y, strict=True):
@@ -154,7 +154,7 @@ def _polyline(x: np.ndarray, y: np.ndarray, kind: str) -> str:
     return "".join(f'<polyline class="{kind}" points="{" ".join(points)}"/>' for points in stretches if points)
 
 
-def _svg(content: str, description: str, top: str, bottom: str, kind: str = "") -> str:
+def svg(content: str, description: str, top: str, bottom: str, kind: str = "") -> str:
     """Lines in the frame that spectrograms have, so that their times lie below each other."""
     return f"""
 <div class="frame {kind}"><span class="top">{top}</span><span class="bottom">{bottom}</span>
@@ -162,35 +162,35 @@ def _svg(content: str, description: str, top: str, bottom: str, kind: str = "") 
 </div>"""
 
 
-def _pooled(values: np.ndarray, most: int = 900) -> np.ndarray:
+def thinned(values: np.ndarray, most: int = 900) -> np.ndarray:
     """At most so many values, by leaving out others: a line cannot show more than there are pixels."""
     return values[:: max(1, -(-len(values) // most))]
 
 
 def _uncertainty(found: Separation, mixture: Signal, sample_rate: int, seconds: float) -> str:
     values = plots.uncertainty(found, mixture, sample_rate)
-    x = _pooled(found.times / seconds)
+    x = thinned(found.times / seconds)
     lines = [
-        _polyline(x, np.clip(_pooled(plots.running_median(v)), 0, 1), f"line {stem}") for stem, v in values.items()
+        polyline(x, np.clip(thinned(plots.running_median(v)), 0, 1), f"line {stem}") for stem, v in values.items()
     ]
     said = "Relative posterior standard deviation of speech and music over time; the median is " + " and ".join(
         f"{np.median(v):.2f} for the {stem}" for stem, v in values.items()
     )
-    return _svg("".join(lines), said, "100 %", "0")
+    return svg("".join(lines), said, "100 %", "0")
 
 
 def _presence(found: Separation, labels: Sequence[Segment], seconds: float) -> str:
     """P(music) as an area, under strips of the given and the inferred labels."""
-    x, p = _pooled(found.times / seconds), _pooled(found.p_music)
+    x, p = thinned(found.times / seconds), thinned(found.p_music)
     corners = [(0.0, 0.0), *zip(x, p, strict=True), (float(x[-1]), 0.0)]
     points = " ".join(f"{1000 * a:.1f},{100 - 100 * b:.1f}" for a, b in corners)
     said = f"Probability of music over time, {found.p_music.mean():.2f} on average"
-    area = _svg(f'<polygon class="area music" points="{points}"/>', said, "1", "0", "low")
-    strips = [_segments("given", labels, seconds)] if labels else []
-    return area + "".join([*strips, _segments("found", found.segments, seconds)])
+    area = svg(f'<polygon class="area music" points="{points}"/>', said, "1", "0", "low")
+    strips = [strip("given", labels, seconds)] if labels else []
+    return area + "".join([*strips, strip("found", found.segments, seconds)])
 
 
-def _segments(name: str, segments: Sequence[Segment], seconds: float) -> str:
+def strip(name: str, segments: Sequence[Segment], seconds: float) -> str:
     """A strip of coloured stretches with their names on them."""
     parts = [
         f'<span class="stretch" style="left:{100 * s.start / seconds:.2f}%;width:{100 * (s.end - s.start) / seconds:.2f}%;'
@@ -213,11 +213,11 @@ def _traces(separations: Mapping[str, Separation]) -> str:
         missing = plots.gain_missing(found.trace)
         height = 1 + np.log10(np.maximum(missing, 1e-4)) / 4
         colour = plots.COLOURS.get(name, "#888")
-        line = _polyline(np.arange(len(missing)) / max(longest - 1, 1), height, "line")
+        line = polyline(np.arange(len(missing)) / max(longest - 1, 1), height, "line")
         lines.append(line.replace("<polyline", f'<polyline style="stroke:{colour}"'))
         names.append(f'<li><i style="background:{colour}"></i>{name}</li>')
     said = f"Gain in the bound still missing after each of up to {longest} sweeps or steps, from all of it to a ten thousandth"
-    return _svg("".join(lines), said, "all", "10⁻⁴", "tall") + f'<ul class="key">{"".join(names)}</ul>'
+    return svg("".join(lines), said, "all", "10⁻⁴", "tall") + f'<ul class="key">{"".join(names)}</ul>'
 
 
 def _own_trace(found: Separation) -> str:
@@ -226,10 +226,10 @@ def _own_trace(found: Separation) -> str:
     shown = trace[len(trace) // 20 :]
     low, high = float(shown.min()), float(shown.max())
     x = np.linspace(0, 1, len(shown))
-    line = _polyline(_pooled(x), _pooled((shown - low) / max(high - low, 1e-12)), "line")
+    line = polyline(thinned(x), thinned((shown - low) / max(high - low, 1e-12)), "line")
     ends = f"{cell(low, 0)} to {cell(high, 0)}"
     said = f"The objective over {len(trace)} {METHODS[found.settings.method].unit}, from {ends}"
-    return f"<h3>Its objective, step by step: {ends}</h3>" + _svg(line, said, "", "", "low")
+    return f"<h3>Its objective, step by step: {ends}</h3>" + svg(line, said, "", "", "low")
 
 
 def _method(name, found: Separation, comparison: Comparison, mixture: Signal, track, labels, seconds: float) -> str:
@@ -296,7 +296,7 @@ sure. Mean-field posteriors are too narrow as a rule; compare uncertainties with
 </main><script>$script</script></body></html>
 """
 
-_STYLE = """
+STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1c1c22; --soft: #5d6068; --line: #d9dbe0; --raised: #f6f7f9;
   --speech: #0072b2; --music: #d55e00; }
 @media (prefers-color-scheme: dark) { :root { --paper: #15161a; --ink: #e8e8ec; --soft: #a2a6b0; --line: #34363e;
@@ -340,7 +340,7 @@ thead th { color: var(--soft); font-size: .85rem; } th:first-child { text-align:
 footer { margin-top: 3rem; border-top: 1px solid var(--line); font-size: .85rem; color: var(--soft); }
 """
 
-_SCRIPT = """
+SCRIPT = """
 const players = [...document.querySelectorAll('.track audio')];
 for (const player of players) {
   const track = player.closest('.track'), picture = track.querySelector('.picture'), head = track.querySelector('.playhead');

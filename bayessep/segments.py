@@ -37,7 +37,7 @@ from bayessep.timeline import (
 
 __all__ = [
     "BOTH", "MUSIC", "NOISE", "SILENCE", "SPEECH", "UNLABELLED", "Segment", "Switches", "canonical",
-    "fill_gaps", "flatten", "frame_switches", "from_frames", "merge", "read", "total", "write",
+    "fill_gaps", "flatten", "format_of", "frame_switches", "from_frames", "merge", "read", "to_text", "total", "write",
 ]  # fmt: skip
 
 # ---------------------------------------------------------------------------------------------------- reading
@@ -241,7 +241,8 @@ _PRAAT_TOKEN = re.compile(r'"(?:[^"]|"")*"|(?<!\S)(?:<exists>|<absent>|[-+]?\.?\
 
 
 def _read_textgrid(source: _Source) -> list[Segment]:
-    tokens = _PRAAT_TOKEN.finditer(source.text)
+    begin = re.match(r"(\s*#[^\n]*\n)*", source.text)  # comments may say whose it is, and numbers in them are none
+    tokens = _PRAAT_TOKEN.finditer(source.text, begin.end() if begin else 0)
 
     def following(what: str) -> tuple[int, str]:
         token = next(tokens, None)
@@ -296,10 +297,7 @@ def write(path: str | os.PathLike[str], segments: Iterable[Segment], format: str
         ValueError: segments overlap or end before they start, or a label holds a tab or a line break.
     """
     path = Path(path)
-    name = format or {".txt": "audacity"}.get(path.suffix.lower(), path.suffix.lower().lstrip("."))
-    if name not in _FORMATS:
-        raise UserError(f"{path}: {name!r} is not a format of segments; use one of {', '.join(_FORMATS)}")
-    text = _FORMATS[name](ordered(segments), path)
+    text = to_text(segments, format_of(path, format), path.stem)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_text(text, encoding="utf-8", newline="")
@@ -308,6 +306,28 @@ def write(path: str | os.PathLike[str], segments: Iterable[Segment], format: str
         if temporary.is_file():
             temporary.unlink()
         raise UserError(f"{path} cannot be written ({error.strerror}): choose another place") from None
+
+
+def format_of(path: str | os.PathLike[str], format: str | None = None) -> str:
+    """The format that a file is written in: by its extension, unless ``format`` names one.
+
+    Raises:
+        UserError: the format is not known.
+    """
+    suffix = Path(path).suffix.lower()
+    name = format or {".txt": "audacity"}.get(suffix, suffix.lstrip("."))
+    if name not in _FORMATS:
+        raise UserError(f"{path}: {name!r} is not a format of segments; use one of {', '.join(_FORMATS)}")
+    return name
+
+
+def to_text(segments: Iterable[Segment], format: str, recording: str = "recording") -> str:
+    """What :func:`write` writes: a text in one of its formats. RTTM names the recording in each line.
+
+    Raises:
+        ValueError: as :func:`write`.
+    """
+    return _FORMATS[format](ordered(segments), recording)
 
 
 def _table(segments: list[Segment], delimiter: str) -> str:
@@ -323,8 +343,8 @@ def _quoted(cell: str, delimiter: str) -> str:
     return '"' + cell.replace('"', '""') + '"' if delimiter in cell or '"' in cell else cell
 
 
-def _rttm(segments: list[Segment], path: Path) -> str:
-    recording = re.sub(r"\s+", "_", path.stem) or "recording"
+def _rttm(segments: list[Segment], recording: str) -> str:
+    recording = re.sub(r"\s+", "_", recording) or "recording"
     lines = []
     for s in segments:
         sure = "<NA>" if s.probability is None else f"{s.probability:.6f}"
@@ -335,7 +355,7 @@ def _rttm(segments: list[Segment], path: Path) -> str:
     return "".join(lines)
 
 
-def _textgrid(segments: list[Segment], path: Path) -> str:
+def _textgrid(segments: list[Segment], recording: str) -> str:
     duration = segments[-1].end if segments else 0.0
     intervals = fill_gaps(segments, duration, label="")
     head = [
@@ -355,7 +375,7 @@ def _textgrid(segments: list[Segment], path: Path) -> str:
     return "\n".join(head) + "\n"
 
 
-def _json(segments: list[Segment], path: Path) -> str:
+def _json(segments: list[Segment], recording: str) -> str:
     entries = []
     for s in segments:
         entry: dict[str, float | str] = {"start": round(s.start, 6), "end": round(s.end, 6), "label": s.label}
@@ -365,10 +385,10 @@ def _json(segments: list[Segment], path: Path) -> str:
     return json.dumps({"segments": entries}, indent=1, ensure_ascii=False) + "\n"
 
 
-_FORMATS: dict[str, Callable[[list[Segment], Path], str]] = {
-    "csv": lambda segments, path: _table(segments, ","),
-    "tsv": lambda segments, path: _table(segments, "\t"),
-    "audacity": lambda segments, path: "".join(f"{s.start:.6f}\t{s.end:.6f}\t{s.label}\n" for s in segments),
+_FORMATS: dict[str, Callable[[list[Segment], str], str]] = {
+    "csv": lambda segments, recording: _table(segments, ","),
+    "tsv": lambda segments, recording: _table(segments, "\t"),
+    "audacity": lambda segments, recording: "".join(f"{s.start:.6f}\t{s.end:.6f}\t{s.label}\n" for s in segments),
     "rttm": _rttm,
     "textgrid": _textgrid,
     "json": _json,

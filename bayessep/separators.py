@@ -40,6 +40,14 @@ class Trained(NamedTuple):
 
     templates: Gamma
     prior: Blocks
+    n_speech: int | None = None  # where music has templates, too: the first so many are of speech
+
+
+def beside(speech: Trained, music: Trained) -> Trained:
+    """Templates of speech and of music as those of one problem without a catalogue."""
+    pairs = zip(speech.templates, music.templates, strict=True)
+    both = Gamma(*(jnp.concatenate([a, b]) for a, b in pairs))
+    return Trained(both, speech.prior, len(speech.templates.shape))
 
 
 def train_templates(speech: Float[np.ndarray, "T F"], settings: Settings, progress: Progress = silent) -> Trained:
@@ -103,6 +111,7 @@ class Posterior(NamedTuple):
     moments: Blocks  # of Moments, as `readings` says
     readings: Blocks
     candidates: Int[Array, "T K"] | None
+    n_speech: int | None = None  # as `Trained.n_speech`
 
 
 class Inferred(NamedTuple):
@@ -229,9 +238,9 @@ def _infer(
     problem: JingleMixture, trained: Trained | None, settings: Settings, progress: Progress
 ) -> tuple[Posterior, Fit]:
     templates = trained.templates if trained is not None and settings.method != "unsupervised" else None
-    if settings.method == "svi":
-        return _run_svi(problem, templates, settings, progress)
-    return _fit(problem, templates, settings, progress)
+    run = _run_svi if settings.method == "svi" else _fit
+    posterior, fit = run(problem, templates, settings, progress)
+    return posterior._replace(n_speech=trained and trained.n_speech), fit
 
 
 def _fit(
@@ -333,11 +342,13 @@ def _read(problem: JingleMixture, blocks: Blocks, readings: Blocks) -> Blocks:
 def fit_problem(problem: JingleMixture, trained: Trained | None, settings: Settings) -> Posterior:
     """Fit a problem that was put together elsewhere."""
     templates = None if trained is None else trained.templates
-    return _fit(problem, templates, settings, silent)[0]
+    return _fit(problem, templates, settings, silent)[0]._replace(n_speech=trained and trained.n_speech)
 
 
 def sources_of(posterior: Posterior) -> sources.Sources:
     """Its sources, as numpy arrays."""
+    if posterior.n_speech is not None:
+        return jax.tree.map(np.asarray, _of_templates(posterior.problem, posterior.moments, posterior.n_speech))
     found = _sources(posterior.problem, posterior.problem.hyper, posterior.moments, posterior.candidates)
     return jax.tree.map(np.asarray, found)
 
@@ -356,6 +367,7 @@ def readings_for(settings: Settings, *, has_latent: bool) -> Blocks:
 
 
 _sources = jax.jit(sources.sources)
+_of_templates = jax.jit(sources.of_templates, static_argnums=2)
 _choose = jax.jit(conditionals.choose_candidates, static_argnums=3)
 _initial = jax.jit(jingle_mixture.initial, static_argnames="n_bases")
 _any_candidates = jax.jit(entries.any_candidates)

@@ -46,6 +46,11 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.safetensors"))
 
 
+def published() -> list[str]:
+    """Of all models that should be here: those that ship, and those of whose sums it is known."""
+    return sorted({*names(), *(Path(file).stem for file in _sums(FOLDER))})
+
+
 def info(name: str) -> Model:
     """What is known of a model.
 
@@ -134,8 +139,8 @@ def _sha256(content: bytes) -> str:
 def _sums(folder: Path) -> dict[str, str]:
     """As `sha256sum -c` reads them."""
     path = folder / SUMS
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return {file: digest for digest, file in (line.split(maxsplit=1) for line in lines if line.strip())}
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    return {file: digest for digest, _, file in (line.partition("  ") for line in lines) if file}
 
 
 def _published(path: Path) -> str:

@@ -11,7 +11,7 @@ Stems are written as 32-bit float: they cannot clip, so no common gain has to be
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +24,8 @@ from bayessep import audio, preparation, separators
 from bayessep.errors import UserError
 from bayessep.inference import online
 from bayessep.models import conditionals, jingle_mixture
-from bayessep.preparation import Known
+from bayessep.pipeline import relative_spread, tempering
+from bayessep.preparation import Known, Lessons
 from bayessep.separators import Progress, Trained
 from bayessep.settings import METHODS, Settings
 from bayessep.stft import (
@@ -38,6 +39,7 @@ from bayessep.stft import (
     stream_init,
     stream_push,
 )
+from bayessep.tempering import tempered_std
 from bayessep.timeline import Segment, complete
 
 BLOCK_SECONDS = 60.0
@@ -51,6 +53,7 @@ class LongSeparation(NamedTuple):
     segments: list[Segment]
     times: Float[np.ndarray, " T"]
     p_music: Float[np.ndarray, " T"]
+    uncertainty: dict[str, Float[np.ndarray, " T"]]  # as `pipeline.Separation.uncertainty`
     trace: Float[np.ndarray, " blocks"]  # objective of each block when the templates were fitted
     seconds: float
     settings: Settings
@@ -66,14 +69,17 @@ class _Block(NamedTuple):
     first: int
 
 
-class _Survey(NamedTuple):
+class Survey(NamedTuple):
     """The first pass: what must be known of the whole file before any of it can be taken apart."""
 
+    lessons: Lessons
     n_samples: int
     n_frames: int
-    level: float  # mean magnitude of the modelled bins
-    speech: Float[np.ndarray, "Ts F"]  # labelled stretches of the recording itself
+    level: float  # mean magnitude of the modelled bins of what is left to infer
+    silent: bool  # throughout
+    speech: Float[np.ndarray, "Ts F"]  # the recording's own, to learn from
     music: Float[np.ndarray, "Tm F"]
+    target: Float[np.ndarray, "T F"]  # a minute of what is left to infer
 
 
 def limits(settings: Settings) -> tuple[str, ...]:
@@ -108,59 +114,83 @@ def separate_file(
     settings = dataclasses.replace(settings, complete=False)
     if settings.method == "svi":
         settings = dataclasses.replace(settings, method="variational", rule="exact")
-    method = METHODS[settings.method]
     info = audio.probe(path)
     window = preparation.window_of(settings, info.sample_rate)
     n_bins = preparation.modelled_bins(window, info.sample_rate, min(settings.max_frequency, known.bandwidth))
-    survey = _survey(path, info.sample_rate, known, window, n_bins)
-    speech = np.concatenate([preparation.stack(known.speech, window, n_bins), survey.speech])
-    music = np.concatenate([preparation.stack(known.music, window, n_bins), survey.music])
+
+    def read(times: np.ndarray) -> Lessons:
+        given = preparation.read_labels(known.labels, times, settings.p_music)
+        return Lessons(given, given.only_speech, given.only_music)
+
+    found = survey(path, window, n_bins, read)
+    speech = np.concatenate([preparation.stack(known.speech, window, n_bins), preparation.loud(found.speech)])
+    music = np.concatenate([preparation.stack(known.music, window, n_bins), preparation.loud(found.music)])
     preparation.require(music, "music")
-    if survey.level <= 0:
+    if found.level <= 0:
         raise UserError(f"{path} is silent; there is nothing to separate.")
-    scale = np.float32(settings.level / survey.level)
+    scale = np.float32(settings.level / found.level)
     speech, music = speech * scale, music[: settings.max_catalogue] * scale
     trained = separators.train(speech, settings, progress)
+    job = Job(path, info.sample_rate, window, n_bins, found, scale, speech, music, settings, progress)
+    done = take_apart(job, trained, known.labels or (), speech_path, music_path)
+    return done._replace(seconds=time.perf_counter() - started, notes=notes)
 
-    times = frame_times(survey.n_frames, window, info.sample_rate)
-    given = preparation.read_labels(known.labels, times, settings.p_music)
-    job = _Job(path, info.sample_rate, window, n_bins, survey, scale, speech, music, given, settings, progress)
-    trained, trace = _fit_templates(job, trained) if method.templates != "fixed" else (trained, np.zeros(0))
 
-    p_music = np.empty(survey.n_frames, np.float32)
+def take_apart(
+    job: "Job", trained: Trained | None, given: Sequence[Segment], speech_path: str | Path, music_path: str | Path
+) -> LongSeparation:
+    """The second and the third pass; labels that were given stand as they are, the model's between them."""
+    started = time.perf_counter()
+    settings, window, rate = job.settings, job.window, job.sample_rate
+    trace = np.zeros(0)
+    if METHODS[settings.method].templates != "fixed":
+        trained, trace = _fit_templates(job, trained)
+    channels = audio.probe(job.path).channels
+    p_music = np.empty(job.survey.n_frames, np.float32)
+    spread = {stem: np.empty(job.survey.n_frames, np.float32) for stem in ("speech", "music")}
     labels: list[str] = []
     with (
-        audio.Writer(speech_path, info.sample_rate, info.channels, "FLOAT") as speech_out,
-        audio.Writer(music_path, info.sample_rate, info.channels, "FLOAT") as music_out,
+        audio.Writer(speech_path, rate, channels, "FLOAT") as speech_out,
+        audio.Writer(music_path, rate, channels, "FLOAT") as music_out,
     ):
-        original = _Samples(path)
-        state = istream_init(window, (info.channels,))
+        original = _Samples(job.path)
+        state = istream_init(window, (channels,))
         for block, mask, p in _separated(job, trained):
             rows = slice(block.first, block.first + block.keep)
             spectrum = block.spectrum[:, block.before : block.before + block.keep]
             magnitudes = np.abs(spectrum).mean(0)
             p_music[rows] = p
-            labels += preparation.label_frames(p, mask, magnitudes, info.sample_rate / window.hop)
+            for stem, values in _uncertainty(job, mask, magnitudes, rows).items():
+                spread[stem][rows] = values
+            labels += preparation.label_frames(p, mask, magnitudes, rate / window.hop)
             full = preparation.full_mask(mask, settings.mask_power, magnitudes, spectrum.shape[2])
             state, samples = istream_push(state, spectrum * full[None], window)
             _write(np.asarray(samples), original, speech_out, music_out)
-        _write(np.asarray(istream_finish(state, window, survey.n_samples)), original, speech_out, music_out)
-    segments = complete(known.labels or (), labels, times, survey.n_samples / info.sample_rate, min_duration=0.3)
-    return LongSeparation(segments, times, p_music, trace, time.perf_counter() - started, settings, notes)
+        _write(np.asarray(istream_finish(state, window, job.survey.n_samples)), original, speech_out, music_out)
+    times = frame_times(job.survey.n_frames, window, rate)
+    segments = complete(given, labels, times, job.survey.n_samples / rate, min_duration=0.3)
+    return LongSeparation(segments, times, p_music, spread, trace, time.perf_counter() - started, settings, ())
 
 
-class _Job(NamedTuple):
+def _uncertainty(job: "Job", mask: np.ndarray, magnitudes: np.ndarray, rows: slice) -> dict[str, np.ndarray]:
+    """As `pipeline.Separation.uncertainty`, of the tempered posterior."""
+    temper = tempering(job.settings)
+    std = np.zeros_like(mask) if temper is None else tempered_std(mask, temper)
+    std = np.where(job.survey.lessons.given.target[rows, None], std, 0)
+    return relative_spread(mask, std, magnitudes[:, : job.n_bins])
+
+
+class Job(NamedTuple):
     """Everything the later passes share."""
 
     path: str | Path
     sample_rate: int
     window: Stft
     n_bins: int
-    survey: _Survey
+    survey: Survey
     scale: np.float32
     speech: Float[np.ndarray, "Ts F"]
     music: Float[np.ndarray, "Tm F"]
-    given: preparation.Given
     settings: Settings
     progress: Progress
 
@@ -180,7 +210,7 @@ class _Job(NamedTuple):
 # --- passes over the file ------------------------------------------------------------------------------------------
 
 
-def _spectra(path: str | Path, window: Stft) -> Iterator[Complex[np.ndarray, "C T F"]]:
+def spectra(path: str | Path, window: Stft) -> Iterator[Complex[np.ndarray, "C T F"]]:
     """The spectrogram of a file, some frames at a time."""
     state = None
     for block in audio.blocks(path, 10.0):
@@ -192,31 +222,36 @@ def _spectra(path: str | Path, window: Stft) -> Iterator[Complex[np.ndarray, "C 
         yield np.asarray(stream_finish(state, window))
 
 
-def _survey(path: str | Path, sample_rate: int, known: Known, window: Stft, n_bins: int) -> _Survey:
-    n_samples = sum(block.samples.shape[1] for block in audio.blocks(path, 10.0))
-    times = frame_times(frame_count(n_samples, window), window, sample_rate)
-    given = preparation.read_labels(known.labels, times, 0.5)
-    total, n_target, first = 0.0, 0, 0
+def survey(
+    path: str | Path, window: Stft, n_bins: int, read: Callable[[np.ndarray], Lessons], *, most: int | None = None
+) -> Survey:
+    """The first pass. `read` says what is known at the times of all frames; of speech and of music, `most` frames are kept."""
+    sizes = [block.samples.shape[1] for block in audio.blocks(path, 10.0)]
+    n_samples, rate = sum(sizes), audio.probe(path).sample_rate
+    lessons = read(frame_times(frame_count(n_samples, window), window, rate))
+    minute = round(60 * rate / window.hop)
     none = np.zeros((0, n_bins), np.float32)
-    speech: list[np.ndarray] = [none]
-    music: list[np.ndarray] = [none]
-    for frames in _spectra(path, window):
+    kept = [(lessons.speech, most, [none]), (lessons.music, most, [none]), (lessons.given.target, minute, [none])]
+    total, n_target, first, loudest = 0.0, 0, 0, 0.0
+    for frames in spectra(path, window):
         mixed = np.abs(frames).mean(0)[:, :n_bins]
-        here = preparation.Given(*(field[first : first + len(mixed)] for field in given))
-        total += float(mixed[here.target].sum(dtype=np.float64))
-        n_target += int(here.target.sum())
-        speech.append(mixed[here.only_speech])
-        music.append(mixed[here.only_music])
+        rows = slice(first, first + len(mixed))
+        loudest = max(loudest, float(mixed.max(initial=0.0)))
+        target = lessons.given.target[rows]
+        total += float(mixed[target].sum(dtype=np.float64))
+        n_target += int(target.sum())
+        for wanted, at_most, pieces in kept:
+            room = None if at_most is None else at_most - sum(map(len, pieces))
+            pieces.append(mixed[wanted[rows]][:room])
         first += len(mixed)
     level = total / max(n_target * n_bins, 1)
-    loud = preparation.loud
-    return _Survey(n_samples, first, level, loud(np.concatenate(speech)), loud(np.concatenate(music)))
+    return Survey(lessons, n_samples, first, level, loudest == 0, *(np.concatenate(pieces) for _, _, pieces in kept))
 
 
-def _blocks(job: _Job) -> Iterator[_Block]:
+def _blocks(job: Job) -> Iterator[_Block]:
     """The spectrogram in blocks of equal shape: short ones at the ends are filled up with silence."""
     held, held_first = None, 0
-    incoming = _spectra(job.path, job.window)
+    incoming = spectra(job.path, job.window)
     for index in range(job.n_blocks):
         first = index * job.frames_per_block
         start, stop = first - job.context, first + job.frames_per_block + job.context
@@ -232,7 +267,7 @@ def _blocks(job: _Job) -> Iterator[_Block]:
         yield _Block(np.pad(part, ((0, 0), (before, after), (0, 0))), job.context, keep, first)
 
 
-def _problem(job: _Job, block: _Block, trained: Trained | None, settings: Settings) -> jingle_mixture.JingleMixture:
+def _problem(job: Job, block: _Block, trained: Trained | None, settings: Settings) -> jingle_mixture.JingleMixture:
     """The block's frames as one problem; padding and frames settled by labels do not count."""
     n = block.spectrum.shape[1]
     frames = np.arange(block.first - block.before, block.first - block.before + n)
@@ -240,9 +275,9 @@ def _problem(job: _Job, block: _Block, trained: Trained | None, settings: Settin
     frames = np.clip(frames, 0, job.survey.n_frames - 1)
     x = (np.abs(block.spectrum).mean(0)[:, : job.n_bins] * job.scale).astype(np.float32)
     speech = job.speech if METHODS[settings.method].stacked else job.speech[:0]
-    spectra = preparation.Spectra(x, speech, job.music, job.given.p_music[frames])
-    problem, _ = separators.build_problem(spectra, trained, settings)
-    counts = (inside & job.given.target[frames]).astype(np.float32)
+    known = preparation.Spectra(x, speech, job.music, job.survey.lessons.given.p_music[frames])
+    problem, _ = separators.build_problem(known, trained, settings)
+    counts = (inside & job.survey.lessons.given.target[frames]).astype(np.float32)
     if METHODS[settings.method].stacked:
         counts *= np.float32(settings.joint_weight)
     # A stacked method's speech is in every block, and every block stands for all of them: it must count once.
@@ -250,7 +285,7 @@ def _problem(job: _Job, block: _Block, trained: Trained | None, settings: Settin
     return dataclasses.replace(problem, frames=problem.frames._replace(weight=jax.numpy.asarray(weight)))
 
 
-def _fit_templates(job: _Job, trained: Trained | None) -> tuple[Trained, Float[np.ndarray, " blocks"]]:
+def _fit_templates(job: Job, trained: Trained | None) -> tuple[Trained, Float[np.ndarray, " blocks"]]:
     """One pass of online inference over the file."""
     settings = job.settings
     readings = separators.readings_for(settings, has_latent=False)
@@ -272,18 +307,19 @@ def _fit_templates(job: _Job, trained: Trained | None) -> tuple[Trained, Float[n
         job.progress("templates", index + 1, job.n_blocks, trace[-1])
     if state is None or prior is None:
         raise UserError(f"{job.path} holds no frames.")
-    prior = prior if trained is None else trained.prior
-    return Trained(state.shared["templates"], prior), np.array(trace)
+    if trained is None:
+        return Trained(state.shared["templates"], prior), np.array(trace)
+    return trained._replace(templates=state.shared["templates"]), np.array(trace)
 
 
-def _separated(job: _Job, trained: Trained | None) -> Iterator[tuple[_Block, np.ndarray, np.ndarray]]:
+def _separated(job: Job, trained: Trained | None) -> Iterator[tuple[_Block, np.ndarray, np.ndarray]]:
     """Each block with the mask and P(music) of the frames it keeps; templates are held."""
     settings = dataclasses.replace(job.settings, method="nmf", sweeps=min(job.settings.sweeps, _MAX_SWEEPS))
     for index, block in enumerate(_blocks(job)):
         problem = _problem(job, block, trained, settings)
         found = separators.sources_of(separators.fit_problem(problem, trained, settings))
         keep = slice(block.before, block.before + block.keep)
-        rows = preparation.Given(*(field[block.first : block.first + block.keep] for field in job.given))
+        rows = preparation.Given(*(field[block.first : block.first + block.keep] for field in job.survey.lessons.given))
         mask, _, p_music = preparation.settled(rows, job.n_bins)
         x = np.asarray(problem.frames.x)[keep]
         mask = np.where(rows.target[:, None], preparation.speech_share(found.speech[keep], x), mask)

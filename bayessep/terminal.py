@@ -67,13 +67,23 @@ class Terminal:
         """Something that may not be what the user meant."""
         self._err.print(f"warning: {text}")
 
-    def result(self, document: dict[str, Any], human: Any) -> None:
+    def result(self, document: Any, human: Any) -> None:
         """What the verb was called for: the document under ``--json``, otherwise a text or a table of rich."""
-        try:
-            if self.json:
-                sys.stdout.write(to_json(document))
-            else:
+        if self.json:
+            self.out(to_json(document))
+        else:
+            with self._writing():
                 Console(highlight=False, markup=False).print(human, soft_wrap=isinstance(human, str))
+
+    def out(self, text: str) -> None:
+        """A text for programs to read, on standard output as it stands."""
+        with self._writing():
+            sys.stdout.write(text)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
             sys.stdout.flush()
         except BrokenPipeError:
             raise  # whoever listened has heard enough
@@ -209,15 +219,26 @@ class Verb(TyperCommand):
         except UserError as error:
             code, sentence = USER_ERROR, f"error: {error}"
         except FloatingPointError as error:
-            sentence = f"error: inference broke down ({error}); try another --seed or a smaller --level, and please report it."
-            code = NUMERICAL_ERROR
+            code, sentence = NUMERICAL_ERROR, f"error: the computation broke down ({str(error).rstrip('.')}){self._remedy()}"
         except KeyboardInterrupt:
             code, sentence = INTERRUPTED, f"interrupted; {self.when_interrupted}"
         print(" ".join(sentence.split()), file=sys.stderr)
         raise typer.Exit(code)
+
+    def _remedy(self) -> str:
+        """What may help after a breakdown, of the options that this verb has."""
+        known = {"seed": "another --seed", "level": "a smaller --level", "rate": "a smaller --rate"}
+        own = [words for name, words in known.items() if name in {p.name for p in self.params}]
+        return f"; try {' or '.join(own)}, and please report it if that does not help." if own else "; please report it."
 
 
 class Resumable(Verb):
     """A verb that keeps what it has done."""
 
     when_interrupted = "every result so far is kept, and the same command goes on from there"
+
+
+class Batch(Verb):
+    """A verb that keeps what it has done, and is told to leave it out."""
+
+    when_interrupted = "the recordings done so far are kept, and the same command with --skip-existing goes on from there"

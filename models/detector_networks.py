@@ -73,6 +73,8 @@ class Detector:
             raise UserError(f"rate is {self.rate}, but must be at least 0 and below 1.")
         if self.width < 1 or self.length < 1 or self.parts not in (1, 2) or self.width % self.parts:
             raise UserError(f"{self.width} numbers a frame, of {self.parts} parts, {self.length} frames: impossible.")
+        if self.network == "frames" and self.length < STRIDE:
+            raise UserError(f"the network frames needs {STRIDE} frames at least, not {self.length}.")
 
 
 # --- layers --------------------------------------------------------------------------------------------------------------

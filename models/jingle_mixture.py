@@ -192,7 +192,7 @@ def priors(
 
 
 def initial(key: PRNGKeyArray, model: JingleMixture, *, n_bases: int, templates: Gamma | None = None) -> Blocks:
-    """A starting posterior: templates as given or drawn from their prior, excitations spread at the level of each frame.
+    """A starting posterior: templates as given or `n_bases` drawn from their prior, excitations spread at the level of each frame.
 
     Filter and gain start at their prior means, at one where these are flat; latent catalogue entries at their row of
     `model.catalogue`.
@@ -210,6 +210,7 @@ def initial(key: PRNGKeyArray, model: JingleMixture, *, n_bases: int, templates:
     if templates is None:
         mean = gamma.mean(prior.templates) * jnp.ones((n_bases, n_bins), x.dtype)
         templates = concentrated(mean * jax.random.exponential(key_d, mean.shape, x.dtype))
+    n_bases = templates.shape.shape[0]
     total = x.sum(1, keepdims=True) / (n_bases * jnp.maximum(gamma.mean(templates).sum(1).mean(), TINY))
     jitter = jax.random.uniform(key_e, (n_frames, n_bases), x.dtype, 0.5, 1.5)
     speech_share = jnp.where(model.frames.music > 0, 0.5, 1.0).astype(x.dtype)[:, None]

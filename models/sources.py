@@ -57,6 +57,18 @@ def sources(
     return Sources(x * mean, variance, 1 - p_null)
 
 
+def of_templates(model: JingleMixture, moments: Blocks, n_speech: int) -> Sources:
+    """The same where music has templates and no catalogue: the first `n_speech` are of speech, all others of music.
+
+    Templates in general cannot tell whether there is music at all: with its prior probability, a frame holds some.
+    """
+    x, rates = model.frames.x, []
+    for rows in (slice(None, n_speech), slice(n_speech, None)):
+        rates.append(speech_rate(model, moments.excitations.mean[:, rows], moments.templates.mean[rows]) + TINY)
+    share = 1 - model.frames.music[:, None] * rates[1] / (rates[0] + rates[1])
+    return Sources(x * share, x * share * (1 - share), model.frames.music)
+
+
 def own_rate(
     x: Float[Array, "*s"], speech: Float[Array, "*s"], music: Float[Array, "*s"], shape: float
 ) -> Float[Array, "*s"]:

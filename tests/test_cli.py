@@ -25,7 +25,7 @@ from bayessep.settings import METHODS, Settings
 from bayessep.terminal import spread, to_json
 from tests.commandline import TINY, Caller, Files, files, load, save, tone
 
-VERBS = ("separate", "compare", "evaluate", "demo", "doctor")
+VERBS = ("separate", "clean", "compare", "evaluate", "demo", "doctor")
 
 
 @pytest.fixture(autouse=True)

@@ -51,6 +51,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_every_module_once(wheel: Path) -> None:
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     wanted = {f"bayessep/{path.name}" for path in (ROOT / "bayessep").glob("*.py")} | {"bayessep/py.typed"}
+    wanted |= {f"bayessep/weights/{path.name}" for path in (ROOT / "bayessep" / "weights").iterdir()}
     for folder in ("models", "inference"):
         wanted |= {f"bayessep/{folder}/{path.name}" for path in (ROOT / folder).glob("*.py")}
     assert wanted <= held

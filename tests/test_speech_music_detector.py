@@ -8,16 +8,19 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from bayessep.detection import CONTEXT
+from bayessep.detector_scenes import Scene, frame_labels
 from bayessep.errors import UserError
-from bayessep.features import mel_filters
+from bayessep.features import Front, extract, mel_filters
 from bayessep.models import detector_networks as networks
 from bayessep.models import speech_music_detector as detector
-from bayessep.models.detector_networks import HEADS, NETWORKS, Detector
-from bayessep.models.speech_music_detector import BOTH, MUSIC, SPEECH, Batch, Output, Weights
+from bayessep.models.detector_networks import HEADS, NETWORKS, STRIDE, Detector
+from bayessep.models.speech_music_detector import BOTH, MUSIC, NEITHER, SPEECH, Batch, Output, Weights
 from bayessep.stft import Stft
 
 # flax multiplies numbers of Python into its arrays.
 pytestmark = pytest.mark.loose_arrays
+
 
 def _batch(config: Detector, n: int = 6, seed: int = 0) -> Batch:
     rng = np.random.default_rng(seed)
@@ -42,6 +45,9 @@ def _batch(config: Detector, n: int = 6, seed: int = 0) -> Batch:
         ("b3", "cascaded", 240, 2, 218_987),
         ("b4", "single", 257, 1, 21_091_569),
         ("b4-nofc", "single", 257, 1, 129_265),
+        # 4 * 240 of normalisation, 241 * 48, 12 blocks of (3 * 48 + 1) * 48 and 49 * 48, 49 * 3; with 1_096 of three tasks
+        ("frames", "single", 240, 2, 124_419),
+        ("frames", "multi", 240, 2, 127_027),
     ],
 )
 def test_there_are_as_many_parameters_as_the_authors_have(network: str, head: str, width: int, parts: int, count: int) -> None:
@@ -56,7 +62,8 @@ def test_every_network_has_every_head(network: str, head: str) -> None:
     config = Detector(network, head, 240)
     found = jax.eval_shape(lambda x: detector.SpeechMusicDetector(config, nnx.Rngs(0))(x), jnp.zeros((5, 68, 240)))
     shapes = [None if part is None else part.shape for part in found]
-    assert shapes == [(5, 3), *([None] * 3 if head == "single" else [(5,), (5,), (5, 2)])]
+    said = (5, 17) if network == "frames" else (5,)  # of every frame, or of the patch
+    assert shapes == [(*said, 3), *([None] * 3 if head == "single" else [said, said, (*said, 2)])]
 
 
 @pytest.mark.parametrize(
@@ -67,6 +74,9 @@ def test_every_network_has_every_head(network: str, head: str) -> None:
         ({"dropout": 1.0}, "below 1"),
         ({"width": 241}, "impossible"),
         ({"parts": 3}, "impossible"),
+        ({"classes": 2}, "3 or 4"),
+        ({"rate": 1.0}, "below 1"),
+        ({"network": "frames", "length": 3}, "4 frames at least"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict, words: str) -> None:
@@ -132,13 +142,87 @@ def test_mel_kernels_start_as_mel_bands() -> None:
     assert detector.parameter_count(layer) == 15 * np.count_nonzero(mel_filters(Stft(n_fft=200, hop=160), 16000, 20))
 
 
+# --- a vector for every few frames ---------------------------------------------------------------------------------------
+
+
+def _alive(config: Detector) -> detector.SpeechMusicDetector:
+    """One in which no sum is cut at zero, so that every frame that can matter does."""
+    model = detector.SpeechMusicDetector(config, nnx.Rngs(0))
+    for block in model.network.blocks:
+        block.dilated.kernel[...] = jnp.abs(block.dilated.kernel[...])
+        block.mix.kernel[...] = jnp.abs(block.mix.kernel[...])
+    model.network.first.kernel[...] = jnp.abs(model.network.first.kernel[...])
+    return model
+
+
+@pytest.mark.parametrize("head", ["single", "multi"])
+def test_a_frame_sees_as_far_as_windows_of_detection_overlap(head: str) -> None:
+    config = Detector("frames", head, 4, 1, classes=4)
+    model = _alive(config)
+    frames, at = 300, 150
+    x = jnp.asarray(np.random.default_rng(0).uniform(0.5, 1.5, (1, STRIDE * frames + 3, 4)), jnp.float32)
+
+    def said(x: jax.Array) -> jax.Array:
+        return sum((part[0, at].sum() for part in model(x) if part is not None), start=jnp.float32(0))
+
+    seen = np.flatnonzero(np.abs(np.asarray(jax.grad(said)(x)))[0].sum(1))
+    assert (seen[0], seen[-1] + 1) == (STRIDE * (at - CONTEXT), STRIDE * (at + CONTEXT + 1))
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_frames_that_do_not_fill_a_vector_are_left_out(head: str) -> None:
+    config = Detector("frames", head, 4, 1, classes=4)
+    state = detector.init(config, jax.random.key(0))
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 43, 4)), jnp.float32)
+    found, whole = (detector.predict(config, state, part) for part in (x, x[:, :40]))
+    assert found.classes.shape == (2, 10, 4)
+    for mine, theirs in zip(found, whole, strict=True):
+        assert (mine is None) == (theirs is None)
+        if mine is not None and theirs is not None:
+            np.testing.assert_array_equal(mine, theirs)
+
+
+def test_frames_and_their_labels_are_equally_many_and_of_the_same_time() -> None:
+    # Without blocks, what is said of a vector is of the mean of its own frames alone.
+    config, front = Detector("frames", "single", 8, 1, classes=4), Front("LMS", 8, range_db=200.0)
+    model = detector.SpeechMusicDetector(config, nnx.Rngs(0))
+    model.network.blocks = nnx.List([])
+    model.network.first.kernel[...] = jnp.ones((8, 48))
+    model.network.first.bias[...] = jnp.full(48, 1000.0)
+    for begin in (16000, 16100, 16300, 16500):
+        on = np.arange(32000) >= begin
+        waveform = np.where(on, np.random.default_rng(0).standard_normal(32000), 0).astype(np.float32)
+        level = np.asarray(model.network(extract(jnp.asarray(waveform), front)[None]))[0, :, 0]
+        labels = frame_labels(Scene(waveform, on, ~on, 0.0), front, 198)
+        assert labels.shape == level.shape == (49,)
+        # Before, silence; at the change, something of both; then noise.
+        change = int(np.argmax(labels == SPEECH))
+        assert np.ptp(level[: change - 1]) < 1e-2 and level[change + 1 :].min() > level[0] + 300
+        assert level[change] > level[0] + 300 / 3
+
+
+def test_frames_learn_of_every_frame() -> None:
+    config = Detector("frames", "multi", 8, 1, classes=4, rate=0.01, dropout=0.0)
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 4, (3, 20))
+    features = np.repeat(label, STRIDE, axis=1)[..., None] == np.arange(4).repeat(2)
+    ratio = jnp.asarray(detector.ratio_target(label, np.zeros(label.shape)))
+    batch = Batch(jnp.asarray(features, jnp.float32), jnp.asarray(label, jnp.int32), ratio)
+    state = detector.init(config, jax.random.key(0))
+    losses = []
+    for key in jax.random.split(jax.random.key(1), 40):
+        state, found = detector.step(config, state, batch, key)
+        losses.append(float(found.classes))
+    assert np.isfinite(losses).all() and losses[-1] < 0.5 * losses[0]
+
+
 # --- losses --------------------------------------------------------------------------------------------------------------
 
 
 def test_ratios_are_those_of_the_paper() -> None:
-    label = np.array([MUSIC, SPEECH, BOTH, BOTH, BOTH])
-    found = detector.ratio_target(label, np.array([3.0, 3.0, 10.0, 0.0, -5.0]))
-    np.testing.assert_allclose(found, [[1, 0], [0, 1], [0.1, 1], [1, 1], [1, 10**-0.5]], rtol=1e-6)
+    label = np.array([MUSIC, SPEECH, BOTH, BOTH, BOTH, NEITHER])
+    found = detector.ratio_target(label, np.array([3.0, 3.0, 10.0, 0.0, -5.0, 3.0]))
+    np.testing.assert_allclose(found, [[1, 0], [0, 1], [0.1, 1], [1, 1], [1, 10**-0.5], [0, 0]], rtol=1e-6)
 
 
 def test_losses_are_those_of_the_paper() -> None:

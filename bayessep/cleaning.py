@@ -1,0 +1,285 @@
+"""Speech and music of one recording, told apart with nothing given but the recording and where each of them sounds.
+
+1. `hear` reads a detection frame by frame. Stretches of speech alone and of music alone are believed only away from their edges,
+   and only if they last: detectors err by some tenths of a second, and by whole seconds now and then. What is neither is left
+   to the model, with the detector's P(music) as its prior.
+2. Speech templates are trained on the speech that is heard alone, a catalogue is made of the music that is heard alone, each
+   repeat of it once (`repetition.distinct`). What the recording does not have comes from `bayessep.general`, and a note says so.
+3. The model of paper 000 takes the rest apart. Speech alone passes as it is, and the stems sum to the mixture.
+"""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy.ndimage import maximum_filter1d, uniform_filter1d
+
+from bayessep import audio, general, pipeline, preparation, repetition, separators, streaming
+from bayessep.detection import Detection
+from bayessep.errors import UserError
+from bayessep.preparation import Given, Lessons, Plan, Spectra
+from bayessep.separators import Progress, Trained, silent
+from bayessep.settings import Settings
+from bayessep.stft import bin_frequencies, frame_times, stft
+from bayessep.timeline import BOTH, MUSIC, SPEECH, Segment
+
+MODEL = Settings(complete=False, max_catalogue=2000)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cleaning:
+    """How to clean a recording.
+
+    Attributes:
+        model: how what is mixed is separated.
+        edge: seconds on both sides of every boundary in which no stretch is believed to be of one kind alone.
+        shortest: seconds that must be left of a stretch between its edges; shorter ones are taken for mistakes.
+        sure: probability up to which a sound is taken to be absent.
+        least_speech: seconds of speech alone that are enough to learn from.
+        least_music: seconds of music alone that are enough to learn from.
+        most_speech: seconds of speech that are learned from at most.
+        least_sound: seconds of a sound in all; less of it is taken for a mistake of the detector.
+        alike: similarity from which music is taken for a repeat of music that is in the catalogue already.
+    """
+
+    model: Settings = MODEL
+    edge: float = 0.45
+    shortest: float = 0.5
+    sure: float = 0.2
+    least_speech: float = 4.0
+    least_music: float = 1.0
+    most_speech: float = 60.0
+    least_sound: float = 1.5
+    alike: float = 0.7
+
+
+def hear(detection: Detection, times: Float[np.ndarray, " T"], settings: Cleaning = Cleaning()) -> Lessons:
+    """Read a detection at the times of the model's frames.
+
+    Frames in which music is surely absent, and was `edge` seconds before and will be after, pass as speech; where speech is so
+    absent and music is on, they are music. All others are to be inferred.
+    """
+    n = len(detection.speech)
+    hop = detection.duration / n
+    reach = 2 * round(settings.edge / hop) + 1
+    middle = (np.arange(n) + 0.5) * hop
+    labels = np.array(_labels(detection.segments, middle))
+    speech, music = (_heard_at_all(getattr(detection, what), what, labels, hop, settings) for what in (SPEECH, MUSIC))
+    least = max(1, round(settings.shortest / hop))
+    no_music = _lasting(maximum_filter1d(music, reach, mode="nearest") <= settings.sure, least)
+    no_speech = _lasting(maximum_filter1d(speech, reach, mode="nearest") <= settings.sure, least)
+    only_music = no_speech & (labels == MUSIC) & (detection.music > 1 - settings.sure)
+    prior = np.clip(uniform_filter1d(np.asarray(music, np.float32), reach, mode="nearest"), 0.05, 0.95)
+
+    row = np.clip((times / hop).astype(int), 0, n - 1)
+    passes, aside = no_music[row], only_music[row]
+    given = Given(~passes & ~aside, ~aside, passes, aside, prior[row])
+    learned = passes & (labels[row] == SPEECH) & (detection.speech[row] > 1 - settings.sure)
+    return Lessons(given, learned, aside)
+
+
+def _heard_at_all(
+    probability: Float[np.ndarray, " T"], what: str, labels: np.ndarray, hop: float, settings: Cleaning
+) -> Float[np.ndarray, " T"]:
+    """P of a sound; more than surely absent where it is in the label, and 0 where there is hardly any of it in all."""
+    labelled = np.isin(labels, (what, BOTH))
+    if labelled.sum() * hop < settings.least_sound:
+        return np.zeros_like(probability)
+    return np.where(labelled, np.maximum(probability, settings.sure + 1e-6), probability)
+
+
+def _labels(segments: Sequence[Segment], times: Float[np.ndarray, " T"]) -> list[str]:
+    """The label at each time; "" where there is none."""
+    starts = np.array([s.start for s in segments])
+    return [segments[n].label if n >= 0 else "" for n in np.searchsorted(starts, times, side="right") - 1]
+
+
+def _lasting(on: Bool[np.ndarray, " T"], least: int) -> Bool[np.ndarray, " T"]:
+    """Without the runs of fewer than `least` frames, unless one is all there is."""
+    kept = on.copy()
+    for start, stop in _runs(on):
+        if stop - start < min(least, len(on)):
+            kept[start:stop] = False
+    return kept
+
+
+def _runs(on: Bool[np.ndarray, " T"]) -> list[tuple[int, int]]:
+    """First frames of stretches that are on, and the frames after their last."""
+    steps = np.diff(on.astype(int), prepend=0, append=0)
+    return list(zip(np.flatnonzero(steps > 0).tolist(), np.flatnonzero(steps < 0).tolist(), strict=True))
+
+
+# --- what is known --------------------------------------------------------------------------------------------------------
+
+RECORDING, GENERAL, NOTHING = "recording", "general", ""
+
+
+class Learned(NamedTuple):
+    """What inference knows of the two, and where from: the recording, or `bayessep.general`."""
+
+    trained: Trained
+    music: Float[np.ndarray, "K F"]  # catalogue; empty where music has general templates
+    speech_from: str
+    music_from: str
+    speech_seconds: float  # heard alone, and learned from
+    music_seconds: float  # in the catalogue, each repeat once
+    notes: tuple[str, ...]
+
+
+def learn(
+    speech: Float[np.ndarray, "Ts F"],
+    stretches: Sequence[Float[np.ndarray, "_ F"]],
+    target: Float[np.ndarray, "T F"],
+    frequencies: Float[np.ndarray, " F"],
+    frame_rate: float,
+    settings: Cleaning,
+    progress: Progress = silent,
+) -> Learned:
+    """From magnitudes of speech alone, of stretches of music alone, and of what is to be taken apart, all at one scale."""
+    model, notes = settings.model, []
+    speech = preparation.loud(speech)[: round(settings.most_speech * frame_rate)]
+    speech_seconds = len(speech) / frame_rate
+    music = repetition.distinct([m for m in stretches if m.any()], target, model.max_catalogue, settings.alike)
+    music_seconds = len(music) / frame_rate
+    if speech_seconds >= settings.least_speech:
+        trained, speech_from = separators.train_templates(speech, model, progress), RECORDING
+    else:
+        trained, speech_from = general.trained("speech", frequencies), GENERAL
+        notes.append(f"{_heard('speech', speech_seconds)}: it is told by what speech sounds like in general.")
+    music_from = RECORDING
+    if music_seconds < settings.least_music:
+        trained, music_from = separators.beside(trained, general.trained("music", frequencies)), GENERAL
+        notes.append(f"{_heard('music', music_seconds)}: it is told by what music sounds like in general, which is far less sure.")
+        music, music_seconds = music[:0], 0.0
+    return Learned(trained, music, speech_from, music_from, speech_seconds, music_seconds, tuple(notes))
+
+
+def _heard(what: str, seconds: float) -> str:
+    return f"no {what} is heard alone" if seconds < 0.05 else f"only {seconds:.1f} s of {what} are heard alone"
+
+
+# --- recordings that are held at once ------------------------------------------------------------------------------------
+
+
+class Cleaned(NamedTuple):
+    """What came of a recording, stems aside. Frames are those of `times`."""
+
+    times: Float[np.ndarray, " T"]  # seconds
+    p_music: Float[np.ndarray, " T"]  # of the model; of the labels where they settle it
+    uncertainty: dict[str, Float[np.ndarray, " T"]]  # relative standard deviation of each stem's magnitude
+    learned: Learned | None  # None where nothing is mixed
+    notes: tuple[str, ...]
+    seconds: float
+
+
+class Stems(NamedTuple):
+    """Waveforms, and how they came about."""
+
+    speech: Float[np.ndarray, "C N"]
+    music: Float[np.ndarray, "C N"]  # exactly the mixture less the speech
+    account: Cleaned
+
+
+def clean(
+    mixture: Float[np.ndarray, "C N"],
+    sample_rate: int,
+    detection: Detection,
+    settings: Cleaning = Cleaning(),
+    *,
+    progress: Progress = silent,
+) -> Stems:
+    """Take speech and music apart where they sound at once.
+
+    Args:
+        mixture: float waveform, every channel of it; the stems have its shape, and sum to it exactly.
+        sample_rate: in Hz.
+        detection: what is on when.
+        settings: numbers.
+        progress: called now and then.
+
+    Raises:
+        UserError: the mixture is silent.
+    """
+    started = time.perf_counter()
+    if not mixture.any():
+        raise UserError("the recording is silent: there is nothing to take apart.")
+    model = settings.model
+    window = preparation.window_of(model, sample_rate)
+    spectrum = np.asarray(stft(jnp.asarray(mixture, jnp.float32), window))
+    n_bins = preparation.modelled_bins(window, sample_rate, model.max_frequency)
+    times = frame_times(spectrum.shape[1], window, sample_rate)
+    lessons = hear(detection, times, settings)
+    given, mixed = lessons.given, np.abs(spectrum).mean(0)[:, :n_bins]
+    target = mixed[given.target]
+    if not target.any():
+        mask, _, p_music = preparation.settled(given, n_bins)
+        speech = pipeline.masked(spectrum, mask, window, mixture.shape[1], 1.0)
+        none = {stem: np.zeros(len(times), np.float32) for stem in ("speech", "music")}
+        account = Cleaned(times, p_music, none, None, _nothing_mixed(given), time.perf_counter() - started)
+        return Stems(speech, mixture - speech, account)
+    mixed = mixed * np.float32(model.level / target.mean())
+    target = mixed[given.target]
+    stretches = [mixed[a:b] for a, b in _runs(lessons.music)]
+    frequencies = bin_frequencies(window, sample_rate)[:n_bins]
+    learned = learn(mixed[lessons.speech], stretches, target, frequencies, sample_rate / window.hop, settings, progress)
+    plan = Plan(Spectra(target, mixed[:0], learned.music, given.p_music[given.target]), given, times, n_bins)
+    found = pipeline.take_apart(
+        mixture, sample_rate, spectrum, plan, learned.trained, model, labels=detection.segments, progress=progress
+    )
+    account = Cleaned(times, found.p_music, found.uncertainty(mixed), learned, learned.notes, time.perf_counter() - started)
+    return Stems(found.speech, found.music, account)
+
+
+def _nothing_mixed(given: Given) -> tuple[str, ...]:
+    what = "speech" if not given.only_music.any() else "music" if not given.only_speech.any() else ""
+    if what:
+        return (f"nothing but {what} is heard: that stem is the recording.",)
+    return ("speech and music are nowhere heard at once: each stem has its own stretches.",)
+
+
+# --- recordings of any length --------------------------------------------------------------------------------------------
+
+_MOST_MUSIC = 300.0  # seconds of music alone that are looked through for the catalogue
+
+
+def clean_file(
+    path: Path,
+    detection: Detection,
+    speech_path: Path,
+    music_path: Path,
+    settings: Cleaning = Cleaning(),
+    *,
+    progress: Progress = silent,
+) -> Cleaned:
+    """The same in bounded memory (`bayessep.streaming`), writing both stems as 32-bit float.
+
+    Raises:
+        UserError: as `clean`, and as `audio.read`; no stem is left half written.
+    """
+    started = time.perf_counter()
+    model, rate = settings.model, audio.probe(path).sample_rate
+    window = preparation.window_of(model, rate)
+    n_bins = preparation.modelled_bins(window, rate, model.max_frequency)
+    frame_rate = rate / window.hop
+    most = round(max(_MOST_MUSIC, settings.most_speech) * frame_rate)
+    found = streaming.survey(path, window, n_bins, lambda times: hear(detection, times, settings), most=most)
+    if found.silent:
+        raise UserError(f"{path} is silent: there is nothing to take apart.")
+    scale = np.float32(model.level / (found.level or 1.0))
+    ends = np.cumsum([b - a for a, b in _runs(found.lessons.music)])
+    stretches = np.split(found.music * scale, ends[ends < len(found.music)])
+    frequencies = bin_frequencies(window, rate)[:n_bins]
+    given = found.lessons.given
+    notes, learned = _nothing_mixed(given), None
+    trained, music = general.trained("speech", frequencies), found.music[:0]
+    if found.level > 0:
+        learned = learn(found.speech * scale, stretches, found.target * scale, frequencies, frame_rate, settings, progress)
+        trained, music, notes = learned.trained, learned.music, learned.notes
+    job = streaming.Job(path, rate, window, n_bins, found, scale, found.speech[:0], music, model, progress)
+    done = streaming.take_apart(job, trained, detection.segments, speech_path, music_path)
+    return Cleaned(done.times, done.p_music, done.uncertainty, learned, notes, time.perf_counter() - started)

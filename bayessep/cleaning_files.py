@@ -1,0 +1,194 @@
+"""What `bayessep clean` does: recordings and folders of them in, a folder for each out."""
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bayessep import __version__, audio, cleaning, cleaning_page, data, detection, output, segments
+from bayessep.cleaning import Cleaned, Cleaning
+from bayessep.detection import Detection
+from bayessep.errors import UserError
+from bayessep.recordings import LONG_SECONDS
+from bayessep.separators import Progress
+from bayessep.terminal import Terminal, to_json
+from bayessep.timeline import BOTH, MUSIC, SILENCE, SPEECH, total
+
+FILES = {"speech": "speech.wav", "music": "music.wav", "segments": "segments.csv", "report": "report.html", "details": "clean.json"}
+"""What the folder of a cleaned recording holds."""
+
+CLEANED, SKIPPED, FAILED = "cleaned", "skipped", "failed"
+
+
+class Task(NamedTuple):
+    """A recording, and where its results go."""
+
+    recording: Path
+    folder: Path
+
+
+def tasks(recordings: Sequence[Path], folder: Path) -> list[Task]:
+    """What there is to do: a folder stands for the audio in it and in the folders below.
+
+    Results of a recording go into a folder of its name without its ending, or with it where two would share one.
+
+    Raises:
+        UserError: a folder holds no audio, or two recordings have one name.
+    """
+    found: dict[Path, tuple[Path, Path]] = {}  # by where it really is: a recording, and its place among the results
+    for given in recordings:
+        inside = data.audio_files(given) if given.is_dir() else [given]
+        for path in inside:
+            found.setdefault(path.resolve(), (path, path.relative_to(given) if given.is_dir() else Path(path.name)))
+    shared = Counter(place.with_suffix("") for _, place in found.values())
+    planned = [Task(r, folder / (p if shared[p.with_suffix("")] > 1 else p.with_suffix(""))) for r, p in found.values()]
+    for name, count in Counter(task.folder for task in planned).items():
+        if count > 1:
+            first, second, *_ = (str(task.recording) for task in planned if task.folder == name)
+            raise UserError(f"{first} and {second} would both be written to {name}; clean them into different folders.")
+    return planned
+
+
+def clean(
+    recordings: Sequence[Path], folder: Path, settings: Cleaning, device: str, terminal: Terminal, *, skip_existing: bool
+) -> int:
+    """Clean recordings one after the other; returns how many failed.
+
+    One that cannot be cleaned does not stop the others, but where it is the only one.
+
+    Raises:
+        UserError: as `tasks`, or the only recording cannot be cleaned.
+    """
+    planned = tasks(recordings, folder)
+    rows: list[dict[str, Any]] = []
+    for n, task in enumerate(planned, start=1):
+        row: dict[str, Any] = {"input": str(task.recording), "output": str(task.folder), "status": CLEANED, "error": None}
+        rows.append(row)
+        if skip_existing and is_done(task, settings):
+            row["status"] = SKIPPED
+            terminal.note(f"{task.recording} is cleaned already, in {task.folder}")
+            continue
+        if len(planned) > 1:
+            terminal.note(f"{n}/{len(planned)}: {task.recording}")
+        try:
+            document = clean_one(task, settings, device, terminal)
+        except UserError as error:
+            if len(planned) == 1:
+                raise
+            row |= {"status": FAILED, "error": str(error)}
+            terminal.warn(str(error))
+            continue
+        row |= {name: document[name] for name in ("seconds", "seconds_of", "learned", "notes")}
+    counts = {status: sum(row["status"] == status for row in rows) for status in (CLEANED, SKIPPED, FAILED)}
+    document = {"command": "clean", "version": __version__, "device": device, "seed": settings.model.seed}
+    document |= {"settings": dataclasses.asdict(settings), "recordings": rows, "counts": counts}
+    terminal.result(document, _told(rows, counts))
+    return counts[FAILED]
+
+
+def _told(rows: Sequence[dict[str, Any]], counts: dict[str, int]) -> str:
+    lines = [f"{row['output']}/{FILES['report']}" for row in rows if row["status"] == CLEANED]
+    if len(rows) > 1:
+        lines.append(", ".join(f"{count} {status}" for status, count in counts.items() if count))
+    return "\n".join([*lines, *(f"failed: {row['error']}" for row in rows if row["status"] == FAILED)])
+
+
+def is_done(task: Task, settings: Cleaning) -> bool:
+    """Whether all results of a recording are there, made of it as it is now and with these settings."""
+    if not all((task.folder / name).is_file() for name in FILES.values()):
+        return False
+    try:
+        document = json.loads((task.folder / FILES["details"]).read_text(encoding="utf-8"))
+        same = document["input"] | {"path": ""} == _input(task.recording) | {"path": ""}
+        return same and document["settings"] == json.loads(to_json(dataclasses.asdict(settings)))
+    except (OSError, ValueError, KeyError, TypeError, UserError):
+        return False
+
+
+def _input(path: Path) -> dict[str, Any]:
+    info = audio.probe(path)
+    seconds = info.frames / info.sample_rate
+    return {"path": str(path), "bytes": path.stat().st_size, "seconds": seconds, **info._asdict()}
+
+
+def clean_one(task: Task, settings: Cleaning, device: str, terminal: Terminal) -> dict[str, Any]:
+    """Clean one recording; returns its account, which is its clean.json.
+
+    Raises:
+        UserError: it cannot be read, or is silent, or the results cannot be written.
+    """
+    about = _input(task.recording)
+    output.keep_inputs(task.folder, FILES.values(), [task.recording])
+    with output.draft(task.folder) as part:
+        with terminal.working() as progress:
+            heard = detection.detect(task.recording, progress=progress)
+            found, gain = _stems(task.recording, part, about["seconds"], heard, settings, progress)
+        segments.write(part / FILES["segments"], heard.segments)
+        document: dict[str, Any] = {"command": "clean", "version": __version__, "device": device, "seed": settings.model.seed}
+        document |= {"settings": dataclasses.asdict(settings), "input": about} | _account(heard, found)
+        document |= {"output_gain": gain, "real_time_factor": found.seconds / about["seconds"]}
+        document["output"] = {"folder": str(task.folder)} | FILES
+        stems = {stem: part / FILES[stem] for stem in ("speech", "music")}
+        embed = about["seconds"] <= LONG_SECONDS
+        cleaning_page.write(part / FILES["report"], task.recording, stems, heard, found, sentences(document), embed)
+        (part / FILES["details"]).write_text(to_json(document), encoding="utf-8")
+    for text in found.notes:
+        terminal.note(f"{task.recording}: {text}")
+    return document
+
+
+def _stems(
+    recording: Path, part: Path, seconds: float, heard: Detection, settings: Cleaning, progress: Progress
+) -> tuple[Cleaned, float]:
+    """Write both stems; returns what came of it, and the gain that they have in common."""
+    speech, music = (part / FILES[stem] for stem in ("speech", "music"))
+    if seconds > LONG_SECONDS:
+        return cleaning.clean_file(recording, heard, speech, music, settings, progress=progress), 1.0
+    mixture, rate = audio.read(recording)
+    if not mixture.any():
+        raise UserError(f"{recording} is silent: there is nothing to take apart; give another recording.")
+    stems = cleaning.clean(mixture, rate, heard, settings, progress=progress)
+    gain = audio.common_gain(stems.speech, stems.music, mixture)
+    audio.write(speech, stems.speech * np.float32(gain), rate)
+    audio.write(music, stems.music * np.float32(gain), rate)
+    return stems.account, gain
+
+
+_STEP = 0.5  # seconds between the values of uncertainty in clean.json
+
+
+def _account(heard: Detection, found: Cleaned) -> dict[str, Any]:
+    hop = float(found.times[1] - found.times[0]) if len(found.times) > 1 else _STEP
+    every = max(1, round(_STEP / hop))
+    learned = found.learned
+    of = {SPEECH: ("", 0.0), MUSIC: ("", 0.0)}
+    if learned is not None:
+        of = {SPEECH: (learned.speech_from, learned.speech_seconds), MUSIC: (learned.music_from, learned.music_seconds)}
+    return {
+        "segments": [s._asdict() for s in heard.segments],
+        "seconds_of": {label: total(heard.segments, label) for label in (SPEECH, MUSIC, BOTH, SILENCE)},
+        "detection": {"hop_seconds": heard.hop, "p_speech": heard.speech, "p_music": heard.music},
+        "learned": {what: {"from": source or None, "seconds": seconds} for what, (source, seconds) in of.items()},
+        "frames": {"hop_seconds": every * hop, "p_music": found.p_music[::every]}
+        | {f"uncertainty_{stem}": values[::every] for stem, values in found.uncertainty.items()},
+        "notes": list(found.notes),
+        "seconds": found.seconds,
+    }
+
+
+def sentences(document: dict[str, Any]) -> list[str]:
+    """What was done, for people."""
+    of = ", ".join(f"{seconds:.0f} s of {label}" for label, seconds in document["seconds_of"].items() if seconds >= 0.5)
+    said = [f"Heard: {of}." if of else "Hardly anything is heard."]
+    for what, learned in document["learned"].items():
+        if learned["from"] == cleaning.RECORDING:
+            kind = "the speech" if what == SPEECH else "different music"
+            said.append(f"The {what} was learned from {learned['seconds']:.1f} s of {kind} that are heard alone.")
+    said += [note[:1].upper() + note[1:] for note in document["notes"]]
+    if document["output_gain"] != 1:
+        said.append(f"Both stems are quieter by a factor of {document['output_gain']:.3f}, or one would clip.")
+    return said

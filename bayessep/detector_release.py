@@ -1,0 +1,300 @@
+"""The detector that ships: how it is trained, calibrated and measured, and its model card.
+
+    python -m bayessep.detector_release DATA -o bayessep/weights --work FOLDER
+
+Trained on the recordings of a manifest whose licences allow it, by split groups: some to learn from, some to stop by and to
+calibrate with, some to measure with. Called again with the same --work it goes on. An hour or so on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy import optimize, special
+
+from bayessep import corpora, detection, detection_scores, detector_data, detector_scenes, shipped, timeline
+from bayessep.broadcast import generate_broadcast
+from bayessep.corpora import Sound
+from bayessep.detection import LABELS, Network, detect_samples
+from bayessep.detector_data import Items
+from bayessep.detector_scenes import Scene
+from bayessep.detector_training import Recipe, divide, task
+from bayessep.timeline import BOTH, MUSIC, SILENCE, SPEECH, Segment
+from bayessep.train import Progress, train
+
+RECIPE = Recipe(
+    network="frames", head="multi", feature="LMHPS-EF", neither=True, standardised=False, augment=True,
+    dropout=0.1, rate=2e-3, each=12, crops=32, steps_per_epoch=160, epochs=20, patience=8, seed=0,
+)  # fmt: skip
+
+PUBLISHED_MIXES = "musan-sm_hpss"
+"""Split group of the mixtures that paper 003's authors published; measured with, and never learned from."""
+
+
+class Division(NamedTuple):
+    """Recordings by what they are for; no split group is in two."""
+
+    learn: Items
+    held: Items
+    test: Items
+    sources: list[str]  # of what is learned from and held: where it is from, and under which licence
+    seconds: dict[str, float]
+
+
+def division(folder: Path) -> Division:
+    """Of the recordings of a manifest: a fifth to measure with, and what may not be passed on, too."""
+    free, every = corpora.detector_recordings(folder, redistributable=True), corpora.detector_recordings(folder)
+    sounds: dict[Path, Sound] = {s.recording.path: s for part in every for s in part}
+    usable = [s.recording for part in free for s in part if s.recording.split_group != PUBLISHED_MIXES]
+    tested, *rest = corpora.folds(usable, 5)
+    learned = [r for fold in rest for r in fold]
+    known = {r.split_group for r in learned}
+    listed = {r.path for r in (*learned, *tested)}
+    tested += [s.recording for s in sounds.values() if s.recording.path not in listed and s.recording.split_group not in known]
+
+    def items(recordings: Sequence[Any]) -> Items:
+        by = {
+            what: [sounds[r.path] for r in recordings if r.category == what] for what in (timeline.SPEECH, timeline.MUSIC)
+        }
+        return Items(*(detector_data.read_items(by[what], pauses=True) for what in (timeline.SPEECH, timeline.MUSIC)))
+
+    learn, held = divide(items(learned), 0.15, RECIPE.seed)
+    learn = Items(*(own + more for own, more in zip(learn, _generated(), strict=True)))
+    test = items(tested)
+    sources: dict[str, float] = defaultdict(float)
+    for r in learned:
+        sources[f"{r.source.rsplit(':', 1)[-1].split('/')[0]}/{r.source.split('/')[1]}: {r.licence}"] += r.duration
+    parts = {"learn": learn, "held": held, "test": test}
+    seconds = {
+        f"{name} {what}": sum(len(item.samples) for item in own) / RECIPE.front.sample_rate
+        for name, part in parts.items() for what, own in zip(Items._fields, part, strict=True)
+    }  # fmt: skip
+    lines = [f"{source} ({seconds / 60:.1f} min)" for source, seconds in sorted(sources.items())]
+    return Division(learn, held, test, lines, seconds)
+
+
+GENERATED = range(1001, 1013)
+"""Seeds of generated broadcasts to learn from besides."""
+
+
+def _generated() -> Items:
+    """Voices and music that the project makes: others than those of its demo, its tests and its notebooks."""
+    made = [(n, generate_broadcast(n, seconds=1.0, jingle_seconds=6.0 + n % 7)) for n in GENERATED]
+    speech = [detector_data.Item(f"generated speech {n}", f"generated {n}", one.training_speech) for n, one in made]
+    return Items(speech, [detector_data.Item(f"generated music {n}", f"generated {n}", one.jingle) for n, one in made])
+
+
+# --- measuring -----------------------------------------------------------------------------------------------------------
+
+
+class Heard(NamedTuple):
+    """Scenes, and what the detector says of them; frames of 40 ms, one scene after another."""
+
+    truth: list[str]
+    found: list[str]  # of the segments
+    raw: list[str]  # of the frames alone
+    speech: Float[np.ndarray, " T"]
+    music: Float[np.ndarray, " T"]
+    smr_db: Float[np.ndarray, " T"]
+    spoken: Bool[np.ndarray, " T"]
+    played: Bool[np.ndarray, " T"]
+
+
+def scenes(items: Items, count: int, seconds: float, seed: int, *, augment: bool) -> list[Scene]:
+    """Scenes to measure with; without `augment`, sound as it was recorded."""
+    rate = RECIPE.front.sample_rate
+    rngs = [np.random.default_rng([seed, n]) for n in range(count)]
+    return [detector_scenes.draw_scene(items, seconds, rate, rng, augment=augment) for rng in rngs]
+
+
+def truth_of(scene: Scene, times: Float[np.ndarray, " T"]) -> list[str]:
+    """What sounds at these times."""
+    at = np.minimum((times * RECIPE.front.sample_rate).astype(int), len(scene.samples) - 1)
+    names = {(True, True): BOTH, (True, False): SPEECH, (False, True): MUSIC, (False, False): SILENCE}
+    return [names[bool(s), bool(m)] for s, m in zip(scene.speech[at], scene.music[at], strict=True)]
+
+
+def hear(made: Sequence[Scene], network: Network) -> Heard:
+    """Run the detector over scenes, one after another."""
+    parts: dict[str, list] = defaultdict(list)
+    for scene in made:
+        result = detect_samples(scene.samples, network)
+        times = (np.arange(len(result.speech)) + 0.5) * result.hop
+        truth = truth_of(scene, times)
+        both = np.stack([result.speech > 0.5, result.music > 0.5])
+        parts["truth"] += truth
+        parts["found"] += _at(result.segments, times)
+        parts["raw"] += [{(1, 1): BOTH, (1, 0): SPEECH, (0, 1): MUSIC, (0, 0): SILENCE}[int(s), int(m)] for s, m in both.T]
+        parts["speech"].append(result.speech)
+        parts["music"].append(result.music)
+        parts["smr_db"].append(np.full(len(times), scene.smr_db))
+    truth = np.array(parts["truth"])
+    return Heard(
+        parts["truth"], parts["found"], parts["raw"], *(np.concatenate(parts[name]) for name in ("speech", "music", "smr_db")),
+        np.isin(truth, (SPEECH, BOTH)), np.isin(truth, (MUSIC, BOTH)),
+    )  # fmt: skip
+
+
+def _at(segments: Sequence[Segment], times: Float[np.ndarray, " T"]) -> list[str]:
+    ends = np.array([s.end for s in segments])
+    return [segments[min(n, len(segments) - 1)].label for n in np.searchsorted(ends, times, side="right")]
+
+
+def scores(heard: Heard) -> dict[str, Any]:
+    """F1 of every class and of speech and music, recall of overlap by ratio, calibration."""
+    document: dict[str, Any] = {}
+    for name, labels in (("segments", heard.found), ("frames", heard.raw)):
+        found = detection_scores.class_scores(heard.truth, labels, LABELS)
+        f1 = dict(zip(LABELS, (round(100 * float(x), 1) for x in found.f1), strict=True))
+        three = [f1[label] for label in (MUSIC, SPEECH, BOTH)]
+        document[name] = {"f1": f1, "average_f1": round(float(np.mean(three)), 1)}
+        for what, members, true in (("speech", (SPEECH, BOTH), heard.spoken), ("music", (MUSIC, BOTH), heard.played)):
+            said = np.isin(np.array(labels), members)
+            binary = detection_scores.class_scores(true, said, (True,))
+            document[name][f"{what}_f1"] = round(100 * float(binary.f1[0]), 1)
+    overlap, found = np.array(heard.truth) == BOTH, np.array(heard.found) == BOTH
+    ratios = {"-5 to 0": (-5, 0), "1 to 5": (1, 5), "6 to 10": (6, 10), "11 to 15": (11, 15), "16 to 20": (16, 20)}
+    document["overlap_recall"] = {
+        name: round(100 * float(found[overlap & (heard.smr_db >= low) & (heard.smr_db <= high)].mean()), 1)
+        for name, (low, high) in ratios.items()
+        if (overlap & (heard.smr_db >= low) & (heard.smr_db <= high)).any()
+    }
+    for what, p, true in (("speech", heard.speech, heard.spoken), ("music", heard.music, heard.played)):
+        document[f"{what}_ece"] = round(float(detection_scores.reliability(p, true).expected_calibration_error), 4)
+    return document
+
+
+def temperature(made: Sequence[Scene], network: Network) -> float:
+    """By which logits are divided, so that the truth is most probable."""
+    from bayessep.features import stream_levels
+
+    front = network.recipe.front
+    said, true = [], []
+    for scene in made:
+        levels = stream_levels(detection._in_silence([scene.samples], front), front)
+        logits = np.concatenate(list(detection.logits(levels, network)))[: len(scene.samples) // (4 * front.hop)]
+        times = (np.arange(len(logits)) + 0.5) * 4 * front.hop / front.sample_rate
+        said.append(logits)
+        true += [LABELS.index(label) for label in truth_of(scene, times)]
+    logits = np.concatenate(said)
+
+    def loss(log_temperature: float) -> float:
+        log_p = special.log_softmax(logits / np.exp(log_temperature), axis=-1)
+        return -float(log_p[np.arange(len(true)), true].mean())
+
+    return float(np.exp(optimize.minimize_scalar(loss, bounds=(-1.5, 2.0), method="bounded").x))
+
+
+# --- the whole of it -----------------------------------------------------------------------------------------------------
+
+
+def release(data: Path, work: Path, output: Path, recipe: Recipe = RECIPE, progress: Progress = lambda *_: None) -> dict[str, Any]:
+    """Train, calibrate, measure, and put the weights and their card into `output`; returns the figures of the card."""
+    parts = division(data)
+    about = {"items": {name: round(seconds, 1) for name, seconds in parts.seconds.items()}}
+    trained = train(task(recipe, parts.learn, parts.held, about), recipe.training, work, progress=progress)
+    raw = detection.network_of(detection.weights_of(recipe, trained.state))
+    heat = temperature(scenes(parts.held, 24, 60.0, 11, augment=True), raw)
+    weights = detection.weights_of(recipe, trained.state, heat)
+    network = detection.network_of(weights)
+    plain, altered = (scenes(parts.test, 40, 60.0, 12, augment=augment) for augment in (False, True))
+    heard, hardened = hear(plain, network), hear(altered, network)
+    untempered = scores(hear(plain, raw))
+    figures: dict[str, Any] = {"as_recorded": scores(heard), "altered": scores(hardened)}
+    figures["before_calibration"] = {name: untempered[name] for name in ("speech_ece", "music_ece")}
+    figures |= {"temperature": round(heat, 3), "epochs": trained.epochs, "best_epoch": trained.epoch}
+    figures |= {"validation_loss": round(trained.loss, 4), "seconds": {k: round(v) for k, v in parts.seconds.items()}}
+    figures["sources"] = parts.sources
+    shipped.publish(detection.MODEL, weights, card(figures), output)
+    pairs = {"speech": (heard.speech, heard.spoken), "music": (heard.music, heard.played)}
+    curves = {what: detection_scores.reliability(p, true) for what, (p, true) in pairs.items()}
+    from bayessep import plots, plots_detection
+
+    (output / f"{detection.MODEL}.png").write_bytes(plots.png(plots_detection.reliability_figure(curves)))
+    (work / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    return figures
+
+
+def card(figures: dict[str, Any]) -> str:
+    """The model card."""
+    plain, altered, minutes = figures["as_recorded"], figures["altered"], {k: v / 60 for k, v in figures["seconds"].items()}
+
+    def row(name: str, of: dict[str, Any]) -> str:
+        cells = [*(of["f1"][label] for label in LABELS), of["average_f1"], of["speech_f1"], of["music_f1"]]
+        return f"| {name} | " + " | ".join(f"{cell:.1f}" for cell in cells) + " |"
+
+    rows = [
+        row("segments, as recorded", plain["segments"]), row("frames, as recorded", plain["frames"]),
+        row("segments, altered", altered["segments"]), row("frames, altered", altered["frames"]),
+    ]  # fmt: skip
+    recall = ", ".join(f"{ratio} dB {value:.0f} %" for ratio, value in plain["overlap_recall"].items())
+    before = figures["before_calibration"]
+    sources = "\n".join(f"- {line}" for line in figures["sources"])
+    return f"""# detector
+
+Where speech and where music sounds: `bayessep detect`, `bayessep clean`.
+
+- **Licence of the weights: CC BY-SA 4.0** (some of what they were learned from asks for it).
+- Network: `frames` with multi-task heads on harmonic and percussive mel bands (LMHPS-EF of paper 003), {figures["epochs"]} epochs,
+  the best being {figures["best_epoch"]}. It says of every 40 ms how probable music, speech, both and neither are.
+- Made by `python -m bayessep.detector_release DATA -o bayessep/weights --work FOLDER`.
+
+## How good
+
+Of scenes of a minute that are put together of {minutes["test speech"]:.1f} min of real speech and
+{minutes["test music"]:.1f} min of real music, speech over music from -5 to 20 dB, from speakers and artists that training never
+heard; “altered” means sent through rooms, filters, noise and codecs. F1 in per cent of frames of 40 ms; “average” is of music,
+speech and both, as in paper 003.
+
+| | music | speech | both | silence | average | speech at all | music at all |
+|---|---:|---:|---:|---:|---:|---:|---:|
+{chr(10).join(rows)}
+
+Recall of overlap by ratio, segments, as recorded: {recall}.
+
+Probabilities are divided by a temperature of {figures["temperature"]}, learned from recordings held out of training.
+Expected calibration error of P(speech) {plain["speech_ece"]:.3f} and of P(music) {plain["music_ece"]:.3f} (before:
+{before["speech_ece"]:.3f} and {before["music_ece"]:.3f}); altered, {altered["speech_ece"]:.3f} and {altered["music_ece"]:.3f}.
+
+![Reliability](detector.png)
+
+## What it learned from
+
+{minutes["learn speech"]:.1f} min of speech and {minutes["learn music"]:.1f} min of music, of it {len(GENERATED)} generated
+broadcasts; {minutes["held speech"]:.1f} min and {minutes["held music"]:.1f} min to stop by and to calibrate with. No recording
+under a licence with NC or ND.
+
+{sources}
+
+## What it cannot do
+
+It has heard an hour and a half of sound. Singing without accompaniment, and speech with much noise behind it, are what it takes
+for the other most often. Noise, applause and street are called silence: neither speech nor music.
+"""
+
+
+def main() -> None:
+    """Make what ships."""
+    from bayessep.commands import use_cache
+    from bayessep.terminal import Terminal
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder with a manifest.csv")
+    parser.add_argument("-o", "--output", type=Path, default=shipped.FOLDER)
+    parser.add_argument("--work", type=Path, required=True, help="folder of the training, gone on with")
+    given = parser.parse_args()
+    use_cache()
+    with Terminal().working() as progress:
+        figures = release(given.data, given.work, given.output, progress=progress)
+    print(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()

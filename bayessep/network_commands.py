@@ -1,0 +1,345 @@
+"""What the verbs of networks do: detect, train detector, models. `bayessep.cli_networks` says how they are called."""
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from bayessep import __version__, corpora, data, detection, output, segments, shipped, train
+from bayessep.commands import use_cache, use_device
+from bayessep.corpora import DetectorRecordings, Sound
+from bayessep.detection import Detection
+from bayessep.errors import UserError
+from bayessep.terminal import Terminal, to_json
+from bayessep.timeline import MUSIC, SPEECH
+
+# --- detect --------------------------------------------------------------------------------------------------------------
+
+ENDINGS = {"csv": ".csv", "tsv": ".tsv", "rttm": ".rttm", "textgrid": ".TextGrid", "audacity": ".txt", "json": ".json"}
+"""Of the files of each format."""
+
+
+class Task(NamedTuple):
+    """A recording, and the file that its labels go to; None is standard output."""
+
+    recording: Path
+    target: Path | None
+
+
+def tasks(recordings: Sequence[Path], place: Path | None, format: str, several: bool) -> list[Task]:
+    """What there is to do: a folder stands for the audio in it and in the folders below.
+
+    Of several recordings, `place` is a folder, else a file.
+
+    Raises:
+        UserError: a folder holds no audio, two recordings have one name, or a recording would be replaced.
+    """
+    found: dict[Path, tuple[Path, Path]] = {}  # by where it really is: a recording, and its place among the results
+    for given in recordings:
+        for path in data.audio_files(given) if given.is_dir() else [given]:
+            found.setdefault(path.resolve(), (path, path.relative_to(given) if given.is_dir() else Path(path.name)))
+    planned = [
+        Task(path, place / inside.with_suffix(ENDINGS[format]) if several and place is not None else place)
+        for path, inside in found.values()
+    ]
+    names: dict[Path | str, Path] = {}
+    for path, target in planned:
+        name = target or (path.stem if format == "rttm" else str(path))
+        if name in names:
+            raise UserError(f"{names[name]} and {path} would both be called {name}; call detect for each of them, with another -o.")
+        names[name] = path
+    for target in (task.target for task in planned if task.target is not None):
+        if target.is_dir():
+            raise UserError(f"{target} is a folder; name a file with -o, or give several recordings.")
+        output.keep_inputs(target.parent, [target.name], found)
+    return planned
+
+
+def detect(
+    recordings: Sequence[Path], place: Path | None, format: str | None, weights: Path | None, device: str, terminal: Terminal
+) -> int:
+    """Label recordings one after the other; returns how many failed.
+
+    One that cannot be labelled does not stop the others, but where it is the only one.
+
+    Raises:
+        UserError: as `tasks` and `detection.network_of`; a place cannot be written; or the only recording cannot be read.
+    """
+    if place is None and terminal.json and format not in (None, "json"):
+        raise UserError(f"--json and --format {format} would both be on standard output; leave one out, or name a place with -o.")
+    several = len(recordings) > 1 or recordings[0].is_dir()
+    chosen = format or ("csv" if place is None or several else segments.format_of(place))
+    planned = tasks(recordings, place, chosen, several)
+    if place is not None:
+        _try(place if several else place.parent)
+    use_cache()
+    use_device(device, terminal)
+    network = _network(weights)
+    as_json = terminal.json or (place is None and chosen == "json")
+    documents: list[dict[str, Any]] = []
+    failures: list[str] = []
+    for n, (path, target) in enumerate(planned, start=1):
+        if len(planned) > 1:
+            terminal.note(f"{n}/{len(planned)}: {path}")
+        try:
+            with terminal.working() as progress:
+                document = document_of(detection.detect(path, network=network, progress=progress))
+            if target is not None:
+                with output.draft(target.parent) as part:
+                    (part / target.name).write_text(text_of(document, chosen, path), encoding="utf-8", newline="")
+        except UserError as error:
+            if not several:
+                raise
+            failures.append(str(error))
+            documents.append({"path": str(path), "error": str(error)})
+            continue
+        documents.append({"path": str(path)} | document if several else document)
+        if not as_json:
+            whose = "# " + " ".join(str(path).split("\n")) + "\n" if several and chosen != "rttm" else ""
+            terminal.out(f"{target}\n" if target is not None else whose + text_of(document, chosen, path))
+    if as_json:
+        terminal.out(to_json(documents if several else documents[0]))
+    for failure in failures:
+        terminal.warn(f"failed: {failure}")
+    return len(failures)
+
+
+class _Tried(Exception):
+    pass
+
+
+def _try(folder: Path) -> None:
+    """Find out whether a folder can be written to, and leave it as it was."""
+    with suppress(_Tried), output.draft(folder):
+        raise _Tried
+
+
+def _network(weights: Path | None) -> detection.Network:
+    """Of a file, or the one that ships."""
+    if weights is not None:
+        try:
+            return detection.network_of(shipped.read_file(weights))
+        except UserError as error:
+            raise UserError(str(error) if str(weights) in str(error) else f"{weights}: {error}") from None
+    if detection.MODEL not in shipped.names():
+        raise UserError("no detector is installed; give --weights FILE, a file that bayessep train detector has written.")
+    return detection.shipped_network()
+
+
+def document_of(heard: Detection) -> dict[str, Any]:
+    """A detection in JSON: times in seconds to the microsecond, probabilities to four digits."""
+    found = [
+        {"start": round(float(s.start), 6), "end": round(float(s.end), 6), "label": s.label}
+        | {"probability": None if s.probability is None else round(float(s.probability), 4)}
+        for s in heard.segments
+    ]
+    speech, music = (np.round(p.astype(np.float64), 4) for p in (heard.speech, heard.music))
+    return {"segments": found, "frames": {"hop": round(heard.hop, 6), "speech": speech, "music": music}}
+
+
+def text_of(document: Mapping[str, Any], format: str, recording: Path) -> str:
+    """The same in one of the formats of `bayessep.segments`."""
+    if format == "json":
+        return to_json(document)
+    return segments.to_text([segments.Segment(**s) for s in document["segments"]], format, recording.stem)
+
+
+# --- train ---------------------------------------------------------------------------------------------------------------
+
+WEIGHTS = "weights.safetensors"
+SHARE = 0.3
+"""Of the split groups of each class, to validate with."""
+
+
+class Processes(NamedTuple):
+    """One of several processes that train together."""
+
+    coordinator: str  # HOST:PORT of the first
+    count: int
+    number: int
+
+
+def processes(coordinator: str | None, count: int | None, number: int | None) -> Processes | None:
+    """What three options say; None where there is a single process.
+
+    Raises:
+        UserError: some of them are missing, or the number is too great.
+    """
+    if coordinator is None and count is None and number is None:
+        return None
+    if coordinator is None or count is None or number is None:
+        raise UserError("--coordinator, --processes and --process go together: give all three, or none.")
+    if not re.fullmatch(r"\S+:\d+", coordinator):
+        raise UserError(f"--coordinator is {coordinator!r}, but must be HOST:PORT.")
+    if number >= count:
+        raise UserError(f"--process is {number}, but the last of {count} processes is {count - 1}.")
+    return Processes(coordinator, count, number)
+
+
+def recordings_of(folder: Path, redistributable: bool, terminal: Terminal) -> DetectorRecordings:
+    """What a detector learns from: a folder with manifest.csv, or MUSAN as it is unpacked.
+
+    Raises:
+        UserError: it is neither, cannot be read, or nothing is left of speech or of music.
+    """
+    if (folder / "manifest.csv").is_file():
+        return corpora.detector_recordings(folder, redistributable=redistributable)
+    if not any((folder / below / part).is_dir() for below in (".", "musan") for part in (SPEECH, MUSIC)):
+        raise UserError(f"{folder} has neither a manifest.csv nor MUSAN's folders music and speech; name another one with --data.")
+    found = corpora.read_musan(folder, parts=(SPEECH, MUSIC), missing=terminal.warn)
+    usable = [r for r in found if corpora.may_be_redistributed(r) or not redistributable]
+    chosen = DetectorRecordings(*([Sound(r, (r.path,)) for r in usable if r.category == part] for part in (SPEECH, MUSIC)))
+    for what, sounds in chosen._asdict().items():
+        if not sounds:
+            raise UserError(f"{folder} holds no {what} that can be used here; add some.")
+    return chosen
+
+
+def train_detector(
+    folder: Path,
+    data: Path,
+    config: Path | None,
+    given: Mapping[str, Any],
+    *,
+    redistributable: bool,
+    together: Processes | None,
+    device: str,
+    terminal: Terminal,
+) -> None:
+    """Train a detector, or go on with a training; writes its weights.
+
+    Raises:
+        UserError: as `read_recipe`, `recordings_of` and `train.train`.
+        Diverged: the loss is no number any more.
+    """
+    from bayessep.detector_data import Items, read_items
+    from bayessep.detector_training import divide, read_recipe, task
+
+    recipe = read_recipe(config, given)
+    sounds = recordings_of(data, redistributable, terminal)
+    if together is not None:
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.distributed.initialize(together.coordinator, together.count, together.number)
+        terminal.quiet |= together.number > 0
+    use_cache()
+    described = use_device(device, terminal)
+    # In scenes a speaker pauses as he does; a patch of a pause would be no speech.
+    pauses = recipe.network == "frames"
+    items = Items(*(read_items(of, recipe.front.sample_rate, pauses=pauses) for of in sounds))
+    about = {"data": _about(items) | {"redistributable": redistributable}}
+    learn, held = divide(items, SHARE, recipe.seed)
+    with terminal.working() as progress:
+        trained = train.train(task(recipe, learn, held, about), recipe.training, folder, progress=progress)
+    if jax.process_index() > 0:
+        return
+    scores = {name: value for name, value in trained.history[trained.epoch - 1].items() if name != "epoch"}
+    licences = sorted({s.recording.licence for of in sounds for s in of if s.recording.licence})
+    labels = list(detection.LABELS[: recipe.detector.classes])
+    found = {"epoch": trained.epoch, "epochs": trained.epochs, "scores": scores}
+    weights = detection.weights_of(recipe, trained.state, labels=labels, licences=licences, **about, training=found)
+    digest = shipped.write_file(folder / WEIGHTS, weights)
+    document = {"command": "train detector", "version": __version__, "device": described, "recipe": dataclasses.asdict(recipe)}
+    document |= about | found | {"stopped": trained.stopped, "sha256": digest}
+    document["output"] = {"folder": str(folder), "weights": WEIGHTS, "config": train.CONFIG, "metrics": train.METRICS}
+    reason = "no better since" if trained.stopped == "patience" else "all of them done"
+    ended = f"best of {trained.epochs} epochs: {trained.epoch} ({reason})"
+    right = f"validation: loss {trained.loss:.4f}, {100 * scores['validation/accuracy']:.1f} % right"
+    terminal.result(document, "\n".join([ended, right, str(folder / WEIGHTS)]))
+
+
+def _about(items: Any) -> dict[str, Any]:
+    """What is learned from, so that a training goes on with nothing else."""
+    digest = hashlib.sha256()
+    counts: dict[str, Any] = {}
+    for what, own in items._asdict().items():
+        counts[what] = {"items": len(own), "groups": len({item.group for item in own})}
+        for item in own:
+            digest.update(f"{what} {item.name} {len(item.samples)}\n".encode())
+            digest.update(np.ascontiguousarray(item.samples).tobytes())
+    return counts | {"sha256": digest.hexdigest()}
+
+
+# --- models --------------------------------------------------------------------------------------------------------------
+
+
+def licence_of(card: str) -> str:
+    """The line of a model card that speaks of the licence; that below it, where it is a heading."""
+    lines = [line.strip() for line in card.splitlines() if line.strip()]
+    for n, line in enumerate(lines):
+        if re.match(r"[#*\-\s]*licen[cs]e\b", line, re.IGNORECASE):
+            words = re.sub(r"^[#*\-\s]*licen[cs]e[\s.:*]*", "", line, flags=re.IGNORECASE)
+            return words or next(iter(lines[n + 1 : n + 2]), "")
+    return ""
+
+
+def models_list(terminal: Terminal) -> None:
+    """The models that ship: name, size, what they are, licence. Of a damaged one, that it is."""
+    from rich.table import Table
+
+    rows: list[dict[str, Any]] = []
+    for name in shipped.names():
+        try:
+            model = shipped.info(name)
+            row = {"bytes": model.bytes, "sha256": model.sha256, "settings": model.settings, "licence": licence_of(model.card)}
+            rows.append({"name": name} | row | {"error": None})
+        except UserError as error:
+            rows.append({"name": name, "error": str(error)})
+    table = Table()
+    for column in ("model", "size", "what it is", "licence"):
+        table.add_column(column, justify="right" if column == "size" else "left", overflow="fold")
+    for row in rows:
+        if row["error"]:
+            table.add_row(row["name"], "", row["error"], "")
+        else:
+            table.add_row(row["name"], f"{row['bytes'] / 1e6:.2f} MB", _told(row["settings"]), row["licence"])
+    terminal.result({"models": rows}, table if rows else "no models are installed.")
+
+
+def _told(settings: Mapping[str, Any]) -> str:
+    """Settings in words: those of a recipe that make the network, else all that are short."""
+    chosen = {k: v for k, v in settings.items() if isinstance(v, (str, int, float))}
+    recipe = settings.get("recipe")
+    if isinstance(recipe, Mapping):
+        chosen = {k: recipe[k] for k in ("network", "head", "feature", "bands") if k in recipe}
+    return ", ".join(f"{name} {value}" for name, value in chosen.items())
+
+
+def models_info(name: str, terminal: Terminal) -> None:
+    """The card and the settings of one.
+
+    Raises:
+        UserError: there is none of that name, or it is damaged.
+    """
+    model = shipped.info(name)
+    document = model._asdict() | {"path": str(model.path), "licence": licence_of(model.card)}
+    lines = [f"{model.path}: {model.bytes} bytes, sha256 {model.sha256}", "", model.card.rstrip(), "", "settings:"]
+    terminal.result(document, "\n".join([*lines, to_json(model.settings).rstrip()]))
+
+
+def models_verify(names: Sequence[str], terminal: Terminal) -> bool:
+    """Read models, all by default, and compare them with what was published; returns whether all are as they should be.
+
+    Raises:
+        UserError: there is none of a name.
+    """
+    known = shipped.published()
+    for name in names:
+        if name not in known:
+            raise UserError(f"there is no model {name!r}; there are {', '.join(known) or 'none'}.")
+    errors: dict[str, str | None] = {}
+    for name in names or known:
+        try:
+            shipped.verify(name)
+            errors[name] = None
+        except UserError as error:
+            errors[name] = str(error)
+    lines = [f"{name}: {error or 'as published'}" for name, error in errors.items()]
+    ok = not any(errors.values())
+    terminal.result({"ok": ok, "models": errors}, "\n".join(lines) if lines else "no models are installed.")
+    return ok
