@@ -25,7 +25,6 @@ from jaxtyping import Int
 
 from bayessep import __version__, corpora, detection, detector_data, detector_training, detector_transfer, shipped
 from bayessep import separability as measured
-from bayessep.corpora import DetectorRecordings, Sound
 from bayessep.detector_data import Item, Items
 from bayessep.detector_training import Recipe
 from bayessep.errors import UserError
@@ -203,25 +202,11 @@ def recipe_of(task: Task, seed: int) -> Recipe:
 # --- recordings ----------------------------------------------------------------------------------------------------------
 
 
-def read_recordings(folder: Path) -> DetectorRecordings:
-    """Of a folder with manifest.csv, or of MUSAN as it is unpacked.
-
-    Raises:
-        UserError: it is neither, or something of it is missing.
-    """
-    if (folder / "manifest.csv").is_file():
-        return corpora.detector_recordings(folder)
-    if any((top / part).is_dir() for top in (folder, folder / "musan") for part in ("music", "speech")):
-        found = corpora.read_musan(folder, parts=("music", "speech"))
-        return DetectorRecordings(*([Sound(r, (r.path,)) for r in found if r.category == kind] for kind in ("speech", "music")))
-    raise UserError(f"{folder} has neither a manifest.csv nor MUSAN's folders music and speech; give a folder that has.")
-
-
 class Corpus:
     """The recordings in their folds; each fold is read once, and held in memory (230 MB an hour of sound)."""
 
     def __init__(self, folder: Path) -> None:
-        found = read_recordings(folder)
+        found = corpora.speech_and_music(folder)
         sounds = {sound.recording: sound for sound in (*found.speech, *found.music)}
         self.folds = [[sounds[r] for r in fold] for fold in corpora.folds(sounds, FOLDS)]
         for n, fold in enumerate(self.folds):

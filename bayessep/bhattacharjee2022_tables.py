@@ -33,7 +33,9 @@ from bayessep.bhattacharjee2022 import (
 )
 from bayessep.comparison import cell
 from bayessep.models.speech_music_detector import BOTH, MUSIC, SPEECH
-from bayessep.tables import Finding, Result, Table, page
+from bayessep.pages import Finding, Table, page
+
+Result = dict[str, Any]
 
 CLASSES = {"music": MUSIC, "speech": SPEECH, "speech+music": BOTH}
 SCORES = ("Prec", "Rec", "F1")

@@ -243,6 +243,7 @@ def reproduce(
     from rich.console import Group
 
     from bayessep import recognition, reproduction, tables
+    from bayessep.pages import to_rich
 
     if quick and development:
         raise UserError("--quick runs a part of the experiment, --development more than all of it; take one of the two.")
@@ -270,7 +271,7 @@ def reproduce(
         (part / names["png"]).write_bytes(tables.picture(results))
     statements = "\n".join(f"{'yes' if f.holds else 'no ':<4}{f.statement} ({f.numbers})" for f in found)
     page = folder / names["markdown"]
-    terminal.result(document, Group(*map(tables.to_rich, tables.tables(results)), statements, "", f"all of it: {page}"))
+    terminal.result(document, Group(*map(to_rich, tables.tables(results)), statements, "", f"all of it: {page}"))
 
 
 def reproduce_detection(
@@ -281,7 +282,7 @@ def reproduce_detection(
 
     from bayessep import bhattacharjee2022 as experiment
     from bayessep import bhattacharjee2022_tables as made
-    from bayessep.tables import to_rich
+    from bayessep.pages import to_rich
 
     if quick and transfer is not None:
         raise UserError("--quick leaves Table V out, which --transfer is for; take one of the two.")

@@ -13,8 +13,22 @@ from bayessep import audio, corpora, data, detector_transfer
 from bayessep import bhattacharjee2022 as experiment
 from bayessep import bhattacharjee2022_tables as tables
 from bayessep.bhattacharjee2022 import (
-    BUDGETS, EARLY, FIGURE_2, LMS, MODIFIED, MULTI_EARLY, MULTI_LMS, RATIOS, ROWS, TABLES, TRANSFER, TRANSFER_DAFX,
-    Budget, Corpus, Row, Task,
+    BUDGETS,
+    EARLY,
+    FIGURE_2,
+    LMS,
+    MODIFIED,
+    MULTI_EARLY,
+    MULTI_LMS,
+    RATIOS,
+    ROWS,
+    TABLES,
+    TRANSFER,
+    TRANSFER_DAFX,
+    Budget,
+    Corpus,
+    Row,
+    Task,
 )  # fmt: skip
 from bayessep.errors import UserError
 from bayessep.models import detector_networks
@@ -415,7 +429,8 @@ def _figure_2(whole: float) -> dict:
         more = {"patches": 8, "points": points, "speech": [True, False] * 4}
         return {"accuracy": accuracy, "of_folds": folds, "silhouette": accuracy / 10} | more
 
-    return {"row": FIGURE_2, "fold": 0, "budget": "full", "seconds": 1.0, "parts": {"mel": part(whole), "harmonic+percussive": part(0.8)}}
+    parts = {"mel": part(whole), "harmonic+percussive": part(0.8)}
+    return {"row": FIGURE_2, "fold": 0, "budget": "full", "seconds": 1.0, "parts": parts}
 
 
 @pytest.mark.parametrize(("whole", "holds"), [(0.7, True), (0.85, False)])
