@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from bayessep import __version__, corpora, detection, detector_data, detector_training, detector_transfer, shipped
+from bayessep import __version__, corpora, detection, detector_data, detector_training, detector_transfer, extras, shipped
 from bayessep import separability as measured
 from bayessep.detector_data import Item, Items
 from bayessep.detector_training import Recipe
@@ -259,6 +259,8 @@ def run(
     """
     tasks = list(dict.fromkeys(tasks))
     _check_setup(folder, corpus, seed, transfer)
+    if any(task.row == FIGURE_2 for task in tasks):
+        extras.library("sklearn", "baselines", package="scikit-learn")  # what is missing is said before any work is done
     drop_half_a_line(folder / RESULTS)
     done = {key_of(result, KEY) for result in read(folder, KEY)}
     for n, task in enumerate(tasks):
@@ -350,8 +352,7 @@ def _mixed(items: Items, smr_db: float | None = None) -> list[tuple[np.ndarray, 
     return [(samples, label) for _, samples, label, _ in detector_data.mixtures(items, smr_db)]
 
 
-BLOCK = 256
-"""Patches that a network is run on at a time."""
+BLOCK = 256  # patches that a network is run on at a time
 
 
 def confusion(recipe: Recipe, state: detector.State, of: Iterable[tuple[np.ndarray, int]]) -> Int[np.ndarray, "3 3"]:
@@ -381,18 +382,25 @@ def confusion(recipe: Recipe, state: detector.State, of: Iterable[tuple[np.ndarr
 # --- Figure 2 ------------------------------------------------------------------------------------------------------------
 
 
+PIECE_SECONDS, MOST_PIECES = 10, 12  # of a speaker or artist; equally long, or a program would be compiled for each
+
+
 def _figure_2(corpus: Corpus, of_a_group: int, seed: int) -> dict[str, Any]:
     """Points of the picture, and how well speech and music can be told apart by the skewness of each of `PARTS`."""
-    items = [(item, kind == "speech") for n in range(FOLDS) for kind in Items._fields for item in getattr(corpus.items(n), kind)]
+    n = PIECE_SECONDS * Front().sample_rate
+    pieces: dict[tuple[str, bool], list[np.ndarray]] = {}
+    for fold in range(FOLDS):
+        for kind, of in corpus.items(fold)._asdict().items():
+            for item in of:
+                whole = np.resize(item.samples, max(n, len(item.samples) // n * n)).reshape(-1, n)
+                pieces.setdefault((item.group, kind == "speech"), []).extend(whole)
+    for of in pieces.values():
+        of[:] = [of[at] for at in np.unique(np.linspace(0, len(of) - 1, MOST_PIECES).astype(int))]
     result: dict[str, Any] = {}
     rng = np.random.default_rng([seed, 7])
     for parts in measured.PARTS:
-        found: dict[tuple[str, bool], list[np.ndarray]] = {}
-        for item, is_speech in items:
-            if len(item.samples) >= Front().frame:
-                found.setdefault((item.group, is_speech), []).append(measured.skewness(item.samples, parts))
         # As many of each group at most, or one of whom there is much would be most of it.
-        groups = {name: np.concatenate(of) for name, of in found.items()}
+        groups = {name: np.concatenate([measured.skewness(x, parts) for x in of]) for name, of in pieces.items()}
         chosen = {name: of[rng.permutation(len(of))[:of_a_group]] for name, of in groups.items()}
         vectors, sizes = np.concatenate(list(chosen.values())), [len(of) for of in chosen.values()]
         is_speech = np.repeat([kind for _, kind in chosen], sizes)

@@ -262,6 +262,24 @@ def test_a_damaged_folder_is_named(corpus: Corpus, tmp_path: Path, damage: str) 
         experiment.run(tmp_path, corpus, [])
 
 
+def test_figure_2_is_about_as_much_of_everybody(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    heard = []
+
+    def skewness(waveform: np.ndarray, parts: str) -> np.ndarray:
+        heard.append(len(waveform))
+        music = np.abs(waveform).max() < 0.5  # tones add up to less than bursts
+        return (rng.standard_normal((30, 4)) + 4 * music * (parts != "mel")).astype(np.float32)
+
+    monkeypatch.setattr(experiment.measured, "skewness", skewness)
+    (line,) = experiment.run(tmp_path, corpus, [Task(FIGURE_2, 0, "full")])
+    assert set(heard) == {160000} and len(heard) == 3 * 12
+    of = line["parts"]
+    assert {part["patches"] for part in of.values()} == {12 * 30}
+    assert len(of["mel"]["points"]) == len(of["mel"]["speech"])
+    assert tables.findings(tables.Results([line]))[0].numbers.startswith("mel ")
+
+
 # --- broadcasts ----------------------------------------------------------------------------------------------------------
 
 
