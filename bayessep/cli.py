@@ -59,6 +59,7 @@ class Experiment(StrEnum):
     """What `reproduce` can run."""
 
     demir2011 = "demir2011"
+    bhattacharjee2022 = "bhattacharjee2022"
 
 
 app = typer.Typer(
@@ -368,24 +369,33 @@ def demo(
 
 bayessep reproduce demir2011 --data recordings --quick
 
-bayessep reproduce demir2011 --data recordings -o tables --json""",
+bayessep reproduce demir2011 --data recordings -o tables --json
+
+bayessep reproduce bhattacharjee2022 --data musan --transfer dafx12""",
 )
 def reproduce(
-    experiment: Annotated[Experiment, typer.Argument(help="Which paper's experiment: demir2011 is paper 000.", show_default=False)],
+    experiment: Annotated[
+        Experiment,
+        typer.Argument(help="Which paper's: demir2011 is 000 (separation), bhattacharjee2022 003 (detection).", show_default=False),
+    ],
     data: Annotated[
-        Path, typer.Option("--data", metavar="DIR", show_default=False, help="Folder of recordings with a manifest.csv.")
+        Path, typer.Option("--data", metavar="DIR", show_default=False, help="Recordings and a manifest.csv; of 003, or MUSAN.")
     ],
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="DIR", help="Results and tables; what is there already is not run again.")
-    ] = Path("demir2011"),
-    quick: Annotated[bool, typer.Option("--quick", help="Three items, two ratios, some methods: five minutes or so.")] = False,
+        Path | None,
+        typer.Option("-o", "--output", metavar="DIR", show_default="EXPERIMENT", help="Results; what is there is not run again."),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A small part of it: five to ten minutes or so.")] = False,
     development: Annotated[
-        bool, typer.Option("--development", help="Also other mixtures, by which settings are weighed: another hour.")
+        bool, typer.Option("--development", help="Of 000: also other mixtures, by which settings are weighed, another hour.")
     ] = False,
+    transfer: Annotated[
+        Path | None, typer.Option("--transfer", metavar="DIR", help="Of 003: labelled broadcasts, in folders train, valid, test-….")
+    ] = None,
     jobs: Annotated[
         int | None,
         typer.Option(
-            "--jobs", metavar="N", min=1, show_default="cores, at most 4; 1 on a GPU", help="Processes; each takes up to 4 GB."
+            "--jobs", metavar="N", min=1, show_default="cores, at most 4; 1 on a GPU", help="Of 000: processes, each up to 4 GB."
         ),
     ] = None,
     seed: Seed = 0,
@@ -395,13 +405,22 @@ def reproduce(
 ) -> None:
     """Run the experiment of a paper on real recordings, and print its tables beside the paper's numbers.
 
-    Every method, the paper's and what one would pick instead, at several speech-to-music ratios. Each result is kept in -o DIR
-    at once: called again after an interruption, it goes on. The full run takes an hour or so on two cores.
+    Every method, the paper's and what one would pick instead, at several speech-to-music ratios; of 003, every network, feature
+    and head, trained here. Each result is kept in -o DIR at once: called again after an interruption, it goes on. The full run
+    takes an hour or so on two cores; that of 003 a night, and as long on a GPU, with far longer trainings.
     """
     terminal = Terminal(json=json, quiet=quiet)
     from bayessep import commands
+    from bayessep.errors import UserError
 
-    described = _begin(device, terminal)
+    separation = experiment == Experiment.demir2011
+    for name, given, owner in (("development", development, True), ("jobs", jobs, True), ("transfer", transfer, False)):
+        if given and owner != separation:
+            raise UserError(f"--{name} is of the other experiment; leave it out for {experiment}.")
+    described, output = _begin(device, terminal), output or Path(experiment)
+    if not separation:
+        commands.reproduce_detection(output, data, seed, quick, transfer, described, terminal)
+        return
     # Processes would have to share an accelerator, and its memory with this one.
     processes = jobs or (min(4, os.cpu_count() or 1) if described.startswith("cpu") else 1)
     commands.reproduce(output, data, seed, quick, development, processes, described, terminal)

@@ -243,6 +243,7 @@ def reproduce(
     from rich.console import Group
 
     from bayessep import recognition, reproduction, tables
+    from bayessep.pages import to_rich
 
     if quick and development:
         raise UserError("--quick runs a part of the experiment, --development more than all of it; take one of the two.")
@@ -270,7 +271,47 @@ def reproduce(
         (part / names["png"]).write_bytes(tables.picture(results))
     statements = "\n".join(f"{'yes' if f.holds else 'no ':<4}{f.statement} ({f.numbers})" for f in found)
     page = folder / names["markdown"]
-    terminal.result(document, Group(*map(tables.to_rich, tables.tables(results)), statements, "", f"all of it: {page}"))
+    terminal.result(document, Group(*map(to_rich, tables.tables(results)), statements, "", f"all of it: {page}"))
+
+
+def reproduce_detection(
+    folder: Path, data: Path, seed: int, quick: bool, transfer: Path | None, device: str, terminal: Terminal
+) -> None:
+    """Paper 003's experiment: run what the folder lacks, then write and print its tables."""
+    from rich.console import Group
+
+    from bayessep import bhattacharjee2022 as experiment
+    from bayessep import bhattacharjee2022_tables as made
+    from bayessep.pages import to_rich
+
+    if quick and transfer is not None:
+        raise UserError("--quick leaves Table V out, which --transfer is for; take one of the two.")
+    budget = "quick" if quick else "full" if device.startswith("cpu") else "long"
+    corpus = experiment.Corpus(data)
+    tasks = experiment.plan(budget, transfer=transfer is not None)
+    with terminal.working() as progress:
+        lines = experiment.run(folder, corpus, tasks, seed=seed, transfer=transfer, progress=progress)
+    results = made.Results(lines)
+    found = made.findings(results)
+    seconds = sum(line["seconds"] for line in lines)
+    about = made.about(results, budget, seed=seed, seconds=seconds, spoken=corpus.seconds())
+    document: dict[str, Any] = {"command": "reproduce", "experiment": "bhattacharjee2022", "version": __version__, "device": device}
+    document |= {"seed": seed, "quick": quick, "about": about, "seconds": seconds}
+    document["settings"] = dataclasses.asdict(experiment.BUDGETS[budget])
+    document |= {"means": results.rows(), "findings": [f._asdict() for f in found]}
+    stem = "quick" if quick else "tables"
+    pictures = {f"{stem}-{name}.png": content for name, content in made.pictures(results).items()}
+    names = {"json": f"{stem}.json", "csv": f"{stem}.csv", "markdown": f"{stem}.md", "png": list(pictures)}
+    document["output"] = {"folder": str(folder), "results": experiment.RESULTS} | names
+    with output.draft(folder) as part:
+        (part / f"{stem}.json").write_text(to_json(document), encoding="utf-8")
+        (part / f"{stem}.csv").write_text(made.to_csv(results), encoding="utf-8")
+        (part / f"{stem}.md").write_text(made.to_markdown(results, about, list(pictures)), encoding="utf-8")
+        for name, content in pictures.items():
+            (part / name).write_bytes(content)
+    statements = "\n".join(f"{'yes' if f.holds else 'no ':<4}{f.statement} ({f.numbers})" for f in found)
+    page = folder / f"{stem}.md"
+    terminal.result(document, Group(*map(to_rich, made.tables(results, brief=True)), statements, "", f"all of it: {page}"))
 
 
 # --- evaluate ------------------------------------------------------------------------------------------------------------

@@ -373,6 +373,21 @@ def detector_recordings(folder: str | Path, *, redistributable: bool = False) ->
     return DetectorRecordings(speech, music)
 
 
+def speech_and_music(folder: str | Path) -> DetectorRecordings:
+    """Of a folder with manifest.csv (`detector_recordings`), or of MUSAN as it is unpacked.
+
+    Raises:
+        UserError: it is neither, or something of it is missing.
+    """
+    top = Path(folder)
+    if (top / "manifest.csv").is_file():
+        return detector_recordings(top)
+    if not any((place / part).is_dir() for place in (top, top / "musan") for part in (MUSIC, SPEECH)):
+        raise UserError(f"{top} has neither a manifest.csv nor MUSAN's folders music and speech; give a folder that has.")
+    found = read_musan(top, parts=(MUSIC, SPEECH))
+    return DetectorRecordings(*([Sound(r, (r.path,)) for r in found if r.category == kind] for kind in (SPEECH, MUSIC)))
+
+
 _FREE = re.compile(r"CC0|CC[ -]BY|public domain|\bMIT\b|\bBSD\b|\bApache\b|\bGPL\b|free software", re.IGNORECASE)
 _BOUND = re.compile(
     r"\b(NC|ND|non-?commercial|no-?deriv\w*|research|evaluation|campaign|unstated|not stated|unknown|releases)\b", re.I

@@ -114,7 +114,7 @@ class Pool(NamedTuple):
 
 def draw_pool(items: Items, front: Front, drawing: Drawing, rng: np.random.Generator) -> Pool:
     """Crops of every class; of recordings in proportion to how long they are."""
-    n = round(drawing.crop_seconds * front.sample_rate) + front.frame - front.hop
+    n = round(drawing.crop_seconds * front.sample_rate) + front.stft.n_fft - front.hop
     made: list[tuple[np.ndarray, int, float]] = []
     for _ in range(drawing.crops):
         made += [_drawn(label, items, n, front.sample_rate, drawing, rng) for label in _classes(drawing)]
@@ -200,7 +200,7 @@ def examples(items: Items, front: Front, patch: int = 68, smr_db: float | None =
     made += mixtures(items, smr_db)
     pieces, labels, smrs, names = [], [], [], []
     for name, x, label, smr in made:
-        x = np.pad(x, (0, max(0, front.frame - len(x))))
+        x = np.pad(x, (0, max(0, front.stft.n_fft - len(x))))
         found = patches(np.asarray(standardise(extract_in_pieces(x, front))), patch)
         pieces.append(found)
         labels += [label] * len(found)

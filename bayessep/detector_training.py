@@ -78,8 +78,12 @@ class Recipe:
 
     @property
     def front(self) -> Front:
-        """From a waveform to features. Levels that are not standardised are not cut below the greatest either."""
-        return Front(feature=self.feature, bands=self.bands, range_db=80.0 if self.standardised else 200.0)
+        """From a waveform to features. Levels that are not standardised are not cut below the greatest either.
+
+        Levels of bins, which b4 looks at, are of 512 samples.
+        """
+        n_fft = 512 if self.feature in ("LS", "LHPS-EF") else 0
+        return Front(feature=self.feature, bands=self.bands, range_db=80.0 if self.standardised else 200.0, n_fft=n_fft)
 
     @property
     def detector(self) -> Detector:

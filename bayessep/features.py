@@ -186,6 +186,7 @@ class Front:
         sample_rate: in hertz.
         frame: samples of a frame, 25 ms.
         hop: samples from frame to frame, 10 ms.
+        n_fft: samples that its Fourier transform has, with zeros around the frame; 0 for none. B4 has 512.
 
     Raises:
         UserError: a setting is out of range.
@@ -199,6 +200,7 @@ class Front:
     sample_rate: int = 16000
     frame: int = 400
     hop: int = 160
+    n_fft: int = 0
 
     def __post_init__(self) -> None:
         if self.feature not in FEATURES:
@@ -209,11 +211,13 @@ class Front:
         for name in ("harmonic", "percussive"):
             if getattr(self, name) % 2 == 0:
                 raise UserError(f"{name} is {getattr(self, name)}, but a median has a middle of odd numbers only.")
+        if self.n_fft and self.n_fft < self.frame:
+            raise UserError(f"n_fft is {self.n_fft}, but a frame has {self.frame} samples; make it 0, or at least as many.")
 
     @property
     def stft(self) -> Stft:
         """Frames that begin with the first sample and end with the last that fills one, as the paper's."""
-        return Stft(n_fft=self.frame, hop=self.hop, center=False)
+        return Stft(n_fft=self.n_fft or self.frame, hop=self.hop, win_length=self.frame, center=False)
 
     @property
     def width(self) -> int:
@@ -294,7 +298,7 @@ def extract_in_pieces(waveform: Float[np.ndarray, " N"], front: Front = Front())
     """
     pieces = list(stream_bands([waveform], front))
     if not pieces:
-        raise UserError(f"a waveform of {len(waveform)} samples is shorter than a frame of {front.frame}.")
+        raise UserError(f"a waveform of {len(waveform)} samples is shorter than a frame of {front.stft.n_fft}.")
     parts = [np.concatenate(part) for part in zip(*pieces, strict=True)]
     if FEATURES[front.feature].log:
         levels = [10 * np.log10(np.maximum(x, 1e-10)) for x in parts]
@@ -315,7 +319,7 @@ def stream_bands(blocks: Iterable[Float[np.ndarray, " n"]], front: Front) -> Ite
     """Each part of the feature before any logarithm, `PIECE` frames at a time; nothing of less than a frame."""
     context = front.harmonic // 2
     window = np.arange(-context, PIECE + context)
-    needed = (len(window) - 1) * front.hop + front.frame
+    needed = (len(window) - 1) * front.hop + front.stft.n_fft
     held, begin, first = np.zeros(0, np.float32), 0, 0  # `held` begins with frame `begin`; `first` is the next one to be made
     for samples, ended in _ending(blocks):
         if samples is not None:

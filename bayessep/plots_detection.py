@@ -35,6 +35,30 @@ def separability_figure(embeddings: Mapping[str, Embedding], notes: Mapping[str,
 
 
 @rc_context(STYLE)
+def overlap_figure(levels: Mapping[str, Mapping[int, tuple[float, float]]], modified: Mapping[str, str]) -> Figure:
+    """Figure 4 of paper 003: recall of overlap, (mean, deviation) by ratio in dB, of baselines and of what was made of them.
+
+    The two of a pair of `modified` share a colour.
+    """
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    partner = {after: before for before, after in modified.items()}
+    colours = dict(zip(dict.fromkeys(partner.get(row, row) for row in levels), COLOURS.values(), strict=False))
+    sides = figure.subplots(1, 2, sharey=True)
+    for axes, title, later in zip(sides, ("baselines", "modified"), (False, True), strict=True):
+        for row, by_ratio in levels.items():
+            if (row in partner) == later:
+                means, deviations = np.array(list(by_ratio.values())).T
+                style = {"color": colours.get(partner.get(row, row), "#8a8a8a"), "marker": "o", "ms": 4, "capsize": 2, "lw": 1.2}
+                axes.errorbar(list(by_ratio), means, np.nan_to_num(deviations), label=row, **style)
+        axes.set(title=title, xlabel="speech-to-music ratio (dB)")
+        axes.grid(axis="y")
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(loc="lower center")
+    sides[0].set(ylabel="recall of speech+music (%)", ylim=(0, 102))
+    return figure
+
+
+@rc_context(STYLE)
 def reliability_figure(curves: Mapping[str, Reliability]) -> Figure:
     """How often a class is there when it is said to be with some probability, and how often each is said; a line for each name.
 

@@ -158,7 +158,7 @@ def run(
     if any(protocol.CONDITIONS[task.condition].cast is protocol.DEVELOPMENT for task in tasks):
         protocol.load(data, protocol.DEVELOPMENT)
     _check_setup(folder, seed)
-    _drop_half_a_line(folder / RESULTS)
+    drop_half_a_line(folder / RESULTS)
     wanted = {key for task in tasks for key in task.keys()}
     found = {key: result for result in read(folder) if (key := key_of(result)) in wanted}
     left = missing(tasks, set(found))
@@ -224,27 +224,27 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def key_of(result: dict[str, Any]) -> tuple[Any, ...]:
+def key_of(result: dict[str, Any], names: Sequence[str] = KEY) -> tuple[Any, ...]:
     """What `Task.keys` says of it."""
-    return tuple(result[name] for name in KEY)
+    return tuple(result[name] for name in names)
 
 
-def read(folder: Path) -> list[dict[str, Any]]:
-    """All results in a folder."""
+def read(folder: Path, names: Sequence[str] = KEY) -> list[dict[str, Any]]:
+    """All results in a folder, each identified by the values of `names`."""
     path = folder / RESULTS
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     results = []
     for n, line in enumerate(lines, 1):
         try:
             result = json.loads(line)
-            key_of(result)
+            key_of(result, names)
         except (ValueError, TypeError, KeyError):
             raise UserError(f"{path}, line {n}, is no result; remove that line, or choose another folder with -o.") from None
         results.append(result)
-    return list({key_of(result): result for result in results}.values())
+    return list({key_of(result, names): result for result in results}.values())
 
 
-def _drop_half_a_line(path: Path) -> None:
+def drop_half_a_line(path: Path) -> None:
     """What an interruption may have left at the end: the next result would be written onto it."""
     if path.exists():
         text = path.read_bytes()

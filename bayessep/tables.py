@@ -12,7 +12,8 @@ import numpy as np
 from scipy import stats
 
 from bayessep import baselines, protocol
-from bayessep.comparison import cell, plain_table
+from bayessep.comparison import cell
+from bayessep.pages import Finding, Table, page
 from bayessep.reproduction import (
     ABLATION_ROWS,
     ABLATION_SCENES,
@@ -131,15 +132,6 @@ class Results:
                 record[measure] = None if found is None else found._asdict()
             records.append(record)
         return records
-
-
-class Table(NamedTuple):
-    """Something to print: as text for terminals, or as Markdown."""
-
-    title: str
-    head: list[str]
-    rows: list[list[str]]
-    note: str = ""
 
 
 def shown(found: Mean | None, digits: int = 1) -> str:
@@ -272,14 +264,6 @@ def _uncertainty(results: Results) -> Table:
 # --- what they say -------------------------------------------------------------------------------------------------------
 
 
-class Finding(NamedTuple):
-    """A statement, whether the results bear it out, and the numbers."""
-
-    statement: str
-    holds: bool
-    numbers: str
-
-
 def findings(results: Results) -> list[Finding]:
     """The claims of this project and of the paper, checked. What was not run is left out."""
     return [f for f in (*_claims(results), *_paper_findings(results)) if f is not None]
@@ -394,13 +378,8 @@ def to_csv(results: Results) -> str:
 
 def to_markdown(results: Results, about: str, picture: str) -> str:
     """All tables and findings as one page, with `picture`, a file beside it."""
-    parts = [f"# Paper 000 on real recordings\n\n{about}\n", f"![SDR of the speech by method and ratio]({picture})\n"]
-    for table in tables(results):
-        lines = [f"## {table.title}\n", "| " + " | ".join(table.head) + " |", "|---" + "|---:" * (len(table.head) - 1) + "|"]
-        lines += ["| " + " | ".join(row) + " |" for row in table.rows]
-        parts.append("\n".join([*lines, *([f"\n{table.note}"] if table.note else [])]) + "\n")
-    lines = [f"- **{f.statement}: {'yes' if f.holds else 'no'}** ({f.numbers})." for f in findings(results)]
-    return "\n".join([*parts, "## What they say\n", *lines]) + "\n"
+    shown = {picture: "SDR of the speech by method and ratio"}
+    return page("Paper 000 on real recordings", about, shown, tables(results), findings(results))
 
 
 def about(*, quick: bool, development: bool, seed: int, seconds: float) -> str:
@@ -422,16 +401,6 @@ def about(*, quick: bool, development: bool, seed: int, seconds: float) -> str:
         f"Items: {items}. Of these, {unseen} have neither a speaker nor a jingle that was in any mixture by which defaults were "
         "ever chosen, though two of their composers were." + chosen * development
     )
-
-
-def to_rich(table: Table) -> Any:
-    """A table for a terminal."""
-    made = plain_table(table.title, table.note)
-    for n, head in enumerate(table.head):
-        made.add_column(head, justify="left" if n == 0 else "right", overflow="fold")
-    for row in table.rows:
-        made.add_row(*row)
-    return made
 
 
 def picture(results: Results) -> bytes:

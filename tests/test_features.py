@@ -115,6 +115,17 @@ def test_equal_neighbours_share_the_gradient() -> None:
 # --- mel bands and decibels ----------------------------------------------------------------------------------------------
 
 
+def test_a_frame_may_have_a_longer_transform() -> None:
+    waveform = np.random.default_rng(0).standard_normal(4000).astype(np.float32)
+    front = Front("LS", n_fft=512)
+    spectrum = np.abs(librosa.stft(waveform, n_fft=512, win_length=400, hop_length=160, center=False))
+    found = features.extract_in_pieces(waveform, front)
+    assert found.shape == (spectrum.shape[1], 257) == (spectrum.shape[1], front.width)
+    np.testing.assert_allclose(found, librosa.amplitude_to_db(spectrum.T), atol=1e-3)
+    with pytest.raises(UserError, match="n_fft is 256"):
+        Front(n_fft=256)
+
+
 @pytest.mark.parametrize(("frame", "rate", "bands"), [(400, 16000, 120), (400, 16000, 21), (1024, 44100, 64), (512, 8000, 40)])
 def test_mel_bands_are_librosas(frame: int, rate: int, bands: int) -> None:
     ours = features.mel_filters(features.Stft(n_fft=frame, hop=frame // 2), rate, bands)

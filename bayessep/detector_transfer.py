@@ -1,0 +1,259 @@
+"""From a detector of patches to one of broadcasts: the transfer of paper 003 (section III-H, Table V).
+
+A trained detector keeps its network and one of its heads, speech or music, and learns on: is that sound on in most of the frames
+of a patch, alone or over the other? Pauses stay, frames are standardised over each recording, batches hold as many patches with it
+as without. At work a patch begins with every frame, and a median of 501 frames smooths the probabilities, as in the authors' code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+from scipy.ndimage import median_filter
+from scipy.special import expit
+
+from bayessep import audio, corpora
+from bayessep.detector_data import Items
+from bayessep.detector_scenes import Scene, draw_scene
+from bayessep.detector_training import Recipe
+from bayessep.errors import UserError
+from bayessep.features import Front, extract_in_pieces, normalise, standardise
+from bayessep.models import speech_music_detector as detector
+from bayessep.models.detector_networks import Detector
+from bayessep.models.speech_music_detector import State
+from bayessep.timeline import Segment, frame_switches
+from bayessep.train import Task
+
+HEADS = ("music", "speech")
+RATE = 2e-3  # of Nadam
+MEDIAN = 501  # frames
+
+
+class Broadcast(NamedTuple):
+    """Features of a recording, and what is on in each frame."""
+
+    features: Float[np.ndarray, "T D"]
+    music: Bool[np.ndarray, " T"]
+    speech: Bool[np.ndarray, " T"]
+
+    def on(self, head: str, length: int) -> Bool[np.ndarray, " P"]:
+        """Whether a sound is on in most frames of the patch that begins with each frame."""
+        sums = np.cumsum(np.pad(getattr(self, head).astype(np.int64), (1, 0)))
+        return 2 * (sums[length:] - sums[:-length]) > length
+
+
+def frame_times(front: Front, n: int) -> Float[np.ndarray, " n"]:
+    """The middle of each frame, in seconds."""
+    return (np.arange(n) * front.hop + front.stft.n_fft / 2) / front.sample_rate
+
+
+def broadcast(
+    samples: Float[np.ndarray, " N"],
+    switches: Callable[[Float[np.ndarray, " T"]], tuple[Bool[np.ndarray, " T"], Bool[np.ndarray, " T"]]],
+    front: Front,
+) -> Broadcast:
+    """A recording at `Front.sample_rate`; `switches` says whether music is on at some seconds, and whether speech is."""
+    features = np.asarray(standardise(extract_in_pieces(normalise(samples), front)))
+    return Broadcast(features, *switches(frame_times(front, len(features))))
+
+
+class Parts(NamedTuple):
+    """Broadcasts to learn from, to validate with, and to test on: sets by name."""
+
+    learn: list[Broadcast]
+    held: list[Broadcast]
+    tests: dict[str, list[Broadcast]]
+
+
+def generated(
+    items: tuple[Items, Items, Items], counts: tuple[int, int, int], seconds: float, front: Front, seed: Sequence[int]
+) -> Parts:
+    """Broadcasts made of recordings (`bayessep.detector_scenes`): so many of each of three sets, of so many seconds."""
+    made: list[list[Broadcast]] = []
+    for n, (of, count) in enumerate(zip(items, counts, strict=True)):
+        rng = np.random.default_rng([*seed, n])
+        scenes = [draw_scene(of, seconds, front.sample_rate, rng) for _ in range(count)]
+        made.append([broadcast(scene.samples, partial(_on, scene, front.sample_rate), front) for scene in scenes])
+    return Parts(made[0], made[1], {"generated": made[2]})
+
+
+def _on(scene: Scene, rate: int, times: Float[np.ndarray, " T"]) -> tuple[Bool[np.ndarray, " T"], Bool[np.ndarray, " T"]]:
+    at = np.minimum((times * rate).astype(int), len(scene.samples) - 1)
+    return scene.music[at], scene.speech[at]
+
+
+def labelled(folder: Path, front: Front) -> Parts:
+    """Broadcasts with labels (`bayessep.corpora.read_dafx12`), by the folder that they are in: train, valid, test-….
+
+    Raises:
+        UserError: one of these folders is missing, or something in them cannot be read.
+    """
+    sets: dict[str, list[Broadcast]] = {}
+    for recording, segments in corpora.read_dafx12(folder):
+        samples = audio.read(recording.path, mono=True, sample_rate=front.sample_rate).samples[0]
+        top = recording.path.relative_to(folder).parts[0].lower()
+        sets.setdefault(top, []).append(broadcast(samples, partial(_labelled_on, segments), front))
+    learn, held = ([b for name, of in sets.items() if name.startswith(kind) for b in of] for kind in ("train", "valid"))
+    tests = {name: of for name, of in sets.items() if name.startswith("test")}
+    if not (learn and held and tests):
+        wanted = "folders that begin with train, valid and test (test-swiss, test-austrian)"
+        raise UserError(f"{folder} does not say what to learn from and what to test on; put the broadcasts into {wanted}.")
+    return Parts(learn, held, tests)
+
+
+def _labelled_on(
+    segments: Sequence[Segment], times: Float[np.ndarray, " T"]
+) -> tuple[Bool[np.ndarray, " T"], Bool[np.ndarray, " T"]]:
+    on = frame_switches(segments, times)
+    return on.music, on.speech
+
+
+# --- training ------------------------------------------------------------------------------------------------------------
+
+
+class Batch(NamedTuple):
+    """Patches, and whether what is looked for is on."""
+
+    features: Float[np.ndarray, "N L D"]
+    on: Bool[np.ndarray, " N"]
+
+
+class Places(NamedTuple):
+    """Where patches begin: recording and frame."""
+
+    off: Int[np.ndarray, "n 2"]
+    on: Int[np.ndarray, "m 2"]
+
+
+def places(of: Sequence[Broadcast], head: str, length: int) -> Places:
+    """Where it is on, and where it is off.
+
+    Raises:
+        UserError: it is never on, or always.
+    """
+    found = [b.on(head, length) for b in of]
+    both = [
+        np.array([(n, first) for n, on in enumerate(found) for first in np.flatnonzero(on == state)], np.int64).reshape(-1, 2)
+        for state in (False, True)
+    ]
+    if not all(map(len, both)):
+        raise UserError(f"broadcasts to learn from need stretches with {head} and stretches without it; label some more of them.")
+    return Places(*both)
+
+
+def draw(of: Sequence[Broadcast], where: Places, length: int, each: int, rng: np.random.Generator) -> Batch:
+    """As many patches with it as without."""
+    chosen = np.concatenate([state[rng.integers(0, len(state), each)] for state in where])
+    x = np.stack([of[n].features[first : first + length] for n, first in chosen])
+    return Batch(x.astype(np.float32), np.arange(2 * each) >= each)
+
+
+@lru_cache
+def _graph(config: Detector) -> nnx.GraphDef:
+    """The network without its numbers."""
+    return nnx.split(nnx.eval_shape(lambda: detector.SpeechMusicDetector(config, nnx.Rngs(0))))[0]
+
+
+def _loss(model: detector.SpeechMusicDetector, head: str, batch: Batch, noise: nnx.Rngs | None) -> Float[Array, ""]:
+    logit = getattr(model(batch.features, noise), head)
+    return optax.sigmoid_binary_cross_entropy(logit, jnp.asarray(batch.on, logit.dtype)).mean()
+
+
+@partial(jax.jit, static_argnames=("config", "head"))
+def tune(config: Detector, head: str, state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, Float[Array, ""]]:
+    """One step of Nadam by one head; the loss is that before it. What the head does not need stays as it is."""
+
+    def loss(parameters: PyTree) -> tuple[Float[Array, ""], tuple[Float[Array, ""], PyTree]]:
+        model = nnx.merge(_graph(config), parameters, state.statistics, copy=True)
+        found = _loss(model, head, batch, nnx.Rngs(key))
+        penalty = 0.01 * (getattr(model, head).hidden.linear.kernel[...] ** 2).sum()
+        return found + penalty, (found, nnx.state(model, nnx.BatchStat))
+
+    gradient, (found, statistics) = jax.grad(loss, has_aux=True)(state.parameters)
+    change, carried = optax.nadam(RATE).update(gradient, state.optimiser, state.parameters)
+    return State(optax.apply_updates(state.parameters, change), statistics, carried), found
+
+
+@partial(jax.jit, static_argnames=("config", "head"))
+def _validated(config: Detector, head: str, state: State, batch: Batch) -> Float[Array, ""]:
+    return _loss(nnx.merge(_graph(config), state.parameters, state.statistics), head, batch, None)
+
+
+def task(
+    recipe: Recipe, head: str, state: State, learn: Sequence[Broadcast], held: Sequence[Broadcast], about: Mapping[str, Any] = {}
+) -> Task[State, Batch]:
+    """What the loop trains: a detector that `recipe` made, with its multi-task heads, on by one of them.
+
+    Raises:
+        UserError: there is nothing to learn from, or to validate with.
+    """
+    config, length, each = recipe.detector, recipe.patch, 3 * recipe.each // 2
+    learned, seen = places(learn, head, length), places(held, head, length)
+    validation = [draw(held, seen, length, 64, np.random.default_rng([recipe.seed, 6, n])) for n in range(6)]
+
+    def step(state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, dict[str, Float[Array, ""]]]:
+        state, loss = tune(config, head, state, batch, key)
+        return state, {"loss": loss}
+
+    return Task(
+        lambda _: State(state.parameters, state.statistics, optax.nadam(RATE).init(state.parameters)),
+        step,
+        lambda n: draw(learn, learned, length, each, np.random.default_rng([recipe.seed, 5, n])),
+        lambda state: {"loss": float(np.mean([_validated(config, head, state, batch) for batch in validation]))},
+        {"head": head, "optimiser": "nadam", "rate": RATE, "each": each, "seed": recipe.seed} | dict(about),
+    )
+
+
+# --- at work -------------------------------------------------------------------------------------------------------------
+
+BLOCK = 256
+
+
+def probabilities(recipe: Recipe, head: str, state: State, features: Float[np.ndarray, "T D"]) -> Float[np.ndarray, " P"]:
+    """That a sound is on, of the patch that begins with each frame."""
+    windows = np.lib.stride_tricks.sliding_window_view(features, recipe.patch, axis=0).transpose(0, 2, 1)
+    said = []
+    for first in range(0, len(windows), BLOCK):
+        block = np.ascontiguousarray(windows[first : first + BLOCK], np.float32)
+        padded = np.pad(block, ((0, BLOCK - len(block)), (0, 0), (0, 0)))  # one program for all lengths
+        said.append(np.asarray(getattr(detector.predict(recipe.detector, state, jnp.asarray(padded)), head))[: len(block)])
+    return expit(np.concatenate(said))
+
+
+Counts = list[list[int]]
+"""Truth (off, on) by what was said (off, on)."""
+
+
+def counts(truth: Bool[np.ndarray, " P"], said: Bool[np.ndarray, " P"]) -> Counts:
+    """How often each was said of each."""
+    return np.bincount(2 * truth.astype(int) + said, minlength=4).reshape(2, 2).tolist()
+
+
+def score(
+    recipe: Recipe, states: Mapping[str, State], of: Sequence[Broadcast], median: int = MEDIAN
+) -> dict[str, dict[str, Counts]]:
+    """Counts of music, of speech and of both (where both are said), with the median and without, of the patches of all frames."""
+    sums: dict[str, dict[str, np.ndarray]] = {}
+    for one in of:
+        if len(one.features) < recipe.patch:
+            continue
+        truth = {head: one.on(head, recipe.patch) for head in HEADS}
+        raw = {head: probabilities(recipe, head, states[head], one.features) for head in HEADS}
+        smooth = {head: median_filter(p, median, mode="nearest") for head, p in raw.items()}
+        for way, p in (("median", smooth), ("none", raw)):
+            said = {head: p[head] > 0.5 for head in HEADS}
+            pairs = {head: (truth[head], said[head]) for head in HEADS}
+            pairs["both"] = tuple(each["music"] & each["speech"] for each in (truth, said))
+            for what, pair in pairs.items():
+                held = sums.setdefault(way, {})
+                held[what] = held.get(what, 0) + np.array(counts(*pair))
+    return {way: {what: n.tolist() for what, n in held.items()} for way, held in sums.items()}
