@@ -17,7 +17,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.ndimage import maximum_filter1d, uniform_filter1d
+from scipy.ndimage import maximum_filter1d, minimum_filter1d, uniform_filter1d
 
 from bayessep import audio, general, pipeline, preparation, repetition, separators, streaming
 from bayessep.detection import Detection
@@ -61,8 +61,8 @@ class Cleaning:
 def hear(detection: Detection, times: Float[np.ndarray, " T"], settings: Cleaning = Cleaning()) -> Lessons:
     """Read a detection at the times of the model's frames.
 
-    Frames in which music is surely absent, and was `edge` seconds before and will be after, pass as speech; where speech is so
-    absent and music is on, they are music. All others are to be inferred.
+    Frames in which music is absent, and was `edge` seconds before and will be after, pass as speech; where speech is so absent and
+    music is on, they are music. All others are to be inferred. What is learned from is what is surest, as long as it is enough.
     """
     n = len(detection.speech)
     hop = detection.duration / n
@@ -71,16 +71,37 @@ def hear(detection: Detection, times: Float[np.ndarray, " T"], settings: Cleanin
     labels = np.array(_labels(detection.segments, middle))
     speech, music = (_heard_at_all(getattr(detection, what), what, labels, hop, settings) for what in (SPEECH, MUSIC))
     least = max(1, round(settings.shortest / hop))
-    no_music = _lasting(maximum_filter1d(music, reach, mode="nearest") <= settings.sure, least)
-    no_speech = _lasting(maximum_filter1d(speech, reach, mode="nearest") <= settings.sure, least)
-    only_music = no_speech & (labels == MUSIC) & (detection.music > 1 - settings.sure)
-    prior = np.clip(uniform_filter1d(np.asarray(music, np.float32), reach, mode="nearest"), 0.05, 0.95)
+    # Between its edges, a segment of speech passes if music is less likely than not there; so detectors mean it.
+    spoken = minimum_filter1d(labels == SPEECH, reach, mode="nearest")
+    mean_music = uniform_filter1d(np.asarray(music, np.float32), reach, mode="nearest")
+    surely = maximum_filter1d(music, reach, mode="nearest") <= settings.sure
+    no_music = _lasting(surely | (spoken & (mean_music < 0.5)), least)
+    only_music = _surest(speech, labels == MUSIC, reach, least, settings.least_music / hop, settings.sure)
+    only_music &= detection.music > 0.5
+    prior = np.clip(mean_music, 0.05, 0.95)
 
     row = np.clip((times / hop).astype(int), 0, n - 1)
     passes, aside = no_music[row], only_music[row]
     given = Given(~passes & ~aside, ~aside, passes, aside, prior[row])
-    learned = passes & (labels[row] == SPEECH) & (detection.speech[row] > 1 - settings.sure)
-    return Lessons(given, learned, aside)
+    learned = _surest(music, labels == SPEECH, reach, least, settings.least_speech / hop, settings.sure)[row] & passes
+    return Lessons(given, learned & (detection.speech[row] > 0.5), aside)
+
+
+DOUBTS = (1.0, 1.75, 2.5)
+"""Times `Cleaning.sure`: how probable the other sound may be where surer stretches are not enough."""
+
+
+def _surest(
+    other: Float[np.ndarray, " T"], labelled: Bool[np.ndarray, " T"], reach: int, least: int, enough: float, sure: float
+) -> Bool[np.ndarray, " T"]:
+    """Stretches of a label, their edges left out, in which the other sound is as surely absent as leaves enough of them."""
+    worst, inside = maximum_filter1d(other, reach, mode="nearest"), minimum_filter1d(labelled, reach, mode="nearest")
+    found = np.zeros(len(other), bool)
+    for doubt in DOUBTS:
+        found = _lasting(inside & (worst <= doubt * sure), least)
+        if found.sum() >= enough:
+            break
+    return found
 
 
 def _heard_at_all(

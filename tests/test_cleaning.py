@@ -78,7 +78,7 @@ def test_a_second_that_is_mislabelled_is_not_believed(start: int, label: str) ->
 
 def test_a_doubtful_label_is_not_believed() -> None:
     sure = oracle(TRUTH)
-    doubtful = hear(sure._replace(music=np.where(sure.music < 0.5, 0.4, sure.music).astype(np.float32)), TIMES)
+    doubtful = hear(sure._replace(music=np.where(sure.music < 0.5, 0.55, sure.music).astype(np.float32)), TIMES)
     assert not doubtful.given.only_speech.any() and not doubtful.speech.any()
 
 

@@ -239,7 +239,8 @@ def test_a_patch_network_is_written_too(
     """Without its steps, which take a minute to compile."""
     recipe = Recipe(network="b2", head="single", feature="LMS", bands=20, patch=68, augment=False, crops=1, crop_seconds=1.0)
     monkeypatch.setattr(train, "train", lambda task, *_, **__: (
-        task.batch(0), train.Trained(task.init(jax.random.key(0)), 1, 1, 0.5, "epochs", [{"epoch": 1.0, "validation/accuracy": 0.5}])
+        task.batch(0),
+        train.Trained(task.init(jax.random.key(0)), 1, 1, 0.5, "epochs", [{"epoch": 1.0, "validation/accuracy": 0.5}]),
     )[1])  # fmt: skip
     (tmp_path / "out").mkdir()
     config = tmp_path / "b2.json"
