@@ -26,7 +26,7 @@ from bayessep.preparation import Given, Lessons, Plan, Spectra
 from bayessep.separators import Progress, Trained, silent
 from bayessep.settings import Settings
 from bayessep.stft import bin_frequencies, frame_times, stft
-from bayessep.timeline import BOTH, MUSIC, SPEECH, Segment
+from bayessep.timeline import BOTH, MUSIC, SILENCE, SPEECH, Segment
 
 MODEL = Settings(complete=False, max_catalogue=2000)
 
@@ -72,18 +72,18 @@ def hear(detection: Detection, times: Float[np.ndarray, " T"], settings: Cleanin
     speech, music = (_heard_at_all(getattr(detection, what), what, labels, hop, settings) for what in (SPEECH, MUSIC))
     least = max(1, round(settings.shortest / hop))
     # Between its edges, a segment of speech passes if music is less likely than not there; so detectors mean it.
-    spoken = minimum_filter1d(labels == SPEECH, reach, mode="nearest")
-    mean_music = uniform_filter1d(np.asarray(music, np.float32), reach, mode="nearest")
-    surely = maximum_filter1d(music, reach, mode="nearest") <= settings.sure
+    spoken = np.asarray(minimum_filter1d(np.isin(labels, (SPEECH, SILENCE)), reach, mode="nearest"), bool)
+    mean_music = np.asarray(uniform_filter1d(np.asarray(music, np.float32), reach, mode="nearest"))
+    surely = np.asarray(maximum_filter1d(music, reach, mode="nearest") <= settings.sure, bool)
     no_music = _lasting(surely | (spoken & (mean_music < 0.5)), least)
-    only_music = _surest(speech, labels == MUSIC, reach, least, settings.least_music / hop, settings.sure)
+    only_music = _surest(speech, labels, MUSIC, reach, least, settings.least_music / hop, settings.sure)
     only_music &= detection.music > 0.5
     prior = np.clip(mean_music, 0.05, 0.95)
 
     row = np.clip((times / hop).astype(int), 0, n - 1)
     passes, aside = no_music[row], only_music[row]
     given = Given(~passes & ~aside, ~aside, passes, aside, prior[row])
-    learned = _surest(music, labels == SPEECH, reach, least, settings.least_speech / hop, settings.sure)[row] & passes
+    learned = _surest(music, labels, SPEECH, reach, least, settings.least_speech / hop, settings.sure)[row] & passes
     return Lessons(given, learned & (detection.speech[row] > 0.5), aside)
 
 
@@ -92,10 +92,11 @@ DOUBTS = (1.0, 1.75, 2.5)
 
 
 def _surest(
-    other: Float[np.ndarray, " T"], labelled: Bool[np.ndarray, " T"], reach: int, least: int, enough: float, sure: float
+    other: Float[np.ndarray, " T"], labels: np.ndarray, label: str, reach: int, least: int, enough: float, sure: float
 ) -> Bool[np.ndarray, " T"]:
     """Stretches of a label, their edges left out, in which the other sound is as surely absent as leaves enough of them."""
-    worst, inside = maximum_filter1d(other, reach, mode="nearest"), minimum_filter1d(labelled, reach, mode="nearest")
+    worst = maximum_filter1d(other, reach, mode="nearest")
+    inside = np.asarray(minimum_filter1d(np.isin(labels, (label, SILENCE)), reach, mode="nearest"), bool) & (labels == label)
     found = np.zeros(len(other), bool)
     for doubt in DOUBTS:
         found = _lasting(inside & (worst <= doubt * sure), least)

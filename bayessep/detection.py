@@ -95,7 +95,8 @@ def network_of(weights: Weights) -> Network:
         raise UserError(f"these are no weights of a detector (temperature {temperature}).")
     like = jax.eval_shape(lambda key: detector.init(recipe.detector, key), jax.random.key(0))
     numbers = shipped.filled((like.parameters, like.statistics), weights.arrays)
-    return Network(recipe, detector.State(*jax.tree.map(jnp.asarray, numbers), ()), temperature)
+    parameters, statistics = jax.tree.map(jnp.asarray, numbers)
+    return Network(recipe, detector.State(parameters, statistics, ()), temperature)
 
 
 def weights_of(recipe: Recipe, state: detector.State, temperature: float = 1.0, **about: object) -> Weights:

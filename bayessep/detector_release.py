@@ -136,10 +136,9 @@ def hear(made: Sequence[Scene], network: Network) -> Heard:
         parts["music"].append(result.music)
         parts["smr_db"].append(np.full(len(times), scene.smr_db))
     truth = np.array(parts["truth"])
-    return Heard(
-        parts["truth"], parts["found"], parts["raw"], *(np.concatenate(parts[name]) for name in ("speech", "music", "smr_db")),
-        np.isin(truth, (SPEECH, BOTH)), np.isin(truth, (MUSIC, BOTH)),
-    )  # fmt: skip
+    speech, music, smr_db = (np.concatenate(parts[name]) for name in ("speech", "music", "smr_db"))
+    spoken, played = np.isin(truth, (SPEECH, BOTH)), np.isin(truth, (MUSIC, BOTH))
+    return Heard(parts["truth"], parts["found"], parts["raw"], speech, music, smr_db, spoken, played)
 
 
 def _at(segments: Sequence[Segment], times: Float[np.ndarray, " T"]) -> list[str]:
@@ -189,7 +188,8 @@ def temperature(made: Sequence[Scene], network: Network) -> float:
         log_p = special.log_softmax(logits / np.exp(log_temperature), axis=-1)
         return -float(log_p[np.arange(len(true)), true].mean())
 
-    return float(np.exp(optimize.minimize_scalar(loss, bounds=(-1.5, 2.0), method="bounded").x))
+    found: Any = optimize.minimize_scalar(loss, bounds=(-1.5, 2.0), method="bounded")
+    return float(np.exp(found.x))
 
 
 # --- the whole of it -----------------------------------------------------------------------------------------------------

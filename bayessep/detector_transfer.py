@@ -164,7 +164,7 @@ def _graph(config: Detector) -> nnx.GraphDef:
 
 
 def _loss(model: detector.SpeechMusicDetector, head: str, batch: Batch, noise: nnx.Rngs | None) -> Float[Array, ""]:
-    logit = getattr(model(batch.features, noise), head)
+    logit = getattr(model(jnp.asarray(batch.features), noise), head)
     return optax.sigmoid_binary_cross_entropy(logit, jnp.asarray(batch.on, logit.dtype)).mean()
 
 
@@ -252,7 +252,7 @@ def score(
         for way, p in (("median", smooth), ("none", raw)):
             said = {head: p[head] > 0.5 for head in HEADS}
             pairs = {head: (truth[head], said[head]) for head in HEADS}
-            pairs["both"] = tuple(each["music"] & each["speech"] for each in (truth, said))
+            pairs["both"] = (truth["music"] & truth["speech"], said["music"] & said["speech"])
             for what, pair in pairs.items():
                 held = sums.setdefault(way, {})
                 held[what] = held.get(what, 0) + np.array(counts(*pair))

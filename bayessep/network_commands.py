@@ -161,7 +161,7 @@ class Processes(NamedTuple):
     """One of several processes that train together."""
 
     coordinator: str  # HOST:PORT of the first
-    count: int
+    processes: int
     number: int
 
 
@@ -225,7 +225,7 @@ def train_detector(
     sounds = recordings_of(data, redistributable, terminal)
     if together is not None:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(together.coordinator, together.count, together.number)
+        jax.distributed.initialize(together.coordinator, together.processes, together.number)
         terminal.quiet |= together.number > 0
     use_cache()
     described = use_device(device, terminal)
@@ -242,7 +242,8 @@ def train_detector(
     licences = sorted({s.recording.licence for of in sounds for s in of if s.recording.licence})
     labels = list(detection.LABELS[: recipe.detector.classes])
     found = {"epoch": trained.epoch, "epochs": trained.epochs, "scores": scores}
-    weights = detection.weights_of(recipe, trained.state, labels=labels, licences=licences, **about, training=found)
+    more: dict[str, Any] = {"labels": labels, "licences": licences, "training": found} | about
+    weights = detection.weights_of(recipe, trained.state, **more)
     digest = shipped.write_file(folder / WEIGHTS, weights)
     document = {"command": "train detector", "version": __version__, "device": described, "recipe": dataclasses.asdict(recipe)}
     document |= about | found | {"stopped": trained.stopped, "sha256": digest}

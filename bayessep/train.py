@@ -259,7 +259,8 @@ class _Checkpoints:
         if self._manager is None or newest is None:
             return None
         try:
-            return self._manager.restore(newest, args=self._ocp.args.StandardRestore(like))
+            found: Any = self._manager.restore(newest, args=self._ocp.args.StandardRestore(like))
+            return _Carried(*found)
         except Exception as error:  # of any kind: the files are not ours
             where = self._manager.directory
             raise UserError(f"the checkpoint {newest} in {where} cannot be read ({type(error).__name__}); remove it.") from error

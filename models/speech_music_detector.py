@@ -37,9 +37,9 @@ class Output(NamedTuple):
 class Batch(NamedTuple):
     """Patches and what is known of them."""
 
-    features: Float[Array, "N L D"]
-    label: Int[Array, "*B"]
-    ratio: Float[Array, "*B 2"]
+    features: Float[Array | np.ndarray, "N L D"]
+    label: Int[Array | np.ndarray, "*B"]
+    ratio: Float[Array | np.ndarray, "*B 2"]
 
 
 def ratio_target(label: Int[np.ndarray, "*B"], smr_db: Float[np.ndarray, "*B"]) -> Float[np.ndarray, "*B 2"]:

@@ -226,7 +226,7 @@ def test_long_recordings_are_worked_on_in_pieces(
         for stem in (speech, music):
             save(stem, load(path)[0] / 2)
         times, segments = np.arange(4.0), [recordings.Segment(0.0, 2.0, "speech+music")]
-        return streaming.LongSeparation(segments, times, times, times, 1.0, settings, streaming.limits(settings))
+        return streaming.LongSeparation(segments, times, times, {}, times, 1.0, settings, streaming.limits(settings))
 
     monkeypatch.setattr(streaming, "separate_file", pretend)
     monkeypatch.setattr(recordings, "LONG_SECONDS", 1.0)
