@@ -1,7 +1,7 @@
 """The recipe of a detector, from a file and from flags; and that nobody is on both sides of a split."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -52,10 +52,10 @@ def test_recipes_that_make_no_sense_are_refused(settings: dict, words: str) -> N
 
 def test_recipes_are_read_and_flags_come_first(tmp_path: Path) -> None:
     path = tmp_path / "recipe"
-    path.write_text('# mine\nnetwork = "frames"\ncrop_seconds = 10\nneither = true\n', encoding="utf-8")
-    wanted = Recipe(network="frames", crop_seconds=10.0, neither=True)
+    path.write_text('# mine\nnetwork = "frames"\ncrop_seconds = 10\nneither = true\nstandardised = false\n', encoding="utf-8")
+    wanted = Recipe(network="frames", crop_seconds=10.0, neither=True, standardised=False)
     assert read_recipe(path) == wanted and isinstance(read_recipe(path).crop_seconds, float)
-    assert read_recipe(path, {"neither": False, "bands": 40}) == Recipe(network="frames", crop_seconds=10.0, bands=40)
+    assert read_recipe(path, {"head": "single", "bands": 40}) == replace(wanted, head="single", bands=40)
     path.write_text(json.dumps(asdict(wanted)), encoding="utf-8")
     assert read_recipe(path) == wanted
     assert read_recipe(None) == Recipe() and read_recipe(None, {"seed": 3}) == Recipe(seed=3)

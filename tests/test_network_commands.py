@@ -145,7 +145,10 @@ def test_detect_refuses(call: Caller, models: Path, radio: Path, tmp_path: Path)
     twin = save(other / "some radio.flac", tone(1, 300), format="FLAC")
     assert str(twin) in call.refused("detect", radio, twin, "-o", tmp_path / "out")
     assert str(twin) in call.refused("detect", radio, twin, "--format", "rttm")
-    assert "cannot write" in call.refused("detect", radio, twin.parent, "-o", radio / "below")
+    another = tmp_path / "more"
+    another.mkdir()
+    save(another / "another.flac", tone(1, 300), format="FLAC")
+    assert "cannot write" in call.refused("detect", radio, another, "-o", radio / "below")
     assert call("detect", radio, "-o", "").code == call("detect").code == call("detect", radio, "--format", "doc").code == 2
     assert str(silent) in call.refused("detect", radio, "--weights", silent)
     patches = tmp_path / "patches.safetensors"
