@@ -241,7 +241,8 @@ def card(figures: dict[str, Any]) -> str:
 
 Where speech and where music sounds: `bayessep detect`, `bayessep clean`.
 
-- **Licence of the weights: CC BY-SA 4.0** (some of what they were learned from asks for it).
+**Licence.** CC BY-SA 4.0, as some of what the weights were learned from asks.
+
 - Network: `frames` with multi-task heads on harmonic and percussive mel bands (LMHPS-EF of paper 003), {figures["epochs"]} epochs,
   the best being {figures["best_epoch"]}. It says of every 40 ms how probable music, speech, both and neither are.
 - Made by `python -m bayessep.detector_release DATA -o bayessep/weights --work FOLDER`.
