@@ -382,7 +382,8 @@ class Writer:
             where = f"sample {bad} ({bad / self._rate:.3f} s)"
             raise UserError(f"cannot write {self.path}: its {where} is NaN or infinite.")
         with self._failing_cleanly():
-            self._sound.write(block.T)
+            for first in range(0, block.shape[1], 2**16):  # libsndfile dies of longer blocks of ogg
+                self._sound.write(block[:, first : first + 2**16].T)
         self.frames += block.shape[1]
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:

@@ -1,7 +1,9 @@
 """Reading and writing: what goes in comes out, in blocks as at once, and each bad file has its sentence."""
 
 import os
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -364,3 +366,11 @@ def test_permissions_are_those_of_any_new_file(tmp_path):
     write(tmp_path / "a.wav", tone(), RATE)
     (tmp_path / "b").write_text("")
     assert (tmp_path / "a.wav").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+def test_a_long_block_of_ogg_is_written(tmp_path: Path) -> None:
+    """In a process of its own: libsndfile ends it, where it is given all at once."""
+    code = "import sys, numpy as np; from bayessep import audio; audio.write(sys.argv[1], np.full((2, 4_000_000), 0.1, 'f'), 44100)"
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "long.ogg")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert audio.probe(tmp_path / "long.ogg").frames == 4_000_000
