@@ -24,7 +24,7 @@ from bayessep import audio, shipped, timeline
 from bayessep.detector_data import scaled
 from bayessep.detector_training import Recipe
 from bayessep.errors import UserError
-from bayessep.features import FEATURES, Front, stream_levels
+from bayessep.features import Front, stream_levels
 from bayessep.models import speech_music_detector as detector
 from bayessep.models.detector_networks import STRIDE
 from bayessep.shipped import Weights
@@ -89,8 +89,6 @@ def network_of(weights: Weights) -> Network:
         raise UserError(f"these are no weights of a detector ({error}).") from None
     if recipe.network != "frames":
         raise UserError(f"a detector of the network {recipe.network} looks at single patches; give one of the network frames.")
-    if recipe.standardised or not FEATURES[recipe.feature].log:
-        raise UserError("this detector does not look at plain decibels; give one of a log feature, not standardised.")
     if not 0 < temperature < np.inf:
         raise UserError(f"these are no weights of a detector (temperature {temperature}).")
     like = jax.eval_shape(lambda key: detector.init(recipe.detector, key), jax.random.key(0))
