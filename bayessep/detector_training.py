@@ -37,7 +37,7 @@ class Recipe:
         each: patches of each class in a batch; of the network ``frames``, scenes.
         crops, crop_seconds, augment, neither, standardised: `Drawing`. The network ``frames`` learns from scenes, in which there
             is a fourth class, and hears levels as they come: it needs `neither`, and must not be `standardised`.
-        epochs, steps_per_epoch, patience, min_delta, seed: `Training`.
+        epochs, steps_per_epoch, patience, min_delta, seed, average: `Training`.
 
     Raises:
         UserError: a name is not known, a number is out of range, or two settings contradict each other.
@@ -61,6 +61,7 @@ class Recipe:
     patience: int = 5
     min_delta: float = 0.0
     seed: int = 0
+    average: float = 0.0
 
     def __post_init__(self) -> None:
         _ = self.front, self.detector, self.drawing, self.training  # each checks its own numbers
@@ -99,7 +100,7 @@ class Recipe:
     @property
     def training(self) -> Training:
         """How long it is trained."""
-        return Training(self.epochs, self.steps_per_epoch, self.patience, self.min_delta, self.seed)
+        return Training(self.epochs, self.steps_per_epoch, self.patience, self.min_delta, self.seed, self.average)
 
 
 PAPER = Recipe(augment=False, rate=0.0, steps_per_epoch=8416, min_delta=0.01)

@@ -57,6 +57,8 @@ class Training:
         patience: epochs without a better validation loss after which it ends.
         min_delta: by how much better it must be.
         seed: of all randomness.
+        average: what is validated and kept is a moving mean of the states of all steps, of which so much stays at each step (less
+            at first: after n steps, n / (n + 9)); 0 takes the states themselves. It is steadier where steps are large or data few.
 
     Raises:
         UserError: a number is out of range.
@@ -67,6 +69,7 @@ class Training:
     patience: int = 5
     min_delta: float = 0.0
     seed: int = 0
+    average: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "steps_per_epoch", "patience"):
@@ -74,6 +77,8 @@ class Training:
                 raise UserError(f"{name} is {getattr(self, name)}, but must be at least 1.")
         if not 0 <= self.min_delta < math.inf:
             raise UserError(f"min_delta is {self.min_delta}, but must be at least 0, and finite.")
+        if not 0 <= self.average < 1:
+            raise UserError(f"average is {self.average}, but must be at least 0 and below 1.")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed is {self.seed}, but must be at least 0 and below 2**32.")
 
@@ -105,6 +110,7 @@ class _Carried(NamedTuple):
     """Everything that goes on from epoch to epoch."""
 
     state: PyTree
+    mean: PyTree  # `Training.average`; nothing without
     best: PyTree
     best_loss: np.ndarray
     best_epoch: np.ndarray
@@ -136,24 +142,26 @@ def train(
         checkpoints = held.enter_context(closing(_Checkpoints(folder / CHECKPOINTS)))
         key = jax.random.key(training.seed)
         key_init, key_steps = jax.random.split(key)
-        carried = _fresh(task.init(key_init))
+        carried = _fresh(task.init(key_init), training)
         carried = checkpoints.latest(carried) or carried
         log = held.enter_context(closing(_Log(folder, int(carried.epoch))))
-        state = across.replicate(carried.state)
-        step = across.jitted(task.step)
+        live = across.replicate((carried.state, carried.mean))
+        step = across.jitted(task.step, training.average)
         reason = _over(carried, training)
         while not reason:
             done = int(carried.epoch)
-            state, means = _epoch(task, training, across, step, state, np.asarray(jax.random.key_data(key_steps)), done, progress)
-            at_home = jax.tree.map(np.asarray, state)
-            found = {f"validation/{name}": float(value) for name, value in task.validate(at_home).items()}
+            live, means = _epoch(task, training, across, step, live, np.asarray(jax.random.key_data(key_steps)), done, progress)
+            state, mean = jax.tree.map(np.asarray, live)
+            watched = mean if training.average else state
+            found = {f"validation/{name}": float(value) for name, value in task.validate(watched).items()}
             loss = found["validation/loss"]
             if not math.isfinite(loss):
                 raise Diverged(f"the validation loss of epoch {done + 1} is {loss}; the epochs before it are kept.")
             better = loss < float(carried.best_loss) - training.min_delta
             carried = _Carried(
-                at_home,
-                at_home if better else carried.best,
+                state,
+                mean,
+                watched if better else carried.best,
                 np.array(loss) if better else carried.best_loss,
                 np.array(done + 1) if better else carried.best_epoch,
                 np.array(done + 1),
@@ -164,9 +172,9 @@ def train(
     return Trained(carried.best, int(carried.best_epoch), int(carried.epoch), float(carried.best_loss), reason, log.rows)
 
 
-def _fresh(state: PyTree) -> _Carried:
+def _fresh(state: PyTree, training: Training) -> _Carried:
     state = jax.tree.map(np.asarray, state)
-    return _Carried(state, state, np.array(np.inf), np.array(0), np.array(0))
+    return _Carried(state, state if training.average else (), state, np.array(np.inf), np.array(0), np.array(0))
 
 
 def _over(carried: _Carried, training: Training) -> str:
@@ -177,20 +185,20 @@ def _over(carried: _Carried, training: Training) -> str:
 
 
 def _epoch(
-    task: Task, training: Training, across: _Devices, step: Callable, state: PyTree, seed: np.ndarray, done: int, progress: Progress
+    task: Task, training: Training, across: _Devices, step: Callable, live: PyTree, seed: np.ndarray, done: int, progress: Progress
 ) -> tuple[PyTree, dict[str, float]]:
     """All steps of an epoch, and the means of what they say."""
     first, most = done * training.steps_per_epoch, training.epochs * training.steps_per_epoch
     sums: Any = None
     for n in range(first, first + training.steps_per_epoch):
-        state, metrics = step(state, across.divide(task.batch(n)), seed, np.uint32(n))
+        live, metrics = step(live, across.divide(task.batch(n)), seed, np.uint32(n))
         sums = metrics if sums is None else jax.tree.map(jax.numpy.add, sums, metrics)
         if (n + 1 - first) % 20 == 0 or n + 1 - first == training.steps_per_epoch:
             loss = float(np.asarray(sums["loss"])) / (n + 1 - first)
             if not math.isfinite(loss):
                 raise Diverged(f"the training loss became {loss} by step {n + 1}; the epochs before it are kept.")
             progress("training", n + 1, most, loss)
-    return state, {name: float(np.asarray(value)) / training.steps_per_epoch for name, value in sums.items()}
+    return live, {name: float(np.asarray(value)) / training.steps_per_epoch for name, value in sums.items()}
 
 
 # --- devices -------------------------------------------------------------------------------------------------------------
@@ -217,13 +225,28 @@ class _Devices:
             raise UserError(f"a batch of {size} cannot be divided among {self.count} devices; take a multiple of that number.")
         return jax.tree.map(lambda x: self._placed(x, self._divided), batch)
 
-    def jitted(self, step: Callable) -> Callable:
+    def jitted(self, step: Callable, average: float) -> Callable:
+        """A step of the state and of its mean."""
+
         # Seed and number come as plain numbers, which every process may give; a key would belong to one device.
         @partial(jax.jit, donate_argnums=0, out_shardings=self._whole)
-        def numbered(state: PyTree, batch: PyTree, seed: Array, n: Array) -> tuple[PyTree, Mapping[str, Array]]:
-            return step(state, batch, jax.random.fold_in(jax.random.wrap_key_data(seed), n))
+        def numbered(live: PyTree, batch: PyTree, seed: Array, n: Array) -> tuple[PyTree, Mapping[str, Array]]:
+            state, mean = live
+            state, metrics = step(state, batch, jax.random.fold_in(jax.random.wrap_key_data(seed), n))
+            return (state, _averaged(mean, state, average, n) if average else ()), metrics
 
         return numbered
+
+
+def _averaged(mean: PyTree, state: PyTree, average: float, n: Array) -> PyTree:
+    """A moving mean of what is floating point; of all else, what is newest."""
+    done = n.astype(np.float32)
+    goes = 1 - jax.numpy.minimum(average, done / (done + 9))  # more at first, or random weights would be most of it for long
+
+    def one(before: Array, now: Array) -> Array:
+        return before + goes.astype(now.dtype) * (now - before) if jax.numpy.issubdtype(now.dtype, np.floating) else now
+
+    return jax.tree.map(one, mean, state)
 
 
 # --- what is kept --------------------------------------------------------------------------------------------------------

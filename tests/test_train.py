@@ -81,6 +81,38 @@ def test_it_ends_when_validation_stays_and_keeps_the_best(tmp_path):
     np.testing.assert_array_equal(found.state.weights, validated[1])
 
 
+def validated(folder: Path, training: Training) -> np.ndarray:
+    """What is validated after each epoch."""
+    seen = []
+
+    def validate(state):
+        seen.append(np.asarray(state.weights).copy())
+        return {"loss": 1.0 / len(seen)}
+
+    train(dataclasses.replace(line(), validate=validate), training, folder)
+    return np.array(seen)
+
+
+def test_the_mean_of_states_is_validated_and_kept(tmp_path):
+    every = dataclasses.replace(SHORT, epochs=30, steps_per_epoch=1, patience=30)
+    states, means = (validated(tmp_path / str(a), dataclasses.replace(every, average=a)) for a in (0.0, 0.6))
+    expected = states[0]
+    for n, (state, mean) in enumerate(zip(states, means, strict=True)):
+        stays = min(0.6, n / (n + 9))
+        expected = stays * expected + (1 - stays) * state
+        np.testing.assert_allclose(mean, expected, atol=1e-6)
+    kept = train(line(), dataclasses.replace(every, average=0.6, patience=99), tmp_path / "kept")
+    best = np.asarray(kept.state.weights)
+    assert np.abs(means - best).max(1).min() < 1e-6 < np.abs(states - best).max(1).min()
+
+
+def test_the_mean_goes_on_where_it_was(tmp_path):
+    whole = dataclasses.replace(SHORT, average=0.9)
+    run(tmp_path / "parts", dataclasses.replace(whole, epochs=2))
+    (parts, at_once) = (run(tmp_path / folder, whole) for folder in ("parts", "once"))
+    assert np.array_equal(parts.state.weights, at_once.state.weights) and parts.history == at_once.history
+
+
 def test_a_smaller_gain_than_asked_is_none(tmp_path):
     losses = iter([1.0, 0.95, 0.93, 0.5])
     task = dataclasses.replace(line(), validate=lambda _: {"loss": next(losses)})
@@ -193,7 +225,10 @@ def test_a_batch_that_no_device_can_share_is_refused(tmp_path, monkeypatch):
         across.divide({"x": np.zeros((16, 2))})
 
 
-@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"steps_per_epoch": 0}, {"patience": 0}, {"min_delta": -1.0}, {"seed": -1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"epochs": 0}, {"steps_per_epoch": 0}, {"patience": 0}, {"min_delta": -1.0}, {"seed": -1}, {"average": 1.0}],
+)
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
         Training(**wrong)
