@@ -332,7 +332,7 @@ def _trained(task: Task, folder: Path, corpus: Corpus, seed: int, progress: Prog
     made = detector_training.task(recipe, learn, held, about)
     found = train(made, recipe.training, folder / task.place, progress=progress)
     if task.row == MULTI_EARLY:
-        shipped.write_file(folder / task.place / WEIGHTS, detection.weights_of(recipe, found.state))
+        shipped.write_file(folder / task.place / WEIGHTS, detection.weights_of(recipe, [found.state]))
     numbers = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves((found.state.parameters, found.state.statistics)))
     how = {"epochs": found.epochs, "best_epoch": found.epoch, "steps": found.epochs * recipe.steps_per_epoch}
     return found.state, how | {"loss": found.loss, "stopped": found.stopped, "parameters": numbers}
@@ -429,8 +429,7 @@ def _transferred(task: Task, folder: Path, corpus: Corpus, seed: int, transfer: 
     recipe, budget = recipe_of(start, seed), BUDGETS[task.budget]
     weights = folder / start.place / WEIGHTS
     if weights.is_file():
-        like = jax.eval_shape(lambda key: detector.init(recipe.detector, key), jax.random.key(0))
-        state = detector.State(*shipped.filled((like.parameters, like.statistics), shipped.read_file(weights).arrays), ())
+        (state,) = detection.states_of(recipe, shipped.read_file(weights))
     else:
         state, _ = _trained(start, folder, corpus, seed, progress)
     if transfer is None:

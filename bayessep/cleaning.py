@@ -26,7 +26,7 @@ from bayessep.preparation import Given, Lessons, Plan, Spectra
 from bayessep.separators import Progress, Trained, silent
 from bayessep.settings import Settings
 from bayessep.stft import bin_frequencies, frame_times, stft
-from bayessep.timeline import BOTH, MUSIC, SILENCE, SPEECH, Segment
+from bayessep.timeline import BOTH, MUSIC, SILENCE, SPEECH, labels_at, runs
 
 MODEL = Settings(complete=False, max_catalogue=2000)
 
@@ -68,7 +68,7 @@ def hear(detection: Detection, times: Float[np.ndarray, " T"], settings: Cleanin
     hop = detection.duration / n
     reach = 2 * round(settings.edge / hop) + 1
     middle = (np.arange(n) + 0.5) * hop
-    labels = np.array(_labels(detection.segments, middle))
+    labels = np.array(labels_at(detection.segments, middle))
     speech, music = (_heard_at_all(getattr(detection, what), what, labels, hop, settings) for what in (SPEECH, MUSIC))
     least = max(1, round(settings.shortest / hop))
     # Between its edges, a segment of speech passes if music is less likely than not there; so detectors mean it.
@@ -115,25 +115,13 @@ def _heard_at_all(
     return np.where(labelled, np.maximum(probability, settings.sure + 1e-6), probability)
 
 
-def _labels(segments: Sequence[Segment], times: Float[np.ndarray, " T"]) -> list[str]:
-    """The label at each time; "" where there is none."""
-    starts = np.array([s.start for s in segments])
-    return [segments[n].label if n >= 0 else "" for n in np.searchsorted(starts, times, side="right") - 1]
-
-
 def _lasting(on: Bool[np.ndarray, " T"], least: int) -> Bool[np.ndarray, " T"]:
     """Without the runs of fewer than `least` frames, unless one is all there is."""
     kept = on.copy()
-    for start, stop in _runs(on):
+    for start, stop in runs(on):
         if stop - start < min(least, len(on)):
             kept[start:stop] = False
     return kept
-
-
-def _runs(on: Bool[np.ndarray, " T"]) -> list[tuple[int, int]]:
-    """First frames of stretches that are on, and the frames after their last."""
-    steps = np.diff(on.astype(int), prepend=0, append=0)
-    return list(zip(np.flatnonzero(steps > 0).tolist(), np.flatnonzero(steps < 0).tolist(), strict=True))
 
 
 # --- what is known --------------------------------------------------------------------------------------------------------
@@ -246,7 +234,7 @@ def clean(
         return Stems(speech, mixture - speech, account)
     mixed = mixed * np.float32(model.level / target.mean())
     target = mixed[given.target]
-    stretches = [mixed[a:b] for a, b in _runs(lessons.music)]
+    stretches = [mixed[a:b] for a, b in runs(lessons.music)]
     frequencies = bin_frequencies(window, sample_rate)[:n_bins]
     learned = learn(mixed[lessons.speech], stretches, target, frequencies, sample_rate / window.hop, settings, progress)
     plan = Plan(Spectra(target, mixed[:0], learned.music, given.p_music[given.target]), given, times, n_bins)
@@ -293,7 +281,7 @@ def clean_file(
     if found.silent:
         raise UserError(f"{path} is silent: there is nothing to take apart.")
     scale = np.float32(model.level / (found.level or 1.0))
-    ends = np.cumsum([b - a for a, b in _runs(found.lessons.music)])
+    ends = np.cumsum([b - a for a, b in runs(found.lessons.music)])
     stretches = np.split(found.music * scale, ends[ends < len(found.music)])
     frequencies = bin_frequencies(window, rate)[:n_bins]
     given = found.lessons.given

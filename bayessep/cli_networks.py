@@ -175,6 +175,10 @@ def detector(
         float | None, _recipe("--min-delta", metavar="X", show_default="0.0", help="By how much better it must be.")
     ] = None,
     seed: Annotated[int | None, _recipe("--seed", metavar="N", show_default="0", help="Of all randomness.")] = None,
+    average: Annotated[
+        float | None,
+        _recipe("--average", metavar="X", show_default="0.0", help="Moving mean of the weights, of which so much stays each step."),
+    ] = None,
     coordinator: Annotated[
         str | None, _processes("--coordinator", metavar="HOST:PORT", help="Of process 0; all see the same -o DIR.")
     ] = None,

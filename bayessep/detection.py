@@ -8,7 +8,7 @@ that are shorter than a shortest duration.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -29,8 +29,7 @@ from bayessep.models import speech_music_detector as detector
 from bayessep.models.detector_networks import STRIDE
 from bayessep.shipped import Weights
 from bayessep.timeline import Segment
-
-Progress = Callable[[str, int, int, float], None]
+from bayessep.train import Progress
 
 MODEL = "detector"
 """The model that ships."""
@@ -59,10 +58,10 @@ class Smoothing(NamedTuple):
 
 
 class Network(NamedTuple):
-    """A trained detector, ready to be run."""
+    """A trained detector, ready to be run: one network or several, of whose logits it takes the mean."""
 
     recipe: Recipe
-    state: detector.State
+    states: tuple[detector.State, ...]
     temperature: float
 
 
@@ -84,23 +83,31 @@ def network_of(weights: Weights) -> Network:
     """
     try:
         recipe = Recipe(**weights.settings["recipe"])
-        temperature = float(weights.settings["temperature"])
+        temperature, members = float(weights.settings["temperature"]), int(weights.settings.get("members", 1))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"these are no weights of a detector ({error}).") from None
     if recipe.network != "frames":
         raise UserError(f"a detector of the network {recipe.network} looks at single patches; give one of the network frames.")
-    if not 0 < temperature < np.inf:
-        raise UserError(f"these are no weights of a detector (temperature {temperature}).")
+    if not 0 < temperature < np.inf or members < 1:
+        raise UserError(f"these are no weights of a detector (temperature {temperature}, {members} networks).")
+    return Network(recipe, states_of(recipe, weights, members), temperature)
+
+
+def states_of(recipe: Recipe, weights: Weights, members: int = 1) -> tuple[detector.State, ...]:
+    """The networks of a file of weights, of whatever kind; they can be run, and not be trained on.
+
+    Raises:
+        UserError: they are those of another network.
+    """
     like = jax.eval_shape(lambda key: detector.init(recipe.detector, key), jax.random.key(0))
-    numbers = shipped.filled((like.parameters, like.statistics), weights.arrays)
-    parameters, statistics = jax.tree.map(jnp.asarray, numbers)
-    return Network(recipe, detector.State(parameters, statistics, ()), temperature)
+    numbers = shipped.filled(members * ((like.parameters, like.statistics),), weights.arrays)
+    return tuple(detector.State(parameters, statistics, ()) for parameters, statistics in jax.tree.map(jnp.asarray, numbers))
 
 
-def weights_of(recipe: Recipe, state: detector.State, temperature: float = 1.0, **about: object) -> Weights:
-    """What `network_of` reads."""
-    settings = {"recipe": asdict(recipe), "temperature": temperature, "labels": list(LABELS), **about}
-    return Weights(shipped.flat((state.parameters, state.statistics)), settings)
+def weights_of(recipe: Recipe, states: Sequence[detector.State], temperature: float = 1.0, **about: object) -> Weights:
+    """What `network_of` and `states_of` read."""
+    settings = {"recipe": asdict(recipe), "temperature": temperature, "members": len(states), "labels": list(LABELS), **about}
+    return Weights(shipped.flat(tuple((state.parameters, state.statistics) for state in states)), settings)
 
 
 # --- frames --------------------------------------------------------------------------------------------------------------
@@ -132,10 +139,10 @@ def logits(levels: Iterable[Float[np.ndarray, "t D"]], network: Network) -> Iter
             count += len(held[-1])
         while (left >= (WINDOW + CONTEXT) * STRIDE) or (ended and left >= STRIDE):
             rows = np.concatenate(held)
-            window = rows[: (WINDOW + 2 * CONTEXT) * STRIDE]
-            said = detector.predict(network.recipe.detector, network.state, jnp.asarray(scaled(window))[None]).classes[0]
+            window = jnp.asarray(scaled(rows[: (WINDOW + 2 * CONTEXT) * STRIDE]))[None]
+            said = [np.asarray(detector.predict(network.recipe.detector, s, window).classes[0]) for s in network.states]
             made = min(WINDOW, left // STRIDE)
-            yield np.asarray(said)[CONTEXT : CONTEXT + made]
+            yield np.mean(said, axis=0)[CONTEXT : CONTEXT + made]
             held, count, left = [rows[WINDOW * STRIDE :]], count - WINDOW * STRIDE, left - WINDOW * STRIDE
 
 
@@ -197,8 +204,7 @@ def segments_of(p: Float[np.ndarray, "T C"], hop: float, duration: float, smooth
 def _without_short(path: Int[np.ndarray, " T"], shortest: int, state: int) -> Int[np.ndarray, " T"]:
     """Shorter runs of a state given to what is around them, half each."""
     path = path.copy()
-    edges = np.flatnonzero(np.diff(path == state, prepend=False, append=False))
-    for first, end in zip(edges[::2], edges[1::2], strict=True):
+    for first, end in timeline.runs(path == state):
         if end - first < shortest and (first > 0 or end < len(path)):
             before = path[first - 1] if first > 0 else path[end]
             after = path[end] if end < len(path) else before
@@ -223,8 +229,7 @@ def detect(path: str | Path, *, network: Network | None = None, progress: Progre
         UserError: as `audio.read`; or the recording is digital silence throughout.
     """
     network = network or shipped_network()
-    front = network.recipe.front
-    rate = front.sample_rate
+    rate = network.recipe.front.sample_rate
     info = audio.probe(path)
     most, length, loud = max(1, round(info.frames / info.sample_rate)), 0, 0.0
 
@@ -236,13 +241,13 @@ def detect(path: str | Path, *, network: Network | None = None, progress: Progre
             progress("listening", min(most, round(length / rate)), most, float("nan"))
             yield block.samples[0]
 
-    found = list(logits(stream_levels(_in_silence(sound(), front), front), network))
+    found = logits_of(sound(), network)
     if loud == 0:
         raise UserError(f"{path} is silent: there is nothing to hear in it; give another recording.")
     # What its header says, unless it is wrong by more than the rounding of resampling.
     duration = info.frames / info.sample_rate
     duration = duration if abs(duration - length / rate) <= 1 / rate else length / rate
-    return _made(np.concatenate(found), length, duration, network)
+    return _made(found, length, duration, network)
 
 
 def detect_samples(samples: Float[np.ndarray, " N"], network: Network | None = None) -> Detection:
@@ -252,13 +257,18 @@ def detect_samples(samples: Float[np.ndarray, " N"], network: Network | None = N
         UserError: there is no sample, one that is no number, or nothing but digital silence.
     """
     network = network or shipped_network()
-    front = network.recipe.front
     if not np.isfinite(samples).all():
         raise UserError("the waveform holds a NaN or infinite sample; leave it out.")
     if not samples.any():
         raise UserError("the waveform is silent: there is nothing to hear in it; give another one.")
-    levels = stream_levels(_in_silence([np.asarray(samples, np.float32)], front), front)
-    return _made(np.concatenate(list(logits(levels, network))), len(samples), len(samples) / front.sample_rate, network)
+    said = logits_of([np.asarray(samples, np.float32)], network)
+    return _made(said, len(samples), len(samples) / network.recipe.front.sample_rate, network)
+
+
+def logits_of(blocks: Iterable[Float[np.ndarray, " n"]], network: Network) -> Float[np.ndarray, "T C"]:
+    """What the network says of a waveform that comes in blocks; its last vector may be of what lies beyond the end."""
+    front = network.recipe.front
+    return np.concatenate(list(logits(stream_levels(_in_silence(blocks, front), front), network)))
 
 
 def _in_silence(blocks: Iterable[Float[np.ndarray, " n"]], front: Front) -> Iterator[Float[np.ndarray, " n"]]:

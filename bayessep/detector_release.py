@@ -12,6 +12,7 @@ import argparse
 import json
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,13 +27,17 @@ from bayessep.detection import LABELS, Network, detect_samples
 from bayessep.detector_data import Items
 from bayessep.detector_scenes import Scene
 from bayessep.detector_training import Recipe, divide, task
-from bayessep.timeline import BOTH, MUSIC, SILENCE, SPEECH, Segment
+from bayessep.models.detector_networks import STRIDE
+from bayessep.timeline import BOTH, MUSIC, SILENCE, SPEECH
 from bayessep.train import Progress, train
 
 RECIPE = Recipe(
     network="frames", head="multi", feature="LMHPS-EF", neither=True, standardised=False, augment=True,
     dropout=0.15, rate=2e-3, each=12, crops=40, steps_per_epoch=240, epochs=20, patience=20, seed=0,
 )  # fmt: skip
+
+MEMBERS = 3
+"""Networks that are trained alike, from other seeds: the mean of what they say errs less than each of them does."""
 
 PUBLISHED_MIXES = "musan-sm_hpss"
 """Split group of the mixtures that paper 003's authors published; measured with, and never learned from."""
@@ -116,9 +121,11 @@ def scenes(items: Items, count: int, seconds: float, seed: int, *, augment: bool
 
 def truth_of(scene: Scene, times: Float[np.ndarray, " T"]) -> list[str]:
     """What sounds at these times."""
-    at = np.minimum((times * RECIPE.front.sample_rate).astype(int), len(scene.samples) - 1)
-    names = {(True, True): BOTH, (True, False): SPEECH, (False, True): MUSIC, (False, False): SILENCE}
-    return [names[bool(s), bool(m)] for s, m in zip(scene.speech[at], scene.music[at], strict=True)]
+    return _named(*scene.on(times * RECIPE.front.sample_rate))
+
+
+def _named(speech: Bool[np.ndarray, " T"], music: Bool[np.ndarray, " T"]) -> list[str]:
+    return np.select([speech & music, speech, music], [BOTH, SPEECH, MUSIC], SILENCE).tolist()
 
 
 def hear(made: Sequence[Scene], network: Network) -> Heard:
@@ -128,10 +135,9 @@ def hear(made: Sequence[Scene], network: Network) -> Heard:
         result = detect_samples(scene.samples, network)
         times = (np.arange(len(result.speech)) + 0.5) * result.hop
         truth = truth_of(scene, times)
-        both = np.stack([result.speech > 0.5, result.music > 0.5])
         parts["truth"] += truth
-        parts["found"] += _at(result.segments, times)
-        parts["raw"] += [{(1, 1): BOTH, (1, 0): SPEECH, (0, 1): MUSIC, (0, 0): SILENCE}[int(s), int(m)] for s, m in both.T]
+        parts["found"] += timeline.labels_at(result.segments, times)
+        parts["raw"] += _named(result.speech > 0.5, result.music > 0.5)
         parts["speech"].append(result.speech)
         parts["music"].append(result.music)
         parts["smr_db"].append(np.full(len(times), scene.smr_db))
@@ -139,11 +145,6 @@ def hear(made: Sequence[Scene], network: Network) -> Heard:
     speech, music, smr_db = (np.concatenate(parts[name]) for name in ("speech", "music", "smr_db"))
     spoken, played = np.isin(truth, (SPEECH, BOTH)), np.isin(truth, (MUSIC, BOTH))
     return Heard(parts["truth"], parts["found"], parts["raw"], speech, music, smr_db, spoken, played)
-
-
-def _at(segments: Sequence[Segment], times: Float[np.ndarray, " T"]) -> list[str]:
-    ends = np.array([s.end for s in segments])
-    return [segments[min(n, len(segments) - 1)].label for n in np.searchsorted(ends, times, side="right")]
 
 
 def scores(heard: Heard) -> dict[str, Any]:
@@ -172,14 +173,12 @@ def scores(heard: Heard) -> dict[str, Any]:
 
 def temperature(made: Sequence[Scene], network: Network) -> float:
     """By which logits are divided, so that the truth is most probable."""
-    from bayessep.features import stream_levels
-
     front = network.recipe.front
+    frame = STRIDE * front.hop
     said, true = [], []
     for scene in made:
-        levels = stream_levels(detection._in_silence([scene.samples], front), front)
-        logits = np.concatenate(list(detection.logits(levels, network)))[: len(scene.samples) // (4 * front.hop)]
-        times = (np.arange(len(logits)) + 0.5) * 4 * front.hop / front.sample_rate
+        logits = detection.logits_of([scene.samples], network)[: len(scene.samples) // frame]
+        times = (np.arange(len(logits)) + 0.5) * frame / front.sample_rate
         said.append(logits)
         true += [LABELS.index(label) for label in truth_of(scene, times)]
     logits = np.concatenate(said)
@@ -199,19 +198,25 @@ def release(data: Path, work: Path, output: Path, recipe: Recipe = RECIPE, progr
     """Train, calibrate, measure, and put the weights and their card into `output`; returns the figures of the card."""
     parts = division(data)
     about = {"items": {name: round(seconds, 1) for name, seconds in parts.seconds.items()}}
-    trained = train(task(recipe, parts.learn, parts.held, about), recipe.training, work, progress=progress)
-    raw = detection.network_of(detection.weights_of(recipe, trained.state))
+    members = []
+    for n in range(MEMBERS):
+        one = replace(recipe, seed=recipe.seed + n)
+        named = f"training {n + 1} of {MEMBERS}"
+        made = task(one, parts.learn, parts.held, about)
+        members.append(train(made, one.training, work / str(n + 1), progress=lambda _, *at, named=named: progress(named, *at)))
+    states = [member.state for member in members]
+    raw = detection.network_of(detection.weights_of(recipe, states))
     heat = temperature(scenes(parts.held, 24, 60.0, 11, augment=True), raw)
-    weights = detection.weights_of(recipe, trained.state, heat)
+    weights = detection.weights_of(recipe, states, heat)
     network = detection.network_of(weights)
     plain, altered = (scenes(parts.test, 40, 60.0, 12, augment=augment) for augment in (False, True))
     heard, hardened = hear(plain, network), hear(altered, network)
     untempered = scores(hear(plain, raw))
     figures: dict[str, Any] = {"as_recorded": scores(heard), "altered": scores(hardened)}
     figures["before_calibration"] = {name: untempered[name] for name in ("speech_ece", "music_ece")}
-    figures |= {"temperature": round(heat, 3), "epochs": trained.epochs, "best_epoch": trained.epoch}
-    figures |= {"validation_loss": round(trained.loss, 4), "seconds": {k: round(v) for k, v in parts.seconds.items()}}
-    figures["sources"] = parts.sources
+    figures |= {"temperature": round(heat, 3), "epochs": [m.epochs for m in members], "best_epochs": [m.epoch for m in members]}
+    figures |= {"validation_losses": [round(m.loss, 4) for m in members], "sources": parts.sources}
+    figures["seconds"] = {what: round(seconds) for what, seconds in parts.seconds.items()}
     shipped.publish(detection.MODEL, weights, card(figures), output)
     pairs = {"speech": (heard.speech, heard.spoken), "music": (heard.music, heard.played)}
     curves = {what: detection_scores.reliability(p, true) for what, (p, true) in pairs.items()}
@@ -243,8 +248,9 @@ Where speech and where music sounds: `bayessep detect`, `bayessep clean`.
 
 **Licence.** CC BY-SA 4.0, as some of what the weights were learned from asks.
 
-- Network: `frames` with multi-task heads on harmonic and percussive mel bands (LMHPS-EF of paper 003), {figures["epochs"]} epochs,
-  the best being {figures["best_epoch"]}. It says of every 40 ms how probable music, speech, both and neither are.
+- {MEMBERS} networks `frames` with multi-task heads on harmonic and percussive mel bands (LMHPS-EF of paper 003), of whose logits
+  the mean is taken; trained for {RECIPE.epochs} epochs each, the best being {", ".join(map(str, figures["best_epochs"]))}. They say
+  of every 40 ms how probable music, speech, both and neither are.
 - Made by `python -m bayessep.detector_release DATA -o bayessep/weights --work FOLDER`.
 
 ## How good

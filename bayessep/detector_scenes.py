@@ -33,6 +33,11 @@ class Scene(NamedTuple):
     music: Bool[np.ndarray, " N"]
     smr_db: float  # where both sound
 
+    def on(self, at: Float[np.ndarray, " T"]) -> tuple[Bool[np.ndarray, " T"], Bool[np.ndarray, " T"]]:
+        """Whether speech sounds, and music, at places that are counted in samples; beyond its end, what is at its end."""
+        n = np.minimum(at.astype(int), len(self.samples) - 1)
+        return self.speech[n], self.music[n]
+
 
 def draw_scene(
     items: Items, seconds: float, sample_rate: int, rng: np.random.Generator, *, augment: bool = True, smr_db: float | None = None
@@ -98,8 +103,7 @@ def _smooth(on: np.ndarray, sample_rate: int) -> Float[np.ndarray, " N"]:
 def frame_labels(scene: Scene, front: Front, n_frames: int) -> Int[np.ndarray, " S"]:
     """The class at the middle of every `STRIDE` frames of features."""
     middles = (np.arange(n_frames // STRIDE) * STRIDE + (STRIDE - 1) / 2) * front.hop + front.frame / 2
-    at = np.minimum(middles.astype(int), len(scene.samples) - 1)
-    speech, music = scene.speech[at], scene.music[at]
+    speech, music = scene.on(middles)
     return np.select([speech & music, speech, music], [BOTH, SPEECH, MUSIC], NEITHER)
 
 

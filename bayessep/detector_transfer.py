@@ -82,13 +82,13 @@ def generated(
     for n, (of, count) in enumerate(zip(items, counts, strict=True)):
         rng = np.random.default_rng([*seed, n])
         scenes = [draw_scene(of, seconds, front.sample_rate, rng) for _ in range(count)]
-        made.append([broadcast(scene.samples, partial(_on, scene, front.sample_rate), front) for scene in scenes])
+        made.append([broadcast(scene.samples, partial(_heard, scene, front.sample_rate), front) for scene in scenes])
     return Parts(made[0], made[1], {"generated": made[2]})
 
 
-def _on(scene: Scene, rate: int, times: Float[np.ndarray, " T"]) -> tuple[Bool[np.ndarray, " T"], Bool[np.ndarray, " T"]]:
-    at = np.minimum((times * rate).astype(int), len(scene.samples) - 1)
-    return scene.music[at], scene.speech[at]
+def _heard(scene: Scene, rate: int, times: Float[np.ndarray, " T"]) -> tuple[Bool[np.ndarray, " T"], Bool[np.ndarray, " T"]]:
+    speech, music = scene.on(times * rate)
+    return music, speech
 
 
 def labelled(folder: Path, front: Front) -> Parts:

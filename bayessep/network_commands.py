@@ -243,7 +243,7 @@ def train_detector(
     labels = list(detection.LABELS[: recipe.detector.classes])
     found = {"epoch": trained.epoch, "epochs": trained.epochs, "scores": scores}
     more: dict[str, Any] = {"labels": labels, "licences": licences, "training": found} | about
-    weights = detection.weights_of(recipe, trained.state, **more)
+    weights = detection.weights_of(recipe, [trained.state], **more)
     digest = shipped.write_file(folder / WEIGHTS, weights)
     document = {"command": "train detector", "version": __version__, "device": described, "recipe": dataclasses.asdict(recipe)}
     document |= about | found | {"stopped": trained.stopped, "sha256": digest}

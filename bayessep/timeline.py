@@ -180,6 +180,18 @@ def frame_switches(segments: Sequence[Segment], times: Float[np.ndarray, " T"]) 
     return Switches(speech, music, labelled)
 
 
+def labels_at(segments: Sequence[Segment], times: Float[np.ndarray, " T"]) -> list[str]:
+    """The label at each time of segments without gaps; "" before the first."""
+    starts = np.array([s.start for s in segments])
+    return [segments[n].label if n >= 0 else "" for n in np.searchsorted(starts, times, side="right") - 1]
+
+
+def runs(on: Bool[np.ndarray, " T"]) -> list[tuple[int, int]]:
+    """First frames of the stretches that are on, and the frames after their last."""
+    steps = np.diff(on.astype(int), prepend=0, append=0)
+    return list(zip(np.flatnonzero(steps > 0).tolist(), np.flatnonzero(steps < 0).tolist(), strict=True))
+
+
 def from_frames(
     labels: Sequence[str],
     times: Float[np.ndarray, " T"],
@@ -201,18 +213,18 @@ def from_frames(
     if count == 0 or len(times) != count or (probabilities is not None and len(probabilities) != count):
         raise ValueError(f"{count} labels need as many times and probabilities, and at least one")
     changes = [n for n in range(1, count) if labels[n] != labels[n - 1]]
-    runs: list[tuple[int, float, str]] = []  # (first frame, start, label) of what is kept
+    kept: list[tuple[int, float, str]] = []  # (first frame, start, label)
     start = 0.0
     for first, after in zip([0, *changes], [*changes, count], strict=True):
         end = float(duration) if after == count else float(times[after - 1] + times[after]) / 2
-        if end - start < min_duration and (runs or after < count):
-            if not runs:
+        if end - start < min_duration and (kept or after < count):
+            if not kept:
                 continue  # too short, and nothing before it: the next run begins where this one did
-        elif not runs or runs[-1][2] != labels[first]:
-            runs.append((0 if not runs else first, start, labels[first]))
+        elif not kept or kept[-1][2] != labels[first]:
+            kept.append((0 if not kept else first, start, labels[first]))
         start = end
     segments = []
-    for (first, start, label), (after, end, _) in zip(runs, [*runs[1:], (count, float(duration), "")], strict=True):
+    for (first, start, label), (after, end, _) in zip(kept, [*kept[1:], (count, float(duration), "")], strict=True):
         sure = None
         if probabilities is not None:
             sure = float(np.mean([probabilities[n] for n in range(first, after) if labels[n] == label]))

@@ -78,7 +78,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a detector that has learned nothing."""
     recipe = Recipe(network="frames", neither=True, standardised=False, head="single", feature="LMS", bands=20)
     path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
-    shipped.write_file(path, detection.weights_of(recipe, detector.init(recipe.detector, jax.random.key(0))))
+    shipped.write_file(path, detection.weights_of(recipe, [detector.init(recipe.detector, jax.random.key(0))]))
     return path
 
 

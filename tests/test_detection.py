@@ -29,8 +29,8 @@ SMALL = Recipe(network="frames", head="single", bands=4, neither=True, standardi
 
 @cache
 def _network(temperature: float = 1.5) -> Network:
-    """A small one that has learned nothing, and says different things of different sound."""
-    return Network(SMALL, detector.init(SMALL.detector, jax.random.key(0)), temperature)
+    """Two small ones that have learned nothing, and say different things of different sound."""
+    return Network(SMALL, tuple(detector.init(SMALL.detector, jax.random.key(n)) for n in range(2)), temperature)
 
 
 def _levels(rows: int, seed: int = 0) -> np.ndarray:
@@ -56,8 +56,9 @@ def _in_one_run(levels: np.ndarray) -> np.ndarray:
     rows = np.full((STRIDE * (2 * WINDOW + 3 * CONTEXT), levels.shape[1]), -100, np.float32)
     rows[CONTEXT * STRIDE : CONTEXT * STRIDE + len(levels)] = levels
     network = _network()
-    said = detector.predict(network.recipe.detector, network.state, jnp.asarray(scaled(rows))[None]).classes[0]
-    return np.asarray(said)[CONTEXT : CONTEXT + len(levels) // STRIDE]
+    x = jnp.asarray(scaled(rows))[None]
+    first, second = (np.asarray(detector.predict(network.recipe.detector, state, x).classes[0]) for state in network.states)
+    return ((first + second) / 2)[CONTEXT : CONTEXT + len(levels) // STRIDE]
 
 
 # --- no seams ------------------------------------------------------------------------------------------------------------
@@ -249,7 +250,7 @@ def test_the_shortest_duration_is_long_enough_wherever_it_is(before: int) -> Non
 
 def test_written_and_read_it_says_the_same(tmp_path: Path) -> None:
     network = _network()
-    weights = detection.weights_of(SMALL, network.state, 1.5, corpus="made up")
+    weights = detection.weights_of(SMALL, network.states, 1.5, corpus="made up")
     shipped.write_file(tmp_path / "a.safetensors", weights)
     read = shipped.read_file(tmp_path / "a.safetensors")
     assert read.settings["corpus"] == "made up" and read.settings["labels"] == list(LABELS)
@@ -273,14 +274,17 @@ def test_written_and_read_it_says_the_same(tmp_path: Path) -> None:
     ],
 )
 def test_weights_of_other_networks_are_refused(change: dict, words: str) -> None:
-    weights = detection.weights_of(SMALL, _network().state)
+    weights = detection.weights_of(SMALL, _network().states)
     other = weights._replace(settings=weights.settings | {"recipe": weights.settings["recipe"] | change})
     with pytest.raises(UserError, match=words):
         detection.network_of(other)
 
 
-@pytest.mark.parametrize("settings", [{}, {"recipe": None}, {"temperature": "hot"}, {"temperature": 0}, {"temperature": np.nan}])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"recipe": None}, {"temperature": "hot"}, {"temperature": 0}, {"temperature": np.nan}, {"members": 0}],
+)
 def test_weights_of_no_detector_are_refused(settings: dict) -> None:
-    weights = detection.weights_of(SMALL, _network().state)
+    weights = detection.weights_of(SMALL, _network().states)
     with pytest.raises(UserError, match="no weights of a detector"):
         detection.network_of(weights._replace(settings=(weights.settings | settings) if settings else {}))

@@ -16,7 +16,7 @@ from bayessep.errors import UserError
 
 def test_a_recipe_says_all_of_its_parts() -> None:
     recipe = Recipe(
-        "frames", "single", "LMS", 40, 100, 0.1, 0.01, 3, 5, 7.0, False, True, False, 9, 11, 2, 0.5, 4
+        "frames", "single", "LMS", 40, 100, 0.1, 0.01, 3, 5, 7.0, False, True, False, 9, 11, 2, 0.5, 4, 0.9
     )  # fmt: skip
     front, network, drawing, training = recipe.front, recipe.detector, recipe.drawing, recipe.training
     assert (front.feature, front.bands, front.width, front.range_db) == ("LMS", 40, 40, 200.0)
@@ -24,7 +24,7 @@ def test_a_recipe_says_all_of_its_parts() -> None:
     assert (network.dropout, network.rate, network.classes) == (0.1, 0.01, 4)
     assert (drawing.crops, drawing.crop_seconds, drawing.patch) == (5, 7.0, 100)
     assert (drawing.augment, drawing.neither, drawing.standardised) == (False, True, False)
-    assert tuple(asdict(training).values()) == (9, 11, 2, 0.5, 4)
+    assert tuple(asdict(training).values()) == (9, 11, 2, 0.5, 4, 0.9)
     assert (PAPER.detector.classes, PAPER.detector.parts, PAPER.detector.rate, PAPER.front.range_db) == (3, 2, 0.0, 80.0)
 
 
