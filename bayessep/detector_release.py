@@ -33,7 +33,7 @@ from bayessep.train import Progress, train
 
 RECIPE = Recipe(
     network="frames", head="multi", feature="LMHPS-EF", neither=True, standardised=False, augment=True,
-    dropout=0.15, rate=2e-3, each=12, crops=40, steps_per_epoch=240, epochs=20, patience=20, seed=0,
+    dropout=0.15, rate=2e-3, average=0.999, each=12, crops=40, steps_per_epoch=240, epochs=20, patience=20, seed=0,
 )  # fmt: skip
 
 MEMBERS = 3

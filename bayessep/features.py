@@ -28,13 +28,17 @@ from bayessep.stft import Stft, bin_frequencies, frame_count, stft
 # --- median filters ------------------------------------------------------------------------------------------------------
 
 
-@lru_cache
-def _selection(n: int) -> tuple[tuple[int, int, bool, bool], ...]:
-    """Comparators that bring the median of n numbers to the middle: two places, and whether the lesser and the greater are needed.
+_FOUND = {
+    11: "jf bi cd eh cj eb hi kb fd kc af ae fi hj ec bd cg hc cb ec cf fg fj fb cf",
+    21: "cd ab ef gh bd eg mo pq ji ln lm ac ir no fh ij ae tu st tu pk qk qt ku bf mn cg ps jm cb il rn nu ip aj jq ls oq rk os "
+    "ks co mt rl gs dh lp nk ft er np mq om gf fm do rf hn dg bl gh fl fg qo pl qr pi qi gj kj hr hk hi ki",
+}
+"""Comparators for the medians of paper 003, found by a random search that began with `_sorting` and kept what is right; they are a
+fifth to a quarter fewer. A letter is a place; the first gets the lesser of the two numbers."""
 
-    Batcher's odd-even merge sort of the next power of two, without what touches the places beyond n (as if they held infinity),
-    and without what the middle does not depend on.
-    """
+
+def _sorting(n: int) -> list[tuple[int, int]]:
+    """Batcher's odd-even merge sort of the next power of two, without what touches places beyond n (as if they held infinity)."""
     size = 1 << (n - 1).bit_length()
     sort: list[tuple[int, int]] = []
     p = 1
@@ -48,9 +52,16 @@ def _selection(n: int) -> tuple[tuple[int, int, bool, bool], ...]:
                         sort.append((a, b))
             k //= 2
         p *= 2
+    return sort
+
+
+@lru_cache
+def _selection(n: int) -> tuple[tuple[int, int, bool, bool], ...]:
+    """Comparators that bring the median of n numbers to the middle: two places, and if the lesser and the greater are needed."""
+    found = [(ord(a) - ord("a"), ord(b) - ord("a")) for a, b in _FOUND[n].split()] if n in _FOUND else _sorting(n)
     needed = {n // 2}
     kept: list[tuple[int, int, bool, bool]] = []
-    for a, b in reversed(sort):
+    for a, b in reversed(found):
         if a in needed or b in needed:
             kept.append((a, b, a in needed, b in needed))
             needed |= {a, b}
