@@ -65,7 +65,7 @@ def hear(detection: Detection, times: Float[np.ndarray, " T"], settings: Cleanin
     music is on, they are music. All others are to be inferred. What is learned from is what is surest, as long as it is enough.
     """
     n = len(detection.speech)
-    hop = detection.duration / n
+    hop = detection.hop
     reach = 2 * round(settings.edge / hop) + 1
     middle = (np.arange(n) + 0.5) * hop
     labels = np.array(labels_at(detection.segments, middle))
