@@ -365,27 +365,39 @@ def detector_recordings(folder: str | Path, *, redistributable: bool = False) ->
         parts.sort(key=lambda r: r.path)
         licence = "; ".join(dict.fromkeys(r.licence for r in parts))
         music.append(Sound(parts[0]._replace(category=MUSIC, licence=licence), tuple(r.path for r in parts)))
-    if redistributable:
-        speech, music = ([s for s in sounds if may_be_redistributed(s.recording)] for sounds in (speech, music))
-    for what, sounds in ((SPEECH, speech), (MUSIC, music)):
-        if not sounds:
-            raise UserError(f"{top / 'manifest.csv'} lists no {what} that can be used here; add some.")
-    return DetectorRecordings(speech, music)
+    return _usable(DetectorRecordings(speech, music), redistributable, f"{top / 'manifest.csv'} lists")
 
 
-def speech_and_music(folder: str | Path) -> DetectorRecordings:
+def speech_and_music(
+    folder: str | Path, *, redistributable: bool = False, missing: Callable[[str], object] | None = None
+) -> DetectorRecordings:
     """Of a folder with manifest.csv (`detector_recordings`), or of MUSAN as it is unpacked.
 
+    Args:
+        folder: see above.
+        redistributable: keep only what `may_be_redistributed`.
+        missing: as `read_musan`.
+
     Raises:
-        UserError: it is neither, or something of it is missing.
+        UserError: it is neither, something of it is missing, or nothing is left of speech or of music.
     """
     top = Path(folder)
     if (top / "manifest.csv").is_file():
-        return detector_recordings(top)
+        return detector_recordings(top, redistributable=redistributable)
     if not any((place / part).is_dir() for place in (top, top / "musan") for part in (MUSIC, SPEECH)):
         raise UserError(f"{top} has neither a manifest.csv nor MUSAN's folders music and speech; give a folder that has.")
-    found = read_musan(top, parts=(MUSIC, SPEECH))
-    return DetectorRecordings(*([Sound(r, (r.path,)) for r in found if r.category == kind] for kind in (SPEECH, MUSIC)))
+    found = read_musan(top, parts=(MUSIC, SPEECH), missing=missing)
+    sounds = DetectorRecordings(*([Sound(r, (r.path,)) for r in found if r.category == kind] for kind in (SPEECH, MUSIC)))
+    return _usable(sounds, redistributable, f"{top} holds")
+
+
+def _usable(of: DetectorRecordings, redistributable: bool, found: str) -> DetectorRecordings:
+    """What may be used of it; `found` begins the sentence that says what there is none of."""
+    chosen = DetectorRecordings(*([s for s in kind if may_be_redistributed(s.recording) or not redistributable] for kind in of))
+    for what, sounds in chosen._asdict().items():
+        if not sounds:
+            raise UserError(f"{found} no {what} that can be used here; add some.")
+    return chosen
 
 
 _FREE = re.compile(r"CC0|CC[ -]BY|public domain|\bMIT\b|\bBSD\b|\bApache\b|\bGPL\b|free software", re.IGNORECASE)

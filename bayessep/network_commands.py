@@ -13,11 +13,9 @@ import numpy as np
 
 from bayessep import __version__, corpora, data, detection, output, segments, shipped, train
 from bayessep.commands import use_cache, use_device
-from bayessep.corpora import DetectorRecordings, Sound
 from bayessep.detection import Detection
 from bayessep.errors import UserError
 from bayessep.terminal import Terminal, to_json
-from bayessep.timeline import MUSIC, SPEECH
 
 # --- detect --------------------------------------------------------------------------------------------------------------
 
@@ -182,25 +180,6 @@ def processes(coordinator: str | None, count: int | None, number: int | None) ->
     return Processes(coordinator, count, number)
 
 
-def recordings_of(folder: Path, redistributable: bool, terminal: Terminal) -> DetectorRecordings:
-    """What a detector learns from: a folder with manifest.csv, or MUSAN as it is unpacked.
-
-    Raises:
-        UserError: it is neither, cannot be read, or nothing is left of speech or of music.
-    """
-    if (folder / "manifest.csv").is_file():
-        return corpora.detector_recordings(folder, redistributable=redistributable)
-    if not any((folder / below / part).is_dir() for below in (".", "musan") for part in (SPEECH, MUSIC)):
-        raise UserError(f"{folder} has neither a manifest.csv nor MUSAN's folders music and speech; name another one with --data.")
-    found = corpora.read_musan(folder, parts=(SPEECH, MUSIC), missing=terminal.warn)
-    usable = [r for r in found if corpora.may_be_redistributed(r) or not redistributable]
-    chosen = DetectorRecordings(*([Sound(r, (r.path,)) for r in usable if r.category == part] for part in (SPEECH, MUSIC)))
-    for what, sounds in chosen._asdict().items():
-        if not sounds:
-            raise UserError(f"{folder} holds no {what} that can be used here; add some.")
-    return chosen
-
-
 def train_detector(
     folder: Path,
     data: Path,
@@ -215,14 +194,14 @@ def train_detector(
     """Train a detector, or go on with a training; writes its weights.
 
     Raises:
-        UserError: as `read_recipe`, `recordings_of` and `train.train`.
+        UserError: as `read_recipe`, `corpora.speech_and_music` and `train.train`.
         Diverged: the loss is no number any more.
     """
     from bayessep.detector_data import Items, read_items
     from bayessep.detector_training import divide, read_recipe, task
 
     recipe = read_recipe(config, given)
-    sounds = recordings_of(data, redistributable, terminal)
+    sounds = corpora.speech_and_music(data, redistributable=redistributable, missing=terminal.warn)
     if together is not None:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(together.coordinator, together.processes, together.number)

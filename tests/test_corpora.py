@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from bayessep import corpora
 from bayessep.corpora import (
     MUSAN,
     detector_recordings,
@@ -13,6 +14,7 @@ from bayessep.corpora import (
     may_be_redistributed,
     read_dafx12,
     read_musan,
+    speech_and_music,
 )
 from bayessep.data import MANIFEST_COLUMNS, Recording
 from bayessep.errors import UserError
@@ -292,6 +294,21 @@ def test_speech_and_music_of_a_manifest(tmp_path: Path) -> None:
     _manifest(tmp_path, rows[1:3])
     with pytest.raises(UserError, match="lists no speech"):
         detector_recordings(tmp_path, redistributable=True)
+
+
+def test_speech_and_music_of_musan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [
+        Recording(tmp_path / f"{what} {licence}.wav", what, what, 1.0, RATE, 1, licence=licence)
+        for what in ("speech", "music") for licence in ("CC0", "CC BY-NC")
+    ]  # fmt: skip
+    (tmp_path / "musan" / "speech").mkdir(parents=True)
+    monkeypatch.setattr(corpora, "read_musan", lambda *_, **__: found)
+    everything, free = (speech_and_music(tmp_path, redistributable=free) for free in (False, True))
+    assert [len(part) for part in everything] == [2, 2] and [len(part) for part in free] == [1, 1]
+    assert free.speech[0].recording.category == "speech" and free.music[0].recording.licence == "CC0"
+    del found[2]
+    with pytest.raises(UserError, match="holds no music that can be used here"):
+        speech_and_music(tmp_path, redistributable=True)
 
 
 @pytest.mark.parametrize(

@@ -284,23 +284,6 @@ def test_divergence_is_one_sentence(call: Caller, corpus: Path, tmp_path: Path, 
     assert "became nan by step 20" in outcome.complaint and "--rate" in outcome.complaint and "--level" not in outcome.complaint
 
 
-def test_musan_is_recognised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bayessep import corpora
-    from bayessep.data import Recording
-    from bayessep.terminal import Terminal
-
-    found = [
-        Recording(tmp_path / f"{what} {licence}.wav", what, what, 1.0, 16000, 1, licence=licence)
-        for what in ("speech", "music") for licence in ("CC0", "CC BY-NC")
-    ]  # fmt: skip
-    (tmp_path / "musan" / "speech").mkdir(parents=True)
-    monkeypatch.setattr(corpora, "read_musan", lambda *_, **__: found)
-    everything = network_commands.recordings_of(tmp_path, False, Terminal())
-    free = network_commands.recordings_of(tmp_path, True, Terminal())
-    assert [len(part) for part in everything] == [2, 2] and [len(part) for part in free] == [1, 1]
-    assert free.speech[0].recording.category == "speech" and free.music[0].recording.licence == "CC0"
-
-
 def test_scenes_of_a_batch_depend_on_seed_and_number_alone() -> None:
     rng = np.random.default_rng(0)
     items = Items(*([Item(str(n), str(n), rng.standard_normal(48000).astype(np.float32)) for n in range(2)] for _ in range(2)))
