@@ -39,13 +39,9 @@ def tasks(recordings: Sequence[Path], folder: Path) -> list[Task]:
     Raises:
         UserError: a folder holds no audio, or two recordings have one name.
     """
-    found: dict[Path, tuple[Path, Path]] = {}  # by where it really is: a recording, and its place among the results
-    for given in recordings:
-        inside = data.audio_files(given) if given.is_dir() else [given]
-        for path in inside:
-            found.setdefault(path.resolve(), (path, path.relative_to(given) if given.is_dir() else Path(path.name)))
-    shared = Counter(place.with_suffix("") for _, place in found.values())
-    planned = [Task(r, folder / (p if shared[p.with_suffix("")] > 1 else p.with_suffix(""))) for r, p in found.values()]
+    found = data.gather(recordings)
+    shared = Counter(place.with_suffix("") for _, place in found)
+    planned = [Task(r, folder / (p if shared[p.with_suffix("")] > 1 else p.with_suffix(""))) for r, p in found]
     for name, count in Counter(task.folder for task in planned).items():
         if count > 1:
             first, second, *_ = (str(task.recording) for task in planned if task.folder == name)

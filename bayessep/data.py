@@ -11,7 +11,7 @@ from bayessep.audio import probe
 from bayessep.broadcast import Broadcast, generate_broadcast
 from bayessep.errors import UserError
 
-__all__ = ["Broadcast", "Recording", "audio_files", "generate_broadcast", "read_folder", "read_manifest", "select"]
+__all__ = ["Broadcast", "Recording", "audio_files", "gather", "generate_broadcast", "read_folder", "read_manifest", "select"]
 
 
 class Recording(NamedTuple):
@@ -95,6 +95,21 @@ def audio_files(folder: str | Path) -> list[Path]:
     if not paths:
         raise UserError(f"{folder} holds no audio: expected files ending in {', '.join(sorted(AUDIO_EXTENSIONS))}")
     return paths
+
+
+def gather(given: Iterable[str | Path]) -> list[tuple[Path, Path]]:
+    """Recordings that a command is given, each once: a folder stands for the audio in it and in the folders below.
+
+    With each comes its place among the results: its path below the folder that was given, else its name.
+
+    Raises:
+        UserError: a folder holds no audio.
+    """
+    found: dict[Path, tuple[Path, Path]] = {}  # by where it really is
+    for top in map(Path, given):
+        for path in audio_files(top) if top.is_dir() else [top]:
+            found.setdefault(path.resolve(), (path, path.relative_to(top if top.is_dir() else top.parent)))
+    return list(found.values())
 
 
 def read_folder(folder: str | Path, category: str = "") -> list[Recording]:

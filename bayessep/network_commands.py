@@ -38,14 +38,9 @@ def tasks(recordings: Sequence[Path], place: Path | None, format: str, several: 
     Raises:
         UserError: a folder holds no audio, two recordings have one name, or a recording would be replaced.
     """
-    found: dict[Path, tuple[Path, Path]] = {}  # by where it really is: a recording, and its place among the results
-    for given in recordings:
-        for path in data.audio_files(given) if given.is_dir() else [given]:
-            found.setdefault(path.resolve(), (path, path.relative_to(given) if given.is_dir() else Path(path.name)))
-    planned = [
-        Task(path, place / inside.with_suffix(ENDINGS[format]) if several and place is not None else place)
-        for path, inside in found.values()
-    ]
+    found = data.gather(recordings)
+    inputs = [path.resolve() for path, _ in found]
+    planned = [Task(r, place / p.with_suffix(ENDINGS[format]) if several and place is not None else place) for r, p in found]
     names: dict[Path | str, Path] = {}
     for path, target in planned:
         name = target or (path.stem if format == "rttm" else str(path))
@@ -55,7 +50,7 @@ def tasks(recordings: Sequence[Path], place: Path | None, format: str, several: 
     for target in (task.target for task in planned if task.target is not None):
         if target.is_dir():
             raise UserError(f"{target} is a folder; name a file with -o, or give several recordings.")
-        output.keep_inputs(target.parent, [target.name], found)
+        output.keep_inputs(target.parent, [target.name], inputs)
     return planned
 
 

@@ -10,6 +10,7 @@ from bayessep.data import (
     MANIFEST_COLUMNS,
     Broadcast,
     Recording,
+    gather,
     generate_broadcast,
     read_folder,
     read_manifest,
@@ -231,6 +232,18 @@ def test_a_folder_without_audio_is_an_error(tmp_path: Path):
     (tmp_path / "a.wav").write_text("these are words")
     with pytest.raises(UserError, match=r"a\.wav"):
         read_folder(tmp_path)
+
+
+def test_what_is_given_twice_is_gathered_once(tmp_path: Path):
+    for name in ("b.wav", "x/a.wav"):
+        _sound(tmp_path / name)
+    (tmp_path / "x" / "link.wav").symlink_to(tmp_path / "b.wav")
+    found = gather([tmp_path / "b.wav", tmp_path, tmp_path / "x" / ".." / "b.wav", tmp_path / "notes.txt"])
+    assert found == [
+        (tmp_path / "b.wav", Path("b.wav")),
+        (tmp_path / "x" / "a.wav", Path("x/a.wav")),
+        (tmp_path / "notes.txt", Path("notes.txt")),
+    ]
 
 
 def test_select_keeps_what_fulfils_every_condition():
