@@ -8,7 +8,7 @@ as without. At work a patch begins with every frame, and a median of 501 frames 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -157,12 +157,6 @@ def draw(of: Sequence[Broadcast], where: Places, length: int, each: int, rng: np
     return Batch(x.astype(np.float32), np.arange(2 * each) >= each)
 
 
-@lru_cache
-def _graph(config: Detector) -> nnx.GraphDef:
-    """The network without its numbers."""
-    return nnx.split(nnx.eval_shape(lambda: detector.SpeechMusicDetector(config, nnx.Rngs(0))))[0]
-
-
 def _loss(model: detector.SpeechMusicDetector, head: str, batch: Batch, noise: nnx.Rngs | None) -> Float[Array, ""]:
     logit = getattr(model(jnp.asarray(batch.features), noise), head)
     return optax.sigmoid_binary_cross_entropy(logit, jnp.asarray(batch.on, logit.dtype)).mean()
@@ -173,7 +167,7 @@ def tune(config: Detector, head: str, state: State, batch: Batch, key: Key[Array
     """One step of Nadam by one head; the loss is that before it. What the head does not need stays as it is."""
 
     def loss(parameters: PyTree) -> tuple[Float[Array, ""], tuple[Float[Array, ""], PyTree]]:
-        model = nnx.merge(_graph(config), parameters, state.statistics, copy=True)
+        model = nnx.merge(detector.graph(config), parameters, state.statistics, copy=True)
         found = _loss(model, head, batch, nnx.Rngs(key))
         penalty = 0.01 * (getattr(model, head).hidden.linear.kernel[...] ** 2).sum()
         return found + penalty, (found, nnx.state(model, nnx.BatchStat))
@@ -185,7 +179,7 @@ def tune(config: Detector, head: str, state: State, batch: Batch, key: Key[Array
 
 @partial(jax.jit, static_argnames=("config", "head"))
 def _validated(config: Detector, head: str, state: State, batch: Batch) -> Float[Array, ""]:
-    return _loss(nnx.merge(_graph(config), state.parameters, state.statistics), head, batch, None)
+    return _loss(nnx.merge(detector.graph(config), state.parameters, state.statistics), head, batch, None)
 
 
 def task(

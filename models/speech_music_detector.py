@@ -177,7 +177,7 @@ def optimiser(config: Detector, steps_per_epoch: int = 1000) -> optax.GradientTr
 
 
 @lru_cache
-def _graph(config: Detector) -> nnx.GraphDef:
+def graph(config: Detector) -> nnx.GraphDef:
     """The network without its numbers."""
     return nnx.split(nnx.eval_shape(lambda: SpeechMusicDetector(config, nnx.Rngs(0))))[0]
 
@@ -191,7 +191,7 @@ def init(config: Detector, key: Key[Array, ""], steps_per_epoch: int = 1000) -> 
 @partial(jax.jit, static_argnames=("config",))
 def predict(config: Detector, state: State, x: Float[Array, "B L D"]) -> Output:
     """What it says of patches."""
-    return nnx.merge(_graph(config), state.parameters, state.statistics)(x)
+    return nnx.merge(graph(config), state.parameters, state.statistics)(x)
 
 
 @partial(jax.jit, static_argnames=("config", "weights", "steps_per_epoch"), donate_argnames=("state",))
@@ -207,7 +207,7 @@ def step(
 
     def loss(parameters: PyTree) -> tuple[Float[Array, ""], tuple[Losses, PyTree]]:
         # A copy, because the running means may only be changed inside the function that is differentiated.
-        model = nnx.merge(_graph(config), parameters, state.statistics, copy=True)
+        model = nnx.merge(graph(config), parameters, state.statistics, copy=True)
         found = losses(model(batch.features, nnx.Rngs(key)), batch)
         return total(found, weights) + _penalty(model), (found, nnx.state(model, nnx.BatchStat))
 

@@ -91,12 +91,9 @@ def tiny(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(BUDGETS, "full", TINY)
     for name, row in ((LMS, Row("b3", "single", "LMS", 8, False)), (MULTI_EARLY, Row("b3", "multi", "LMS", 8, False))):
         monkeypatch.setitem(ROWS, name, row)
-    graphs = (detector._graph, detector_transfer._graph)
-    for graph in graphs:
-        graph.cache_clear()
+    detector.graph.cache_clear()
     yield
-    for graph in graphs:
-        graph.cache_clear()
+    detector.graph.cache_clear()
 
 
 # --- what is run ---------------------------------------------------------------------------------------------------------
