@@ -30,6 +30,7 @@ from bayessep.features import Front, extract_in_pieces, normalise, standardise
 from bayessep.models import speech_music_detector as detector
 from bayessep.models.detector_networks import Detector
 from bayessep.models.speech_music_detector import State
+from bayessep.stft import frame_times
 from bayessep.timeline import Segment, frame_switches
 from bayessep.train import Task
 
@@ -51,11 +52,6 @@ class Broadcast(NamedTuple):
         return 2 * (sums[length:] - sums[:-length]) > length
 
 
-def frame_times(front: Front, n: int) -> Float[np.ndarray, " n"]:
-    """The middle of each frame, in seconds."""
-    return (np.arange(n) * front.hop + front.stft.n_fft / 2) / front.sample_rate
-
-
 def broadcast(
     samples: Float[np.ndarray, " N"],
     switches: Callable[[Float[np.ndarray, " T"]], tuple[Bool[np.ndarray, " T"], Bool[np.ndarray, " T"]]],
@@ -63,7 +59,7 @@ def broadcast(
 ) -> Broadcast:
     """A recording at `Front.sample_rate`; `switches` says whether music is on at some seconds, and whether speech is."""
     features = np.asarray(standardise(extract_in_pieces(normalise(samples), front)))
-    return Broadcast(features, *switches(frame_times(front, len(features))))
+    return Broadcast(features, *switches(frame_times(len(features), front.stft, front.sample_rate)))
 
 
 class Parts(NamedTuple):
