@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterable, Mapping
@@ -23,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from bayessep import __version__, corpora, detection, detector_data, detector_training, detector_transfer, extras, shipped
+from bayessep import __version__, corpora, detection, detector_data, detector_training, detector_transfer, extras, output, shipped
 from bayessep import separability as measured
 from bayessep.detector_data import Item, Items
 from bayessep.detector_training import Recipe
@@ -278,7 +277,7 @@ def run(
 def _check_setup(folder: Path, corpus: Corpus, seed: int, transfer: Path | None) -> None:
     """Write down what results depend on, or compare. Rows and budgets that were not there before may come."""
     names = sorted(p.relative_to(transfer).as_posix() for p in transfer.rglob("*") if p.is_file()) if transfer else None
-    setup: dict[str, Any] = {
+    setup = {
         "version": __version__,
         "seed": seed,
         "recordings": corpus.digest,
@@ -286,27 +285,15 @@ def _check_setup(folder: Path, corpus: Corpus, seed: int, transfer: Path | None)
         "budgets": {name: dataclasses.asdict(budget) for name, budget in BUDGETS.items()},
         "transfer": names and hashlib.sha256(json.dumps(names).encode()).hexdigest(),
     }
-    setup = json.loads(json.dumps(setup))
-    path = folder / SETUP
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            try:
-                before = json.loads(path.read_text(encoding="utf-8"))
-                kept = {part: {name: setup[part].get(name) for name in before[part]} for part in ("rows", "budgets")}
-                kept["transfer"] = setup["transfer"] if before["transfer"] else before["transfer"]
-            except (ValueError, TypeError, KeyError, AttributeError):
-                raise UserError(f"{path} cannot be read; choose another folder with -o.") from None
-            if transfer is None:
-                setup["transfer"] = kept["transfer"] = before["transfer"]
-            if before != setup | kept:
-                other = "other recordings or settings, another seed or another version"
-                raise UserError(f"{folder} holds results of {other}; choose another folder with -o.")
-        draft = path.with_suffix(".part")
-        draft.write_text(json.dumps(setup, indent=1) + "\n", encoding="utf-8")
-        os.replace(draft, path)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another folder with -o.") from None
+
+    def other(before: Any, now: dict[str, Any]) -> str:
+        kept = {part: {name: now[part].get(name) for name in before[part]} for part in ("rows", "budgets")}
+        if transfer is None:
+            now["transfer"] = before["transfer"]  # what they were stays
+        kept["transfer"] = before["transfer"] and now["transfer"]
+        return "" if before == now | kept else "results of other recordings or settings, another seed or another version"
+
+    output.settle(folder / SETUP, setup, other)
 
 
 def work(task: Task, folder: Path, corpus: Corpus, seed: int, transfer: Path | None, progress: Progress) -> dict[str, Any]:

@@ -1,13 +1,15 @@
-"""A folder of results that appears whole or not at all."""
+"""A folder of results that appears whole or not at all, and a file in it that says what it holds."""
 
+import json
 import os
 import shutil
 import signal
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from bayessep.errors import UserError
 
@@ -83,6 +85,37 @@ def keep_inputs(folder: Path, names: Iterable[str], inputs: Iterable[str | Path]
     for path in map(Path, inputs):
         if path.resolve() in results:
             raise UserError(f"{path} would be replaced by a result of the same name; choose another folder with -o.")
+
+
+def settle(path: Path, setup: Mapping[str, Any], other: Callable[[Any, dict[str, Any]], str], *, writes: bool = True) -> None:
+    """Write down in JSON what a folder holds, whole or not at all, unless the file says that it holds something else.
+
+    Args:
+        path: of the file; its folder is made if need be.
+        setup: what the folder is to hold.
+        other: told what the file says and what it is to say (`setup` as JSON has it, still to be changed), names what the folder
+            holds instead; nothing if it may go on. A file that it cannot make sense of is one that cannot be read.
+        writes: whether this process writes; otherwise it only compares.
+
+    Raises:
+        UserError: the folder holds something else or cannot be written to, or the file cannot be read.
+    """
+    folder, now = path.parent, json.loads(json.dumps(setup))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            try:
+                found = other(json.loads(path.read_text(encoding="utf-8")), now)
+            except (ValueError, TypeError, KeyError, AttributeError):
+                raise UserError(f"{path} cannot be read; choose another folder with -o.") from None
+            if found:
+                raise UserError(f"{folder} holds {found}; choose another folder with -o.")
+        if writes:
+            part = path.with_name(f".{path.name}.{os.getpid()}")
+            part.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
+            os.replace(part, path)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another folder with -o.") from None
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from bayessep import __version__, baselines, metrics, protocol, recognition
+from bayessep import __version__, baselines, metrics, output, protocol, recognition
 from bayessep.errors import UserError
 from bayessep.pipeline import Separation, analyse, separate, tempering
 from bayessep.preparation import Known, magnitude, window_of
@@ -257,24 +257,13 @@ def _check_setup(folder: Path, seed: int) -> None:
     rows = {name: dataclasses.asdict(settings) for name, settings in MODEL_ROWS.items()}
     items, development = protocol.names(), protocol.names(protocol.DEVELOPMENT)
     setup = {"version": __version__, "seed": seed, "items": items, "development": development, "rows": rows}
-    setup = json.loads(json.dumps(setup))
-    path = folder / SETUP
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            try:
-                before = json.loads(path.read_text(encoding="utf-8"))
-                rows_before = dict(before["rows"])
-            except (ValueError, TypeError, KeyError):
-                raise UserError(f"{path} cannot be read; choose another folder with -o.") from None
-            same = {"development": setup["development"]} | before
-            if same != setup | {"rows": {name: setup["rows"].get(name) for name in rows_before}}:
-                raise UserError(
-                    f"{folder} holds results of other settings, another seed or another version; choose another folder with -o."
-                )
-        path.write_text(json.dumps(setup, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another folder with -o.") from None
+
+    def other(before: Any, now: dict[str, Any]) -> str:
+        same = {"development": now["development"]} | before
+        fitting = now | {"rows": {name: now["rows"].get(name) for name in dict(before["rows"])}}
+        return "" if same == fitting else "results of other settings, another seed or another version"
+
+    output.settle(folder / SETUP, setup, other)
 
 
 # --- one task ------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,6 @@ Where JAX sees several devices, batches are divided among them and states are he
 from __future__ import annotations
 
 import csv
-import json
 import logging
 import math
 import os
@@ -34,6 +33,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Key, PyTree
 
+from bayessep import output
 from bayessep.errors import UserError
 
 State = TypeVar("State")
@@ -296,29 +296,17 @@ class _Checkpoints:
 
 def _check_config(folder: Path, task: Task, training: Training) -> None:
     """Write down what is trained, or compare: a folder holds one training."""
-    wanted = json.loads(json.dumps({"task": dict(task.config), "training": asdict(training)}))
-    path = folder / CONFIG
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            try:
-                before = json.loads(path.read_text(encoding="utf-8"))
-                same = {"task": before["task"], "training": before["training"] | {"epochs": training.epochs}}
-            except (ValueError, TypeError, KeyError):
-                raise UserError(f"{path} cannot be read; choose another folder with -o.") from None
-            if same != wanted:
-                differing = sorted(
-                    f"{part}.{name}" for part in wanted for name in wanted[part].keys() | same[part].keys()
-                    if wanted[part].get(name) != same[part].get(name)
-                )  # fmt: skip
-                other = f"{folder} holds another training (it differs in {', '.join(differing)})"
-                raise UserError(f"{other}; choose another folder with -o.")
-        if jax.process_index() == 0:
-            draft = path.with_name(f".{CONFIG}.{os.getpid()}")
-            draft.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
-            os.replace(draft, path)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another folder with -o.") from None
+
+    def other(before: Any, now: dict[str, Any]) -> str:
+        same = {"task": before["task"], "training": before["training"] | {"epochs": training.epochs}}
+        differing = sorted(
+            f"{part}.{name}" for part in now for name in now[part].keys() | same[part].keys()
+            if now[part].get(name) != same[part].get(name)
+        )  # fmt: skip
+        return f"another training (it differs in {', '.join(differing)})" if same != now else ""
+
+    setup = {"task": dict(task.config), "training": asdict(training)}
+    output.settle(folder / CONFIG, setup, other, writes=jax.process_index() == 0)
 
 
 class _Log:
