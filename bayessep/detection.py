@@ -24,7 +24,7 @@ from bayessep import audio, shipped, timeline
 from bayessep.detector_data import scaled
 from bayessep.detector_training import Recipe
 from bayessep.errors import UserError
-from bayessep.features import Front, stream_levels
+from bayessep.features import FLOOR, Front, stream_levels
 from bayessep.models import speech_music_detector as detector
 from bayessep.models.detector_networks import STRIDE
 from bayessep.shipped import Weights
@@ -124,7 +124,7 @@ def logits(levels: Iterable[Float[np.ndarray, "t D"]], network: Network) -> Iter
     Beyond its ends, a recording goes on as silence.
     """
     width = network.recipe.front.width
-    silent = np.full((CONTEXT * STRIDE, width), -100.0, np.float32)
+    silent = np.full((CONTEXT * STRIDE, width), FLOOR, np.float32)
     held = [silent]
     count = len(silent)
     left = 0  # of the recording itself, rows that are held beyond the first context and have not been said of
@@ -135,7 +135,7 @@ def logits(levels: Iterable[Float[np.ndarray, "t D"]], network: Network) -> Iter
         if ended:
             left = left // STRIDE * STRIDE
             rest = -(-max(left, 0) // (WINDOW * STRIDE)) * WINDOW * STRIDE
-            held.append(np.full((max(0, rest + 2 * len(silent) - count), width), -100.0, np.float32))
+            held.append(np.full((max(0, rest + 2 * len(silent) - count), width), FLOOR, np.float32))
             count += len(held[-1])
         while (left >= (WINDOW + CONTEXT) * STRIDE) or (ended and left >= STRIDE):
             rows = np.concatenate(held)

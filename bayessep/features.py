@@ -175,9 +175,19 @@ def mel_filters(settings: Stft, sample_rate: int, bands: int) -> Float[np.ndarra
     return filters
 
 
+FLOOR = -100.0
+"""The level of silence, in decibels: none is below it."""
+
+
+def level_of(power: Float[Array | np.ndarray, "*B T F"]) -> Float[Array | np.ndarray, "*B T F"]:
+    """10 log10 of a power, at least `FLOOR`."""
+    xp = jnp if isinstance(power, jax.Array) else np  # in numpy, nothing is compiled for each length
+    return 10 * xp.log10(xp.maximum(power, 10 ** (FLOOR / 10)))
+
+
 def decibels(power: Float[Array, "*B T F"], range_db: float | int = 80.0) -> Float[Array, "*B T F"]:
-    """10 log10 of a power, not below 1e-10, and at most `range_db` below the greatest of a recording: `librosa.power_to_db`."""
-    level = 10 * jnp.log10(jnp.maximum(power, 1e-10))
+    """The level of a power (`level_of`), at most `range_db` below the greatest of a recording: `librosa.power_to_db`."""
+    level = level_of(power)
     return jnp.maximum(level, level.max(axis=(-2, -1), keepdims=True) - range_db)
 
 
@@ -312,8 +322,7 @@ def extract_in_pieces(waveform: Float[np.ndarray, " N"], front: Front = Front())
         raise UserError(f"a waveform of {len(waveform)} samples is shorter than a frame of {front.stft.n_fft}.")
     parts = [np.concatenate(part) for part in zip(*pieces, strict=True)]
     if FEATURES[front.feature].log:
-        levels = [10 * np.log10(np.maximum(x, 1e-10)) for x in parts]
-        parts = [np.maximum(level, level.max() - np.float32(front.range_db)) for level in levels]
+        parts = [np.maximum(level, level.max() - np.float32(front.range_db)) for level in map(level_of, parts)]
     return np.concatenate(parts, axis=-1)
 
 
@@ -323,7 +332,7 @@ def stream_levels(blocks: Iterable[Float[np.ndarray, " n"]], front: Front = Fron
     They are not cut below the greatest, which is known only at the end. No frame depends on where blocks or pieces begin.
     """
     for parts in stream_bands(blocks, front):
-        yield np.concatenate([10 * np.log10(np.maximum(x, 1e-10)) for x in parts], axis=-1)
+        yield np.concatenate([level_of(x) for x in parts], axis=-1)
 
 
 def stream_bands(blocks: Iterable[Float[np.ndarray, " n"]], front: Front) -> Iterator[list[Float[np.ndarray, "t M"]]]:
