@@ -57,11 +57,12 @@ def draw_scene(
     # Alone, music is as loud as it likes; under speech, it is at the ratio.
     alone = 10 ** (rng.uniform(-9, 9) / 20) if augment else 1.0
     under = 10 ** (-smr / 20)
-    gain = np.where(states == BOTH, under, max(alone, under) if augment else alone)
+    gain = np.where(states == BOTH, under, max(alone, under) if augment else alone)[_nearest(music_on)]
     music = music * np.float32(level / max(np.sqrt((music**2).mean()), 1e-9)) * _smooth(gain, sample_rate)
     x = speech * _smooth(speech_on, sample_rate) + music * _smooth(music_on, sample_rate)
-    if augment and rng.random() < 0.9:  # noise, but not so much that nobody would hear the music
-        floor = rng.uniform(-60, min(-2, 5 - smr))
+    # Noise, but not so much that nobody would hear the music; hardly any without `augment`, for no pause is digital silence.
+    floor = rng.uniform(-60, min(-2, 5 - smr)) if augment else -55.0
+    if not augment or rng.random() < 0.9:
         x = x + np.float32(level * 10 ** (floor / 20)) * augmentation.noise(n, sample_rate, rng)
     x = x * np.float32(0.9 / max(np.abs(x).max(), 1e-9))
     return Scene(augmentation.channel(x, sample_rate, rng) if augment else x.astype(np.float32), speech_on, music_on, smr)
@@ -91,6 +92,16 @@ def _track(of: Sequence[Item], n: int, sample_rate: int, rng: np.random.Generato
         parts.append(x / np.float32(max(np.sqrt((x**2).mean()), 1e-6)))
         held += len(x)
     return np.concatenate(parts)[:n]
+
+
+def _nearest(on: Bool[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+    """Of each sample, the nearest that is on: a track comes and goes as loud as it is where it has come."""
+    n, places = np.arange(len(on)), np.flatnonzero(on)
+    if not len(places):
+        return n
+    after = np.searchsorted(places, n)
+    left, right = places[np.maximum(after - 1, 0)], places[np.minimum(after, len(places) - 1)]
+    return np.where(np.abs(n - left) <= np.abs(right - n), left, right)
 
 
 def _smooth(on: np.ndarray, sample_rate: int) -> Float[np.ndarray, " N"]:

@@ -68,6 +68,19 @@ def test_both_sound_at_the_ratio_asked_for(smr: float) -> None:
     np.testing.assert_allclose(found, smr, atol=0.5)
 
 
+@pytest.mark.parametrize("smr", [12.0, 20.0])
+def test_music_comes_and_goes_under_speech_no_louder_than_it_is_there(smr: float) -> None:
+    seen = 0
+    for seed in range(4):
+        scene = _scene(seed, smr_db=smr)
+        _, music, middles = _heard(scene)
+        alone = np.convolve(scene.music & ~scene.speech, np.ones(4001), "same")[middles] > 0.5
+        under = np.median(music[(scene.speech & scene.music)[middles]])
+        assert music[~alone].max() < 1.1 * under
+        seen += (~alone & ~(scene.speech & scene.music)[middles] & (music > 0.1 * under)).sum()
+    assert seen > 10  # frames of fades
+
+
 def test_ratios_and_states_are_all_drawn() -> None:
     scenes = [_scene(seed) for seed in range(25)]
     ratios = [scene.smr_db for scene in scenes]
