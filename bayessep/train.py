@@ -20,7 +20,7 @@ import csv
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -55,7 +55,7 @@ class Training:
         epochs: at most.
         steps_per_epoch: steps between validations; checkpoints are made then.
         patience: epochs without a better validation loss after which it ends.
-        min_delta: by how much better it must be.
+        min_delta: by how much better it must be to count; the best is kept all the same.
         seed: of all randomness.
         average: what is validated and kept is a moving mean of the states of all steps, of which so much stays at each step (less
             at first: after n steps, n / (n + 9)); 0 takes the states themselves. It is steadier where steps are large or data few.
@@ -133,7 +133,8 @@ def train(
 
     Raises:
         Diverged: a loss is not finite.
-        UserError: the folder holds another training, or cannot be written to; a batch cannot be divided among the devices.
+        UserError: the folder holds another training or a longer one, is damaged, or cannot be written to; a batch cannot be
+            divided among the devices.
     """
     folder = Path(folder).absolute()
     _check_config(folder, task, training)
@@ -144,10 +145,13 @@ def train(
         key_init, key_steps = jax.random.split(key)
         carried = _fresh(task.init(key_init), training)
         carried = checkpoints.latest(carried) or carried
+        if int(carried.epoch) > training.epochs:
+            longer = f"{folder} holds a training of {int(carried.epoch)} epochs, and not of {training.epochs}"
+            raise UserError(f"{longer}; ask for as many, or choose another folder with -o.")
         log = held.enter_context(closing(_Log(folder, int(carried.epoch))))
         live = across.replicate((carried.state, carried.mean))
         step = across.jitted(task.step, training.average)
-        reason = _over(carried, training)
+        reason = _over(log.rows, training)
         while not reason:
             done = int(carried.epoch)
             live, means = _epoch(task, training, across, step, live, np.asarray(jax.random.key_data(key_steps)), done, progress)
@@ -157,7 +161,7 @@ def train(
             loss = found["validation/loss"]
             if not math.isfinite(loss):
                 raise Diverged(f"the validation loss of epoch {done + 1} is {loss}; the epochs before it are kept.")
-            better = loss < float(carried.best_loss) - training.min_delta
+            better = loss < float(carried.best_loss)
             carried = _Carried(
                 state,
                 mean,
@@ -168,7 +172,7 @@ def train(
             )
             log.write(done + 1, {f"train/{name}": value for name, value in means.items()} | found)
             checkpoints.keep(done + 1, carried)  # last: what it says is done, is written down
-            reason = _over(carried, training)
+            reason = _over(log.rows, training)
     return Trained(carried.best, int(carried.best_epoch), int(carried.epoch), float(carried.best_loss), reason, log.rows)
 
 
@@ -177,11 +181,15 @@ def _fresh(state: PyTree, training: Training) -> _Carried:
     return _Carried(state, state if training.average else (), state, np.array(np.inf), np.array(0), np.array(0))
 
 
-def _over(carried: _Carried, training: Training) -> str:
+def _over(history: Sequence[Mapping[str, float]], training: Training) -> str:
     """Why there is no further epoch; nothing if there is one."""
-    if int(carried.epoch) - int(carried.best_epoch) >= training.patience:
+    best, waited = math.inf, 0
+    for row in history:
+        better = row["validation/loss"] < best - training.min_delta
+        best, waited = (row["validation/loss"], 0) if better else (best, waited + 1)
+    if waited >= training.patience:
         return "patience"
-    return "epochs" if int(carried.epoch) >= training.epochs else ""
+    return "epochs" if len(history) >= training.epochs else ""
 
 
 def _epoch(
@@ -290,8 +298,12 @@ class _Checkpoints:
 
     def keep(self, epoch: int, carried: _Carried) -> None:
         if self._writes and self._manager is not None:
-            self._manager.save(epoch, args=self._ocp.args.StandardSave(carried))
-            self._manager.wait_until_finished()
+            try:
+                self._manager.save(epoch, args=self._ocp.args.StandardSave(carried))
+                self._manager.wait_until_finished()
+            except Exception as error:  # of any kind: a full disk is a ValueError here
+                where = f"cannot write the checkpoint {epoch} to {self._manager.directory} ({type(error).__name__})"
+                raise UserError(f"{where}; make room, and call again: the epochs before it are kept.") from error
 
 
 def _check_config(folder: Path, task: Task, training: Training) -> None:
@@ -315,9 +327,14 @@ class _Log:
     def __init__(self, folder: Path, epochs: int) -> None:
         self._path = folder / METRICS
         self.rows: list[dict[str, float]] = []
-        if self._path.exists() and epochs:
-            with self._path.open(newline="", encoding="utf-8") as file:
-                self.rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)][:epochs]
+        if epochs:
+            try:
+                with self._path.open(newline="", encoding="utf-8") as file:
+                    self.rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)][:epochs]
+                if [row["epoch"] for row in self.rows] != list(range(1, epochs + 1)):
+                    raise ValueError
+            except (OSError, ValueError, TypeError, KeyError):  # it says how good the epochs were, and so when to stop
+                raise UserError(f"{self._path} does not tell of all {epochs} epochs; choose another folder with -o.") from None
         self._writes = jax.process_index() == 0
         self._board = None
         if self._writes:
@@ -330,13 +347,18 @@ class _Log:
         if not self._writes or self._board is None:
             return
         draft = self._path.with_name(f".{METRICS}.{os.getpid()}")
-        with draft.open("w", newline="", encoding="utf-8") as file:
-            table = csv.DictWriter(file, list(self.rows[0]), lineterminator="\n")
-            table.writeheader()
-            table.writerows({k: int(v) if k == "epoch" else v for k, v in row.items()} for row in self.rows)
-        os.replace(draft, self._path)
-        for name, value in values.items():
-            self._board.add_scalar(name, value, epoch)
+        try:
+            with draft.open("w", newline="", encoding="utf-8") as file:
+                table = csv.DictWriter(file, list(self.rows[0]), lineterminator="\n")
+                table.writeheader()
+                table.writerows({k: int(v) if k == "epoch" else v for k, v in row.items()} for row in self.rows)
+            os.replace(draft, self._path)
+            for name, value in values.items():
+                self._board.add_scalar(name, value, epoch)
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            problem = f"cannot write to {self._path}: {error.strerror}"
+            raise UserError(f"{problem}; make room, and call again: the epochs before it are kept.") from None
 
     def close(self) -> None:
         if self._board is not None:

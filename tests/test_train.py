@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from bayessep.errors import UserError
-from bayessep.train import Diverged, Task, Training, train
+from bayessep.train import Diverged, Training, train
 from tests.trainer import SHORT, TRUTH, line, run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -113,11 +113,11 @@ def test_the_mean_goes_on_where_it_was(tmp_path):
     assert np.array_equal(parts.state.weights, at_once.state.weights) and parts.history == at_once.history
 
 
-def test_a_smaller_gain_than_asked_is_none(tmp_path):
+def test_a_smaller_gain_than_asked_does_not_count_but_is_kept(tmp_path):
     losses = iter([1.0, 0.95, 0.93, 0.5])
     task = dataclasses.replace(line(), validate=lambda _: {"loss": next(losses)})
     found = train(task, dataclasses.replace(SHORT, patience=2, min_delta=0.1), tmp_path)
-    assert (found.epoch, found.epochs) == (1, 3)
+    assert (found.epoch, found.epochs, found.loss, found.stopped) == (3, 3, 0.93, "patience")
 
 
 def test_killed_and_called_again_ends_with_the_same_bits(tmp_path):
@@ -216,6 +216,37 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
         run(tmp_path)
 
 
+@pytest.mark.parametrize("damage", ["lost", "shorter", "no table", "other columns"])
+def test_what_says_when_to_stop_must_be_there(tmp_path, damage):
+    run(tmp_path, dataclasses.replace(SHORT, epochs=3))
+    metrics = tmp_path / "metrics.csv"
+    lines = metrics.read_text().splitlines(keepends=True)
+    damaged = {"shorter": "".join(lines[:2]), "no table": "\0\1", "other columns": "a,b\n1,2\n3,4\n5,6\n"}
+    if damage == "lost":
+        metrics.unlink()
+    else:
+        metrics.write_text(damaged[damage])
+    with pytest.raises(UserError, match="does not tell of all 3 epochs"):
+        run(tmp_path)
+
+
+def test_fewer_epochs_than_were_done_are_refused(tmp_path):
+    run(tmp_path)
+    with pytest.raises(UserError, match="of 4 epochs, and not of 2"):
+        run(tmp_path, dataclasses.replace(SHORT, epochs=2))
+
+
+def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path, monkeypatch):
+    import orbax.checkpoint
+
+    run(tmp_path, dataclasses.replace(SHORT, epochs=2))
+    with monkeypatch.context() as patched:
+        patched.setattr(orbax.checkpoint.CheckpointManager, "save", lambda *_, **__: 1 / 0)
+        with pytest.raises(UserError, match="cannot write the checkpoint 3 .*epochs before it are kept"):
+            run(tmp_path)
+    assert run(tmp_path).history == run(tmp_path / "whole").history
+
+
 def test_a_batch_that_no_device_can_share_is_refused(tmp_path, monkeypatch):
     from bayessep.train import _Devices
 
@@ -232,7 +263,3 @@ def test_a_batch_that_no_device_can_share_is_refused(tmp_path, monkeypatch):
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
         Training(**wrong)
-
-
-def test_the_type_of_a_task_is_open():
-    assert Task.__parameters__  # any state, any batch: later networks use the same loop
