@@ -378,7 +378,7 @@ def standardise(x: Float[Array | np.ndarray, "*B T D"]) -> Float[Array | np.ndar
     centred = x - mean
     deviation = xp.sqrt((centred**2).mean(axis=-2, keepdims=True))
     # The mean of what nothing changes is rounded.
-    return centred / xp.where(deviation > 1e-5 * xp.maximum(1, xp.abs(mean)), deviation, 1)
+    return centred / xp.where(deviation > 1e-5 * xp.abs(mean), deviation, 1)
 
 
 def patches(x: Float[np.ndarray, "T D"], length: int = 68, hop: int | None = None) -> Float[np.ndarray, "P L D"]:

@@ -189,6 +189,15 @@ def test_settings_that_make_no_sense_are_refused(settings: dict, words: str) -> 
         Front(**settings)
 
 
+@pytest.mark.parametrize("feature", ["MS", "MHPS-EF", "S", "LMS"])
+def test_standardised_features_do_not_know_how_loud_a_recording_is(feature: str) -> None:
+    front = Front(feature, bands=20)
+    x = np.random.default_rng(0).standard_normal(RATE).astype(np.float32) * np.linspace(0.01, 1, RATE, dtype=np.float32)
+    loud, quiet = (np.asarray(features.standardise(features.extract(jnp.asarray(gain * x), front))) for gain in (1.0, 2.0**-7))
+    np.testing.assert_allclose(quiet, loud, atol=2e-3)
+    np.testing.assert_allclose(quiet.std(0), 1, atol=1e-3)
+
+
 def test_bands_are_standardised_and_steady_ones_are_zero() -> None:
     x = 3.0 * _spectrogram() + 7.0
     x[:, 4] = 2.0
