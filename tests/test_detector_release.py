@@ -1,0 +1,79 @@
+"""The detector that ships: what it may learn from, how it is measured, and that its card says so."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bayessep import audio, data, detector_release
+from bayessep.detection import LABELS
+from bayessep.detector_release import Heard
+from bayessep.timeline import BOTH, MUSIC, SILENCE, SPEECH
+
+RATE = 16000
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten speakers and ten artists, one of each under a licence that forbids commerce, one that is in many files."""
+    folder = tmp_path_factory.mktemp("recordings")
+    rows = []
+    for n in range(24):
+        kind, who = ("speech", "music")[n % 2], min(n // 2, 9)
+        samples = 0.3 * np.random.default_rng(n).standard_normal(21 * RATE).astype(np.float32)
+        audio.write(folder / f"{n}.wav", samples, RATE)
+        licence = "CC BY-NC 4.0" if who == 3 else "CC BY 4.0"
+        rows.append([f"{n}.wav", kind, f"{kind}-{who}", "21.0", str(RATE), "1", "", "", "github:some/place", f"{n}.wav", licence])
+    with (folder / "manifest.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([data.MANIFEST_COLUMNS, *rows])
+    return folder
+
+
+def test_nobody_is_heard_twice_and_what_is_not_free_is_only_measured_with(
+    recordings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(detector_release, "GENERATED", range(1001, 1002))
+    parts = detector_release.division(recordings)
+    for kind in ("speech", "music"):
+        learn, held, test = ({item.group for item in getattr(part, kind)} for part in (parts.learn, parts.held, parts.test))
+        assert learn and held and test and not (learn & held or learn & test or held & test)
+        assert f"{kind}-3" in test and "generated 1001" in learn
+        assert learn | held | test == {f"{kind}-{n}" for n in range(10)} | {"generated 1001"}
+    assert parts.seconds["test speech"] == sum(len(item.samples) for item in parts.test.speech) / RATE
+    assert len(parts.sources) == 1 and parts.sources[0].startswith("some/place: CC BY 4.0")
+
+
+def _heard() -> Heard:
+    truth = [MUSIC] * 4 + [SPEECH] * 4 + [BOTH] * 4 + [SILENCE] * 4
+    found = [MUSIC] * 4 + [SPEECH] * 2 + [BOTH] * 2 + [BOTH] * 3 + [SPEECH] + [SILENCE] * 4
+    on = np.array([[kind in (what, BOTH) for kind in truth] for what in (SPEECH, MUSIC)])
+    return Heard(truth, found, truth, on[0].astype(np.float32), np.full(16, 0.75), np.repeat([0.0, 18.0], 8), on[0], on[1])
+
+
+def test_scores_are_those_by_hand() -> None:
+    found = detector_release.scores(_heard())
+    # Speech: 2 of 3 said are right, of 4; both: 3 of 5, of 4.
+    f1 = {MUSIC: 100.0, SPEECH: round(200 * 2 / 7, 1), BOTH: round(200 * 3 / 9, 1), SILENCE: 100.0}
+    assert found["segments"]["f1"] == f1
+    assert found["segments"]["average_f1"] == pytest.approx((100 + 400 / 7 + 200 / 3) / 3, abs=0.1)
+    assert found["segments"]["speech_f1"] == 100.0 and found["segments"]["music_f1"] == pytest.approx(100 * 14 / 17, abs=0.1)
+    assert found["frames"]["average_f1"] == 100.0
+    assert found["overlap_recall"] == {"16 to 20": 75.0}
+    assert found["speech_ece"] == 0.0 and found["music_ece"] == pytest.approx(0.25)
+
+
+def test_the_card_says_what_was_measured() -> None:
+    scores = detector_release.scores(_heard())
+    minutes = {f"{part} {kind}": 600 for part in ("learn", "held", "test") for kind in ("speech", "music")}
+    figures = {
+        "as_recorded": scores, "altered": scores, "before_calibration": {"speech_ece": 0.1234, "music_ece": 0.2},
+        "temperature": 1.25, "best_epochs": [3, 4, 5], "seconds": minutes, "sources": ["some/place: CC0 (20.0 min)"],
+        "most": {"speech": "60 %", "music": "49 %"},
+    }  # fmt: skip
+    card = detector_release.card(figures)
+    for said in ("0.123", "1.25", "3, 4, 5", "some/place: CC0", "60 %", "49 %", "0.3 hours", "16 to 20 dB 75 %"):
+        assert said in card, said
+    row = next(line for line in card.splitlines() if line.startswith("| segments, as recorded"))
+    assert [float(cell) for cell in row.split("|")[2:-1]] == [100.0, 57.1, 66.7, 100.0, 74.6, 100.0, 82.4]
+    assert set(LABELS) == set(scores["segments"]["f1"])
