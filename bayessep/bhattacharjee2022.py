@@ -51,11 +51,6 @@ class Row(NamedTuple):
     augment: bool = True  # recordings of a kind came one way; without it, networks learn the way instead of the kind
     rate: float = 1e-3  # of Adam; 0: the optimiser and the schedule of the paper's code
 
-    @property
-    def cost(self) -> str:
-        """Its name in `Budget.steps`: two parts side by side make the convolutions of some networks far slower."""
-        return f"{self.network}-ef" if self.feature.endswith("-EF") else self.network
-
 
 _FOUR = ("LMS", "LMHS", "LMPS", "LMHPS-EF")
 LMS, EARLY = "B3, LMS", "B3, LMHPS-EF"
@@ -116,7 +111,7 @@ class Budget:
         rows: which are run; empty for all.
         folds: how many of the three are tested.
         epochs, patience: `bayessep.train.Training`.
-        steps: of an epoch, by `Row.cost`.
+        steps: of an epoch, by network: baselines and what the paper made of them learn equally long.
         crops: of each class in an epoch, of 20 s.
         scenes, scene_seconds: broadcasts that are generated for Table V: to learn from, to validate with, to test on.
         tuning: steps of an epoch of Table V.
@@ -128,11 +123,8 @@ class Budget:
     epochs: int = 10
     patience: int = 5
     steps: Mapping[str, int] = dataclasses.field(
-        default_factory=lambda: {
-            "b1": 60, "b1-ef": 12, "b2": 30, "b2-ef": 16, "b3": 200, "b3-ef": 200,
-            "b4": 50, "b4-nofc": 60, "b4-nofc-ef": 30,
-        }
-    )  # fmt: skip
+        default_factory=lambda: {"b1": 30, "b2": 30, "b3": 200, "b4": 30, "b4-nofc": 30}
+    )
     crops: int = 24
     scenes: tuple[int, int, int] = (24, 8, 10)
     scene_seconds: float = 60.0
@@ -141,11 +133,11 @@ class Budget:
 
 
 BUDGETS = {
-    "quick": Budget(QUICK_ROWS, 1, 4, 4, {"b3": 60, "b3-ef": 60}, 12),
+    "quick": Budget(QUICK_ROWS, 1, 4, 4, {"b3": 60}, 12),
     "full": Budget(),
     "long": Budget(
         epochs=50,
-        steps=dict.fromkeys(("b1", "b1-ef", "b2", "b2-ef", "b3", "b3-ef", "b4", "b4-nofc", "b4-nofc-ef"), 1000),
+        steps=dict.fromkeys(("b1", "b2", "b3", "b4", "b4-nofc"), 1000),
         crops=48,
         scenes=(60, 20, 20),
         tuning=1000,
@@ -192,7 +184,7 @@ def recipe_of(task: Task, seed: int) -> Recipe:
         augment=row.augment,
         crops=budget.crops,
         epochs=budget.epochs,
-        steps_per_epoch=budget.steps[row.cost],
+        steps_per_epoch=budget.steps[row.network],
         patience=budget.patience,
         seed=seed,
     )
@@ -225,10 +217,17 @@ class Corpus:
         return self._read[fold, pauses]
 
     def divided(self, fold: int, seed: int, *, pauses: bool = False) -> tuple[Items, Items]:
-        """To learn from and to validate with, where `fold` is tested."""
+        """To learn from and to validate with, where `fold` is tested; with pauses, the same groups as without."""
+        _, held = detector_training.divide(self._others(fold), HELD, seed)
+        groups = [{item.group for item in of} for of in held]
+        both = list(zip(self._others(fold, pauses=pauses), groups, strict=True))
+        learn, held = ([[item for item in own if (item.group in to) == kept] for own, to in both] for kept in (False, True))
+        return Items(*learn), Items(*held)
+
+    def _others(self, fold: int, *, pauses: bool = False) -> Items:
         others = [self.items(n, pauses=pauses) for n in range(FOLDS) if n != fold]
         both: list[list[Item]] = [[item for of in others for item in getattr(of, kind)] for kind in Items._fields]
-        return detector_training.divide(Items(*both), HELD, seed)
+        return Items(*both)
 
     def seconds(self) -> dict[str, float]:
         """How long all of each kind lasts."""
@@ -276,7 +275,7 @@ def run(
 
 def _check_setup(folder: Path, corpus: Corpus, seed: int, transfer: Path | None) -> None:
     """Write down what results depend on, or compare. Rows and budgets that were not there before may come."""
-    names = sorted(p.relative_to(transfer).as_posix() for p in transfer.rglob("*") if p.is_file()) if transfer else None
+    names = transfer and sorted((p.relative_to(transfer).as_posix(), p.stat().st_size) for p in transfer.rglob("*") if p.is_file())
     setup = {
         "version": __version__,
         "seed": seed,
@@ -329,14 +328,14 @@ def _row(task: Task, folder: Path, corpus: Corpus, seed: int, progress: Progress
     state, result = _trained(task, folder, corpus, seed, progress)
     recipe, items = recipe_of(task, seed), corpus.items(task.fold)
     alone = [(item.samples, label) for label, of in ((MUSIC, items.music), (SPEECH, items.speech)) for item in of]
-    result["confusion"] = confusion(recipe, state, alone + _mixed(items)).tolist()
+
+    def mixed(smr_db: float | None = None) -> list[tuple[np.ndarray, int]]:
+        return [(x, BOTH) for x, _ in detector_data.mixtures(items, smr_db, seed=seed)]
+
+    result["confusion"] = confusion(recipe, state, alone + mixed()).tolist()
     if task.row in SMR_ROWS:
-        result["overlap_at"] = {str(smr): confusion(recipe, state, _mixed(items, float(smr)))[BOTH].tolist() for smr in RATIOS}
+        result["overlap_at"] = {str(smr): confusion(recipe, state, mixed(float(smr)))[BOTH].tolist() for smr in RATIOS}
     return result
-
-
-def _mixed(items: Items, smr_db: float | None = None) -> list[tuple[np.ndarray, int]]:
-    return [(samples, label) for _, samples, label, _ in detector_data.mixtures(items, smr_db)]
 
 
 BLOCK = 256  # patches that a network is run on at a time
@@ -384,9 +383,9 @@ def _figure_2(corpus: Corpus, of_a_group: int, seed: int) -> dict[str, Any]:
     for of in pieces.values():
         of[:] = [of[at] for at in np.unique(np.linspace(0, len(of) - 1, MOST_PIECES).astype(int))]
     result: dict[str, Any] = {}
-    rng = np.random.default_rng([seed, 7])
     for parts in measured.PARTS:
-        # As many of each group at most, or one of whom there is much would be most of it.
+        # As many of each group at most, or one of whom there is much would be most of it; the same of all parts.
+        rng = np.random.default_rng([seed, 7])
         groups = {name: np.concatenate([measured.skewness(x, parts) for x in of]) for name, of in pieces.items()}
         chosen = {name: of[rng.permutation(len(of))[:of_a_group]] for name, of in groups.items()}
         vectors, sizes = np.concatenate(list(chosen.values())), [len(of) for of in chosen.values()]

@@ -1,7 +1,7 @@
 """Patches to train and to test detectors on: recordings of speech and of music, alone and mixed.
 
 Training draws anew every epoch (`Pool`): crops of speech, of music, and of both at a ratio of whole decibels. Tests take every
-recording whole, and mixtures as paper 003 makes them (section III-A), each pair at one ratio, all ratios alike.
+recording whole, and mixtures as paper 003 makes them (section III-A), each at one ratio, all ratios alike.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from bayessep import augmentation
 from bayessep.corpora import Sound
 from bayessep.errors import UserError
-from bayessep.features import Front, extract, extract_in_pieces, normalise, patches, remove_silence, standardise
+from bayessep.features import Front, extract, normalise, remove_silence, standardise
 from bayessep.models.speech_music_detector import BOTH, MUSIC, NEITHER, SPEECH, Batch, ratio_target
 
 SMRS = np.arange(-5, 21)
@@ -180,41 +180,32 @@ def draw_batch(pool: Pool, patch: int, each: int, rng: np.random.Generator) -> B
 
 # --- tests: every recording, whole ---------------------------------------------------------------------------------------
 
-
-class Examples(NamedTuple):
-    """Every patch of every recording, and of mixtures of them."""
-
-    patches: Float[np.ndarray, "P L D"]
-    label: Int[np.ndarray, " P"]
-    smr_db: Float[np.ndarray, " P"]
-    item: list[str]  # of each patch
+MIXED_SECONDS = 20.0
+"""About as long as each mixture lasts: a long recording would be most of the overlap, at a single ratio."""
 
 
-def examples(items: Items, front: Front, patch: int = 68, smr_db: float | None = None) -> Examples:
-    """All there is to test on: patches side by side, of what is alone and of mixtures at all ratios alike, or at one.
+def mixtures(
+    items: Items, smr_db: float | None = None, *, sample_rate: int = 16000, seed: int = 0
+) -> list[tuple[Float[np.ndarray, " N"], float]]:
+    """Mixtures to test on and their ratios: pieces of speech and of music in pairs drawn at random, none again before all others.
 
-    As many mixtures are made as the class that has more recordings has; music is played over and over where it is shorter.
+    As many as the kind that has more pieces has, rounded up so that each of `SMRS` is as frequent; or all at one ratio. Music that
+    is shorter is played over and over.
+
+    Raises:
+        UserError: there is no speech, or no music.
     """
-    made = [(item.name, item.samples, MUSIC, 0.0) for item in items.music]
-    made += [(item.name, item.samples, SPEECH, 0.0) for item in items.speech]
-    made += mixtures(items, smr_db)
-    pieces, labels, smrs, names = [], [], [], []
-    for name, x, label, smr in made:
-        x = np.pad(x, (0, max(0, front.stft.n_fft - len(x))))
-        found = patches(np.asarray(standardise(extract_in_pieces(x, front))), patch)
-        pieces.append(found)
-        labels += [label] * len(found)
-        smrs += [smr] * len(found)
-        names += [name] * len(found)
-    return Examples(np.concatenate(pieces).astype(np.float32), np.array(labels), np.array(smrs), names)
-
-
-def mixtures(items: Items, smr_db: float | None = None) -> list[tuple[str, Float[np.ndarray, " N"], int, float]]:
-    """Pairs of speech and music, each at the next ratio of `SMRS` or at the one given."""
+    rng = np.random.default_rng([seed, 9])
+    pieces = []
+    for what, of in zip(Items._fields, items, strict=True):
+        if not of:
+            raise UserError(f"there is no {what} to mix that is more than silence; give other recordings.")
+        counts = [max(1, round(len(item.samples) / (MIXED_SECONDS * sample_rate))) for item in of]
+        pieces.append([x for item, n in zip(of, counts, strict=True) for x in np.array_split(item.samples, n)])
+    count = -(-max(map(len, pieces)) // len(SMRS)) * len(SMRS)
+    orders = [np.concatenate([rng.permutation(len(of)) for _ in range(-(-count // len(of)))]) for of in (*pieces, SMRS)]
     made = []
-    for n in range(max(len(items.speech), len(items.music))):
-        speech, music = items.speech[n % len(items.speech)], items.music[n % len(items.music)]
-        smr = float(SMRS[n % len(SMRS)]) if smr_db is None else smr_db
-        x = mix(speech.samples, np.resize(music.samples, speech.samples.shape), smr)
-        made.append((f"{speech.name} + {music.name}", x, BOTH, smr))
+    for s, m, ratio in zip(*(order[:count] for order in orders), strict=True):
+        speech, smr = pieces[0][s], float(SMRS[ratio]) if smr_db is None else smr_db
+        made.append((mix(speech, np.resize(pieces[1][m], speech.shape), smr), smr))
     return made

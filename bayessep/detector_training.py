@@ -69,13 +69,15 @@ class Recipe:
             raise UserError(f"each is {self.each}, but must be at least 1.")
         if round(self.crop_seconds * self.front.sample_rate) // self.front.hop < self.patch:
             raise UserError(f"crops of {self.crop_seconds} s are shorter than a patch of {self.patch} frames; make them longer.")
+        feature = FEATURES[self.feature]
+        if not self.standardised and not feature.log:
+            raise UserError(f"features are left as they are only in decibels, and {self.feature} is none; take LMHPS-EF or LMS.")
+        if self.network in ("b4", "b4-nofc") and feature.mel:
+            raise UserError(f"{self.network} makes bands of bins, and {self.feature} has bands; take LS or LHPS-EF.")
         if self.network == "frames":
             if not self.neither or self.standardised:
                 needs = "the network frames needs neither = true and standardised = false"
                 raise UserError(f"{needs}: it hears recordings as they come.")
-            if not FEATURES[self.feature].log:
-                given = f"the network frames needs levels in decibels, and {self.feature} has none"
-                raise UserError(f"{given}; take LMHPS-EF or LMS.")
 
     @property
     def front(self) -> Front:
@@ -103,8 +105,8 @@ class Recipe:
         return Training(self.epochs, self.steps_per_epoch, self.patience, self.min_delta, self.seed, self.average)
 
 
-PAPER = Recipe(augment=False, rate=0.0, steps_per_epoch=8416, min_delta=0.01)
-"""As paper 003 trains b3, but for sound that is drawn anew every epoch."""
+PAPER = Recipe(augment=False, rate=0.0, steps_per_epoch=detector.PAPERS_EPOCH, min_delta=0.01)
+"""As paper 003 trains b3, but for its sound: crops that are drawn anew every epoch, of 8 minutes a class."""
 
 
 def read_recipe(path: str | Path | None, given: Mapping[str, Any] = {}) -> Recipe:

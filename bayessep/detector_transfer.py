@@ -8,6 +8,7 @@ as without. At work a patch begins with every frame, and a median of 501 frames 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,11 +74,14 @@ class Parts(NamedTuple):
 def generated(
     items: tuple[Items, Items, Items], counts: tuple[int, int, int], seconds: float, front: Front, seed: Sequence[int]
 ) -> Parts:
-    """Broadcasts made of recordings (`bayessep.detector_scenes`): so many of each of three sets, of so many seconds."""
+    """Broadcasts made of recordings (`bayessep.detector_scenes`): so many of each of three sets, of so many seconds.
+
+    Those to learn from and to validate with are sent through rooms, codecs and noise; those to test on are as recorded.
+    """
     made: list[list[Broadcast]] = []
     for n, (of, count) in enumerate(zip(items, counts, strict=True)):
         rng = np.random.default_rng([*seed, n])
-        scenes = [draw_scene(of, seconds, front.sample_rate, rng) for _ in range(count)]
+        scenes = [draw_scene(of, seconds, front.sample_rate, rng, augment=n < 2) for _ in range(count)]
         made.append([broadcast(scene.samples, partial(_heard, scene, front.sample_rate), front) for scene in scenes])
     return Parts(made[0], made[1], {"generated": made[2]})
 
@@ -160,7 +164,7 @@ def _loss(model: detector.SpeechMusicDetector, head: str, batch: Batch, noise: n
 
 @partial(jax.jit, static_argnames=("config", "head"))
 def tune(config: Detector, head: str, state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, Float[Array, ""]]:
-    """One step of Nadam by one head; the loss is that before it. What the head does not need stays as it is."""
+    """One step of Nadam by one head; the loss is that before it. The parameters of the other heads stay as they are."""
 
     def loss(parameters: PyTree) -> tuple[Float[Array, ""], tuple[Float[Array, ""], PyTree]]:
         model = nnx.merge(detector.graph(config), parameters, state.statistics, copy=True)
@@ -199,7 +203,7 @@ def task(
         step,
         lambda n: draw(learn, learned, length, each, np.random.default_rng([recipe.seed, 5, n])),
         lambda state: {"loss": float(np.mean([_validated(config, head, state, batch) for batch in validation]))},
-        {"head": head, "optimiser": "nadam", "rate": RATE, "each": each, "seed": recipe.seed} | dict(about),
+        {"head": head, "optimiser": "nadam", "rate": RATE, "each": each, "recipe": asdict(recipe)} | dict(about),
     )
 
 

@@ -198,7 +198,7 @@ def _normalised_locally(x: Float[Array, "B F T n"]) -> Float[Array, "B F T n"]:
 
 
 class B2(nnx.Module):
-    """Papakostas and Giannakopoulos: a picture's network, with two dense layers of 4096."""
+    """Papakostas and Giannakopoulos: a picture's network, with two dense layers of 4096. Its classes start as the others'."""
 
     def __init__(self, config: Detector, rngs: nnx.Rngs) -> None:
         def convolution(n_in: int, n_out: int, size: int, stride: int, padding: str) -> nnx.Conv:

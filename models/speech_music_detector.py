@@ -19,7 +19,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from bayessep.models.detector_networks import GLOROT, MADE, Dense, Detector, Noise, batch_norm, normalised
+from bayessep.models.detector_networks import B4, GLOROT, MADE, Dense, Detector, Noise, batch_norm, normalised
 
 MUSIC, SPEECH, BOTH, NEITHER = range(4)
 """Classes, in the order of the paper's code, which has the first three (`Detector.classes`)."""
@@ -156,22 +156,26 @@ def _clipped() -> optax.GradientTransformation:
     return optax.stateless_with_tree_map(lambda g, _: g / jnp.maximum(1, jnp.linalg.norm(jnp.ravel(g))))
 
 
+PAPERS_EPOCH = 8416
+"""Steps of an epoch of paper 003's code, by which the rate of b3 falls."""
+
+
 def optimiser(config: Detector, steps_per_epoch: int = 1000) -> optax.GradientTransformation:
     """That of each network's code: Adam, or stochastic gradients at a rate that falls. Or Adam at the rate of the config.
 
-    At such a rate, which grows over 100 steps and falls by a tenth over 10 epochs, few steps are enough.
+    At such a rate, which grows over 100 steps (or an epoch) and falls to a tenth over 10 epochs, few steps are enough.
     """
     if config.rate:
-        falling = optax.join_schedules(
-            [optax.linear_schedule(0, config.rate, 100), optax.exponential_decay(config.rate, 10 * steps_per_epoch, 0.1)], [100]
-        )
+        growing = min(100, steps_per_epoch)
+        falling = optax.exponential_decay(config.rate, 10 * steps_per_epoch, 0.1)
+        falling = optax.join_schedules([optax.linear_schedule(0, config.rate, growing), falling], [growing])
         return optax.chain(_clipped(), optax.adam(falling))
     if config.network == "b1":
         return optax.adam(1e-4)
     if config.network == "b2":
         return optax.sgd(optax.exponential_decay(1e-3, 700, 0.1))
     if config.network == "b3":
-        falling = optax.exponential_decay(2e-3, 3 * steps_per_epoch, 0.1)
+        falling = optax.exponential_decay(2e-3, 3 * PAPERS_EPOCH, 0.1)
         return optax.chain(_clipped(), optax.sgd(falling, momentum=0.9))
     return optax.adam(1e-3)
 
@@ -217,6 +221,10 @@ def step(
 
 
 def _penalty(model: SpeechMusicDetector) -> Float[Array, ""]:
-    """A hundredth of the squared weights of the hidden layers of the related tasks."""
+    """A hundredth of squared weights: of the hidden layers of the related tasks, and of b4's mel kernels, with their magnitudes."""
     tasks = () if model.head == "single" else (model.speech, model.music, model.ratio)
-    return 0.01 * sum(((task.hidden.linear.kernel[...] ** 2).sum() for task in tasks), start=jnp.float32(0))
+    found = sum(((task.hidden.linear.kernel[...] ** 2).sum() for task in tasks), start=jnp.float32(0))
+    for bands in model.network.bands if isinstance(model.network, B4) else ():
+        w = bands.weights[...]
+        found += (w**2).sum() + jnp.abs(w).sum()
+    return 0.01 * found

@@ -30,6 +30,7 @@ from bayessep.bhattacharjee2022 import (
     Row,
     Task,
 )  # fmt: skip
+from bayessep.detector_data import Items
 from bayessep.errors import UserError
 from bayessep.models import detector_networks
 from bayessep.models import speech_music_detector as detector
@@ -132,6 +133,24 @@ def test_no_speaker_artist_or_file_is_in_two_parts(corpus: Corpus) -> None:
         learn, held = corpus.divided(fold, 0)
         groups = [{i.group for of in part for i in of} for part in (learn, held, corpus.items(fold))]
         assert all(groups) and not (groups[0] & groups[1] or groups[0] & groups[2] or groups[1] & groups[2])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_with_pauses_the_same_people_are_held_out(recordings: Path, seed: int) -> None:
+    corpus = Corpus(recordings)
+    for fold in range(3):  # with pauses, what is of one speaker is joined into other numbers of items
+        corpus._read[fold, True] = Items(*([x for n, x in enumerate(of) for _ in range(1 + n % 2)] for of in corpus.items(fold)))
+    for fold in range(3):
+        without, with_them = (corpus.divided(fold, seed, pauses=pauses) for pauses in (False, True))
+        for a, b in zip(without, with_them, strict=True):
+            assert all({i.group for i in x} == {i.group for i in y} != set() for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("budget", ["full", "long"])
+def test_what_is_compared_has_learned_equally_long(budget: str) -> None:
+    for before, after in experiment.MODIFIED.items():
+        a, b = (experiment.recipe_of(Task(row, 0, budget), 0).training for row in (before, after))
+        assert a == b
 
 
 def test_musan_is_read_as_it_is_unpacked(tmp_path: Path) -> None:

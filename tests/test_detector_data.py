@@ -11,7 +11,7 @@ from bayessep.corpora import Sound
 from bayessep.data import Recording
 from bayessep.detector_data import SMRS, Drawing, Item, Items
 from bayessep.errors import UserError
-from bayessep.features import Front, extract, standardise
+from bayessep.features import Front
 from bayessep.models.speech_music_detector import BOTH, MUSIC, NEITHER, SPEECH, ratio_target
 from bayessep.stft import Stft, bin_frequencies, stft
 
@@ -190,30 +190,32 @@ def test_drawings_of_nothing_are_refused(name: str, value: float) -> None:
 # --- tests: every recording, whole ---------------------------------------------------------------------------------------
 
 
-def test_examples_are_all_there_is() -> None:
-    items = _items(2, 3, 1.0)
-    found = detector_data.examples(items, FRONT, 30)
-    # 98 and 128 frames: three patches and four; mixtures are as long as their speech.
-    assert [found.item.count(item.name) for item in (*items.speech, *items.music)] == [3, 3, 4, 4, 4]
-    assert found.item[-9:] == ["s0 + m0"] * 3 + ["s1 + m1"] * 3 + ["s0 + m2"] * 3
-    assert np.bincount(found.label).tolist() == [12, 6, 9] and len(found.patches) == len(found.smr_db) == 27
-    assert found.smr_db[found.label == BOTH].tolist() == np.repeat(SMRS[:3], 3).tolist()
-    assert found.patches.shape[1:] == (30, FRONT.width) and found.patches.dtype == np.float32
-    expected = np.asarray(standardise(np.asarray(extract(jnp.asarray(items.speech[1].samples), FRONT))))[30:60]
-    np.testing.assert_allclose(found.patches[found.item.index("s1") + 1], expected, atol=2e-3)
-    assert set(detector_data.examples(items, FRONT, 30, smr_db=3.0).smr_db) == {0.0, 3.0}
-
-
-def test_less_than_a_frame_is_an_example_too() -> None:
-    tiny = Items([Item("s", "s", _tone(LOW, 0.01))], [Item("m", "m", _tone(HIGH, 0.01))])
-    assert detector_data.examples(tiny, FRONT, 30).patches.shape == (3, 30, FRONT.width)
-
-
-def test_mixtures_of_a_test_go_through_all_ratios() -> None:
-    items = _items(2, 30, 0.5)
+def test_mixtures_are_at_every_ratio_alike_however_long_recordings_are() -> None:
+    long = Item("long", "long", _tone(LOW, 330.0))
+    items = _items(3, 5, 8.0)._replace(speech=[long, *_items(3, 5, 8.0).speech])
     made = detector_data.mixtures(items)
-    assert [smr for *_, smr in made] == [*SMRS.tolist(), *SMRS[:4].tolist()]
-    for _, x, label, smr in made[::7]:
+    ratios = [smr for _, smr in made]
+    assert sorted(ratios) == sorted(SMRS.astype(float)) and ratios != sorted(ratios)  # 16 or 17 pieces of the long one, and three
+    assert all(8 <= len(x) / RATE <= 30 for x, _ in made)
+    for x, smr in made[::5]:
         speech, music = _loudness(x)
-        assert label == BOTH and 10 * np.log10(speech / music) == pytest.approx(smr, abs=0.7)
-    assert len(made[0][1]) == len(items.speech[0].samples)
+        assert 10 * np.log10(speech / music) == pytest.approx(smr, abs=0.7)
+    at_three = detector_data.mixtures(items, 3.0)
+    assert {smr for _, smr in at_three} == {3.0} and [len(x) for x, _ in at_three] == [len(x) for x, _ in made]
+    assert [len(x) for x, _ in detector_data.mixtures(items, seed=1)] != [len(x) for x, _ in made]
+
+
+def test_every_piece_is_mixed_and_none_again_before_all_others() -> None:
+    # Each piece is as loud as its name says, alone among its kind; so a mixture tells what it is made of.
+    hz = [300, 600, 900], [3000, 3400, 3800, 4200, 4600, 5000, 5400]
+    items = Items(*([Item(str(f), str(f), _tone(f, 3.0)) for f in of] for of in hz))
+    spectra = np.array([np.abs(np.fft.rfft(x, RATE)) for x, _ in detector_data.mixtures(items, 0.0)])
+    for of in hz:
+        heard = np.array(of)[spectra[:, of].argmax(1)].tolist()
+        for first in range(0, len(heard) - len(of) + 1, len(of)):
+            assert sorted(heard[first : first + len(of)]) == list(of)
+
+
+def test_nothing_is_not_mixed() -> None:
+    with pytest.raises(UserError, match="no music to mix"):
+        detector_data.mixtures(Items(_items().speech, []))
