@@ -36,8 +36,8 @@ RECIPE = Recipe(
     dropout=0.15, rate=2e-3, average=0.999, each=12, crops=40, steps_per_epoch=240, epochs=20, patience=20, seed=0,
 )  # fmt: skip
 
-MEMBERS = 3
-"""Networks that are trained alike, from other seeds: the mean of what they say errs less than each of them does."""
+MEMBERS = 1
+"""Networks that are trained alike, from other seeds, and of whose logits the mean is taken."""
 
 SCENES = 120
 """Of a minute each, to measure with."""
@@ -253,6 +253,7 @@ def card(figures: dict[str, Any]) -> str:
     ]  # fmt: skip
     recall = ", ".join(f"{ratio} dB {value:.0f} %" for ratio, value in plain["overlap_recall"].items())
     before = figures["before_calibration"]
+    networks = f"{MEMBERS} networks `frames`, the mean of their logits," if MEMBERS > 1 else "Network `frames`"
     sources = "\n".join(f"- {line}" for line in figures["sources"])
     return f"""# detector
 
@@ -260,9 +261,9 @@ Where speech and where music sounds: `bayessep detect`, `bayessep clean`.
 
 **Licence.** CC BY-SA 4.0, as some of what the weights were learned from asks.
 
-- {MEMBERS} networks `frames` with multi-task heads on harmonic and percussive mel bands (LMHPS-EF of paper 003), of whose logits
-  the mean is taken; trained for {RECIPE.epochs} epochs each, the best being {", ".join(map(str, figures["best_epochs"]))}. They say
-  of every 40 ms how probable music, speech, both and neither are.
+- {networks} with multi-task heads on harmonic and percussive mel bands (LMHPS-EF of paper 003), trained for
+  {RECIPE.epochs} epochs, the best being {", ".join(map(str, figures["best_epochs"]))}: how probable music, speech, both and neither
+  are, every 40 ms.
 - Made by `python -m bayessep.detector_release DATA -o bayessep/weights --work FOLDER`.
 
 ## How good
