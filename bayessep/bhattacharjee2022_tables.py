@@ -337,11 +337,8 @@ def _better(results: Results, pairs: Sequence[tuple[str, str]], statement: str) 
     if not gains:
         return None
     statement += f" ({len(gains)} of {len(pairs)} were run)" if len(gains) < len(pairs) else ""
-    numbers = "; ".join(
-        f"{after} {shown(results.mean(after, 'Avg. F1'))}, {before} {shown(results.mean(before, 'Avg. F1'))}, "
-        f"fold by fold {shown(gain)}"
-        for after, (before, gain) in gains.items()
-    )
+    of = {row: shown(results.mean(row, "Avg. F1")) for pair in pairs for row in pair}
+    numbers = "; ".join(f"{b} {of[b]}, {a} {of[a]}, fold by fold {shown(gain)}" for b, (a, gain) in gains.items())
     return Finding(statement, all(gain.mean > 0 for _, gain in gains.values()), f"Avg. F1: {numbers}")
 
 

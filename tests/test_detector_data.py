@@ -11,7 +11,7 @@ from bayessep.corpora import Sound
 from bayessep.data import Recording
 from bayessep.detector_data import SMRS, Drawing, Item, Items
 from bayessep.errors import UserError
-from bayessep.features import Front
+from bayessep.features import Front, extract, standardise
 from bayessep.models.speech_music_detector import BOTH, MUSIC, NEITHER, SPEECH, ratio_target
 from bayessep.stft import Stft, bin_frequencies, stft
 
