@@ -77,7 +77,7 @@ def hear(detection: Detection, times: Float[np.ndarray, " T"], settings: Cleanin
     surely = np.asarray(maximum_filter1d(music, reach, mode="nearest") <= settings.sure, bool)
     no_music = _lasting(surely | (spoken & (mean_music < 0.5)), least)
     only_music = _surest(speech, labels, MUSIC, reach, least, settings.least_music / hop, settings.sure)
-    only_music &= detection.music > 0.5
+    only_music &= music > 0.5  # as corrected: a frame that passes as speech is not music
     prior = np.clip(mean_music, 0.05, 0.95)
 
     row = np.clip((times / hop).astype(int), 0, n - 1)

@@ -87,6 +87,13 @@ def test_hardly_any_music_is_none() -> None:
     assert heard.given.only_speech.all()
 
 
+@pytest.mark.parametrize("first", [0.0, 8.0])
+def test_music_too_short_to_be_believed_is_not_set_aside(first: float) -> None:
+    around = [Segment(0, first, SPEECH)] if first else []
+    heard = hear(oracle([*around, Segment(first, first + 1.4, MUSIC), Segment(first + 1.4, 17, SPEECH)]), TIMES)
+    assert not heard.given.only_music.any()  # it passes as speech, and cannot be both
+
+
 def test_repeats_are_in_the_catalogue_once() -> None:
     rng = np.random.default_rng(0)
     period, other = rng.gamma(0.5, size=(96, 40)), rng.gamma(0.5, size=(64, 40))
