@@ -166,6 +166,11 @@ def _drawn(
     return (augmentation.channel(x, sample_rate, rng) if drawing.augment else x).astype(np.float32), label, smr
 
 
+def in_rounds(n: int, count: int, rng: np.random.Generator) -> Int[np.ndarray, " c"]:
+    """`count` numbers below n at random, none again before all others."""
+    return np.concatenate([rng.permutation(n) for _ in range(-(-count // n))])[:count]
+
+
 NOISE_STEPS = (5e-3, 1e-3, 5e-4, 1e-4)
 
 
@@ -203,9 +208,9 @@ def mixtures(
         counts = [max(1, round(len(item.samples) / (MIXED_SECONDS * sample_rate))) for item in of]
         pieces.append([x for item, n in zip(of, counts, strict=True) for x in np.array_split(item.samples, n)])
     count = -(-max(map(len, pieces)) // len(SMRS)) * len(SMRS)
-    orders = [np.concatenate([rng.permutation(len(of)) for _ in range(-(-count // len(of)))]) for of in (*pieces, SMRS)]
+    orders = [in_rounds(len(of), count, rng) for of in (*pieces, SMRS)]
     made = []
-    for s, m, ratio in zip(*(order[:count] for order in orders), strict=True):
+    for s, m, ratio in zip(*orders, strict=True):
         speech, smr = pieces[0][s], float(SMRS[ratio]) if smr_db is None else smr_db
         made.append((mix(speech, np.resize(pieces[1][m], speech.shape), smr), smr))
     return made

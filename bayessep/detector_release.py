@@ -28,7 +28,7 @@ from bayessep.detector_data import Item, Items
 from bayessep.detector_scenes import Scene
 from bayessep.detector_training import Recipe, divide, task
 from bayessep.models.detector_networks import STRIDE
-from bayessep.timeline import BOTH, MUSIC, SILENCE, SPEECH
+from bayessep.timeline import BOTH, MUSIC, SPEECH
 from bayessep.train import Progress, train
 
 RECIPE = Recipe(
@@ -136,7 +136,7 @@ def truth_of(scene: Scene, times: Float[np.ndarray, " T"]) -> list[str]:
 
 
 def _named(speech: Bool[np.ndarray, " T"], music: Bool[np.ndarray, " T"]) -> list[str]:
-    return np.select([speech & music, speech, music], [BOTH, SPEECH, MUSIC], SILENCE).tolist()
+    return [LABELS[n] for n in detector_scenes.classes(speech, music)]
 
 
 def hear(made: Sequence[Scene], network: Network) -> Heard:

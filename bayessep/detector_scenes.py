@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from bayessep import augmentation
-from bayessep.detector_data import SMRS, Drawing, Item, Items, Pool, featured
+from bayessep.detector_data import SMRS, Drawing, Item, Items, Pool, featured, in_rounds
 from bayessep.features import Front
 from bayessep.models.detector_networks import STRIDE
 from bayessep.models.speech_music_detector import BOTH, MUSIC, NEITHER, SPEECH, Batch, ratio_target
@@ -114,7 +114,11 @@ def _smooth(on: np.ndarray, sample_rate: int) -> Float[np.ndarray, " N"]:
 def frame_labels(scene: Scene, front: Front, n_frames: int) -> Int[np.ndarray, " S"]:
     """The class at the middle of every `STRIDE` frames of features."""
     middles = (np.arange(n_frames // STRIDE) * STRIDE + (STRIDE - 1) / 2) * front.hop + front.frame / 2
-    speech, music = scene.on(middles)
+    return classes(*scene.on(middles))
+
+
+def classes(speech: Bool[np.ndarray, " T"], music: Bool[np.ndarray, " T"]) -> Int[np.ndarray, " T"]:
+    """The class of what is on."""
     return np.select([speech & music, speech, music], [BOTH, SPEECH, MUSIC], NEITHER)
 
 
@@ -134,6 +138,6 @@ def draw_scenes(items: Items, front: Front, drawing: Drawing, rng: np.random.Gen
 
 def scene_batch(pool: Pool, each: int, rng: np.random.Generator) -> Batch:
     """Scenes of an epoch, whole, none again before all others; with a class and a ratio for every 40 ms."""
-    rows = np.concatenate([rng.permutation(len(pool.label)) for _ in range(-(-each // len(pool.label)))])[:each]
+    rows = in_rounds(len(pool.label), each, rng)
     label = pool.label[rows]
     return Batch(pool.features[rows], label.astype(np.int32), ratio_target(label, pool.smr_db[rows]))
