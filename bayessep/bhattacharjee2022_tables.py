@@ -27,6 +27,7 @@ from bayessep.bhattacharjee2022 import (
     RATIOS,
     ROWS,
     SMR_ROWS,
+    SUNG,
     TABLES,
     TRANSFER,
     TRANSFER_DAFX,
@@ -257,8 +258,8 @@ def _of_paper(results: Results, number: str, brief: bool) -> Table:
 
 def _honest(results: Results) -> Table:
     rows = []
-    for row in (MULTI_EARLY, PLAIN, PAPERS):
-        if results.has(row) and any(results.has(other) for other in (PLAIN, PAPERS)):
+    for row in (MULTI_EARLY, PLAIN, PAPERS, SUNG):
+        if results.has(row) and any(results.has(other) for other in (PLAIN, PAPERS, SUNG)):
             change = "" if row == MULTI_EARLY else shown(results.gain(row, MULTI_EARLY))
             rows.append([row, *(shown(results.mean(row, m)) for m in SHORT), change])
     note = (

@@ -156,6 +156,13 @@ def detector(
         bool | None,
         _recipe("--augment/--no-augment", show_default="augment", help="Through filters, rooms, codecs and noise (extra train)."),
     ] = None,
+    plain: Annotated[
+        float | None, _recipe("--plain", metavar="X", show_default="0.0", help="Share of the sound left as it was recorded.")
+    ] = None,
+    songs: Annotated[
+        bool | None,
+        _recipe("--songs/--no-songs", show_default="no-songs", help="Voices made to sing over it, too (extra train)."),
+    ] = None,
     neither: Annotated[
         bool | None, _recipe("--neither/--no-neither", show_default="no-neither", help="A class of noise and pauses, too.")
     ] = None,

@@ -84,6 +84,7 @@ class Drawing:
         crop_seconds: length of each; bands are standardised over a crop.
         patch: frames that a network looks at.
         augment: send each crop through filters, rooms, codecs and noise (`augmentation`).
+        plain: share of the crops, or scenes, that stay as they were recorded all the same.
         neither: a fourth class, of noise from loud to hardly audible.
         standardised: bands are standardised over each crop, as in the paper; else levels in decibels are left as they are.
 
@@ -97,11 +98,18 @@ class Drawing:
     augment: bool = False
     neither: bool = False
     standardised: bool = True
+    plain: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("crops", "crop_seconds", "patch"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"{name} is {getattr(self, name)}, but must be positive, and finite.")
+        if not 0 <= self.plain <= 1:
+            raise UserError(f"plain is {self.plain}, but must be from 0 to 1.")
+
+    def altered(self, rng: np.random.Generator) -> bool:
+        """Whether the next crop is."""
+        return self.augment and rng.random() >= self.plain
 
 
 class Pool(NamedTuple):
@@ -114,10 +122,7 @@ class Pool(NamedTuple):
 
 def draw_pool(items: Items, front: Front, drawing: Drawing, rng: np.random.Generator) -> Pool:
     """Crops of every class; of recordings in proportion to how long they are."""
-    n = round(drawing.crop_seconds * front.sample_rate) + front.stft.n_fft - front.hop
-    made: list[tuple[np.ndarray, int, float]] = []
-    for _ in range(drawing.crops):
-        made += [_drawn(label, items, n, front.sample_rate, drawing, rng) for label in _classes(drawing)]
+    made = draw_crops(items, front, drawing, rng)
     features = [
         np.asarray(featured(np.stack([x for x, _, _ in made[k : k + 8]]), front, standardised=drawing.standardised))
         for k in range(0, len(made), 8)
@@ -125,6 +130,17 @@ def draw_pool(items: Items, front: Front, drawing: Drawing, rng: np.random.Gener
     return Pool(
         np.concatenate(features), np.array([label for _, label, _ in made]), np.array([smr for _, _, smr in made], np.float64)
     )
+
+
+def draw_crops(
+    items: Items, front: Front, drawing: Drawing, rng: np.random.Generator
+) -> list[tuple[Float[np.ndarray, " N"], int, float]]:
+    """Their sound, their classes, their ratios."""
+    n = round(drawing.crop_seconds * front.sample_rate) + front.stft.n_fft - front.hop
+    made: list[tuple[np.ndarray, int, float]] = []
+    for _ in range(drawing.crops):
+        made += [_drawn(label, items, n, front.sample_rate, drawing, rng) for label in _classes(drawing)]
+    return made
 
 
 def featured(waveforms: Float[np.ndarray, "n N"], front: Front, *, standardised: bool = True) -> Float[np.ndarray, "n T D"]:
@@ -146,14 +162,15 @@ def _drawn(
     label: int, items: Items, n: int, sample_rate: int, drawing: Drawing, rng: np.random.Generator
 ) -> tuple[Float[np.ndarray, " n"], int, float]:
     """One crop: its sound, its class, its ratio."""
+    altered = drawing.altered(rng)
 
     def one(of: Sequence[Item]) -> np.ndarray:
         weights = np.array([len(item.samples) for item in of], np.float64)
         x = of[rng.choice(len(of), p=weights / weights.sum())].samples
-        most = math.ceil(n * augmentation.FASTEST) + 1 if drawing.augment else n
+        most = math.ceil(n * augmentation.FASTEST) + 1 if altered else n
         first = rng.integers(0, max(1, len(x) - most + 1))
         x = np.resize(x[first : first + most], most)
-        return augmentation.source(x, sample_rate, rng)[:n] if drawing.augment else x
+        return augmentation.source(x, sample_rate, rng)[:n] if altered else x
 
     smr = 0.0
     if label == BOTH:
@@ -163,7 +180,7 @@ def _drawn(
         x = augmentation.noise(n, sample_rate, rng) * np.float32(0.3 * 10 ** (rng.uniform(-60, 0) / 20))
     else:
         x = one(items.speech if label == SPEECH else items.music)
-    return (augmentation.channel(x, sample_rate, rng) if drawing.augment else x).astype(np.float32), label, smr
+    return (augmentation.channel(x, sample_rate, rng) if altered else x).astype(np.float32), label, smr
 
 
 def in_rounds(n: int, count: int, rng: np.random.Generator) -> Int[np.ndarray, " c"]:

@@ -23,6 +23,7 @@ from scipy import optimize, special
 from bayessep import corpora, detection, detection_scores, detector_data, detector_scenes, shipped, timeline
 from bayessep.broadcast import generate_broadcast
 from bayessep.corpora import Sound
+from bayessep.data import Recording
 from bayessep.detection import LABELS, Network, detect_samples
 from bayessep.detector_data import Item, Items
 from bayessep.detector_scenes import Scene
@@ -32,11 +33,11 @@ from bayessep.timeline import BOTH, MUSIC, SPEECH
 from bayessep.train import Progress, train
 
 RECIPE = Recipe(
-    network="frames", head="multi", feature="LMHPS-EF", neither=True, standardised=False, augment=True,
+    network="frames", head="multi", feature="LMHPS-EF", neither=True, standardised=False, augment=True, plain=0.3, songs=True,
     dropout=0.15, rate=2e-3, average=0.999, each=12, crops=40, steps_per_epoch=240, epochs=20, patience=20, seed=0,
 )  # fmt: skip
 
-MEMBERS = 1
+MEMBERS = 5
 """Networks that are trained alike, from other seeds, and of whose logits the mean is taken."""
 
 SCENES = 120
@@ -57,14 +58,17 @@ class Division(NamedTuple):
 
 
 def division(folder: Path) -> Division:
-    """Of the recordings of a manifest: a fifth to measure with, and what may not be passed on, too."""
+    """Of the recordings of a manifest: a fifth to measure with, and what may not be passed on, too.
+
+    What is under the GPL alone is not learned from, for the weights are not under it.
+    """
     free, every = corpora.detector_recordings(folder, redistributable=True), corpora.detector_recordings(folder)
     sounds: dict[Path, Sound] = {s.recording.path: s for part in every for s in part}
     usable = [s.recording for part in free for s in part if s.recording.split_group != PUBLISHED_MIXES]
     tested, *rest = corpora.folds(usable, 5)
-    learned = [r for fold in rest for r in fold]
+    learned = [r for fold in rest for r in fold if not under_gpl_alone(r)]
     known = {r.split_group for r in learned}
-    listed = {r.path for r in (*learned, *tested)}
+    listed = {r.path for r in usable}
     tested += [s.recording for s in sounds.values() if s.recording.path not in listed and s.recording.split_group not in known]
 
     def items(recordings: Sequence[Any]) -> Items:
@@ -86,6 +90,12 @@ def division(folder: Path) -> Division:
     }  # fmt: skip
     lines = [f"{source} ({seconds / 60:.1f} min)" for source, seconds in sorted(sources.items())]
     return Division(learn, held, test, lines, seconds)
+
+
+def under_gpl_alone(recording: Recording) -> bool:
+    """Whether all that its licence offers is the GPL."""
+    own = recording.licence.split("; repo ")[0]
+    return "GPL" in own and "CC" not in own
 
 
 GENERATED = range(1001, 1013)

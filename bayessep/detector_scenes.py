@@ -60,8 +60,8 @@ def draw_scene(
     gain = np.where(states == BOTH, under, max(alone, under) if augment else alone)[_nearest(music_on)]
     music = music * np.float32(level / max(np.sqrt((music**2).mean()), 1e-9)) * _smooth(gain, sample_rate)
     x = speech * _smooth(speech_on, sample_rate) + music * _smooth(music_on, sample_rate)
-    # Noise, but not so much that nobody would hear the music; hardly any without `augment`, for no pause is digital silence.
-    floor = rng.uniform(-60, min(-2, 5 - smr)) if augment else -55.0
+    # Noise, never louder than the music under speech; hardly any without `augment`, for no pause is digital silence.
+    floor = rng.uniform(-60, min(-2, -smr)) if augment else -55.0
     if not augment or rng.random() < 0.9:
         x = x + np.float32(level * 10 ** (floor / 20)) * augmentation.noise(n, sample_rate, rng)
     x = x * np.float32(0.9 / max(np.abs(x).max(), 1e-9))
@@ -124,9 +124,8 @@ def classes(speech: Bool[np.ndarray, " T"], music: Bool[np.ndarray, " T"]) -> In
 
 def draw_scenes(items: Items, front: Front, drawing: Drawing, rng: np.random.Generator) -> Pool:
     """An epoch's scenes: `Drawing.crops` of each of three classes, as many in all as of crops."""
-    scenes = [
-        draw_scene(items, drawing.crop_seconds, front.sample_rate, rng, augment=drawing.augment) for _ in range(3 * drawing.crops)
-    ]
+    seconds, rate = drawing.crop_seconds, front.sample_rate
+    scenes = [draw_scene(items, seconds, rate, rng, augment=drawing.altered(rng)) for _ in range(3 * drawing.crops)]
     parts = [
         featured(np.stack([s.samples for s in scenes[k : k + 8]]), front, standardised=drawing.standardised)
         for k in range(0, len(scenes), 8)

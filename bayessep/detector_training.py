@@ -22,6 +22,7 @@ from bayessep.features import FEATURES, Front
 from bayessep.models import speech_music_detector as detector
 from bayessep.models.detector_networks import Detector
 from bayessep.models.speech_music_detector import Batch, State
+from bayessep.singing import songs
 from bayessep.train import Task, Training
 
 
@@ -35,8 +36,9 @@ class Recipe:
         patch: frames that the network looks at, 10 ms each.
         dropout, rate: `Detector.dropout`, `Detector.rate`.
         each: patches of each class in a batch; of the network ``frames``, scenes.
-        crops, crop_seconds, augment, neither, standardised: `Drawing`. The network ``frames`` learns from scenes, in which there
-            is a fourth class, and hears levels as they come: it needs `neither`, and must not be `standardised`.
+        crops, crop_seconds, augment, plain, neither, standardised: `Drawing`. The network ``frames`` learns from scenes, in which
+            there is a fourth class, and hears levels as they come: it needs `neither`, and must not be `standardised`.
+        songs: as much music again, with voices that sing over it (`bayessep.singing`).
         epochs, steps_per_epoch, patience, min_delta, seed, average: `Training`.
 
     Raises:
@@ -62,6 +64,8 @@ class Recipe:
     min_delta: float = 0.0
     seed: int = 0
     average: float = 0.0
+    plain: float = 0.0
+    songs: bool = False
 
     def __post_init__(self) -> None:
         _ = self.front, self.detector, self.drawing, self.training  # each checks its own numbers
@@ -97,7 +101,7 @@ class Recipe:
     @property
     def drawing(self) -> Drawing:
         """How its epochs are drawn."""
-        return Drawing(self.crops, self.crop_seconds, self.patch, self.augment, self.neither, self.standardised)
+        return Drawing(self.crops, self.crop_seconds, self.patch, self.augment, self.neither, self.standardised, self.plain)
 
     @property
     def training(self) -> Training:
@@ -167,7 +171,11 @@ def task(recipe: Recipe, learn: Items, held: Items, about: Mapping[str, Any] = {
     `about` says what the items are: it is compared when a training is gone on with.
     """
     config, front, drawing = recipe.detector, recipe.front, recipe.drawing
-
+    if recipe.songs:
+        learn, held = (
+            of._replace(music=of.music + songs(of, front.sample_rate, np.random.default_rng([recipe.seed, 5, n])))
+            for n, of in enumerate((learn, held))
+        )
     frames = recipe.network == "frames"
     draw = detector_scenes.draw_scenes if frames else detector_data.draw_pool
 

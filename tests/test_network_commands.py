@@ -373,7 +373,7 @@ def test_help_explains_every_option(call: Caller, verb: tuple[str, ...]) -> None
 
 def test_flags_are_the_fields_of_the_recipe() -> None:
     said = {p.name: p.show_default for p in _command("train", "detector").params if isinstance(p.show_default, str)}
-    words = {"augment": "augment", "neither": "no-neither", "standardised": "standardised"}
+    words = {"augment": "augment", "neither": "no-neither", "standardised": "standardised", "songs": "no-songs"}
     assert said == {f.name: words.get(f.name, str(f.default)) for f in dataclasses.fields(Recipe)}
     assert (Recipe().augment, Recipe().neither, Recipe().standardised) == (True, False, True)
 

@@ -1,0 +1,102 @@
+"""Songs made of speech and of music: for detectors that have heard few singers.
+
+A voice that sings is speech whose pitch stays where a melody puts it and whose vowels last. So speech is sung here: its pitch is
+moved to notes of a scale (by the Rubber Band library, through pedalboard of extra ``train``), with glides and vibrato, and it
+is slowed down. Over music that is a song, and a song is music. Made of the recordings that are learned from, and of nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+from scipy import ndimage
+
+from bayessep import extras
+from bayessep.audio import resample
+from bayessep.detector_data import Item, Items
+
+SCALES = ((0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10), (0, 2, 4, 7, 9), (0, 3, 5, 7, 10))
+"""Semitones above the tonic: major, minor, and both with five notes."""
+
+HOP = 0.016  # seconds between values of pitch
+GLIDE = 0.05  # seconds from note to note
+RATE = 48000  # Rubber Band looks at pitch every 1024 samples: every 21 ms here
+LOUDER = (-6.0, 8.0)  # dB that a voice is above what it sings over
+ALONE = 0.15  # of the voices sing over nothing
+
+
+def sung(speech: Float[np.ndarray, " N"], sample_rate: int, rng: np.random.Generator) -> Float[np.ndarray, " M"]:
+    """The words of speech, sung; one and a quarter to two and a half times as long."""
+    pitch = _pitch(speech, sample_rate)
+    shift = np.clip(melody(pitch, rng) - pitch, -14, 14)
+    x = resample(speech, sample_rate, RATE)
+    at = np.arange(len(x)) / RATE / HOP
+    slower = 1 / rng.uniform(1.25, 2.5)
+    stretched = extras.library("pedalboard", "train").time_stretch(
+        np.ascontiguousarray(x, np.float32), RATE, slower, np.interp(at, np.arange(len(shift)), shift), preserve_formants=True
+    )
+    return resample(np.asarray(stretched, np.float32).reshape(-1), RATE, sample_rate)
+
+
+def melody(pitch: Float[np.ndarray, " T"], rng: np.random.Generator) -> Float[np.ndarray, " T"]:
+    """Notes that follow a voice's pitch, both in semitones: held steps of a scale, with glides between them and vibrato."""
+    scale = np.array(SCALES[rng.integers(len(SCALES))])
+    tonic, higher, wider = rng.uniform(0, 12), rng.uniform(-2, 7), rng.uniform(0.5, 2.0)
+    steps = np.sort(np.add.outer(12 * np.arange(-2, 9), scale).ravel()) + tonic
+    centre, target, first = float(np.median(pitch)), np.empty(len(pitch)), 0
+    while first < len(pitch):
+        last = first + max(2, round(rng.lognormal(np.log(0.25), 0.6) / HOP))
+        wanted = centre + higher + wider * (np.median(pitch[first:last]) - centre) + rng.normal(0, 2)
+        target[first:last] = steps[np.abs(steps - wanted).argmin()]
+        first = last
+    target = ndimage.uniform_filter1d(target, max(1, round(GLIDE / HOP)), mode="nearest")
+    depth, rate = rng.uniform(0, 0.6), rng.uniform(4.5, 6.5)
+    swelling = ndimage.gaussian_filter1d(rng.standard_normal(len(pitch)), 0.4 / HOP)
+    swelling = np.clip(0.5 + swelling / max(2 * swelling.std(), 1e-9), 0, 1)
+    return target + depth * swelling * np.sin(2 * np.pi * rate * HOP * np.arange(len(pitch)) + rng.uniform(0, 6))
+
+
+def _pitch(x: Float[np.ndarray, " N"], sample_rate: int) -> Float[np.ndarray, " T"]:
+    """Of a voice, in semitones above 55 Hz, every `HOP`; where there is none, a line between where there is."""
+    librosa = extras.library("librosa", "train")
+    hop = round(HOP * sample_rate)
+    hz = librosa.yin(x, fmin=65, fmax=450, sr=sample_rate, frame_length=4 * hop, hop_length=hop)
+    level = librosa.feature.rms(y=x, frame_length=4 * hop, hop_length=hop)[0][: len(hz)]
+    semitones = ndimage.median_filter(12 * np.log2(hz / 55), 5)
+    steady = np.abs(np.gradient(semitones)) < 1.5
+    voiced = np.flatnonzero(steady & (level > 0.1 * level.max()))
+    return np.interp(np.arange(len(hz)), voiced, semitones[voiced]) if len(voiced) else semitones
+
+
+def songs(items: Items, sample_rate: int, rng: np.random.Generator, *, seconds: float = 30.0) -> list[Item]:
+    """Songs of all music, in pieces of `seconds` at most, each with a voice at random; a few voices sing alone.
+
+    A song is of the split group of its music; so what is held out of music is held out of songs, where speech is divided too.
+    """
+    made = []
+    n = round(seconds * sample_rate)
+    for item in items.music:
+        for k in range(0, len(item.samples), n):
+            under = item.samples[k : k + n]
+            if len(under) >= 2 * sample_rate:
+                voice = _voice(items.speech, len(under), sample_rate, rng)
+                gain = 10 ** (rng.uniform(*LOUDER) / 20) * np.sqrt((under**2).mean() / max((voice**2).mean(), 1e-12))
+                song = np.float32(gain) * voice + (0 if rng.random() < ALONE else under)
+                made.append(Item(f"{item.name}, sung {k // n}", item.group, song.astype(np.float32)))
+    return made
+
+
+def _voice(speech: Sequence[Item], n: int, sample_rate: int, rng: np.random.Generator) -> Float[np.ndarray, " n"]:
+    """n samples of singing with rests, of one speaker."""
+    source = speech[rng.choice(len(speech), p=_shares(speech))].samples
+    most = min(len(source), n)
+    first = rng.integers(0, len(source) - most + 1)
+    x = sung(source[first : first + most], sample_rate, rng)
+    return np.resize(x, n)
+
+
+def _shares(of: Sequence[Item]) -> Float[np.ndarray, " n"]:
+    weights = np.array([len(item.samples) for item in of], np.float64)
+    return weights / weights.sum()
