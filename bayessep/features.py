@@ -73,7 +73,7 @@ def median(x: Float[Array, "*B T F"], size: int, axis: int) -> Float[Array, "*B 
     """The median of `size` neighbours along an axis, edges mirrored: exactly `scipy.ndimage.median_filter`.
 
     A sorting network of minima and maxima over shifted copies, in which nothing depends on the data: one pass over memory. The
-    gradient goes to the neighbour that is the median, and to all of them alike where several are.
+    gradient goes to the neighbour that is the median, and to all of them alike where several are. Beside NaN, it is any of them.
 
     Raises:
         UserError: `size` is not odd and positive.
@@ -96,10 +96,12 @@ def _median(x: Float[Array, "*B T F"], size: int, axis: int) -> Float[Array, "*B
     place = _neighbours(x, size, axis)
     for a, b, lesser, greater in _selection(size):
         x_a, x_b = place[a], place[b]
+        # One instruction each; `jnp.minimum` takes six on a CPU, because it looks for NaN.
+        in_order = x_a < x_b
         if lesser:
-            place[a] = jnp.minimum(x_a, x_b)
+            place[a] = jnp.where(in_order, x_a, x_b)
         if greater:
-            place[b] = jnp.maximum(x_a, x_b)
+            place[b] = jnp.where(in_order, x_b, x_a)
     return place[size // 2]
 
 
