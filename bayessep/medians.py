@@ -6,6 +6,7 @@ from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -67,10 +68,15 @@ def median(x: Float[Array, "*B T F"], size: int, axis: int) -> Float[Array, "*B 
 
 
 def _neighbours(x: Float[Array, "*B T F"], size: int, axis: int) -> list[Float[Array, "*B T F"]]:
-    n = x.shape[axis]
-    edges = [(0, 0)] * x.ndim
-    edges[axis] = (size // 2, size // 2)
-    padded = jnp.pad(x, edges, mode="symmetric")
+    n, edge = x.shape[axis], size // 2
+    edges = [(0, 0, 0)] * x.ndim
+    edges[axis] = (edge, edge, 0)
+    # Room first and then what goes there: from `jnp.pad`, the compiler makes two copies, and reads from three places.
+    padded = lax.pad(x, jnp.zeros((), x.dtype), edges)
+    mirrored = np.pad(np.arange(n), edge, mode="symmetric")
+    for start in (0, edge + n):
+        ends = jnp.take(x, mirrored[start : start + edge], axis=axis, mode="clip")
+        padded = lax.dynamic_update_slice_in_dim(padded, ends, start, axis)
     return [lax.slice_in_dim(padded, k, k + n, axis=axis) for k in range(size)]
 
 
