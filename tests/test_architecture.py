@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MAX_LINES = 450
 
 # The rooms of bayessep that know of nothing but arrays: what models and inference may build on.
-LEAVES = {"stft", "features", "gamma", "errors"}
+LEAVES = {"stft", "features", "medians", "gamma", "errors"}
 ALLOWED_IN_MODELS = LEAVES | {"models"}
 ALLOWED_IN_INFERENCE = {"gamma", "errors", "inference"}
 LIBRARIES_OF_INFERENCE = {

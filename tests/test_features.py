@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import median_filter
 
-from bayessep import features
+from bayessep import features, medians
 from bayessep.errors import UserError
 from bayessep.features import Front
 
@@ -35,7 +35,7 @@ def test_the_network_finds_the_median_of_all_zeros_and_ones(n: int) -> None:
     every = np.arange(2**n)
     place = np.array([every >> bit & 1 for bit in range(n)], np.int8)
     majority = place.sum(0) > n // 2
-    for a, b, lesser, greater in features._selection(n):
+    for a, b, lesser, greater in medians._selection(n):
         low, high = np.minimum(place[a], place[b]), np.maximum(place[a], place[b])
         place[a] = low if lesser else -9  # nothing may depend on what is said not to be needed
         place[b] = high if greater else -9
@@ -47,13 +47,13 @@ def test_the_network_finds_the_median_of_all_zeros_and_ones(n: int) -> None:
 def test_medians_are_scipys(size: int, axis: int, frames: int) -> None:
     x = _spectrogram(frames)
     window = (size, 1) if axis == -2 else (1, size)
-    np.testing.assert_array_equal(features.median(jnp.asarray(x), size, axis), median_filter(x, window, mode="reflect"))
+    np.testing.assert_array_equal(medians.median(jnp.asarray(x), size, axis), median_filter(x, window, mode="reflect"))
 
 
 @pytest.mark.parametrize("size", [0, -3, 20])
 def test_a_median_needs_a_middle(size: int) -> None:
     with pytest.raises(UserError, match="odd"):
-        features.median(jnp.ones((5, 5)), size, -1)
+        medians.median(jnp.ones((5, 5)), size, -1)
 
 
 # --- harmonic and percussive parts ---------------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ def test_gradients_are_those_of_small_steps() -> None:
 
 
 def test_equal_neighbours_share_the_gradient() -> None:
-    found = jax.grad(lambda x: features.median(x, 3, -1)[0, 2])(jnp.asarray([[1.0, 4.0, 4.0, 9.0, 2.0]]))
+    found = jax.grad(lambda x: medians.median(x, 3, -1)[0, 2])(jnp.asarray([[1.0, 4.0, 4.0, 9.0, 2.0]]))
     np.testing.assert_array_equal(found, [[0, 0.5, 0.5, 0, 0]])
 
 
