@@ -34,19 +34,27 @@ class Task(NamedTuple):
 def tasks(recordings: Sequence[Path], folder: Path) -> list[Task]:
     """What there is to do: a folder stands for the audio in it and in the folders below.
 
-    Results of a recording go into a folder of its name without its ending, or with it where two would share one.
+    Results of a recording go into a folder of its name without its ending, or with it where two would share one. Stems that are
+    found in a folder with the clean.json of an earlier call are no recordings.
 
     Raises:
-        UserError: a folder holds no audio, or two recordings have one name.
+        UserError: a folder holds no audio, two recordings have one name, or a recording would be replaced.
     """
-    found = data.gather(recordings)
+    found = data.gather(recordings, is_stem)
     shared = Counter(place.with_suffix("") for _, place in found)
     planned = [Task(r, folder / (p if shared[p.with_suffix("")] > 1 else p.with_suffix(""))) for r, p in found]
     for name, count in Counter(task.folder for task in planned).items():
         if count > 1:
             first, second, *_ = (str(task.recording) for task in planned if task.folder == name)
             raise UserError(f"{first} and {second} would both be written to {name}; clean them into different folders.")
+    results = [str(task.folder / name) for task in planned for name in FILES.values()]
+    output.keep_inputs(Path(), results, [task.recording for task in planned])
     return planned
+
+
+def is_stem(path: Path) -> bool:
+    """Whether a file is a stem that `clean` has written."""
+    return path.name in (FILES["speech"], FILES["music"]) and (path.parent / FILES["details"]).is_file()
 
 
 def clean(
@@ -118,7 +126,6 @@ def clean_one(task: Task, settings: Cleaning, device: str, terminal: Terminal) -
         UserError: it cannot be read, or is silent, or the results cannot be written.
     """
     about = _input(task.recording)
-    output.keep_inputs(task.folder, FILES.values(), [task.recording])
     with output.draft(task.folder) as part:
         with terminal.working() as progress:
             heard = detection.detect(task.recording, progress=progress)

@@ -39,7 +39,6 @@ def tasks(recordings: Sequence[Path], place: Path | None, format: str, several: 
         UserError: a folder holds no audio, two recordings have one name, or a recording would be replaced.
     """
     found = data.gather(recordings)
-    inputs = [path.resolve() for path, _ in found]
     planned = [Task(r, place / p.with_suffix(ENDINGS[format]) if several and place is not None else place) for r, p in found]
     names: dict[Path | str, Path] = {}
     for path, target in planned:
@@ -47,10 +46,11 @@ def tasks(recordings: Sequence[Path], place: Path | None, format: str, several: 
         if name in names:
             raise UserError(f"{names[name]} and {path} would both be called {name}; call detect for each of them, with another -o.")
         names[name] = path
-    for target in (task.target for task in planned if task.target is not None):
+    targets = [task.target for task in planned if task.target is not None]
+    for target in targets:
         if target.is_dir():
             raise UserError(f"{target} is a folder; name a file with -o, or give several recordings.")
-        output.keep_inputs(target.parent, [target.name], inputs)
+    output.keep_inputs(Path(), map(str, targets), [path for path, _ in found])
     return planned
 
 

@@ -1,0 +1,72 @@
+"""`bayessep clean` on files and folders: what it is given, what it leaves alone, and what it says of what goes wrong."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bayessep import cleaning, cleaning_files, detection
+from bayessep.cleaning import Cleaned, Stems
+from bayessep.detection import Detection
+from bayessep.errors import UserError
+from bayessep.timeline import BOTH, MUSIC, SPEECH, Segment
+from tests.benchmarks.cleaning import oracle
+from tests.commandline import Caller, save, tone
+
+pytestmark = pytest.mark.loose_arrays
+HEARD = [Segment(0.0, 2.0, SPEECH), Segment(2.0, 3.0, BOTH), Segment(3.0, 4.0, MUSIC)]
+
+
+@pytest.fixture(autouse=True)
+def heard(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """A detector that knows, and a separation that costs nothing; what they were called with."""
+    seen: list[Path] = []
+
+    def detect(path: Path, *, progress: Any = None) -> Detection:
+        seen.append(path)
+        return oracle(HEARD)
+
+    def clean(mixture: np.ndarray, *_: Any, **__: Any) -> Stems:
+        none = np.zeros(40, np.float32)
+        account = Cleaned(np.arange(40) / 10, none, {"speech": none, "music": none}, None, (), 1.0)
+        return Stems(mixture - 0.25 * mixture, 0.25 * mixture, account)
+
+    monkeypatch.setattr(detection, "detect", detect)
+    monkeypatch.setattr(cleaning, "clean", clean)
+    monkeypatch.setenv("BAYESSEP_CACHE", "off")
+    return seen
+
+
+def recording(path: Path, *, level: float = 1.0, seed: int = 0, subtype: str = "FLOAT") -> Path:
+    """Four seconds of a tone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return save(path, level * tone(4, 300, seed=seed), subtype=subtype)
+
+
+# --- what is given -------------------------------------------------------------------------------------------------------
+
+
+def test_no_recording_is_replaced_by_the_stems_of_another(call: Caller, heard: list[Path], tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    recording(folder / "a.wav")
+    other = recording(folder / "a" / "speech.wav", seed=5)
+    complaint = call.refused("clean", folder, "-o", folder, "-q")
+    assert str(other) in complaint and "would be replaced" in complaint and heard == []
+    assert str(other) in call.refused("clean", folder / "a.wav", other, "-o", folder, "-q")
+
+
+def test_stems_are_not_cleaned_again(call: Caller, heard: list[Path], tmp_path: Path) -> None:
+    for out in (tmp_path / "in" / "cleaned", tmp_path / "in"):
+        path = recording(tmp_path / "in" / "a.wav")
+        for _ in range(2):
+            document = json.loads(call.succeeded("clean", tmp_path / "in", "-o", out, "-q", "--json"))
+            assert [row["input"] for row in document["recordings"]] == [str(path)]
+    assert set(heard) == {path}
+    stem = tmp_path / "in" / "a" / "speech.wav"
+    assert cleaning_files.tasks([stem], tmp_path / "out")[0].recording == stem  # named, it is what is wanted
+    with pytest.raises(UserError, match="no audio but results"):
+        cleaning_files.tasks([stem.parent], tmp_path / "out")
+    mine = recording(tmp_path / "mine" / "speech.wav")  # beside no clean.json
+    assert [task.recording for task in cleaning_files.tasks([mine.parent], tmp_path / "out")] == [mine]
