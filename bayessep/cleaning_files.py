@@ -1,6 +1,7 @@
 """What `bayessep clean` does: recordings and folders of them in, a folder for each out."""
 
 import dataclasses
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -107,16 +108,18 @@ def is_done(task: Task, settings: Cleaning) -> bool:
         return False
     try:
         document = json.loads((task.folder / FILES["details"]).read_text(encoding="utf-8"))
-        same = document["input"] | {"path": ""} == _input(task.recording) | {"path": ""}
-        return same and document["settings"] == json.loads(to_json(dataclasses.asdict(settings)))
+        same = document["settings"] == json.loads(to_json(dataclasses.asdict(settings)))
+        return same and document["input"] | {"path": ""} == _input(task.recording) | {"path": ""}
     except (OSError, ValueError, KeyError, TypeError, UserError):
         return False
 
 
 def _input(path: Path) -> dict[str, Any]:
     info = audio.probe(path)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     seconds = info.frames / info.sample_rate
-    return {"path": str(path), "bytes": path.stat().st_size, "seconds": seconds, **info._asdict()}
+    return {"path": str(path), "bytes": path.stat().st_size, "sha256": digest, "seconds": seconds, **info._asdict()}
 
 
 def clean_one(task: Task, settings: Cleaning, device: str, terminal: Terminal) -> dict[str, Any]:

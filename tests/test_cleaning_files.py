@@ -1,6 +1,7 @@
 """`bayessep clean` on files and folders: what it is given, what it leaves alone, and what it says of what goes wrong."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -70,3 +71,16 @@ def test_stems_are_not_cleaned_again(call: Caller, heard: list[Path], tmp_path: 
         cleaning_files.tasks([stem.parent], tmp_path / "out")
     mine = recording(tmp_path / "mine" / "speech.wav")  # beside no clean.json
     assert [task.recording for task in cleaning_files.tasks([mine.parent], tmp_path / "out")] == [mine]
+
+
+def test_a_recording_that_has_changed_is_not_skipped(call: Caller, heard: list[Path], tmp_path: Path) -> None:
+    path = recording(tmp_path / "a.wav")
+    before = path.stat()
+    line = ("clean", path, "-o", tmp_path / "out", "--skip-existing", "-q", "--json")
+    call.succeeded(*line)
+    assert json.loads(call.succeeded(*line))["counts"]["skipped"] == 1
+    recording(path, seed=1)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    assert json.loads(call.succeeded(*line))["counts"]["cleaned"] == 1
+    assert len(heard) == 2
