@@ -16,7 +16,7 @@ from bayessep.detection import Detection
 from bayessep.errors import UserError
 from bayessep.recordings import LONG_SECONDS
 from bayessep.separators import Progress
-from bayessep.terminal import Terminal, to_json
+from bayessep.terminal import Terminal, to_json, told_of
 from bayessep.timeline import BOTH, MUSIC, SILENCE, SPEECH, total
 
 FILES = {"speech": "speech.wav", "music": "music.wav", "segments": "segments.csv", "report": "report.html", "details": "clean.json"}
@@ -81,11 +81,11 @@ def clean(
             terminal.note(f"{n}/{len(planned)}: {task.recording}")
         try:
             document = clean_one(task, settings, device, terminal)
-        except UserError as error:
+        except Exception as error:  # whatever it is, it must not cost the other recordings
             if len(planned) == 1:
                 raise
-            row |= {"status": FAILED, "error": str(error)}
-            terminal.warn(str(error))
+            row |= {"status": FAILED, "error": told_of(error, task.recording)}
+            terminal.warn(row["error"])
             continue
         row |= {name: document[name] for name in ("seconds", "seconds_of", "learned", "notes")}
     counts = {status: sum(row["status"] == status for row in rows) for status in (CLEANED, SKIPPED, FAILED)}

@@ -15,7 +15,7 @@ from bayessep import __version__, corpora, data, detection, output, segments, sh
 from bayessep.commands import use_cache, use_device
 from bayessep.detection import Detection
 from bayessep.errors import UserError
-from bayessep.terminal import Terminal, to_json
+from bayessep.terminal import Terminal, to_json, told_of
 
 # --- detect --------------------------------------------------------------------------------------------------------------
 
@@ -86,11 +86,11 @@ def detect(
             if target is not None:
                 with output.draft(target.parent) as part:
                     (part / target.name).write_text(text_of(document, chosen, path), encoding="utf-8", newline="")
-        except UserError as error:
+        except Exception as error:  # whatever it is, it must not cost the other recordings
             if not several:
                 raise
-            failures.append(str(error))
-            documents.append({"path": str(path), "error": str(error)})
+            failures.append(told_of(error, path))
+            documents.append({"path": str(path), "error": failures[-1]})
             continue
         documents.append({"path": str(path)} | document if several else document)
         if not as_json:

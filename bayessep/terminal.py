@@ -24,6 +24,20 @@ from bayessep.errors import UserError
 USER_ERROR, NUMERICAL_ERROR, INTERRUPTED = 2, 1, 130  # exit codes
 
 
+def told_of(error: Exception, of: object) -> str:
+    """What went wrong with one of several things, in a sentence that names it; a UserError is one already."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, FloatingPointError):
+        return f"{of}: {_broke_down(error)}; please report it."
+    lines = str(error).strip().splitlines() or ["nothing else is known"]
+    return f"{of}: this should not have happened ({type(error).__name__}: {lines[0].rstrip('.')}); please report it."
+
+
+def _broke_down(error: FloatingPointError) -> str:
+    return f"the computation broke down ({str(error).rstrip('.')})"
+
+
 _interrupted = threading.Event()
 
 
@@ -219,7 +233,7 @@ class Verb(TyperCommand):
         except UserError as error:
             code, sentence = USER_ERROR, f"error: {error}"
         except FloatingPointError as error:
-            code, sentence = NUMERICAL_ERROR, f"error: the computation broke down ({str(error).rstrip('.')}){self._remedy()}"
+            code, sentence = NUMERICAL_ERROR, f"error: {_broke_down(error)}{self._remedy()}"
         except KeyboardInterrupt:
             code, sentence = INTERRUPTED, f"interrupted; {self.when_interrupted}"
         print(" ".join(sentence.split()), file=sys.stderr)

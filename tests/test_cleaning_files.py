@@ -84,3 +84,30 @@ def test_a_recording_that_has_changed_is_not_skipped(call: Caller, heard: list[P
     assert path.stat().st_size == before.st_size
     assert json.loads(call.succeeded(*line))["counts"]["cleaned"] == 1
     assert len(heard) == 2
+
+
+# --- what goes wrong -----------------------------------------------------------------------------------------------------
+
+BREAKDOWNS = [FloatingPointError("the bound is nan."), MemoryError(), ValueError("shapes (3,) and (4,)\n  do not fit")]
+
+
+@pytest.mark.parametrize("verb", ["clean", "detect"])
+@pytest.mark.parametrize("error", BREAKDOWNS, ids=lambda error: type(error).__name__)
+def test_one_breakdown_does_not_stop_the_others(
+    call: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str, error: Exception
+) -> None:
+    paths = [recording(tmp_path / f"{name}.wav") for name in "abc"]
+
+    def detect(path: Path, **_: Any) -> Detection:
+        if path == paths[1]:
+            raise error
+        return oracle(HEARD)
+
+    monkeypatch.setattr(detection, "detect", detect)
+    outcome = call(verb, *paths, "-o", tmp_path / "out", "-q")
+    assert outcome.code == 1 and "Traceback" not in outcome.err
+    (said,) = outcome.err.splitlines()
+    assert str(paths[1]) in said and said.endswith("please report it.") and str(error).split("\n")[0].rstrip(".") in said
+    assert sorted({p.relative_to(tmp_path / "out").parts[0][0] for p in (tmp_path / "out").rglob("*") if p.is_file()}) == ["a", "c"]
+    if verb == "clean":
+        assert "2 cleaned, 1 failed" in outcome.out and f"failed: {paths[1]}" in outcome.out
