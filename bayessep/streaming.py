@@ -150,8 +150,8 @@ def take_apart(
     spread = {stem: np.empty(job.survey.n_frames, np.float32) for stem in ("speech", "music")}
     labels: list[str] = []
     with (
-        audio.Writer(speech_path, rate, channels, "FLOAT") as speech_out,
-        audio.Writer(music_path, rate, channels, "FLOAT") as music_out,
+        audio.Writer(speech_path, rate, channels, "FLOAT", job.survey.n_samples) as speech_out,
+        audio.Writer(music_path, rate, channels, "FLOAT", job.survey.n_samples) as music_out,
     ):
         original = _Samples(job.path)
         state = istream_init(window, (channels,))
