@@ -22,6 +22,7 @@ import numpy as np
 import soundfile
 from jaxtyping import Array, Float
 
+from bayessep.downmix import mixed_down, standing_for_all
 from bayessep.errors import UserError
 from bayessep.resampling import resample, resampled
 
@@ -31,6 +32,7 @@ AnySamples = Float[Array | np.ndarray, "channels N"] | Float[Array | np.ndarray,
 
 # Headers of compressed files may be off by some frames of the codec; what ends earlier than this was cut off.
 _HEADER_TOLERANCE_SECONDS = 0.1
+_PIECE_SECONDS = 10  # that are looked at together, to find out whether channels cancel
 
 
 class AudioInfo(NamedTuple):
@@ -76,7 +78,7 @@ def read(
     Args:
         path: the file; its content decides how it is read, not its name.
         sample_rate: resample to this rate (Hz); None keeps that of the file.
-        mono: replace the channels by their mean.
+        mono: replace the channels by their mean; by the loudest of them where they cancel each other (`bayessep.downmix`).
         start: beginning of the part, in seconds.
         stop: end of the part, in seconds; None, or a time after the end, for the end of the file.
 
@@ -95,7 +97,7 @@ def read(
             raise UserError(f"{path} ends before {start} s; ask for an earlier part of it.")
     samples = np.concatenate(pieces, axis=1) if len(pieces) > 1 else pieces[0]
     if mono:
-        samples = samples.mean(axis=0, keepdims=True)
+        samples = mixed_down(samples, standing_for_all(_regrouped([samples], _PIECE_SECONDS * rate)))
     if sample_rate is not None:
         samples = resample(samples, rate, sample_rate)
     return Audio(np.ascontiguousarray(samples), sample_rate or rate)
@@ -111,15 +113,24 @@ def blocks(
     Raises:
         UserError: as `read` does, when the first or the offending block is asked for.
     """
+    channel = _standing_for_all(path) if mono else None
     with _open(path) as source:
         rate = source.sample_rate
         pieces = _checked(source.pieces(0, None, max(1, round(block_seconds * rate))), path, rate)
         if mono:
-            pieces = (piece.mean(axis=0, keepdims=True) for piece in pieces)
+            pieces = (mixed_down(piece, channel) for piece in pieces)
         if sample_rate is not None and sample_rate != rate:
             pieces, rate = resampled(pieces, rate, sample_rate), sample_rate
         for block in _regrouped(pieces, max(1, round(block_seconds * rate))):
             yield Audio(block, rate)
+
+
+def _standing_for_all(path: AnyPath) -> int | None:
+    """As `downmix.standing_for_all`, of a file; as a rule its beginning is enough."""
+    with _open(path) as source:
+        size = _PIECE_SECONDS * source.sample_rate
+        pieces = _checked(source.pieces(0, None, size), path, source.sample_rate)
+        return standing_for_all(_regrouped(pieces, size))
 
 
 def _checked(pieces: Iterable[Samples], path: AnyPath, rate: int, first: int = 0) -> Iterator[Samples]:
