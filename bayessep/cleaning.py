@@ -272,7 +272,8 @@ def clean_file(
         UserError: as `clean`, and as `audio.read`; no stem is left half written.
     """
     started = time.perf_counter()
-    model, rate = settings.model, audio.probe(path).sample_rate
+    model, info = settings.model, audio.probe(path)
+    rate = info.sample_rate
     window = preparation.window_of(model, rate)
     n_bins = preparation.modelled_bins(window, rate, model.max_frequency)
     frame_rate = rate / window.hop
@@ -290,6 +291,6 @@ def clean_file(
     if found.level > 0:
         learned = learn(found.speech * scale, stretches, found.target * scale, frequencies, frame_rate, settings, progress)
         trained, music, notes = learned.trained, learned.music, learned.notes
-    job = streaming.Job(path, rate, window, n_bins, found, scale, found.speech[:0], music, model, progress)
+    job = streaming.Job(path, rate, info.channels, window, n_bins, found, scale, found.speech[:0], music, model, progress)
     done = streaming.take_apart(job, trained, detection.segments, speech_path, music_path)
     return Cleaned(done.times, done.p_music, done.uncertainty, learned, notes, time.perf_counter() - started)

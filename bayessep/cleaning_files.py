@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bayessep import __version__, audio, cleaning, cleaning_page, data, detection, output, segments
+from bayessep import __version__, audio, cleaning, cleaning_page, data, detection, output, recordings, segments
 from bayessep.cleaning import Cleaned, Cleaning
 from bayessep.detection import Detection
 from bayessep.errors import UserError
-from bayessep.recordings import LONG_SECONDS
 from bayessep.separators import Progress
 from bayessep.terminal import Terminal, to_json, told_of
 from bayessep.timeline import BOTH, MUSIC, SILENCE, SPEECH, total
@@ -32,7 +31,7 @@ class Task(NamedTuple):
     folder: Path
 
 
-def tasks(recordings: Sequence[Path], folder: Path) -> list[Task]:
+def tasks(given: Sequence[Path], folder: Path) -> list[Task]:
     """What there is to do: a folder stands for the audio in it and in the folders below.
 
     Results of a recording go into a folder of its name without its ending, or with it where two would share one. Stems that are
@@ -41,7 +40,7 @@ def tasks(recordings: Sequence[Path], folder: Path) -> list[Task]:
     Raises:
         UserError: a folder holds no audio, two recordings have one name, or a recording would be replaced.
     """
-    found = data.gather(recordings, is_stem)
+    found = data.gather(given, is_stem)
     shared = Counter(place.with_suffix("") for _, place in found)
     planned = [Task(r, folder / (p if shared[p.with_suffix("")] > 1 else p.with_suffix(""))) for r, p in found]
     for name, count in Counter(task.folder for task in planned).items():
@@ -59,7 +58,7 @@ def is_stem(path: Path) -> bool:
 
 
 def clean(
-    recordings: Sequence[Path], folder: Path, settings: Cleaning, device: str, terminal: Terminal, *, skip_existing: bool
+    given: Sequence[Path], folder: Path, settings: Cleaning, device: str, terminal: Terminal, *, skip_existing: bool
 ) -> int:
     """Clean recordings one after the other; returns how many failed.
 
@@ -68,7 +67,7 @@ def clean(
     Raises:
         UserError: as `tasks`, or the only recording cannot be cleaned.
     """
-    planned = tasks(recordings, folder)
+    planned = tasks(given, folder)
     rows: list[dict[str, Any]] = []
     for n, task in enumerate(planned, start=1):
         row: dict[str, Any] = {"input": str(task.recording), "output": str(task.folder), "status": CLEANED, "error": None}
@@ -132,14 +131,14 @@ def clean_one(task: Task, settings: Cleaning, device: str, terminal: Terminal) -
     with output.draft(task.folder) as part:
         with terminal.working() as progress:
             heard = detection.detect(task.recording, progress=progress)
-            found, gain = _stems(task.recording, part, about["seconds"], heard, settings, progress)
+            found, gain = _stems(task.recording, part, heard, settings, progress)
         segments.write(part / FILES["segments"], heard.segments)
         document: dict[str, Any] = {"command": "clean", "version": __version__, "device": device, "seed": settings.model.seed}
         document |= {"settings": dataclasses.asdict(settings), "input": about} | _account(heard, found)
         document |= {"output_gain": gain, "real_time_factor": found.seconds / about["seconds"]}
         document["output"] = {"folder": str(task.folder)} | FILES
         stems = {stem: part / FILES[stem] for stem in ("speech", "music")}
-        embed = about["seconds"] <= LONG_SECONDS
+        embed = not recordings.is_long(audio.probe(task.recording))
         cleaning_page.write(part / FILES["report"], task.recording, stems, heard, found, sentences(document), embed)
         (part / FILES["details"]).write_text(to_json(document), encoding="utf-8")
     for text in found.notes:
@@ -148,11 +147,11 @@ def clean_one(task: Task, settings: Cleaning, device: str, terminal: Terminal) -
 
 
 def _stems(
-    recording: Path, part: Path, seconds: float, heard: Detection, settings: Cleaning, progress: Progress
+    recording: Path, part: Path, heard: Detection, settings: Cleaning, progress: Progress
 ) -> tuple[Cleaned, float]:
     """Write both stems; returns what came of it, and the gain that they have in common."""
     speech, music = (part / FILES[stem] for stem in ("speech", "music"))
-    if seconds > LONG_SECONDS:
+    if recordings.is_long(audio.probe(recording)):
         return cleaning.clean_file(recording, heard, speech, music, settings, progress=progress), 1.0
     mixture, rate = audio.read(recording)
     if not mixture.any():

@@ -43,6 +43,7 @@ from bayessep.tempering import tempered_std
 from bayessep.timeline import Segment, complete
 
 BLOCK_SECONDS = 60.0
+BLOCK_SAMPLES = 2**24  # of all channels; what has more in `BLOCK_SECONDS` has shorter blocks
 CONTEXT_SECONDS = 3.0
 _MAX_SWEEPS = 30  # on a piece whose templates start from what others have taught them, or are held
 
@@ -131,7 +132,7 @@ def separate_file(
     scale = np.float32(settings.level / found.level)
     speech, music = speech * scale, music[: settings.max_catalogue] * scale
     trained = separators.train(speech, settings, progress)
-    job = Job(path, info.sample_rate, window, n_bins, found, scale, speech, music, settings, progress)
+    job = Job(path, info.sample_rate, info.channels, window, n_bins, found, scale, speech, music, settings, progress)
     done = take_apart(job, trained, known.labels or (), speech_path, music_path)
     return done._replace(seconds=time.perf_counter() - started, notes=notes)
 
@@ -145,16 +146,15 @@ def take_apart(
     trace = np.zeros(0)
     if METHODS[settings.method].templates != "fixed":
         trained, trace = _fit_templates(job, trained)
-    channels = audio.probe(job.path).channels
     p_music = np.empty(job.survey.n_frames, np.float32)
     spread = {stem: np.empty(job.survey.n_frames, np.float32) for stem in ("speech", "music")}
     labels: list[str] = []
     with (
-        audio.Writer(speech_path, rate, channels, "FLOAT", job.survey.n_samples) as speech_out,
-        audio.Writer(music_path, rate, channels, "FLOAT", job.survey.n_samples) as music_out,
+        audio.Writer(speech_path, rate, job.channels, "FLOAT", job.survey.n_samples) as speech_out,
+        audio.Writer(music_path, rate, job.channels, "FLOAT", job.survey.n_samples) as music_out,
     ):
         original = _Samples(job.path)
-        state = istream_init(window, (channels,))
+        state = istream_init(window, (job.channels,))
         for block, mask, p in _separated(job, trained):
             rows = slice(block.first, block.first + block.keep)
             spectrum = block.spectrum[:, block.before : block.before + block.keep]
@@ -185,6 +185,7 @@ class Job(NamedTuple):
 
     path: str | Path
     sample_rate: int
+    channels: int
     window: Stft
     n_bins: int
     survey: Survey
@@ -196,7 +197,8 @@ class Job(NamedTuple):
 
     @property
     def frames_per_block(self) -> int:
-        return max(1, round(BLOCK_SECONDS * self.sample_rate / self.window.hop))
+        samples = min(BLOCK_SECONDS * self.sample_rate, BLOCK_SAMPLES / self.channels)
+        return max(1, round(samples / self.window.hop))
 
     @property
     def context(self) -> int:

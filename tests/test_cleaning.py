@@ -241,7 +241,6 @@ def test_long_recordings_are_cleaned_in_pieces(
     call: Caller, made: Broadcast, heard: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recordings, "LONG_SECONDS", 10.0)
-    monkeypatch.setattr(cleaning_files, "LONG_SECONDS", 10.0)
     monkeypatch.setattr("bayessep.streaming.BLOCK_SECONDS", 9.0)
     monkeypatch.setattr("bayessep.streaming.CONTEXT_SECONDS", 1.0)
     radio = save(tmp_path / "radio.wav", np.stack([made.mixture, made.mixture]), RATE, "FLOAT")

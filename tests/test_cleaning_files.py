@@ -8,13 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bayessep import cleaning, cleaning_files, detection
+from bayessep import cleaning, cleaning_files, detection, recordings, streaming
+from bayessep.audio import AudioInfo
 from bayessep.cleaning import Cleaned, Stems
 from bayessep.detection import Detection
 from bayessep.errors import UserError
+from bayessep.preparation import Given, Lessons
+from bayessep.separators import silent
+from bayessep.stft import stft_for_rate
 from bayessep.timeline import BOTH, MUSIC, SPEECH, Segment
 from tests.benchmarks.cleaning import oracle
-from tests.commandline import Caller, save, tone
+from tests.commandline import RATE, Caller, load, save, tone
 
 pytestmark = pytest.mark.loose_arrays
 HEARD = [Segment(0.0, 2.0, SPEECH), Segment(2.0, 3.0, BOTH), Segment(3.0, 4.0, MUSIC)]
@@ -111,3 +115,42 @@ def test_one_breakdown_does_not_stop_the_others(
     assert sorted({p.relative_to(tmp_path / "out").parts[0][0] for p in (tmp_path / "out").rglob("*") if p.is_file()}) == ["a", "c"]
     if verb == "clean":
         assert "2 cleaned, 1 failed" in outcome.out and f"failed: {paths[1]}" in outcome.out
+
+
+def test_many_samples_are_long(call: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four seconds, and yet too much to be held: what counts is samples times channels."""
+    monkeypatch.setattr(recordings, "LONG_SAMPLES", 4 * RATE)
+    pieces: list[str] = []
+
+    def clean_file(path: Path, heard: Detection, speech: Path, music: Path, *_: Any, **__: Any) -> Cleaned:
+        pieces.append(path.name)
+        for stem in (speech, music):
+            save(stem, load(path) / 2, subtype="FLOAT")
+        none = np.zeros(40, np.float32)
+        return Cleaned(np.arange(40) / 10, none, {"speech": none, "music": none}, None, (), 1.0)
+
+    monkeypatch.setattr(cleaning, "clean_file", clean_file)
+    few = recording(tmp_path / "few.wav")
+    many = save(tmp_path / "many.wav", np.stack([tone(4, 300), tone(4, 300)]))
+    call.succeeded("clean", few, many, "-o", tmp_path / "out", "-q")
+    assert pieces == ["many.wav"]
+    assert "data:audio" in (tmp_path / "out" / "few" / "report.html").read_text()
+    assert "data:audio" not in (tmp_path / "out" / "many" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(("seconds", "rate", "channels", "long"), [
+    (600, 48_000, 2, False), (601, 8_000, 1, True), (599, 192_000, 8, True), (80, 192_000, 8, True), (30, 192_000, 8, False),
+])  # fmt: skip
+def test_what_is_long(seconds: int, rate: int, channels: int, long: bool) -> None:
+    info = AudioInfo(rate, channels, seconds * rate, "PCM_16", "WAV")
+    assert recordings.is_long(info) == long
+
+
+@pytest.mark.parametrize(("rate", "channels", "seconds"), [(16_000, 1, 60), (96_000, 2, 60), (192_000, 8, 11), (192_000, 64, 1.4)])
+def test_blocks_hold_no_more_than_fits(rate: int, channels: int, seconds: float) -> None:
+    window = stft_for_rate(rate)
+    none, nothing = np.zeros((0, 2), np.float32), np.zeros(0, bool)
+    given = Given(nothing, nothing, nothing, nothing, np.zeros(0, np.float32))
+    survey = streaming.Survey(Lessons(given, nothing, nothing), 0, 0, 0.0, True, none, none, none)
+    job = streaming.Job("a.wav", rate, channels, window, 2, survey, np.float32(1), none, none, cleaning.MODEL, silent)
+    assert job.frames_per_block * window.hop / rate == pytest.approx(seconds, rel=0.05)
