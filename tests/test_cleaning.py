@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bayessep import audio, cleaning, cleaning_files, detection, metrics, recordings, repetition, segments
+from bayessep import audio, cleaning, cleaning_files, detection, metrics, recordings, repetition, segments, separators, streaming
 from bayessep.broadcast import Broadcast, generate_broadcast
 from bayessep.cleaning import Cleaning, clean, hear
 from bayessep.detection import Detection
@@ -171,6 +171,33 @@ def test_what_is_never_heard_alone_is_told_in_general(made: Broadcast, what: str
     assert learned is not None and getattr(learned, f"{what}_from") == "general"
     assert f"no {what} is heard alone" in stems.account.notes[0]
     np.testing.assert_allclose(stems.speech[0] + stems.music[0], speech + music, atol=1e-6)
+
+
+def test_settled_blocks_are_not_fitted(made: Broadcast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three blocks: in the first nothing is mixed, in the second only what it sees of the third."""
+    monkeypatch.setattr(streaming, "BLOCK_SECONDS", 8.5)
+    monkeypatch.setattr(streaming, "CONTEXT_SECONDS", 1.0)
+    whole, fits, told = separators.fit_problem, [], []
+
+    def fit_problem(*arguments: Any) -> Any:
+        fits.append(arguments)
+        return whole(*arguments)
+
+    monkeypatch.setattr(separators, "fit_problem", fit_problem)
+    radio = save(tmp_path / "radio.wav", made.mixture, RATE, "FLOAT")
+    few = dataclasses.replace(SMALL, model=_few(SMALL))
+    for start, fitted, separated in ((17.7, 2, 1), (24.0, 0, 0)):
+        heard = oracle([Segment(0.0, start, SPEECH), *([Segment(start, 24.0, BOTH)] if start < 24 else [])])
+        fits.clear()
+        told.clear()
+        stems = [tmp_path / "speech.wav", tmp_path / "music.wav"]
+        found = cleaning.clean_file(radio, heard, *stems, few, progress=lambda *what: told.append(what[:3]))
+        assert len(fits) == separated
+        assert [what for what in told if what[0] == "templates"] == [("templates", n + 1, fitted) for n in range(fitted)]
+        speech, music = (load(path)[0] for path in stems)
+        np.testing.assert_allclose(speech + music, made.mixture, atol=1e-6)
+        np.testing.assert_allclose(speech[: 16 * RATE], made.mixture[: 16 * RATE], atol=1e-6)
+        assert (found.learned is None) == (fitted == 0)
 
 
 # --- the command line ----------------------------------------------------------------------------------------------------
