@@ -43,6 +43,7 @@ class Cleaning:
         least_speech: seconds of speech alone that are enough to learn from.
         least_music: seconds of music alone that are enough to learn from.
         most_speech: seconds of speech that are learned from at most.
+        most_music: seconds of music alone that are looked through at most for what goes into the catalogue.
         least_sound: seconds of a sound in all; less of it is taken for a mistake of the detector.
         alike: similarity from which music is taken for a repeat of music that is in the catalogue already.
     """
@@ -54,6 +55,7 @@ class Cleaning:
     least_speech: float = 4.0
     least_music: float = 1.0
     most_speech: float = 60.0
+    most_music: float = 300.0
     least_sound: float = 1.5
     alike: float = 0.7
 
@@ -154,7 +156,8 @@ def learn(
     model, notes = settings.model, []
     speech = preparation.loud(speech)[: round(settings.most_speech * frame_rate)]
     speech_seconds = len(speech) / frame_rate
-    music = repetition.distinct([m for m in stretches if m.any()], target, model.max_catalogue, settings.alike)
+    heard = _first([m for m in stretches if m.any()], round(settings.most_music * frame_rate))
+    music = repetition.distinct(heard, target, model.max_catalogue, settings.alike)
     music_seconds = len(music) / frame_rate
     if speech_seconds >= settings.least_speech:
         trained, speech_from = separators.train_templates(speech, model, progress), RECORDING
@@ -167,6 +170,15 @@ def learn(
         notes.append(f"{_heard('music', music_seconds)}: it is told by what music sounds like in general, which is far less sure.")
         music, music_seconds = music[:0], 0.0
     return Learned(trained, music, speech_from, music_from, speech_seconds, music_seconds, tuple(notes))
+
+
+def _first(stretches: Sequence[Float[np.ndarray, "_ F"]], most: int) -> list[Float[np.ndarray, "_ F"]]:
+    """So many frames of them."""
+    kept: list[np.ndarray] = []
+    for stretch in stretches:
+        if room := most - sum(map(len, kept)):
+            kept.append(stretch[:room])
+    return kept
 
 
 def _heard(what: str, seconds: float) -> str:
@@ -254,8 +266,6 @@ def _nothing_mixed(given: Given) -> tuple[str, ...]:
 
 # --- recordings of any length --------------------------------------------------------------------------------------------
 
-_MOST_MUSIC = 300.0  # seconds of music alone that are looked through for the catalogue
-
 
 def clean_file(
     path: Path,
@@ -277,7 +287,7 @@ def clean_file(
     window = preparation.window_of(model, rate)
     n_bins = preparation.modelled_bins(window, rate, model.max_frequency)
     frame_rate = rate / window.hop
-    most = round(max(_MOST_MUSIC, settings.most_speech) * frame_rate)
+    most = round(max(settings.most_music, settings.most_speech) * frame_rate)
     found = streaming.survey(path, window, n_bins, lambda times: hear(detection, times, settings), most=most)
     if found.silent:
         raise UserError(f"{path} is silent: there is nothing to take apart.")

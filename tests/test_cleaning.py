@@ -106,6 +106,24 @@ def test_repeats_are_in_the_catalogue_once() -> None:
     assert repetition.distinct([], mixture, 10).shape == (0, 40)
 
 
+def test_no_more_music_is_looked_through_than_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finding repeats takes the square of it."""
+    stretches = [np.full((n, 5), 1.0, np.float32) for n in (30, 50, 40)] + [np.zeros((9, 5), np.float32)]
+    seen: list[list[int]] = []
+
+    def distinct(given: list[np.ndarray], *_: Any) -> np.ndarray:
+        seen.append([len(stretch) for stretch in given])
+        return np.concatenate(given)
+
+    monkeypatch.setattr(repetition, "distinct", distinct)
+    speech = np.ones((20, 5), np.float32)  # so little that general templates, which need no training, take its place
+    for seconds in (10.0, 20.0):
+        settings = dataclasses.replace(SMALL, most_music=seconds)
+        found = cleaning.learn(speech, stretches, speech, np.arange(5.0), 10.0, settings)
+        assert found.music_seconds == min(seconds, 12.0)
+    assert seen == [[30, 50, 20], [30, 50, 40]]
+
+
 # --- stems ---------------------------------------------------------------------------------------------------------------
 
 
