@@ -26,7 +26,7 @@ from bayessep.preparation import Given, Lessons, Plan, Spectra
 from bayessep.separators import Progress, Trained, silent
 from bayessep.settings import Settings
 from bayessep.stft import bin_frequencies, frame_times, stft
-from bayessep.timeline import BOTH, MUSIC, SILENCE, SPEECH, labels_at, runs
+from bayessep.timeline import BOTH, MUSIC, SILENCE, SPEECH, Segment, labels_at, runs, total
 
 MODEL = Settings(complete=False, max_catalogue=2000)
 
@@ -138,8 +138,8 @@ class Learned(NamedTuple):
     music: Float[np.ndarray, "K F"]  # catalogue; empty where music has general templates
     speech_from: str
     music_from: str
-    speech_seconds: float  # heard alone, and learned from
-    music_seconds: float  # in the catalogue, each repeat once
+    speech_seconds: float  # surely heard alone, and learned from
+    music_seconds: float  # of it in the catalogue, each repeat once
     notes: tuple[str, ...]
 
 
@@ -164,6 +164,7 @@ def learn(
     else:
         trained, speech_from = general.trained("speech", frequencies), GENERAL
         notes.append(f"{_heard('speech', speech_seconds)}: it is told by what speech sounds like in general.")
+        speech_seconds = 0.0
     music_from = RECORDING
     if music_seconds < settings.least_music:
         trained, music_from = separators.beside(trained, general.trained("music", frequencies)), GENERAL
@@ -182,7 +183,8 @@ def _first(stretches: Sequence[Float[np.ndarray, "_ F"]], most: int) -> list[Flo
 
 
 def _heard(what: str, seconds: float) -> str:
-    return f"no {what} is heard alone" if seconds < 0.05 else f"only {seconds:.1f} s of {what} are heard alone"
+    """Less than what has the label: `hear` believes only what is sure, and away from its edges."""
+    return f"no {what} is surely heard alone" if seconds < 0.05 else f"only {seconds:.1f} s of {what} are surely heard alone"
 
 
 # --- recordings that are held at once ------------------------------------------------------------------------------------
@@ -242,7 +244,7 @@ def clean(
         mask, _, p_music = preparation.settled(given, n_bins)
         speech = pipeline.masked(spectrum, mask, window, mixture.shape[1], 1.0)
         none = {stem: np.zeros(len(times), np.float32) for stem in ("speech", "music")}
-        account = Cleaned(times, p_music, none, None, _nothing_mixed(given), time.perf_counter() - started)
+        account = Cleaned(times, p_music, none, None, _nothing_mixed(given, detection.segments), time.perf_counter() - started)
         return Stems(speech, mixture - speech, account)
     mixed = mixed * np.float32(model.level / target.mean())
     target = mixed[given.target]
@@ -257,11 +259,17 @@ def clean(
     return Stems(found.speech, found.music, account)
 
 
-def _nothing_mixed(given: Given) -> tuple[str, ...]:
-    what = "speech" if not given.only_music.any() else "music" if not given.only_speech.any() else ""
-    if what:
+def _nothing_mixed(given: Given, segments: Sequence[Segment]) -> tuple[str, ...]:
+    """What is said where nothing is left to infer, in accordance with what the detection says."""
+    if given.only_speech.any() and given.only_music.any():
+        return ("speech and music are nowhere heard at once: each stem has its own stretches.",)
+    seconds = {what: total(segments, what) + total(segments, BOTH) for what in (SPEECH, MUSIC)}
+    what, other = (MUSIC, SPEECH) if given.only_music.any() else (SPEECH, MUSIC)
+    if seconds[other] > 0:
+        return (f"{seconds[other]:.1f} s of {other} are too few to be believed: all of the recording is taken for {what}.",)
+    if seconds[what] > 0:
         return (f"nothing but {what} is heard: that stem is the recording.",)
-    return ("speech and music are nowhere heard at once: each stem has its own stretches.",)
+    return ("neither speech nor music is heard: the stem of speech is the recording.",)
 
 
 # --- recordings of any length --------------------------------------------------------------------------------------------
@@ -296,7 +304,7 @@ def clean_file(
     stretches = np.split(found.music * scale, ends[ends < len(found.music)])
     frequencies = bin_frequencies(window, rate)[:n_bins]
     given = found.lessons.given
-    notes, learned = _nothing_mixed(given), None
+    notes, learned = _nothing_mixed(given, detection.segments), None
     trained, music = general.trained("speech", frequencies), found.music[:0]
     if found.level > 0:
         learned = learn(found.speech * scale, stretches, found.target * scale, frequencies, frame_rate, settings, progress)

@@ -192,8 +192,9 @@ def sentences(document: dict[str, Any]) -> list[str]:
     for what, learned in document["learned"].items():
         if learned["from"] == cleaning.RECORDING:
             kind = "the speech" if what == SPEECH else "different music"
-            said.append(f"The {what} was learned from {learned['seconds']:.1f} s of {kind} that are heard alone.")
+            said.append(f"The {what} was learned from {learned['seconds']:.1f} s of {kind} that are surely heard alone.")
     said += [note[:1].upper() + note[1:] for note in document["notes"]]
-    if document["output_gain"] != 1:
-        said.append(f"Both stems are quieter by a factor of {document['output_gain']:.3f}, or one would clip.")
-    return said
+    if document["output_gain"] == 1:
+        return [*said, "The stems add up to the recording. Where speech is heard alone it passes untouched."]
+    gain = f"Both stems are quieter by a factor of {document['output_gain']:.3f}, or one would clip"
+    return [*said, f"{gain}: they add up to the recording times that. But for it, speech that is heard alone passes untouched."]

@@ -165,6 +165,31 @@ def test_a_recording_of_one_kind_is_its_own_stem(made: Broadcast, label: str) ->
     assert stems.account.learned is None and label in stems.account.notes[0]
 
 
+SAID = {
+    "nothing but speech": [Segment(0.0, 24.0, SPEECH)],
+    "1.0 s of music are too few": [Segment(0.0, 8.0, SPEECH), Segment(8.0, 9.0, BOTH), Segment(9.0, 24.0, SPEECH)],
+    "neither speech nor music": [Segment(0.0, 24.0, SILENCE)],
+    "nothing but music": [Segment(0.0, 24.0, MUSIC)],
+}
+
+
+@pytest.mark.parametrize("words", SAID)
+def test_what_is_said_is_what_was_detected(made: Broadcast, words: str) -> None:
+    """Where nothing but speech passes, music may have been detected, and where nothing does, speech may not."""
+    account = clean(made.mixture[None], RATE, oracle(SAID[words]), SMALL).account
+    (note,) = account.notes
+    assert words in note and [other for other in SAID if other in note] == [words]
+
+
+def test_what_is_told_in_general_was_not_learned_here() -> None:
+    frames = np.random.default_rng(0).uniform(0.5, 1.0, (20, 5)).astype(np.float32)
+    found = cleaning.learn(frames, [frames[:5]], frames, np.arange(5.0), 10.0, SMALL)
+    assert (found.speech_from, found.music_from) == ("general", "general")
+    assert found.speech_seconds == found.music_seconds == 0 and len(found.music) == 0
+    assert ["2.0 s of speech" in found.notes[0], "0.5 s of music" in found.notes[1]] == [True, True]
+    assert all("surely heard alone" in note for note in found.notes)  # of what has the label, there may be more
+
+
 def test_silence_is_refused() -> None:
     with pytest.raises(UserError, match="silent"):
         clean(np.zeros((1, 4 * RATE), np.float32), RATE, oracle([Segment(0, 4, BOTH)]), SMALL)
@@ -187,7 +212,7 @@ def test_what_is_never_heard_alone_is_told_in_general(made: Broadcast, what: str
     assert np.abs(stems.music[0][both]).max() > 0.01
     learned = stems.account.learned
     assert learned is not None and getattr(learned, f"{what}_from") == "general"
-    assert f"no {what} is heard alone" in stems.account.notes[0]
+    assert f"no {what} is surely heard alone" in stems.account.notes[0]
     np.testing.assert_allclose(stems.speech[0] + stems.music[0], speech + music, atol=1e-6)
 
 

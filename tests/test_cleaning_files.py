@@ -154,3 +154,22 @@ def test_blocks_hold_no_more_than_fits(rate: int, channels: int, seconds: float)
     survey = streaming.Survey(Lessons(given, nothing, nothing), 0, 0, 0.0, True, none, none, none)
     job = streaming.Job("a.wav", rate, channels, window, 2, survey, np.float32(1), none, none, cleaning.MODEL, silent)
     assert job.frames_per_block * window.hop / rate == pytest.approx(seconds, rel=0.05)
+
+
+# --- stems ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("level", [1.0, 5.0])
+def test_stems_share_one_gain_where_one_would_clip(call: Caller, tmp_path: Path, level: float) -> None:
+    path = recording(tmp_path / "a.wav", level=level)  # in floating point, whose peak may lie above full scale
+    call.succeeded("clean", path, "-o", tmp_path / "out", "-q")
+    folder, mixture = tmp_path / "out" / "a", load(path)
+    document = json.loads((folder / "clean.json").read_text())
+    gain = document["output_gain"]
+    assert gain == pytest.approx(1 if level == 1 else 0.999 / np.abs(mixture).max(), rel=1e-6)
+    speech, music = load(folder / "speech.wav"), load(folder / "music.wav")
+    np.testing.assert_allclose(speech, 0.75 * gain * mixture, atol=1e-6)  # of the separation above
+    np.testing.assert_allclose(music, 0.25 * gain * mixture, atol=1e-6)
+    page = (folder / "report.html").read_text()
+    assert ("The stems add up to the recording. " in page) == (gain == 1) and (f"factor of {gain:.3f}" in page) == (gain != 1)
+    assert page.count("add up to the recording") == 1
