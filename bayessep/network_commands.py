@@ -196,6 +196,9 @@ def train_detector(
     from bayessep.detector_training import divide, read_recipe, task
 
     recipe = read_recipe(config, given)
+    if recipe.network != "frames":
+        unfit = f"bayessep detect does not run the network {recipe.network}, which is trained here"
+        terminal.warn(f"{unfit}; for one that it runs: {detection.RUNS}.")
     sounds = corpora.speech_and_music(data, redistributable=redistributable, missing=terminal.warn)
     if together is not None:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
