@@ -231,7 +231,8 @@ def models_verify(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Read models and compare them with what was published. Exit code 0 if all are the same, 1 if one is damaged or missing."""
+    """Read models and compare them with what was published. Exit code 0 if all are the same, 1 if one is damaged
+    or missing, or there is none."""
     from bayessep import network_commands
 
     raise typer.Exit(0 if network_commands.models_verify(names or [], Terminal(json=json, quiet=quiet)) else 1)

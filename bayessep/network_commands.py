@@ -5,6 +5,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -247,12 +248,14 @@ def _about(items: Any) -> dict[str, Any]:
 
 
 def licence_of(card: str) -> str:
-    """The line of a model card that speaks of the licence; that below it, where it is a heading."""
-    lines = [line.strip() for line in card.splitlines() if line.strip()]
+    """What a model card says of the licence: the paragraph that begins with it, or that below it, where it is a heading."""
+    lines = [line.strip() for line in card.splitlines()]
     for n, line in enumerate(lines):
         if re.match(r"[#*\-\s]*licen[cs]e\b", line, re.IGNORECASE):
             words = re.sub(r"^[#*\-\s]*licen[cs]e[\s.:*]*", "", line, flags=re.IGNORECASE)
-            return words or next(iter(lines[n + 1 : n + 2]), "")
+            after = lines[n + 1 :] if words else [*dropwhile(lambda line: not line, lines[n + 1 :])]
+            rest = takewhile(lambda line: line and not re.match(r"#|\||[-*] |\*\*", line), after)
+            return " ".join([words, *rest]).strip()
     return ""
 
 
@@ -301,7 +304,7 @@ def models_info(name: str, terminal: Terminal) -> None:
 
 
 def models_verify(names: Sequence[str], terminal: Terminal) -> bool:
-    """Read models, all by default, and compare them with what was published; returns whether all are as they should be.
+    """Read models, all by default, and compare them with what was published; returns whether there are any, and all undamaged.
 
     Raises:
         UserError: there is none of a name.
@@ -318,6 +321,6 @@ def models_verify(names: Sequence[str], terminal: Terminal) -> bool:
         except UserError as error:
             errors[name] = str(error)
     lines = [f"{name}: {error or 'undamaged'}" for name, error in errors.items()]
-    ok = not any(errors.values())
-    terminal.result({"ok": ok, "models": errors}, "\n".join(lines) if lines else "no models are installed.")
+    ok = bool(errors) and not any(errors.values())
+    terminal.result({"ok": ok, "models": errors}, "\n".join(lines) if lines else "no models are installed: nothing is verified.")
     return ok

@@ -363,15 +363,20 @@ def test_damage_is_found(call: Caller, models: Path, damage: str) -> None:
 
 def test_no_models(call: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shipped, "FOLDER", tmp_path / "nothing")
-    assert "no models" in call.succeeded("models", "list") and "no models" in call.succeeded("models", "verify")
+    assert "no models" in call.succeeded("models", "list")
+    outcome = call("models", "verify")
+    assert outcome.code == 1 and "nothing is verified" in outcome.out
+    assert json.loads(call("models", "verify", "--json").out) == {"ok": False, "models": {}}
     assert json.loads(call.succeeded("models", "list", "--json")) == {"models": []}
     assert "none" in call.refused("models", "info", "detector")
 
 
 @pytest.mark.parametrize(
     ("card", "licence"),
-    [("# X\n\n**Licence.** Apache-2.0.\n", "Apache-2.0."), ("## License\n\nMIT\n", "MIT"), ("- licence: CC0", "CC0"), ("", "")],
-)
+    [("# X\n\n**Licence.** Apache-2.0.\n", "Apache-2.0."), ("## License\n\nMIT\n", "MIT"), ("- licence: CC0", "CC0"), ("", ""),
+     ("**Licence.** MIT. Nothing under NC\nwas used.\n\n## More\n", "MIT. Nothing under NC was used."),
+     ("## Licence\n\nCC BY 4.0,\nas the data.\n\nMore.\n", "CC BY 4.0, as the data."), ("- Licence: CC0\n- Size: 3\n", "CC0")],
+)  # fmt: skip
 def test_licence_of(card: str, licence: str) -> None:
     assert network_commands.licence_of(card) == licence
 
@@ -411,3 +416,9 @@ def test_formats_are_those_of_segments() -> None:
 
     assert set(cli_networks.Format) == set(network_commands.ENDINGS) == set(ENDINGS)
     assert {segments.format_of(f"x{ending}") for ending in network_commands.ENDINGS.values()} == set(ENDINGS)
+
+
+def test_licences_of_what_ships_are_whole(call: Caller) -> None:
+    rows = json.loads(call.succeeded("models", "list", "--json"))["models"]
+    assert {row["name"] for row in rows} >= {"detector", "general"}
+    assert all(row["licence"].endswith(".") for row in rows)
