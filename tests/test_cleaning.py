@@ -233,7 +233,7 @@ def test_settled_blocks_are_not_fitted(made: Broadcast, tmp_path: Path, monkeypa
         heard = oracle([Segment(0.0, start, SPEECH), *([Segment(start, 24.0, BOTH)] if start < 24 else [])])
         fits.clear()
         told.clear()
-        stems = [tmp_path / "speech.wav", tmp_path / "music.wav"]
+        stems = tmp_path / "speech.wav", tmp_path / "music.wav"
         found = cleaning.clean_file(radio, heard, *stems, few, progress=lambda *what: told.append(what[:3]))
         assert len(fits) == separated
         assert [what for what in told if what[0] == "templates"] == [("templates", n + 1, fitted) for n in range(fitted)]
