@@ -20,10 +20,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
-import soxr
 from jaxtyping import Array, Float
 
+from bayessep.downmix import mixed_down, standing_for_all
 from bayessep.errors import UserError
+from bayessep.resampling import resample, resampled
 
 AnyPath = str | os.PathLike[str]
 Samples = Float[np.ndarray, "channels N"]
@@ -31,6 +32,7 @@ AnySamples = Float[Array | np.ndarray, "channels N"] | Float[Array | np.ndarray,
 
 # Headers of compressed files may be off by some frames of the codec; what ends earlier than this was cut off.
 _HEADER_TOLERANCE_SECONDS = 0.1
+_PIECE_SECONDS = 10  # that are looked at together, to find out whether channels cancel
 
 
 class AudioInfo(NamedTuple):
@@ -76,7 +78,7 @@ def read(
     Args:
         path: the file; its content decides how it is read, not its name.
         sample_rate: resample to this rate (Hz); None keeps that of the file.
-        mono: replace the channels by their mean.
+        mono: replace the channels by their mean; by the loudest of them where they cancel each other (`bayessep.downmix`).
         start: beginning of the part, in seconds.
         stop: end of the part, in seconds; None, or a time after the end, for the end of the file.
 
@@ -95,7 +97,7 @@ def read(
             raise UserError(f"{path} ends before {start} s; ask for an earlier part of it.")
     samples = np.concatenate(pieces, axis=1) if len(pieces) > 1 else pieces[0]
     if mono:
-        samples = samples.mean(axis=0, keepdims=True)
+        samples = mixed_down(samples, standing_for_all(_regrouped([samples], _PIECE_SECONDS * rate)))
     if sample_rate is not None:
         samples = resample(samples, rate, sample_rate)
     return Audio(np.ascontiguousarray(samples), sample_rate or rate)
@@ -111,15 +113,24 @@ def blocks(
     Raises:
         UserError: as `read` does, when the first or the offending block is asked for.
     """
+    channel = _standing_for_all(path) if mono else None
     with _open(path) as source:
         rate = source.sample_rate
         pieces = _checked(source.pieces(0, None, max(1, round(block_seconds * rate))), path, rate)
         if mono:
-            pieces = (piece.mean(axis=0, keepdims=True) for piece in pieces)
+            pieces = (mixed_down(piece, channel) for piece in pieces)
         if sample_rate is not None and sample_rate != rate:
-            pieces, rate = _resampled(pieces, rate, sample_rate), sample_rate
+            pieces, rate = resampled(pieces, rate, sample_rate), sample_rate
         for block in _regrouped(pieces, max(1, round(block_seconds * rate))):
             yield Audio(block, rate)
+
+
+def _standing_for_all(path: AnyPath) -> int | None:
+    """As `downmix.standing_for_all`, of a file; as a rule its beginning is enough."""
+    with _open(path) as source:
+        size = _PIECE_SECONDS * source.sample_rate
+        pieces = _checked(source.pieces(0, None, size), path, source.sample_rate)
+        return standing_for_all(_regrouped(pieces, size))
 
 
 def _checked(pieces: Iterable[Samples], path: AnyPath, rate: int, first: int = 0) -> Iterator[Samples]:
@@ -269,48 +280,7 @@ def _reason(error: Exception) -> str:
     return (getattr(error, "strerror", None) or str(error)).rstrip(".").lower()
 
 
-# --- resampling and level -----------------------------------------------------------------------------------
-
-
-def resampled_length(n_samples: int, from_rate: int, to_rate: int) -> int:
-    """Samples after resampling: the nearest whole number, halves up, but at least one if there was one.
-
-    Raises:
-        UserError: a rate is not positive.
-    """
-    if from_rate <= 0 or to_rate <= 0:
-        raise UserError(f"cannot resample from {from_rate} Hz to {to_rate} Hz; give a positive sample rate.")
-    return max(min(n_samples, 1), (2 * n_samples * to_rate + from_rate) // (2 * from_rate))
-
-
-def resample(samples: Float[np.ndarray, "*c N"], from_rate: int, to_rate: int) -> Float[np.ndarray, "*c M"]:
-    """Band-limited resampling along the last axis (soxr, high quality), to `resampled_length` samples.
-
-    Raises:
-        UserError: a rate is not positive.
-    """
-    if from_rate == to_rate:
-        return samples
-    rows = samples.reshape(-1, samples.shape[-1])
-    out = np.concatenate(list(_resampled([rows], from_rate, to_rate)), axis=1)
-    return np.ascontiguousarray(out).reshape(*samples.shape[:-1], -1)
-
-
-def _resampled(pieces: Iterable[Samples], from_rate: int, to_rate: int) -> Iterator[Samples]:
-    """`resample` for sound that comes in pieces."""
-    stream, piece, n_in, n_out = None, np.zeros((1, 0), np.float32), 0, 0
-    for piece in pieces:
-        resampled_length(n_in, from_rate, to_rate)  # complains of rates that cannot be
-        if stream is None:
-            stream = soxr.ResampleStream(from_rate, to_rate, len(piece), dtype=str(piece.dtype), quality="HQ")
-        out = stream.resample_chunk(np.ascontiguousarray(piece.T)).T
-        n_in, n_out = n_in + piece.shape[1], n_out + out.shape[1]
-        yield out
-    if stream is not None:
-        out = stream.resample_chunk(np.zeros((0, len(piece)), piece.dtype), last=True).T
-        # The resampler rounds lengths as it likes, and gives nothing for one sample.
-        length = max(0, resampled_length(n_in, from_rate, to_rate) - n_out)
-        yield np.concatenate([out, piece[:, -1:].repeat(length, axis=1)], axis=1)[:, :length]
+# --- level -------------------------------------------------------------------------------------------------
 
 
 def common_gain(*stems: Float[Array | np.ndarray, "..."], ceiling: float = 0.999) -> float:
@@ -322,6 +292,8 @@ def common_gain(*stems: Float[Array | np.ndarray, "..."], ceiling: float = 0.999
 # --- writing ------------------------------------------------------------------------------------------------
 
 _FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG"}
+_WAV_BYTES = 2**32 - 2**16  # that a wav file holds at most, whose sizes have 32 bits; with room for its header
+_SAMPLE_BYTES = {"PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4}
 
 
 class Writer:
@@ -338,12 +310,16 @@ class Writer:
         channels: number of channels.
         subtype: how samples are stored, such as PCM_16, PCM_24 or FLOAT; ogg is always Vorbis. Integer types
             clip what lies beyond full scale (see `common_gain`).
+        frames: how many there will be. A wav file holds no more than 4 GiB: one that will have more becomes RF64, which is wav
+            with longer numbers and read by what reads wav, as a rule.
 
     Raises:
         UserError: the name or the subtype is not one that can be written; or the file cannot be written.
     """
 
-    def __init__(self, path: AnyPath, sample_rate: int, channels: int, subtype: str = "PCM_24") -> None:
+    def __init__(
+        self, path: AnyPath, sample_rate: int, channels: int, subtype: str = "PCM_24", frames: int | None = None
+    ) -> None:
         self.path = Path(path)
         self.frames = 0  # written so far
         self._rate, self._channels = sample_rate, channels
@@ -353,6 +329,9 @@ class Writer:
         self._subtype = "VORBIS" if self._format == "OGG" else subtype.upper()
         if not soundfile.check_format(self._format, self._subtype):
             raise UserError(f"cannot write {path}: {self._format} has no subtype {subtype}; take PCM_24.")
+        self._most = _WAV_BYTES // (channels * _SAMPLE_BYTES.get(self._subtype, 8)) if self._format == "WAV" else None
+        if self._most is not None and frames is not None and frames > self._most:
+            self._format, self._most = "RF64", None
         self._temporary = self.path.parent / f".{uuid.uuid4().hex[:12]}.part"
         self._sound: soundfile.SoundFile | None = None
 
@@ -370,7 +349,7 @@ class Writer:
         """Write the next samples: (channels, N), or (N,) for one channel.
 
         Raises:
-            UserError: a sample is NaN or infinite; or the file cannot be written.
+            UserError: a sample is NaN or infinite; or the file cannot be written, or becomes too long for a wav file.
         """
         if self._sound is None:
             raise RuntimeError("append belongs inside the with block of a Writer")
@@ -382,6 +361,8 @@ class Writer:
             where = f"sample {bad} ({bad / self._rate:.3f} s)"
             raise UserError(f"cannot write {self.path}: its {where} is NaN or infinite.")
         with self._failing_cleanly():
+            if self._most is not None and self.frames + block.shape[1] > self._most:
+                raise UserError(f"cannot write {self.path}: a wav file holds no more than 4 GiB; write it as flac.")
             for first in range(0, block.shape[1], 2**16):  # libsndfile dies of longer blocks of ogg
                 self._sound.write(block[:, first : first + 2**16].T)
         self.frames += block.shape[1]
@@ -441,5 +422,6 @@ def write(path: AnyPath, samples: AnySamples, sample_rate: int, subtype: str = "
         UserError: a sample is NaN or infinite, the name ends in something else than .wav, .flac or .ogg, or
             the file cannot be written.
     """
-    with Writer(path, sample_rate, samples.shape[0] if samples.ndim > 1 else 1, subtype) as writer:
+    channels = samples.shape[0] if samples.ndim > 1 else 1
+    with Writer(path, sample_rate, channels, subtype, samples.shape[-1]) as writer:
         writer.append(samples)

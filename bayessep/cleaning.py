@@ -26,7 +26,7 @@ from bayessep.preparation import Given, Lessons, Plan, Spectra
 from bayessep.separators import Progress, Trained, silent
 from bayessep.settings import Settings
 from bayessep.stft import bin_frequencies, frame_times, stft
-from bayessep.timeline import BOTH, MUSIC, SILENCE, SPEECH, labels_at, runs
+from bayessep.timeline import BOTH, MUSIC, SILENCE, SPEECH, Segment, labels_at, runs, total
 
 MODEL = Settings(complete=False, max_catalogue=2000)
 
@@ -43,6 +43,7 @@ class Cleaning:
         least_speech: seconds of speech alone that are enough to learn from.
         least_music: seconds of music alone that are enough to learn from.
         most_speech: seconds of speech that are learned from at most.
+        most_music: seconds of music alone that are looked through at most for what goes into the catalogue.
         least_sound: seconds of a sound in all; less of it is taken for a mistake of the detector.
         alike: similarity from which music is taken for a repeat of music that is in the catalogue already.
     """
@@ -54,6 +55,7 @@ class Cleaning:
     least_speech: float = 4.0
     least_music: float = 1.0
     most_speech: float = 60.0
+    most_music: float = 300.0
     least_sound: float = 1.5
     alike: float = 0.7
 
@@ -136,8 +138,8 @@ class Learned(NamedTuple):
     music: Float[np.ndarray, "K F"]  # catalogue; empty where music has general templates
     speech_from: str
     music_from: str
-    speech_seconds: float  # heard alone, and learned from
-    music_seconds: float  # in the catalogue, each repeat once
+    speech_seconds: float  # surely heard alone, and learned from
+    music_seconds: float  # of it in the catalogue, each repeat once
     notes: tuple[str, ...]
 
 
@@ -154,13 +156,15 @@ def learn(
     model, notes = settings.model, []
     speech = preparation.loud(speech)[: round(settings.most_speech * frame_rate)]
     speech_seconds = len(speech) / frame_rate
-    music = repetition.distinct([m for m in stretches if m.any()], target, model.max_catalogue, settings.alike)
+    heard = _first([m for m in stretches if m.any()], round(settings.most_music * frame_rate))
+    music = repetition.distinct(heard, target, model.max_catalogue, settings.alike)
     music_seconds = len(music) / frame_rate
     if speech_seconds >= settings.least_speech:
         trained, speech_from = separators.train_templates(speech, model, progress), RECORDING
     else:
         trained, speech_from = general.trained("speech", frequencies), GENERAL
         notes.append(f"{_heard('speech', speech_seconds)}: it is told by what speech sounds like in general.")
+        speech_seconds = 0.0
     music_from = RECORDING
     if music_seconds < settings.least_music:
         trained, music_from = separators.beside(trained, general.trained("music", frequencies)), GENERAL
@@ -169,8 +173,18 @@ def learn(
     return Learned(trained, music, speech_from, music_from, speech_seconds, music_seconds, tuple(notes))
 
 
+def _first(stretches: Sequence[Float[np.ndarray, "_ F"]], most: int) -> list[Float[np.ndarray, "_ F"]]:
+    """So many frames of them."""
+    kept: list[np.ndarray] = []
+    for stretch in stretches:
+        if room := most - sum(map(len, kept)):
+            kept.append(stretch[:room])
+    return kept
+
+
 def _heard(what: str, seconds: float) -> str:
-    return f"no {what} is heard alone" if seconds < 0.05 else f"only {seconds:.1f} s of {what} are heard alone"
+    """Less than what has the label: `hear` believes only what is sure, and away from its edges."""
+    return f"no {what} is surely heard alone" if seconds < 0.05 else f"only {seconds:.1f} s of {what} are surely heard alone"
 
 
 # --- recordings that are held at once ------------------------------------------------------------------------------------
@@ -230,7 +244,7 @@ def clean(
         mask, _, p_music = preparation.settled(given, n_bins)
         speech = pipeline.masked(spectrum, mask, window, mixture.shape[1], 1.0)
         none = {stem: np.zeros(len(times), np.float32) for stem in ("speech", "music")}
-        account = Cleaned(times, p_music, none, None, _nothing_mixed(given), time.perf_counter() - started)
+        account = Cleaned(times, p_music, none, None, _nothing_mixed(given, detection.segments), time.perf_counter() - started)
         return Stems(speech, mixture - speech, account)
     mixed = mixed * np.float32(model.level / target.mean())
     target = mixed[given.target]
@@ -245,16 +259,20 @@ def clean(
     return Stems(found.speech, found.music, account)
 
 
-def _nothing_mixed(given: Given) -> tuple[str, ...]:
-    what = "speech" if not given.only_music.any() else "music" if not given.only_speech.any() else ""
-    if what:
+def _nothing_mixed(given: Given, segments: Sequence[Segment]) -> tuple[str, ...]:
+    """What is said where nothing is left to infer, in accordance with what the detection says."""
+    if given.only_speech.any() and given.only_music.any():
+        return ("speech and music are nowhere heard at once: each stem has its own stretches.",)
+    seconds = {what: total(segments, what) + total(segments, BOTH) for what in (SPEECH, MUSIC)}
+    what, other = (MUSIC, SPEECH) if given.only_music.any() else (SPEECH, MUSIC)
+    if seconds[other] > 0:
+        return (f"{seconds[other]:.1f} s of {other} are too few to be believed: all of the recording is taken for {what}.",)
+    if seconds[what] > 0:
         return (f"nothing but {what} is heard: that stem is the recording.",)
-    return ("speech and music are nowhere heard at once: each stem has its own stretches.",)
+    return ("neither speech nor music is heard: the stem of speech is the recording.",)
 
 
 # --- recordings of any length --------------------------------------------------------------------------------------------
-
-_MOST_MUSIC = 300.0  # seconds of music alone that are looked through for the catalogue
 
 
 def clean_file(
@@ -272,11 +290,12 @@ def clean_file(
         UserError: as `clean`, and as `audio.read`; no stem is left half written.
     """
     started = time.perf_counter()
-    model, rate = settings.model, audio.probe(path).sample_rate
+    model, info = settings.model, audio.probe(path)
+    rate = info.sample_rate
     window = preparation.window_of(model, rate)
     n_bins = preparation.modelled_bins(window, rate, model.max_frequency)
     frame_rate = rate / window.hop
-    most = round(max(_MOST_MUSIC, settings.most_speech) * frame_rate)
+    most = round(max(settings.most_music, settings.most_speech) * frame_rate)
     found = streaming.survey(path, window, n_bins, lambda times: hear(detection, times, settings), most=most)
     if found.silent:
         raise UserError(f"{path} is silent: there is nothing to take apart.")
@@ -285,11 +304,11 @@ def clean_file(
     stretches = np.split(found.music * scale, ends[ends < len(found.music)])
     frequencies = bin_frequencies(window, rate)[:n_bins]
     given = found.lessons.given
-    notes, learned = _nothing_mixed(given), None
+    notes, learned = _nothing_mixed(given, detection.segments), None
     trained, music = general.trained("speech", frequencies), found.music[:0]
     if found.level > 0:
         learned = learn(found.speech * scale, stretches, found.target * scale, frequencies, frame_rate, settings, progress)
         trained, music, notes = learned.trained, learned.music, learned.notes
-    job = streaming.Job(path, rate, window, n_bins, found, scale, found.speech[:0], music, model, progress)
+    job = streaming.Job(path, rate, info.channels, window, n_bins, found, scale, found.speech[:0], music, model, progress)
     done = streaming.take_apart(job, trained, detection.segments, speech_path, music_path)
     return Cleaned(done.times, done.p_music, done.uncertainty, learned, notes, time.perf_counter() - started)

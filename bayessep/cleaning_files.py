@@ -1,6 +1,7 @@
 """What `bayessep clean` does: recordings and folders of them in, a folder for each out."""
 
 import dataclasses
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -9,13 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bayessep import __version__, audio, cleaning, cleaning_page, data, detection, output, segments
+from bayessep import __version__, audio, cleaning, cleaning_page, data, detection, output, recordings, segments
 from bayessep.cleaning import Cleaned, Cleaning
 from bayessep.detection import Detection
 from bayessep.errors import UserError
-from bayessep.recordings import LONG_SECONDS
 from bayessep.separators import Progress
-from bayessep.terminal import Terminal, to_json
+from bayessep.terminal import Terminal, to_json, told_of
 from bayessep.timeline import BOTH, MUSIC, SILENCE, SPEECH, total
 
 FILES = {"speech": "speech.wav", "music": "music.wav", "segments": "segments.csv", "report": "report.html", "details": "clean.json"}
@@ -31,26 +31,34 @@ class Task(NamedTuple):
     folder: Path
 
 
-def tasks(recordings: Sequence[Path], folder: Path) -> list[Task]:
+def tasks(given: Sequence[Path], folder: Path) -> list[Task]:
     """What there is to do: a folder stands for the audio in it and in the folders below.
 
-    Results of a recording go into a folder of its name without its ending, or with it where two would share one.
+    Results of a recording go into a folder of its name without its ending, or with it where two would share one. Stems that are
+    found in a folder with the clean.json of an earlier call are no recordings.
 
     Raises:
-        UserError: a folder holds no audio, or two recordings have one name.
+        UserError: a folder holds no audio, two recordings have one name, or a recording would be replaced.
     """
-    found = data.gather(recordings)
+    found = data.gather(given, is_stem)
     shared = Counter(place.with_suffix("") for _, place in found)
     planned = [Task(r, folder / (p if shared[p.with_suffix("")] > 1 else p.with_suffix(""))) for r, p in found]
     for name, count in Counter(task.folder for task in planned).items():
         if count > 1:
             first, second, *_ = (str(task.recording) for task in planned if task.folder == name)
             raise UserError(f"{first} and {second} would both be written to {name}; clean them into different folders.")
+    results = [str(task.folder / name) for task in planned for name in FILES.values()]
+    output.keep_inputs(Path(), results, [task.recording for task in planned])
     return planned
 
 
+def is_stem(path: Path) -> bool:
+    """Whether a file is a stem that `clean` has written."""
+    return path.name in (FILES["speech"], FILES["music"]) and (path.parent / FILES["details"]).is_file()
+
+
 def clean(
-    recordings: Sequence[Path], folder: Path, settings: Cleaning, device: str, terminal: Terminal, *, skip_existing: bool
+    given: Sequence[Path], folder: Path, settings: Cleaning, device: str, terminal: Terminal, *, skip_existing: bool
 ) -> int:
     """Clean recordings one after the other; returns how many failed.
 
@@ -59,7 +67,7 @@ def clean(
     Raises:
         UserError: as `tasks`, or the only recording cannot be cleaned.
     """
-    planned = tasks(recordings, folder)
+    planned = tasks(given, folder)
     rows: list[dict[str, Any]] = []
     for n, task in enumerate(planned, start=1):
         row: dict[str, Any] = {"input": str(task.recording), "output": str(task.folder), "status": CLEANED, "error": None}
@@ -72,11 +80,11 @@ def clean(
             terminal.note(f"{n}/{len(planned)}: {task.recording}")
         try:
             document = clean_one(task, settings, device, terminal)
-        except UserError as error:
+        except Exception as error:  # whatever it is, it must not cost the other recordings
             if len(planned) == 1:
                 raise
-            row |= {"status": FAILED, "error": str(error)}
-            terminal.warn(str(error))
+            row |= {"status": FAILED, "error": told_of(error, task.recording)}
+            terminal.warn(row["error"])
             continue
         row |= {name: document[name] for name in ("seconds", "seconds_of", "learned", "notes")}
     counts = {status: sum(row["status"] == status for row in rows) for status in (CLEANED, SKIPPED, FAILED)}
@@ -99,16 +107,18 @@ def is_done(task: Task, settings: Cleaning) -> bool:
         return False
     try:
         document = json.loads((task.folder / FILES["details"]).read_text(encoding="utf-8"))
-        same = document["input"] | {"path": ""} == _input(task.recording) | {"path": ""}
-        return same and document["settings"] == json.loads(to_json(dataclasses.asdict(settings)))
+        same = document["settings"] == json.loads(to_json(dataclasses.asdict(settings)))
+        return same and document["input"] | {"path": ""} == _input(task.recording) | {"path": ""}
     except (OSError, ValueError, KeyError, TypeError, UserError):
         return False
 
 
 def _input(path: Path) -> dict[str, Any]:
     info = audio.probe(path)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     seconds = info.frames / info.sample_rate
-    return {"path": str(path), "bytes": path.stat().st_size, "seconds": seconds, **info._asdict()}
+    return {"path": str(path), "bytes": path.stat().st_size, "sha256": digest, "seconds": seconds, **info._asdict()}
 
 
 def clean_one(task: Task, settings: Cleaning, device: str, terminal: Terminal) -> dict[str, Any]:
@@ -118,18 +128,17 @@ def clean_one(task: Task, settings: Cleaning, device: str, terminal: Terminal) -
         UserError: it cannot be read, or is silent, or the results cannot be written.
     """
     about = _input(task.recording)
-    output.keep_inputs(task.folder, FILES.values(), [task.recording])
     with output.draft(task.folder) as part:
         with terminal.working() as progress:
             heard = detection.detect(task.recording, progress=progress)
-            found, gain = _stems(task.recording, part, about["seconds"], heard, settings, progress)
+            found, gain = _stems(task.recording, part, heard, settings, progress)
         segments.write(part / FILES["segments"], heard.segments)
         document: dict[str, Any] = {"command": "clean", "version": __version__, "device": device, "seed": settings.model.seed}
         document |= {"settings": dataclasses.asdict(settings), "input": about} | _account(heard, found)
         document |= {"output_gain": gain, "real_time_factor": found.seconds / about["seconds"]}
         document["output"] = {"folder": str(task.folder)} | FILES
         stems = {stem: part / FILES[stem] for stem in ("speech", "music")}
-        embed = about["seconds"] <= LONG_SECONDS
+        embed = not recordings.is_long(audio.probe(task.recording))
         cleaning_page.write(part / FILES["report"], task.recording, stems, heard, found, sentences(document), embed)
         (part / FILES["details"]).write_text(to_json(document), encoding="utf-8")
     for text in found.notes:
@@ -138,11 +147,11 @@ def clean_one(task: Task, settings: Cleaning, device: str, terminal: Terminal) -
 
 
 def _stems(
-    recording: Path, part: Path, seconds: float, heard: Detection, settings: Cleaning, progress: Progress
+    recording: Path, part: Path, heard: Detection, settings: Cleaning, progress: Progress
 ) -> tuple[Cleaned, float]:
     """Write both stems; returns what came of it, and the gain that they have in common."""
     speech, music = (part / FILES[stem] for stem in ("speech", "music"))
-    if seconds > LONG_SECONDS:
+    if recordings.is_long(audio.probe(recording)):
         return cleaning.clean_file(recording, heard, speech, music, settings, progress=progress), 1.0
     mixture, rate = audio.read(recording)
     if not mixture.any():
@@ -183,8 +192,9 @@ def sentences(document: dict[str, Any]) -> list[str]:
     for what, learned in document["learned"].items():
         if learned["from"] == cleaning.RECORDING:
             kind = "the speech" if what == SPEECH else "different music"
-            said.append(f"The {what} was learned from {learned['seconds']:.1f} s of {kind} that are heard alone.")
+            said.append(f"The {what} was learned from {learned['seconds']:.1f} s of {kind} that are surely heard alone.")
     said += [note[:1].upper() + note[1:] for note in document["notes"]]
-    if document["output_gain"] != 1:
-        said.append(f"Both stems are quieter by a factor of {document['output_gain']:.3f}, or one would clip.")
-    return said
+    if document["output_gain"] == 1:
+        return [*said, "The stems add up to the recording. Where speech is heard alone it passes untouched."]
+    gain = f"Both stems are quieter by a factor of {document['output_gain']:.3f}, or one would clip"
+    return [*said, f"{gain}: they add up to the recording times that. But for it, speech that is heard alone passes untouched."]

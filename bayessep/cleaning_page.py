@@ -163,7 +163,6 @@ $waveform
 $presence
 <h2>The recording</h2>$recording
 <h2>Its stems</h2>
-<p>They add up to the recording. Where speech is heard alone it is the recording, untouched.</p>
 $stems
 <h3>How unsure they are: standard deviation of <b class="speech">speech</b> and <b class="music">music</b>, relative to
 each</h3>$uncertainty

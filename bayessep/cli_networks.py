@@ -40,12 +40,6 @@ bayessep detect radio.mp3 -o radio.TextGrid
 bayessep detect recordings/ more.flac -o labels --format rttm"""
 
 
-def _place(text: str | Path) -> Path:
-    if not str(text).strip():
-        raise typer.BadParameter("it names no file or folder.")
-    return Path(text)
-
-
 def detect(
     recordings: Annotated[
         list[Path],
@@ -57,7 +51,6 @@ def detect(
             "--output",
             "-o",
             metavar="FILE",
-            parser=_place,
             show_default="standard output",
             help="File for the labels; of several recordings, a folder, which gets a file named after each.",
         ),
@@ -112,7 +105,6 @@ def detector(
             "--output",
             "-o",
             metavar="DIR",
-            parser=_place,
             show_default=False,
             help="Folder for weights.safetensors, checkpoints and metrics. Called again, the training goes on there.",
         ),
@@ -246,7 +238,8 @@ def models_verify(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Read models and compare them with what was published. Exit code 0 if all are the same, 1 if one is damaged or missing."""
+    """Read models and compare them with what was published. Exit code 0 if all are the same, 1 if one is damaged
+    or missing, or there is none."""
     from bayessep import network_commands
 
     raise typer.Exit(0 if network_commands.models_verify(names or [], Terminal(json=json, quiet=quiet)) else 1)

@@ -146,7 +146,7 @@ def _separate_in_pieces(
 
     for text in streaming.limits(settings):
         terminal.warn(text)
-    terminal.note(f"{material.path} is longer than {recordings.LONG_SECONDS / 60:g} minutes and is worked on in pieces")
+    terminal.note(f"{material.path} is long, and is worked on in pieces")
     with terminal.working() as progress:
         result = streaming.separate_file(
             material.path, material.known, settings, *(part / accounts.FILES[s] for s in ("speech", "music")), progress=progress

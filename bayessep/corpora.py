@@ -400,7 +400,7 @@ def _usable(of: DetectorRecordings, redistributable: bool, found: str) -> Detect
     return chosen
 
 
-_FREE = re.compile(r"CC0|CC[ -]BY|public domain|\bMIT\b|\bBSD\b|\bApache\b|\bGPL\b|free software", re.IGNORECASE)
+_FREE = re.compile(r"CC0|CC[ -]BY|public domain|\bMIT\b|\bBSD\b|\bApache\b|no restriction", re.IGNORECASE)
 _BOUND = re.compile(
     r"\b(NC|ND|non-?commercial|no-?deriv\w*|research|evaluation|campaign|unstated|not stated|unknown|releases)\b", re.I
 )
@@ -409,10 +409,12 @@ _BOUND = re.compile(
 def may_be_redistributed(recording: Recording) -> bool:
     """Whether what is made of a recording, such as weights or a mixture, may be passed on, by what its licence says.
 
-    A licence that names a free one (CC0, CC BY, CC BY-SA, public domain, MIT, BSD, Apache, GPL) will do; one with NC or ND, for
-    research or an evaluation campaign alone, or unstated will not. What a licence says of the repository that a file came from
-    counts only if it says nothing else. “Releases are …” is about an artist, not about this recording, and will not do either.
-    Nor does music of MUSAN whose track is not named: some of MUSAN's music is ND. Its speech is in the public domain.
+    A licence that names a free one (CC0, CC BY, CC BY-SA, public domain, MIT, BSD, Apache) will do; one with NC or ND, for
+    research or an evaluation campaign alone, or unstated will not. Nor will the GPL, unless it is one of several to choose from:
+    what is made of it may be passed on under the GPL only, and weights are not. What a licence says of the repository that a
+    file came from counts only if it says nothing else. “Releases are …” is about an artist, not about this recording, and will
+    not do either. Nor does music of MUSAN whose track is not named: some of MUSAN's music is ND. Its speech is in the public
+    domain.
     """
     stated = [part.strip() for part in recording.licence.split(";")]
     own = "; ".join(part for part in stated if not part.startswith("repo ")) or recording.licence

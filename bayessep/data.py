@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -85,29 +85,42 @@ def _recording(manifest: Path, line: int, row: dict[str, str]) -> Recording:
 def audio_files(folder: str | Path) -> list[Path]:
     """Every audio file in a folder and the folders in it, by the ending of its name, sorted by path.
 
+    Hidden ones, whose path has a name that begins with a dot, are left out: what other programs keep for themselves, and results
+    that are not finished.
+
     Raises:
         UserError: the folder does not exist or holds no audio.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder: give one that holds audio files")
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_EXTENSIONS and p.is_file())
+    named = (p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_EXTENSIONS and p.is_file())
+    paths = sorted(p for p in named if not any(part.startswith(".") for part in p.relative_to(folder).parts))
     if not paths:
         raise UserError(f"{folder} holds no audio: expected files ending in {', '.join(sorted(AUDIO_EXTENSIONS))}")
     return paths
 
 
-def gather(given: Iterable[str | Path]) -> list[tuple[Path, Path]]:
+def gather(
+    given: Iterable[str | Path], is_result: Callable[[Path], bool] = lambda path: False
+) -> list[tuple[Path, Path]]:
     """Recordings that a command is given, each once: a folder stands for the audio in it and in the folders below.
 
     With each comes its place among the results: its path below the folder that was given, else its name.
 
+    Args:
+        given: recordings and folders.
+        is_result: whether a file of a folder is no recording but a result of the command; those are left out.
+
     Raises:
-        UserError: a folder holds no audio.
+        UserError: a folder holds no audio, or none but results.
     """
     found: dict[Path, tuple[Path, Path]] = {}  # by where it really is
     for top in map(Path, given):
-        for path in audio_files(top) if top.is_dir() else [top]:
+        paths = [path for path in audio_files(top) if not is_result(path)] if top.is_dir() else [top]
+        if not paths:
+            raise UserError(f"{top} holds no audio but results of an earlier call: name a folder of recordings, or single files.")
+        for path in paths:
             found.setdefault(path.resolve(), (path, path.relative_to(top if top.is_dir() else top.parent)))
     return list(found.values())
 

@@ -57,6 +57,10 @@ class Smoothing(NamedTuple):
     shortest_silence: float = 0.6  # pauses between words are no silence
 
 
+RUNS = "--network frames --neither --not-standardised"
+"""What `bayessep train detector` must be told, at least, to make what is run here."""
+
+
 class Network(NamedTuple):
     """A trained detector, ready to be run: one network or several, of whose logits it takes the mean."""
 
@@ -87,7 +91,8 @@ def network_of(weights: Weights) -> Network:
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"these are no weights of a detector ({error}).") from None
     if recipe.network != "frames":
-        raise UserError(f"a detector of the network {recipe.network} looks at single patches; give one of the network frames.")
+        what = f"a detector of the network {recipe.network} looks at single patches, and is not run on recordings"
+        raise UserError(f"{what}; bayessep train detector {RUNS} makes one that is.")
     if not 0 < temperature < np.inf or members < 1:
         raise UserError(f"these are no weights of a detector (temperature {temperature}, {members} networks).")
     return Network(recipe, states_of(recipe, weights, members), temperature)

@@ -23,7 +23,6 @@ from scipy import optimize, special
 from bayessep import corpora, detection, detection_scores, detector_data, detector_scenes, shipped, timeline
 from bayessep.broadcast import generate_broadcast
 from bayessep.corpora import Sound
-from bayessep.data import Recording
 from bayessep.detection import LABELS, Network, detect_samples
 from bayessep.detector_data import Item, Items
 from bayessep.detector_scenes import Scene
@@ -58,17 +57,16 @@ class Division(NamedTuple):
 
 
 def division(folder: Path) -> Division:
-    """Of the recordings of a manifest: a fifth to measure with, and what may not be passed on, too.
-
-    What is under the GPL alone is not learned from, for the weights are not under it.
-    """
+    """Of the recordings of a manifest: a fifth to measure with, and what may not be passed on, too."""
     free, every = corpora.detector_recordings(folder, redistributable=True), corpora.detector_recordings(folder)
     sounds: dict[Path, Sound] = {s.recording.path: s for part in every for s in part}
-    usable = [s.recording for part in free for s in part if s.recording.split_group != PUBLISHED_MIXES]
-    tested, *rest = corpora.folds(usable, 5)
-    learned = [r for fold in rest for r in fold if not under_gpl_alone(r)]
-    known = {r.split_group for r in learned}
-    listed = {r.path for r in usable}
+    passed_on = {s.recording.path for part in free for s in part}
+    # What is under the GPL alone is dealt with the rest, and then not learned from, for the weights are not under it.
+    dealt = [r for r in (s.recording for s in sounds.values()) if r.path in passed_on or "GPL" in r.licence.split("; repo")[0]]
+    tested, *rest = corpora.folds([r for r in dealt if r.split_group != PUBLISHED_MIXES], 5)
+    learned = [r for fold in rest for r in fold if r.path in passed_on]
+    known = {r.split_group for fold in rest for r in fold}
+    listed = {r.path for r in tested}
     tested += [s.recording for s in sounds.values() if s.recording.path not in listed and s.recording.split_group not in known]
 
     def items(recordings: Sequence[Any]) -> Items:
@@ -90,12 +88,6 @@ def division(folder: Path) -> Division:
     }  # fmt: skip
     lines = [f"{source} ({seconds / 60:.1f} min)" for source, seconds in sorted(sources.items())]
     return Division(learn, held, test, lines, seconds)
-
-
-def under_gpl_alone(recording: Recording) -> bool:
-    """Whether all that its licence offers is the GPL."""
-    own = recording.licence.split("; repo ")[0]
-    return "GPL" in own and "CC" not in own
 
 
 GENERATED = range(1001, 1013)

@@ -5,6 +5,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from bayessep import __version__, corpora, data, detection, output, segments, sh
 from bayessep.commands import use_cache, use_device
 from bayessep.detection import Detection
 from bayessep.errors import UserError
-from bayessep.terminal import Terminal, to_json
+from bayessep.terminal import Terminal, to_json, told_of
 
 # --- detect --------------------------------------------------------------------------------------------------------------
 
@@ -39,7 +40,6 @@ def tasks(recordings: Sequence[Path], place: Path | None, format: str, several: 
         UserError: a folder holds no audio, two recordings have one name, or a recording would be replaced.
     """
     found = data.gather(recordings)
-    inputs = [path.resolve() for path, _ in found]
     planned = [Task(r, place / p.with_suffix(ENDINGS[format]) if several and place is not None else place) for r, p in found]
     names: dict[Path | str, Path] = {}
     for path, target in planned:
@@ -47,10 +47,11 @@ def tasks(recordings: Sequence[Path], place: Path | None, format: str, several: 
         if name in names:
             raise UserError(f"{names[name]} and {path} would both be called {name}; call detect for each of them, with another -o.")
         names[name] = path
-    for target in (task.target for task in planned if task.target is not None):
+    targets = [task.target for task in planned if task.target is not None]
+    for target in targets:
         if target.is_dir():
             raise UserError(f"{target} is a folder; name a file with -o, or give several recordings.")
-        output.keep_inputs(target.parent, [target.name], inputs)
+    output.keep_inputs(Path(), map(str, targets), [path for path, _ in found])
     return planned
 
 
@@ -86,11 +87,11 @@ def detect(
             if target is not None:
                 with output.draft(target.parent) as part:
                     (part / target.name).write_text(text_of(document, chosen, path), encoding="utf-8", newline="")
-        except UserError as error:
+        except Exception as error:  # whatever it is, it must not cost the other recordings
             if not several:
                 raise
-            failures.append(str(error))
-            documents.append({"path": str(path), "error": str(error)})
+            failures.append(told_of(error, path))
+            documents.append({"path": str(path), "error": failures[-1]})
             continue
         documents.append({"path": str(path)} | document if several else document)
         if not as_json:
@@ -196,6 +197,9 @@ def train_detector(
     from bayessep.detector_training import divide, read_recipe, task
 
     recipe = read_recipe(config, given)
+    if recipe.network != "frames":
+        unfit = f"bayessep detect does not run the network {recipe.network}, which is trained here"
+        terminal.warn(f"{unfit}; for one that it runs: {detection.RUNS}.")
     sounds = corpora.speech_and_music(data, redistributable=redistributable, missing=terminal.warn)
     if together is not None:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -244,12 +248,14 @@ def _about(items: Any) -> dict[str, Any]:
 
 
 def licence_of(card: str) -> str:
-    """The line of a model card that speaks of the licence; that below it, where it is a heading."""
-    lines = [line.strip() for line in card.splitlines() if line.strip()]
+    """What a model card says of the licence: the paragraph that begins with it, or that below it, where it is a heading."""
+    lines = [line.strip() for line in card.splitlines()]
     for n, line in enumerate(lines):
         if re.match(r"[#*\-\s]*licen[cs]e\b", line, re.IGNORECASE):
             words = re.sub(r"^[#*\-\s]*licen[cs]e[\s.:*]*", "", line, flags=re.IGNORECASE)
-            return words or next(iter(lines[n + 1 : n + 2]), "")
+            after = lines[n + 1 :] if words else [*dropwhile(lambda line: not line, lines[n + 1 :])]
+            rest = takewhile(lambda line: line and not re.match(r"#|\||[-*] |\*\*", line), after)
+            return " ".join([words, *rest]).strip()
     return ""
 
 
@@ -298,7 +304,7 @@ def models_info(name: str, terminal: Terminal) -> None:
 
 
 def models_verify(names: Sequence[str], terminal: Terminal) -> bool:
-    """Read models, all by default, and compare them with what was published; returns whether all are as they should be.
+    """Read models, all by default, and compare them with what was published; returns whether there are any, and all undamaged.
 
     Raises:
         UserError: there is none of a name.
@@ -315,6 +321,6 @@ def models_verify(names: Sequence[str], terminal: Terminal) -> bool:
         except UserError as error:
             errors[name] = str(error)
     lines = [f"{name}: {error or 'undamaged'}" for name, error in errors.items()]
-    ok = not any(errors.values())
-    terminal.result({"ok": ok, "models": errors}, "\n".join(lines) if lines else "no models are installed.")
+    ok = bool(errors) and not any(errors.values())
+    terminal.result({"ok": ok, "models": errors}, "\n".join(lines) if lines else "no models are installed: nothing is verified.")
     return ok

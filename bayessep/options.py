@@ -20,12 +20,6 @@ _model = partial(typer.Option, rich_help_panel="Model and inference")
 _run = partial(typer.Option, rich_help_panel="How to run")
 
 
-def _folder(text: str | Path) -> Path:
-    if not str(text).strip():
-        raise typer.BadParameter("it names no folder; for the one you are in, say -o .")
-    return Path(text)
-
-
 Mix = Annotated[Path, typer.Argument(metavar="MIX", show_default=False, help="The recording: wav, flac, ogg, mp3, aiff …")]
 Output = Annotated[
     Path,
@@ -33,7 +27,6 @@ Output = Annotated[
         "--output",
         "-o",
         metavar="DIR",
-        parser=_folder,
         show_default=False,
         help="Folder for the results, made if need be. Those of an earlier run are replaced, all at once and at the end.",
     ),

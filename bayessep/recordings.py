@@ -17,9 +17,16 @@ from bayessep.timeline import BOTH, MUSIC, SPEECH, UNLABELLED, Segment, fill_gap
 
 LONG_SECONDS = 600.0
 """Recordings longer than this are worked on in pieces, in bounded memory (`bayessep.streaming`)."""
+LONG_SAMPLES = round(LONG_SECONDS) * 48_000 * 2
+"""And so are those of more samples, of all channels together, whatever their length."""
 
 Warn = Callable[[str], None]
 Mono = Float[np.ndarray, " N"]
+
+
+def is_long(info: AudioInfo) -> bool:
+    """Whether a recording should be worked on in pieces."""
+    return info.frames > LONG_SECONDS * info.sample_rate or info.frames * info.channels > LONG_SAMPLES
 
 
 class Material(NamedTuple):
@@ -50,7 +57,7 @@ class Material(NamedTuple):
     @property
     def is_long(self) -> bool:
         """Whether the mixture should be worked on in pieces."""
-        return self.seconds > LONG_SECONDS
+        return is_long(self.info)
 
 
 def gather(

@@ -43,6 +43,7 @@ from bayessep.tempering import tempered_std
 from bayessep.timeline import Segment, complete
 
 BLOCK_SECONDS = 60.0
+BLOCK_SAMPLES = 2**24  # of all channels; what has more in `BLOCK_SECONDS` has shorter blocks
 CONTEXT_SECONDS = 3.0
 _MAX_SWEEPS = 30  # on a piece whose templates start from what others have taught them, or are held
 
@@ -131,7 +132,7 @@ def separate_file(
     scale = np.float32(settings.level / found.level)
     speech, music = speech * scale, music[: settings.max_catalogue] * scale
     trained = separators.train(speech, settings, progress)
-    job = Job(path, info.sample_rate, window, n_bins, found, scale, speech, music, settings, progress)
+    job = Job(path, info.sample_rate, info.channels, window, n_bins, found, scale, speech, music, settings, progress)
     done = take_apart(job, trained, known.labels or (), speech_path, music_path)
     return done._replace(seconds=time.perf_counter() - started, notes=notes)
 
@@ -145,16 +146,15 @@ def take_apart(
     trace = np.zeros(0)
     if METHODS[settings.method].templates != "fixed":
         trained, trace = _fit_templates(job, trained)
-    channels = audio.probe(job.path).channels
     p_music = np.empty(job.survey.n_frames, np.float32)
     spread = {stem: np.empty(job.survey.n_frames, np.float32) for stem in ("speech", "music")}
     labels: list[str] = []
     with (
-        audio.Writer(speech_path, rate, channels, "FLOAT") as speech_out,
-        audio.Writer(music_path, rate, channels, "FLOAT") as music_out,
+        audio.Writer(speech_path, rate, job.channels, "FLOAT", job.survey.n_samples) as speech_out,
+        audio.Writer(music_path, rate, job.channels, "FLOAT", job.survey.n_samples) as music_out,
     ):
         original = _Samples(job.path)
-        state = istream_init(window, (channels,))
+        state = istream_init(window, (job.channels,))
         for block, mask, p in _separated(job, trained):
             rows = slice(block.first, block.first + block.keep)
             spectrum = block.spectrum[:, block.before : block.before + block.keep]
@@ -185,6 +185,7 @@ class Job(NamedTuple):
 
     path: str | Path
     sample_rate: int
+    channels: int
     window: Stft
     n_bins: int
     survey: Survey
@@ -196,7 +197,8 @@ class Job(NamedTuple):
 
     @property
     def frames_per_block(self) -> int:
-        return max(1, round(BLOCK_SECONDS * self.sample_rate / self.window.hop))
+        samples = min(BLOCK_SECONDS * self.sample_rate, BLOCK_SAMPLES / self.channels)
+        return max(1, round(samples / self.window.hop))
 
     @property
     def context(self) -> int:
@@ -205,6 +207,16 @@ class Job(NamedTuple):
     @property
     def n_blocks(self) -> int:
         return -(-self.survey.n_frames // self.frames_per_block)
+
+    def is_settled(self, index: int, context: int = 0) -> bool:
+        """Whether nothing is left to infer in a block, and in so many frames on both sides of it."""
+        first = index * self.frames_per_block
+        return not self.survey.lessons.given.target[max(0, first - context) : first + self.frames_per_block + context].any()
+
+    @property
+    def n_unsettled(self) -> int:
+        """Blocks that are inferred, their context included."""
+        return sum(not self.is_settled(index, self.context) for index in range(self.n_blocks))
 
 
 # --- passes over the file ------------------------------------------------------------------------------------------
@@ -281,18 +293,20 @@ def _problem(job: Job, block: _Block, trained: Trained | None, settings: Setting
     if METHODS[settings.method].stacked:
         counts *= np.float32(settings.joint_weight)
     # A stacked method's speech is in every block, and every block stands for all of them: it must count once.
-    weight = np.concatenate([np.full(len(speech), 1 / job.n_blocks, np.float32), counts])
+    weight = np.concatenate([np.full(len(speech), 1 / max(1, job.n_unsettled), np.float32), counts])
     return dataclasses.replace(problem, frames=problem.frames._replace(weight=jax.numpy.asarray(weight)))
 
 
-def _fit_templates(job: Job, trained: Trained | None) -> tuple[Trained, Float[np.ndarray, " blocks"]]:
-    """One pass of online inference over the file."""
+def _fit_templates(job: Job, trained: Trained | None) -> tuple[Trained | None, Float[np.ndarray, " blocks"]]:
+    """One pass of online inference over the file. Blocks that are settled say nothing, and would only pull towards the prior."""
     settings = job.settings
     readings = separators.readings_for(settings, has_latent=False)
     algorithm = online.online(conditionals, readings, shared=("templates",), sweeps=min(settings.sweeps, _MAX_SWEEPS))
     key = jax.random.key(settings.seed)
     state, prior, trace = None, None, []
     for index, block in enumerate(_blocks(job)):
+        if job.is_settled(index, job.context):
+            continue
         problem = _problem(job, block, trained, settings)
         start = Partial(jingle_mixture.Start(settings.bases), problem, trained and trained.templates)
         key, key_step, key_start = jax.random.split(key, 3)
@@ -302,28 +316,30 @@ def _fit_templates(job: Job, trained: Trained | None) -> tuple[Trained, Float[np
             state, prior = algorithm.init(first), problem.hyper.prior
         # One prior for all blocks: what a block learned of its own would count as evidence, many times over.
         problem = dataclasses.replace(problem, hyper=problem.hyper._replace(prior=prior), learn=jingle_mixture.Learn())
-        state, info = algorithm.step(key_step, state, problem, start, float(job.n_blocks))
+        state, info = algorithm.step(key_step, state, problem, start, float(job.n_unsettled))
         trace.append(float(info.objective))
-        job.progress("templates", index + 1, job.n_blocks, trace[-1])
+        job.progress("templates", len(trace), job.n_unsettled, trace[-1])
     if state is None or prior is None:
-        raise UserError(f"{job.path} holds no frames.")
+        return trained, np.zeros(0)
     if trained is None:
         return Trained(state.shared["templates"], prior), np.array(trace)
     return trained._replace(templates=state.shared["templates"]), np.array(trace)
 
 
 def _separated(job: Job, trained: Trained | None) -> Iterator[tuple[_Block, np.ndarray, np.ndarray]]:
-    """Each block with the mask and P(music) of the frames it keeps; templates are held."""
+    """Each block with the mask and P(music) of the frames it keeps; templates are held. What is settled is not inferred."""
     settings = dataclasses.replace(job.settings, method="nmf", sweeps=min(job.settings.sweeps, _MAX_SWEEPS))
     for index, block in enumerate(_blocks(job)):
-        problem = _problem(job, block, trained, settings)
-        found = separators.sources_of(separators.fit_problem(problem, trained, settings))
-        keep = slice(block.before, block.before + block.keep)
         rows = preparation.Given(*(field[block.first : block.first + block.keep] for field in job.survey.lessons.given))
         mask, _, p_music = preparation.settled(rows, job.n_bins)
-        x = np.asarray(problem.frames.x)[keep]
-        mask = np.where(rows.target[:, None], preparation.speech_share(found.speech[keep], x), mask)
-        yield block, mask, np.where(rows.target, found.p_music[keep], p_music)
+        if not job.is_settled(index):
+            problem = _problem(job, block, trained, settings)
+            found = separators.sources_of(separators.fit_problem(problem, trained, settings))
+            keep = slice(block.before, block.before + block.keep)
+            x = np.asarray(problem.frames.x)[keep]
+            mask = np.where(rows.target[:, None], preparation.speech_share(found.speech[keep], x), mask)
+            p_music = np.where(rows.target, found.p_music[keep], p_music)
+        yield block, mask, p_music
         job.progress("separating", index + 1, job.n_blocks, float("nan"))
 
 

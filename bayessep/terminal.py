@@ -24,6 +24,20 @@ from bayessep.errors import UserError
 USER_ERROR, NUMERICAL_ERROR, INTERRUPTED = 2, 1, 130  # exit codes
 
 
+def told_of(error: Exception, of: object) -> str:
+    """What went wrong with one of several things, in a sentence that names it; a UserError is one already."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, FloatingPointError):
+        return f"{of}: {_broke_down(error)}; please report it."
+    lines = str(error).strip().splitlines() or ["nothing else is known"]
+    return f"{of}: this should not have happened ({type(error).__name__}: {lines[0].rstrip('.')}); please report it."
+
+
+def _broke_down(error: FloatingPointError) -> str:
+    return f"the computation broke down ({str(error).rstrip('.')})"
+
+
 _interrupted = threading.Event()
 
 
@@ -197,13 +211,26 @@ def spread(arguments: Sequence[str], several: frozenset[str], one: frozenset[str
     return out
 
 
+def _empty(arguments: Sequence[str]) -> str:
+    """The name of what is given as nothing, as an unset variable of the shell is; empty itself if there is none."""
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        if not argument.strip():
+            return before if before.startswith("-") else "an argument"
+        if argument.startswith("-") and argument.endswith("="):
+            return argument[:-1]
+    return ""
+
+
 class Verb(TyperCommand):
     """A command whose file options take several files, and whose failures are sentences."""
 
     when_interrupted = "nothing written"
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse what `spread` makes of the arguments."""
+        """Parse what `spread` makes of the arguments, none of which may be empty: as a path, that would be the folder one is in."""
+        if not ctx.resilient_parsing and (empty := _empty(args)):
+            print(f"error: {empty} is empty; leave it out or say what is meant, . for the folder you are in.", file=sys.stderr)
+            raise typer.Exit(USER_ERROR)
         options = [p for p in self.params if p.param_type_name == "option"]
         several = {name for p in options if getattr(p, "multiple", False) for name in p.opts}
         one = {name for p in options if not getattr(p, "is_flag", False) for name in p.opts} - several
@@ -219,7 +246,7 @@ class Verb(TyperCommand):
         except UserError as error:
             code, sentence = USER_ERROR, f"error: {error}"
         except FloatingPointError as error:
-            code, sentence = NUMERICAL_ERROR, f"error: the computation broke down ({str(error).rstrip('.')}){self._remedy()}"
+            code, sentence = NUMERICAL_ERROR, f"error: {_broke_down(error)}{self._remedy()}"
         except KeyboardInterrupt:
             code, sentence = INTERRUPTED, f"interrupted; {self.when_interrupted}"
         print(" ".join(sentence.split()), file=sys.stderr)

@@ -26,7 +26,7 @@ LIBRARIES_OF_INFERENCE = {
 ONE_PLACE = {
     "matplotlib": ("bayessep/plots.py", "bayessep/plots_detection.py"),
     "soundfile": ("bayessep/audio.py",),
-    "soxr": ("bayessep/audio.py",),
+    "soxr": ("bayessep/resampling.py",),
     "av": ("bayessep/audio.py",),
 }
 TRANSFORMS = {
@@ -255,7 +255,7 @@ ALLOWED = [
     ("bayessep/pipeline.py", "from bayessep.models import mixture\nfrom bayessep.inference import vi"),
     ("bayessep/plots.py", "from matplotlib import pyplot"),
     ("bayessep/plots_detection.py", "from matplotlib.figure import Figure"),
-    ("bayessep/audio.py", "import soundfile, soxr, av"),
+    ("bayessep/audio.py", "import soundfile, av"),
     ("bayessep/stft.py", "import jax.numpy as jnp\njnp.fft.rfft(x)"),
     ("bayessep/features.py", "from bayessep import stft\nstft.stft(x)"),
     ("bayessep/metrics.py", "import scipy.signal as s\ns.fftconvolve(a, b)\ns.correlate(a, b)"),

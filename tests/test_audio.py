@@ -17,11 +17,10 @@ from bayessep.audio import (
     common_gain,
     probe,
     read,
-    resample,
-    resampled_length,
     write,
 )
 from bayessep.errors import UserError
+from bayessep.resampling import resample, resampled_length
 
 RATE = 16000
 
@@ -285,6 +284,31 @@ def test_a_writer_appends(tmp_path):
     assert files(tmp_path) == ["a.flac", "b.flac"]
     with pytest.raises(ValueError, match="1 channels given"), Writer(tmp_path / "c.wav", RATE, 2) as writer:
         writer.append(x[0])
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
+def test_what_is_too_long_for_wav_is_written_as_rf64(tmp_path, monkeypatch, subtype):
+    """4 GiB are made few here; libsndfile would go on beyond them, and what it has written could not be read to its end."""
+    x, path = tone(), tmp_path / "a.wav"
+    size = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}[subtype] * x.size
+    monkeypatch.setattr(audio, "_WAV_BYTES", size)
+    write(path, x, RATE, subtype)
+    assert probe(path).format.startswith("WAV")
+    monkeypatch.setattr(audio, "_WAV_BYTES", size - 1)
+    write(path, x, RATE, subtype)
+    assert probe(path).format == "RF64" and path.read_bytes()[:4] == b"RF64"
+    np.testing.assert_allclose(read(path).samples, x, atol=5e-5)
+    once = path.read_bytes()
+    write(path, x, RATE, subtype)
+    assert path.read_bytes() == once
+
+
+def test_a_wav_file_that_grows_too_long_is_refused_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(audio, "_WAV_BYTES", 3 * tone().size + 1)
+    with pytest.raises(UserError, match=r"a\.wav: a wav file holds no more"), Writer(tmp_path / "a.wav", RATE, 2) as writer:
+        writer.append(tone())
+        writer.append(tone()[:, :1])
+    assert files(tmp_path) == []
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bayessep import audio, cleaning, cleaning_files, detection, metrics, recordings, repetition, segments
+from bayessep import audio, cleaning, cleaning_files, detection, metrics, recordings, repetition, segments, separators, streaming
 from bayessep.broadcast import Broadcast, generate_broadcast
 from bayessep.cleaning import Cleaning, clean, hear
 from bayessep.detection import Detection
@@ -106,6 +106,24 @@ def test_repeats_are_in_the_catalogue_once() -> None:
     assert repetition.distinct([], mixture, 10).shape == (0, 40)
 
 
+def test_no_more_music_is_looked_through_than_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finding repeats takes the square of it."""
+    stretches = [np.full((n, 5), 1.0, np.float32) for n in (30, 50, 40)] + [np.zeros((9, 5), np.float32)]
+    seen: list[list[int]] = []
+
+    def distinct(given: list[np.ndarray], *_: Any) -> np.ndarray:
+        seen.append([len(stretch) for stretch in given])
+        return np.concatenate(given)
+
+    monkeypatch.setattr(repetition, "distinct", distinct)
+    speech = np.ones((20, 5), np.float32)  # so little that general templates, which need no training, take its place
+    for seconds in (10.0, 20.0):
+        settings = dataclasses.replace(SMALL, most_music=seconds)
+        found = cleaning.learn(speech, stretches, speech, np.arange(5.0), 10.0, settings)
+        assert found.music_seconds == min(seconds, 12.0)
+    assert seen == [[30, 50, 20], [30, 50, 40]]
+
+
 # --- stems ---------------------------------------------------------------------------------------------------------------
 
 
@@ -147,6 +165,31 @@ def test_a_recording_of_one_kind_is_its_own_stem(made: Broadcast, label: str) ->
     assert stems.account.learned is None and label in stems.account.notes[0]
 
 
+SAID = {
+    "nothing but speech": [Segment(0.0, 24.0, SPEECH)],
+    "1.0 s of music are too few": [Segment(0.0, 8.0, SPEECH), Segment(8.0, 9.0, BOTH), Segment(9.0, 24.0, SPEECH)],
+    "neither speech nor music": [Segment(0.0, 24.0, SILENCE)],
+    "nothing but music": [Segment(0.0, 24.0, MUSIC)],
+}
+
+
+@pytest.mark.parametrize("words", SAID)
+def test_what_is_said_is_what_was_detected(made: Broadcast, words: str) -> None:
+    """Where nothing but speech passes, music may have been detected, and where nothing does, speech may not."""
+    account = clean(made.mixture[None], RATE, oracle(SAID[words]), SMALL).account
+    (note,) = account.notes
+    assert words in note and [other for other in SAID if other in note] == [words]
+
+
+def test_what_is_told_in_general_was_not_learned_here() -> None:
+    frames = np.random.default_rng(0).uniform(0.5, 1.0, (20, 5)).astype(np.float32)
+    found = cleaning.learn(frames, [frames[:5]], frames, np.arange(5.0), 10.0, SMALL)
+    assert (found.speech_from, found.music_from) == ("general", "general")
+    assert found.speech_seconds == found.music_seconds == 0 and len(found.music) == 0
+    assert ["2.0 s of speech" in found.notes[0], "0.5 s of music" in found.notes[1]] == [True, True]
+    assert all("surely heard alone" in note for note in found.notes)  # of what has the label, there may be more
+
+
 def test_silence_is_refused() -> None:
     with pytest.raises(UserError, match="silent"):
         clean(np.zeros((1, 4 * RATE), np.float32), RATE, oracle([Segment(0, 4, BOTH)]), SMALL)
@@ -169,8 +212,35 @@ def test_what_is_never_heard_alone_is_told_in_general(made: Broadcast, what: str
     assert np.abs(stems.music[0][both]).max() > 0.01
     learned = stems.account.learned
     assert learned is not None and getattr(learned, f"{what}_from") == "general"
-    assert f"no {what} is heard alone" in stems.account.notes[0]
+    assert f"no {what} is surely heard alone" in stems.account.notes[0]
     np.testing.assert_allclose(stems.speech[0] + stems.music[0], speech + music, atol=1e-6)
+
+
+def test_settled_blocks_are_not_fitted(made: Broadcast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three blocks: in the first nothing is mixed, in the second only what it sees of the third."""
+    monkeypatch.setattr(streaming, "BLOCK_SECONDS", 8.5)
+    monkeypatch.setattr(streaming, "CONTEXT_SECONDS", 1.0)
+    whole, fits, told = separators.fit_problem, [], []
+
+    def fit_problem(*arguments: Any) -> Any:
+        fits.append(arguments)
+        return whole(*arguments)
+
+    monkeypatch.setattr(separators, "fit_problem", fit_problem)
+    radio = save(tmp_path / "radio.wav", made.mixture, RATE, "FLOAT")
+    few = dataclasses.replace(SMALL, model=_few(SMALL))
+    for start, fitted, separated in ((17.7, 2, 1), (24.0, 0, 0)):
+        heard = oracle([Segment(0.0, start, SPEECH), *([Segment(start, 24.0, BOTH)] if start < 24 else [])])
+        fits.clear()
+        told.clear()
+        stems = tmp_path / "speech.wav", tmp_path / "music.wav"
+        found = cleaning.clean_file(radio, heard, *stems, few, progress=lambda *what: told.append(what[:3]))
+        assert len(fits) == separated
+        assert [what for what in told if what[0] == "templates"] == [("templates", n + 1, fitted) for n in range(fitted)]
+        speech, music = (load(path)[0] for path in stems)
+        np.testing.assert_allclose(speech + music, made.mixture, atol=1e-6)
+        np.testing.assert_allclose(speech[: 16 * RATE], made.mixture[: 16 * RATE], atol=1e-6)
+        assert (found.learned is None) == (fitted == 0)
 
 
 # --- the command line ----------------------------------------------------------------------------------------------------
@@ -241,7 +311,6 @@ def test_long_recordings_are_cleaned_in_pieces(
     call: Caller, made: Broadcast, heard: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recordings, "LONG_SECONDS", 10.0)
-    monkeypatch.setattr(cleaning_files, "LONG_SECONDS", 10.0)
     monkeypatch.setattr("bayessep.streaming.BLOCK_SECONDS", 9.0)
     monkeypatch.setattr("bayessep.streaming.CONTEXT_SECONDS", 1.0)
     radio = save(tmp_path / "radio.wav", np.stack([made.mixture, made.mixture]), RATE, "FLOAT")

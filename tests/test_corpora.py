@@ -317,7 +317,9 @@ def test_speech_and_music_of_musan(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("CC0-1.0", True),
         ("CC-BY-SA-3.0", True),
         ("CC BY-SA 3.0 or GPL", True),
-        ("GPL-2.0-or-later (LMMS data)", True),
+        ("GPL-2.0-or-later (LMMS data)", False),
+        ("free software (GPL-3.0); repo MIT", False),
+        ("LGPL-2.1", False),
         ("BSD-2-Clause style (CMU Sphinx)", True),
         ("CMU ARCTIC (free software licence, no restriction on use/redistribution); repo MIT", True),
         ("MIT", True),
@@ -340,4 +342,6 @@ def test_the_recordings_beside_the_checkout_make_folds() -> None:
     everything, free = (detector_recordings(SHARED, redistributable=free) for free in (False, True))
     assert 0 < len(free.music) < len(everything.music) and 0 < len(free.speech) < len(everything.speech)
     assert any(len(s.paths) == 2 for s in free.music)
+    bound, left = ([s for s in of.music if s.recording.licence.startswith("GPL")] for of in (everything, free))
+    assert bound and not left
     assert all(folds([s.recording for s in (*free.speech, *free.music)]))

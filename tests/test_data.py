@@ -10,6 +10,7 @@ from bayessep.data import (
     MANIFEST_COLUMNS,
     Broadcast,
     Recording,
+    audio_files,
     gather,
     generate_broadcast,
     read_folder,
@@ -275,3 +276,10 @@ def test_the_recordings_beside_the_checkout_are_listed():
     assert len(recordings) > 100
     assert select(recordings, category="speech", min_seconds=5.0)
     assert all(r.split_group and r.licence and r.duration > 0 for r in recordings)
+
+
+def test_hidden_files_are_no_recordings(tmp_path: Path) -> None:
+    for name in ("a.wav", "._a.wav", ".0123456789ab.part/speech.wav", "below/b.wav"):
+        (tmp_path / ".top" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / ".top" / name).touch()
+    assert [p.name for p in audio_files(tmp_path / ".top")] == ["a.wav", "b.wav"]

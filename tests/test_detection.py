@@ -169,6 +169,15 @@ def test_other_rates_end_when_the_recording_ends(rate: int, samples: int, tmp_pa
     assert abs(len(found.speech) * found.hop - found.duration) <= found.hop
 
 
+def test_channels_that_cancel_are_heard(tmp_path: Path) -> None:
+    x = _noise(2 * RATE)
+    for name, samples in (("mono", x[None]), ("wide", np.stack([x, -x]))):
+        audio.write(tmp_path / f"{name}.wav", samples, RATE, "FLOAT")
+    mono, wide = (detection.detect(tmp_path / f"{name}.wav", network=_network()) for name in ("mono", "wide"))
+    np.testing.assert_array_equal(mono.speech, wide.speech)
+    assert mono.segments == wide.segments
+
+
 def test_what_nobody_can_hear_is_refused(tmp_path: Path) -> None:
     audio.write(tmp_path / "a.wav", np.zeros((1, RATE), np.float32), RATE)
     with pytest.raises(UserError, match="a.wav is silent"):

@@ -16,7 +16,7 @@ from bayessep import cli, detection, network_commands, segments, shipped, train
 from bayessep.broadcast import generate_broadcast
 from bayessep.data import MANIFEST_COLUMNS
 from bayessep.detector_data import Item, Items
-from bayessep.detector_training import Recipe, task
+from bayessep.detector_training import Recipe, read_recipe, task
 from bayessep.models import speech_music_detector as detector
 from tests.commandline import Caller, files, save, tone
 
@@ -25,6 +25,7 @@ RECIPE = Recipe(
     crops=1, crop_seconds=2.0, each=3, epochs=2, steps_per_epoch=3, patience=9,
 )  # fmt: skip
 CARD = "# A detector\n\nIt has learned nothing.\n\n## Licence\n\nApache-2.0, as the rest.\n"
+README = Path(__file__).parents[1] / "README.md"
 ENDINGS = {"csv": "csv", "tsv": "tsv", "rttm": "rttm", "textgrid": "TextGrid", "audacity": "txt", "json": "json"}
 
 
@@ -255,6 +256,33 @@ def test_a_patch_network_is_written_too(
     assert weights.settings["labels"] == ["music", "speech", "speech+music"]
 
 
+def test_what_the_readme_trains_is_what_it_detects_with(
+    call: Caller, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (line,) = (at for at in README.read_text(encoding="utf-8").splitlines() if at.strip().startswith("bayessep train detector"))
+    (then,) = (at for at in README.read_text(encoding="utf-8").splitlines() if "--weights" in at)
+    monkeypatch.chdir(tmp_path)
+    corpus.rename(tmp_path / "recordings")
+    read: list[Recipe] = []
+    monkeypatch.setattr("bayessep.detector_training.read_recipe", lambda *given: read.append(read_recipe(*given)) or read[-1])
+    monkeypatch.setattr(train, "train", lambda task, *_, **__: train.Trained(
+        task.init(jax.random.key(0)), 1, 1, 0.5, "epochs", [{"epoch": 1.0, "validation/accuracy": 0.5}]
+    ))  # fmt: skip
+    (tmp_path / "trained").mkdir()
+    outcome = call(*line.split()[1:], "-q")
+    assert (outcome.code, outcome.err) == (0, "")
+    weights = Path(then.split("--weights")[1].split()[0])
+    assert detection.network_of(shipped.read_file(weights)).recipe == read[0]
+
+
+def test_what_detect_will_not_run_is_said_beforehand(call: Caller, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    outcome = call("train", "detector", "--data", empty, "-o", tmp_path / "trained")
+    assert outcome.code == 2 and "warning: bayessep detect does not run the network b3" in outcome.err
+    assert "--network frames --neither --not-standardised" in outcome.err
+
+
 def test_train_refuses(call: Caller, corpus: Path, tmp_path: Path) -> None:
     line = ("train", "detector", "--data", corpus, "-o", tmp_path / "trained")
     config = tmp_path / "recipe.toml"
@@ -335,15 +363,20 @@ def test_damage_is_found(call: Caller, models: Path, damage: str) -> None:
 
 def test_no_models(call: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shipped, "FOLDER", tmp_path / "nothing")
-    assert "no models" in call.succeeded("models", "list") and "no models" in call.succeeded("models", "verify")
+    assert "no models" in call.succeeded("models", "list")
+    outcome = call("models", "verify")
+    assert outcome.code == 1 and "nothing is verified" in outcome.out
+    assert json.loads(call("models", "verify", "--json").out) == {"ok": False, "models": {}}
     assert json.loads(call.succeeded("models", "list", "--json")) == {"models": []}
     assert "none" in call.refused("models", "info", "detector")
 
 
 @pytest.mark.parametrize(
     ("card", "licence"),
-    [("# X\n\n**Licence.** Apache-2.0.\n", "Apache-2.0."), ("## License\n\nMIT\n", "MIT"), ("- licence: CC0", "CC0"), ("", "")],
-)
+    [("# X\n\n**Licence.** Apache-2.0.\n", "Apache-2.0."), ("## License\n\nMIT\n", "MIT"), ("- licence: CC0", "CC0"), ("", ""),
+     ("**Licence.** MIT. Nothing under NC\nwas used.\n\n## More\n", "MIT. Nothing under NC was used."),
+     ("## Licence\n\nCC BY 4.0,\nas the data.\n\nMore.\n", "CC BY 4.0, as the data."), ("- Licence: CC0\n- Size: 3\n", "CC0")],
+)  # fmt: skip
 def test_licence_of(card: str, licence: str) -> None:
     assert network_commands.licence_of(card) == licence
 
@@ -383,3 +416,9 @@ def test_formats_are_those_of_segments() -> None:
 
     assert set(cli_networks.Format) == set(network_commands.ENDINGS) == set(ENDINGS)
     assert {segments.format_of(f"x{ending}") for ending in network_commands.ENDINGS.values()} == set(ENDINGS)
+
+
+def test_licences_of_what_ships_are_whole(call: Caller) -> None:
+    rows = json.loads(call.succeeded("models", "list", "--json"))["models"]
+    assert {row["name"] for row in rows} >= {"detector", "general"}
+    assert all(row["licence"].endswith(".") for row in rows)

@@ -92,3 +92,17 @@ def test_music_that_plays_once_has_no_period(seed: int) -> None:
     start = int(rng.integers(0, n - k))
     mixture[start : start + k] += 3 * known
     assert repetition.find(mixture.astype(np.float32), known.astype(np.float32)) is None
+
+
+@pytest.mark.parametrize("known", [1, 7, 32])
+def test_few_frames_are_compared_as_many_are(known: int) -> None:
+    rng = np.random.default_rng(known)
+    a, b = (repetition.fine_structure(rng.gamma(0.4, 2.0, (n, 30)).astype(np.float32)) for n in (90, known))
+    a[40 : 40 + known] = b
+    found = repetition._of_few(a, (a**2).sum(1), b)
+    np.testing.assert_allclose(found, repetition.similarity(a, b), atol=1e-4)
+    windows = [a[n : n + known] for n in range(91 - known)]
+    direct = [(x * b).sum() / np.sqrt((x**2).sum() * (b**2).sum() + 1e-24) for x in windows]
+    np.testing.assert_allclose(found, direct, atol=1e-4)
+    if known > 1:  # a single frame has no fine structure: its mean over time is itself
+        assert found.argmax() == 40 and found.max() == pytest.approx(1, abs=1e-4)

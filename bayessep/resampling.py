@@ -1,0 +1,52 @@
+"""Sound at another sample rate: the only place that resamples."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import soxr
+from jaxtyping import Float
+
+from bayessep.errors import UserError
+
+Samples = Float[np.ndarray, "channels N"]
+
+
+def resampled_length(n_samples: int, from_rate: int, to_rate: int) -> int:
+    """Samples after resampling: the nearest whole number, halves up, but at least one if there was one.
+
+    Raises:
+        UserError: a rate is not positive.
+    """
+    if from_rate <= 0 or to_rate <= 0:
+        raise UserError(f"cannot resample from {from_rate} Hz to {to_rate} Hz; give a positive sample rate.")
+    return max(min(n_samples, 1), (2 * n_samples * to_rate + from_rate) // (2 * from_rate))
+
+
+def resample(samples: Float[np.ndarray, "*c N"], from_rate: int, to_rate: int) -> Float[np.ndarray, "*c M"]:
+    """Band-limited resampling along the last axis (soxr, high quality), to `resampled_length` samples.
+
+    Raises:
+        UserError: a rate is not positive.
+    """
+    if from_rate == to_rate:
+        return samples
+    rows = samples.reshape(-1, samples.shape[-1])
+    out = np.concatenate(list(resampled([rows], from_rate, to_rate)), axis=1)
+    return np.ascontiguousarray(out).reshape(*samples.shape[:-1], -1)
+
+
+def resampled(pieces: Iterable[Samples], from_rate: int, to_rate: int) -> Iterator[Samples]:
+    """`resample` for sound that comes in pieces."""
+    stream, piece, n_in, n_out = None, np.zeros((1, 0), np.float32), 0, 0
+    for piece in pieces:
+        resampled_length(n_in, from_rate, to_rate)  # complains of rates that cannot be
+        if stream is None:
+            stream = soxr.ResampleStream(from_rate, to_rate, len(piece), dtype=str(piece.dtype), quality="HQ")
+        out = stream.resample_chunk(np.ascontiguousarray(piece.T)).T
+        n_in, n_out = n_in + piece.shape[1], n_out + out.shape[1]
+        yield out
+    if stream is not None:
+        out = stream.resample_chunk(np.zeros((0, len(piece)), piece.dtype), last=True).T
+        # The resampler rounds lengths as it likes, and gives nothing for one sample.
+        length = max(0, resampled_length(n_in, from_rate, to_rate) - n_out)
+        yield np.concatenate([out, piece[:, -1:].repeat(length, axis=1)], axis=1)[:, :length]
