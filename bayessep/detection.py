@@ -1,9 +1,9 @@
 """Where in a recording speech sounds, and where music: what `bayessep detect` does, in bounded memory.
 
 Levels of harmonic and percussive mel bands (`features.stream_levels`) go through a network that says of every 40 ms how probable
-music, speech, both and neither are. Its probabilities are calibrated by one temperature, learned from recordings that it was not
-trained on. Segments are the most probable path through four states that tend to stay as they are (Viterbi), without stretches
-that are shorter than a shortest duration.
+music, speech, both and neither are. Its probabilities are calibrated (`Calibration`) by recordings that it was not trained on.
+Segments are the most probable path through four states that tend to stay as they are (Viterbi), without stretches that are
+shorter than a shortest duration.
 """
 
 from __future__ import annotations
@@ -61,12 +61,19 @@ RUNS = "--network frames --neither --not-standardised"
 """What `bayessep train detector` must be told, at least, to make what is run here."""
 
 
+class Calibration(NamedTuple):
+    """How logits become probabilities: vector scaling with one scale (Guo et al., ICML 2017)."""
+
+    temperature: float = 1.0  # by which logits are divided
+    bias: tuple[float, ...] = (0.0,) * len(LABELS)  # what is added then, of each class
+
+
 class Network(NamedTuple):
     """A trained detector, ready to be run: one network or several, of whose logits it takes the mean."""
 
     recipe: Recipe
     states: tuple[detector.State, ...]
-    temperature: float
+    calibration: Calibration = Calibration()
 
 
 @cache
@@ -88,14 +95,15 @@ def network_of(weights: Weights) -> Network:
     try:
         recipe = Recipe(**weights.settings["recipe"])
         temperature, members = float(weights.settings["temperature"]), int(weights.settings.get("members", 1))
+        bias = tuple(map(float, weights.settings.get("bias", Calibration().bias)))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"these are no weights of a detector ({error}).") from None
     if recipe.network != "frames":
         what = f"a detector of the network {recipe.network} looks at single patches, and is not run on recordings"
         raise UserError(f"{what}; bayessep train detector {RUNS} makes one that is.")
-    if not 0 < temperature < np.inf or members < 1:
-        raise UserError(f"these are no weights of a detector (temperature {temperature}, {members} networks).")
-    return Network(recipe, states_of(recipe, weights, members), temperature)
+    if not 0 < temperature < np.inf or members < 1 or len(bias) != len(LABELS) or not np.isfinite(bias).all():
+        raise UserError(f"these are no weights of a detector (temperature {temperature}, bias {bias}, {members} networks).")
+    return Network(recipe, states_of(recipe, weights, members), Calibration(temperature, bias))
 
 
 def states_of(recipe: Recipe, weights: Weights, members: int = 1) -> tuple[detector.State, ...]:
@@ -109,9 +117,11 @@ def states_of(recipe: Recipe, weights: Weights, members: int = 1) -> tuple[detec
     return tuple(detector.State(parameters, statistics, ()) for parameters, statistics in jax.tree.map(jnp.asarray, numbers))
 
 
-def weights_of(recipe: Recipe, states: Sequence[detector.State], temperature: float = 1.0, **about: object) -> Weights:
+def weights_of(
+    recipe: Recipe, states: Sequence[detector.State], calibration: Calibration = Calibration(), **about: object
+) -> Weights:
     """What `network_of` and `states_of` read."""
-    settings = {"recipe": asdict(recipe), "temperature": temperature, "members": len(states), "labels": list(LABELS), **about}
+    settings = {"recipe": asdict(recipe), **calibration._asdict(), "members": len(states), "labels": list(LABELS), **about}
     return Weights(shipped.flat(tuple((state.parameters, state.statistics) for state in states)), settings)
 
 
@@ -162,9 +172,9 @@ def _ending(levels: Iterable[Float[np.ndarray, "t D"]]) -> Iterator[tuple[Float[
         yield last, True
 
 
-def probabilities(logits: Float[np.ndarray, "T C"], temperature: float) -> Float[np.ndarray, "T C"]:
+def probabilities(logits: Float[np.ndarray, "T C"], calibration: Calibration) -> Float[np.ndarray, "T C"]:
     """Calibrated probabilities of the classes."""
-    return special.softmax(logits / temperature, axis=-1).astype(np.float32)
+    return special.softmax(logits / calibration.temperature + np.array(calibration.bias), axis=-1).astype(np.float32)
 
 
 # --- segments ------------------------------------------------------------------------------------------------------------
@@ -290,7 +300,7 @@ def _made(said: Float[np.ndarray, "T C"], samples: int, duration: float, network
     front = network.recipe.front
     frame = STRIDE * front.hop
     hop = frame / front.sample_rate
-    p = probabilities(said, network.temperature)[: -(-samples // frame)]
+    p = probabilities(said, network.calibration)[: -(-samples // frame)]
     speech, music = LABELS.index(timeline.SPEECH), LABELS.index(timeline.MUSIC)
     both = p[:, LABELS.index(timeline.BOTH)]
     # A sum of two may be rounded beyond 1.

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bayessep import audio, detection, shipped
-from bayessep.detection import CONTEXT, LABELS, WINDOW, Network, Smoothing
+from bayessep.detection import CONTEXT, LABELS, WINDOW, Calibration, Network, Smoothing
 from bayessep.detector_data import scaled
 from bayessep.detector_training import Recipe
 from bayessep.errors import UserError
@@ -27,10 +27,13 @@ FRAME = 640  # samples of 40 ms
 SMALL = Recipe(network="frames", head="single", bands=4, neither=True, standardised=False)
 
 
+CALIBRATION = Calibration(1.5, (0.1, -0.2, 0.3, 0.0))
+
+
 @cache
-def _network(temperature: float = 1.5) -> Network:
+def _network() -> Network:
     """Two small ones that have learned nothing, and say different things of different sound."""
-    return Network(SMALL, tuple(detector.init(SMALL.detector, jax.random.key(n)) for n in range(2)), temperature)
+    return Network(SMALL, tuple(detector.init(SMALL.detector, jax.random.key(n)) for n in range(2)), CALIBRATION)
 
 
 def _levels(rows: int, seed: int = 0) -> np.ndarray:
@@ -138,9 +141,9 @@ def test_frames_are_where_their_times_say(frame: int, monkeypatch: pytest.Monkey
 
 def test_probabilities_are_calibrated_ones_of_the_classes() -> None:
     x = _noise(4 * RATE)
-    found = detection.detect_samples(x, _network(2.0))
+    found = detection.detect_samples(x, _network())
     logits = _in_one_run(np.concatenate(list(detection.stream_levels(detection._in_silence([x], SMALL.front), SMALL.front))))
-    p = np.exp(logits[:100] / 2.0)
+    p = np.exp(logits[:100] / CALIBRATION.temperature + np.array(CALIBRATION.bias))
     p /= p.sum(1, keepdims=True)
     np.testing.assert_allclose(found.speech, p[:, detector.SPEECH] + p[:, detector.BOTH], rtol=1e-4)
     np.testing.assert_allclose(found.music, p[:, detector.MUSIC] + p[:, detector.BOTH], rtol=1e-4)
@@ -259,12 +262,12 @@ def test_the_shortest_duration_is_long_enough_wherever_it_is(before: int) -> Non
 
 def test_written_and_read_it_says_the_same(tmp_path: Path) -> None:
     network = _network()
-    weights = detection.weights_of(SMALL, network.states, 1.5, corpus="made up")
+    weights = detection.weights_of(SMALL, network.states, CALIBRATION, corpus="made up")
     shipped.write_file(tmp_path / "a.safetensors", weights)
     read = shipped.read_file(tmp_path / "a.safetensors")
     assert read.settings["corpus"] == "made up" and read.settings["labels"] == list(LABELS)
     again = detection.network_of(read)
-    assert again.recipe == SMALL and again.temperature == 1.5
+    assert again.recipe == SMALL and again.calibration == CALIBRATION
     x = _noise(RATE)
     for mine, theirs in zip(detection.detect_samples(x, network), detection.detect_samples(x, again), strict=True):
         np.testing.assert_array_equal(mine, theirs)
@@ -291,7 +294,10 @@ def test_weights_of_other_networks_are_refused(change: dict, words: str) -> None
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"recipe": None}, {"temperature": "hot"}, {"temperature": 0}, {"temperature": np.nan}, {"members": 0}],
+    [
+        {}, {"recipe": None}, {"temperature": "hot"}, {"temperature": 0}, {"temperature": np.nan}, {"members": 0},
+        {"bias": [1.0]}, {"bias": [0, 0, 0, np.inf]}, {"bias": 3},
+    ],  # fmt: skip
 )
 def test_weights_of_no_detector_are_refused(settings: dict) -> None:
     weights = detection.weights_of(SMALL, _network().states)

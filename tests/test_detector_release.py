@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bayessep import audio, data, detector_release
-from bayessep.detection import LABELS
+from bayessep import audio, data, detection, detector_release
+from bayessep.detection import LABELS, Calibration, Network
 from bayessep.detector_release import Heard
+from bayessep.detector_scenes import Scene
 from bayessep.timeline import BOTH, MUSIC, SILENCE, SPEECH
 
 RATE = 16000
@@ -68,12 +69,29 @@ def test_the_card_says_what_was_measured() -> None:
     minutes = {f"{part} {kind}": 600 for part in ("learn", "held", "test") for kind in ("speech", "music")}
     figures = {
         "as_recorded": scores, "altered": scores, "before_calibration": {"speech_ece": 0.1234, "music_ece": 0.2},
-        "temperature": 1.25, "best_epochs": [3, 4, 5], "seconds": minutes, "sources": ["some/place: CC0 (20.0 min)"],
+        "temperature": 1.25, "bias": [0.5, -0.25, 1.0, 0.0], "best_epochs": [3, 4, 5], "seconds": minutes,
+        "sources": ["some/place: CC0 (20.0 min)"],
         "most": {"speech": "60 %", "music": "49 %"},
     }  # fmt: skip
     card = detector_release.card(figures)
-    for said in ("0.123", "1.25", "3, 4, 5", "some/place: CC0", "60 %", "49 %", "0.3 hours", "16 to 20 dB 75 %"):
+    numbers = ("0.123", "1.25", "0.50 (music), -0.25 (speech)", "3, 4, 5", "60 %", "49 %", "0.3 hours", "16 to 20 dB 75 %")
+    for said in (*numbers, "some/place: CC0"):
         assert said in card, said
     row = next(line for line in card.splitlines() if line.startswith("| segments, as recorded"))
     assert [float(cell) for cell in row.split("|")[2:-1]] == [100.0, 57.1, 66.7, 100.0, 74.6, 100.0, 82.4]
     assert set(LABELS) == set(scores["segments"]["f1"])
+
+
+def test_a_calibration_is_found_that_was_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    wanted = Calibration(1.6, (0.8, -0.5, 0.3, 0.0))
+    logits = rng.normal(0, 3, (20000, 4)).astype(np.float32)
+    p = detection.probabilities(logits, wanted)
+    true = (p.cumsum(1) < rng.random((len(p), 1))).sum(1)
+    network = Network(detector_release.RECIPE, ())
+    monkeypatch.setattr(detection, "logits_of", lambda blocks, network: logits)
+    monkeypatch.setattr(detector_release, "truth_of", lambda scene, times: [LABELS[n] for n in true[: len(times)]])
+    scene = Scene(np.zeros(len(logits) * 640, np.float32), np.zeros(1, bool), np.zeros(1, bool), 0.0)
+    found = detector_release.calibration([scene], network)
+    assert found.temperature == pytest.approx(wanted.temperature, rel=0.05)
+    np.testing.assert_allclose(found.bias, wanted.bias, atol=0.1)

@@ -41,7 +41,7 @@ def models(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
     folder = tmp_path_factory.mktemp("models")
     monkeypatch.setattr(shipped, "FOLDER", folder)
     monkeypatch.setattr(detection, "WINDOW", 300)  # of which recordings of 12 s fill one
-    weights = detection.weights_of(RECIPE, [detector.init(RECIPE.detector, jax.random.key(2))], 0.05)
+    weights = detection.weights_of(RECIPE, [detector.init(RECIPE.detector, jax.random.key(2))], detection.Calibration(0.05))
     shipped.publish("detector", weights, CARD, folder)
     for cached in (shipped.read, detection.shipped_network):
         cached.cache_clear()
