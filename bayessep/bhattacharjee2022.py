@@ -173,6 +173,19 @@ def plan(budget: str = "full", *, transfer: bool = False) -> list[Task]:
     return [Task(row, fold, budget) for row in rows for fold in range(1 if row == FIGURE_2 else of.folds)]
 
 
+def finished(folder: Path, tasks: Iterable[Task]) -> list[Task]:
+    """Those whose results a folder holds.
+
+    Raises:
+        UserError: there are none.
+    """
+    held = {key_of(result, KEY) for result in read(folder, KEY)}
+    done = [task for task in tasks if task in held]
+    if not done:
+        raise UserError(f"{folder} holds no result of these; leave --finished out, or name another folder with -o.")
+    return done
+
+
 def recipe_of(task: Task, seed: int) -> Recipe:
     """How a row is trained; that of Table V is what it starts from."""
     row, budget = ROWS.get(task.row, ROWS[MULTI_EARLY]), BUDGETS[task.budget]
@@ -187,7 +200,8 @@ def recipe_of(task: Task, seed: int) -> Recipe:
         crops=budget.crops,
         epochs=budget.epochs,
         steps_per_epoch=budget.steps[row.network],
-        patience=budget.patience,
+        # Where batches are normalised, validation says little before the running means have settled.
+        patience=budget.patience if row.network == "b3" else budget.epochs,
         seed=seed,
     )
 

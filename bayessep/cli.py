@@ -1,7 +1,6 @@
 """The command line: how each verb is called. What it does is in `bayessep.commands`, imported only when a verb runs."""
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bayessep import __version__, cli_networks
+from bayessep import __version__, cli_experiments, cli_networks
 from bayessep.options import (
     Align,
     Bases,
@@ -49,17 +48,10 @@ from bayessep.options import (
     WarmUp,
     Weigh,
 )
-from bayessep.terminal import Batch, Resumable, Terminal, Verb
+from bayessep.terminal import Batch, Terminal, Verb
 
 if TYPE_CHECKING:
     from bayessep.settings import Settings
-
-
-class Experiment(StrEnum):
-    """What `reproduce` can run."""
-
-    demir2011 = "demir2011"
-    bhattacharjee2022 = "bhattacharjee2022"
 
 
 app = typer.Typer(
@@ -363,69 +355,6 @@ def demo(
     commands.demo(output, seed, _begin(device, terminal), terminal)
 
 
-@app.command(
-    cls=Resumable,
-    epilog="""**Examples**
-
-bayessep reproduce demir2011 --data recordings --quick
-
-bayessep reproduce demir2011 --data recordings -o tables --json
-
-bayessep reproduce bhattacharjee2022 --data musan --transfer dafx12""",
-)
-def reproduce(
-    experiment: Annotated[
-        Experiment,
-        typer.Argument(help="Which paper's: demir2011 is 000 (separation), bhattacharjee2022 003 (detection).", show_default=False),
-    ],
-    data: Annotated[
-        Path, typer.Option("--data", metavar="DIR", show_default=False, help="Recordings and a manifest.csv; of 003, or MUSAN.")
-    ],
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", metavar="DIR", show_default="EXPERIMENT", help="Results; what is there is not run again."),
-    ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A small part of it: five to ten minutes or so.")] = False,
-    development: Annotated[
-        bool, typer.Option("--development", help="Of 000: also other mixtures, by which settings are weighed, another hour.")
-    ] = False,
-    transfer: Annotated[
-        Path | None, typer.Option("--transfer", metavar="DIR", help="Of 003: labelled broadcasts, in folders train, valid, test-….")
-    ] = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            "--jobs", metavar="N", min=1, show_default="cores, at most 4; 1 on a GPU", help="Of 000: processes, each up to 4 GB."
-        ),
-    ] = None,
-    seed: Seed = 0,
-    device: TheDevice = Device.auto,
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Run the experiment of a paper on real recordings, and print its tables beside the paper's numbers.
-
-    Every method, the paper's and what one would pick instead, at several speech-to-music ratios; of 003, every network, feature
-    and head, trained here. Each result is kept in -o DIR at once: called again after an interruption, it goes on. The full run
-    takes an hour or so on two cores; that of 003 a night, and as long on a GPU, with far longer trainings.
-    """
-    terminal = Terminal(json=json, quiet=quiet)
-    from bayessep import commands
-    from bayessep.errors import UserError
-
-    separation = experiment == Experiment.demir2011
-    for name, given, owner in (("development", development, True), ("jobs", jobs, True), ("transfer", transfer, False)):
-        if given and owner != separation:
-            raise UserError(f"--{name} is of the other experiment; leave it out for {experiment}.")
-    described, output = _begin(device, terminal), output or Path(experiment)
-    if not separation:
-        commands.reproduce_detection(output, data, seed, quick, transfer, described, terminal)
-        return
-    # Processes would have to share an accelerator, and its memory with this one.
-    processes = jobs or (min(4, os.cpu_count() or 1) if described.startswith("cpu") else 1)
-    commands.reproduce(output, data, seed, quick, development, processes, described, terminal)
-
-
 @app.command(cls=Verb, epilog="**Example**\n\nbayessep doctor --json")
 def doctor(device: TheDevice = Device.auto, json: Json = False, quiet: Quiet = False) -> None:
     """Say what is installed here and whether it works. Exit code 0 if it does, 1 if not."""
@@ -437,6 +366,7 @@ def doctor(device: TheDevice = Device.auto, json: Json = False, quiet: Quiet = F
     raise typer.Exit(0 if document["ok"] else 1)
 
 
+cli_experiments.register(app)
 cli_networks.register(app)
 
 

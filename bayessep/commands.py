@@ -275,20 +275,22 @@ def reproduce(
 
 
 def reproduce_detection(
-    folder: Path, data: Path, seed: int, quick: bool, transfer: Path | None, device: str, terminal: Terminal
+    folder: Path, data: Path, seed: int, budget: str, transfer: Path | None, finished: bool, device: str, terminal: Terminal
 ) -> None:
-    """Paper 003's experiment: run what the folder lacks, then write and print its tables."""
+    """Paper 003's experiment: run what the folder lacks (nothing, if `finished`), then write and print its tables."""
     from rich.console import Group
 
     from bayessep import bhattacharjee2022 as experiment
     from bayessep import bhattacharjee2022_tables as made
     from bayessep.pages import to_rich
 
+    quick = budget == "quick"
     if quick and transfer is not None:
         raise UserError("--quick leaves Table V out, which --transfer is for; take one of the two.")
-    budget = "quick" if quick else "full" if device.startswith("cpu") else "long"
     corpus = experiment.Corpus(data)
     tasks = experiment.plan(budget, transfer=transfer is not None)
+    if finished:
+        tasks = experiment.finished(folder, tasks)
     with terminal.working() as progress:
         lines = experiment.run(folder, corpus, tasks, seed=seed, transfer=transfer, progress=progress)
     results = made.Results(lines)

@@ -511,6 +511,14 @@ def test_the_verb_prints_and_writes(call: Caller, recordings: Path, tmp_path: Pa
     printed = call.succeeded(*line, "--quick")
     assert asked[1][0] == experiment.plan("quick") and "Table II of the paper" in printed
     assert "numbers say that it runs" in (folder / "quick.md").read_text()
+    call.succeeded(*line, "--long")
+    assert asked[2][0] == experiment.plan("long")
+    assert "holds no result of these" in call.refused(*line, "--finished")
+    with (folder / "results.jsonl").open("w") as file:
+        for task in (experiment.Task(LMS, 1, "long"), experiment.Task(LMS, 0, "full")):
+            file.write(json.dumps(task._asdict() | {"diverged": "-", "seconds": 1.0}) + "\n")
+    call.succeeded(*line, "--finished", "--long")
+    assert asked[3][0] == [experiment.Task(LMS, 1, "long")]
 
 
 def test_options_of_the_other_experiment_are_refused(call: Caller, recordings: Path, tmp_path: Path) -> None:
@@ -518,6 +526,7 @@ def test_options_of_the_other_experiment_are_refused(call: Caller, recordings: P
     assert "--development is of the other experiment" in call.refused(*line, "--development")
     assert "--jobs is of the other experiment" in call.refused(*line, "--jobs", 2)
     assert "take one of the two" in call.refused(*line, "--quick", "--transfer", tmp_path)
+    assert "take one of the two" in call.refused(*line, "--quick", "--long")
     other = ("reproduce", "demir2011", "--data", recordings, "-o", tmp_path / "out", "--transfer", tmp_path)
     assert "--transfer is of the other experiment" in call.refused(*other)
     assert "manifest.csv" in call.refused("reproduce", "bhattacharjee2022", "--data", tmp_path, "-o", tmp_path / "out")

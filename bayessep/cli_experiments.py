@@ -1,0 +1,94 @@
+"""The verb of experiments, as `bayessep.cli` has it: reproduce. What it does is in `bayessep.commands`."""
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bayessep.options import Device, Json, Quiet, Seed, TheDevice
+from bayessep.terminal import Resumable, Terminal
+
+
+class Experiment(StrEnum):
+    """What `reproduce` can run."""
+
+    demir2011 = "demir2011"
+    bhattacharjee2022 = "bhattacharjee2022"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb of this file."""
+    app.command(cls=Resumable, epilog=_REPRODUCE)(reproduce)
+
+
+_REPRODUCE = """**Examples**
+
+bayessep reproduce demir2011 --data recordings --quick
+
+bayessep reproduce demir2011 --data recordings -o tables --json
+
+bayessep reproduce bhattacharjee2022 --data musan --transfer dafx12
+
+bayessep reproduce bhattacharjee2022 --data recordings -o tables --long --finished"""
+
+
+def reproduce(
+    experiment: Annotated[
+        Experiment,
+        typer.Argument(help="Which paper's: demir2011 is 000 (separation), bhattacharjee2022 003 (detection).", show_default=False),
+    ],
+    data: Annotated[
+        Path, typer.Option("--data", metavar="DIR", show_default=False, help="Recordings and a manifest.csv; of 003, or MUSAN.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="DIR", show_default="EXPERIMENT", help="Results; what is there is not run again."),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A small part of it: five to ten minutes or so.")] = False,
+    long: Annotated[bool, typer.Option("--long", help="Of 003: as long as on a GPU, on any device.")] = False,
+    finished: Annotated[bool, typer.Option("--finished", help="Of 003: run nothing, make tables of what is there.")] = False,
+    development: Annotated[
+        bool, typer.Option("--development", help="Of 000: also other mixtures, by which settings are weighed, another hour.")
+    ] = False,
+    transfer: Annotated[
+        Path | None, typer.Option("--transfer", metavar="DIR", help="Of 003: labelled broadcasts, in folders train, valid, test-….")
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs", metavar="N", min=1, show_default="cores, at most 4; 1 on a GPU", help="Of 000: processes, each up to 4 GB."
+        ),
+    ] = None,
+    seed: Seed = 0,
+    device: TheDevice = Device.auto,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run the experiment of a paper on real recordings, and print its tables beside the paper's numbers.
+
+    Every method, the paper's and what one would pick instead, at several speech-to-music ratios; of 003, every network, feature
+    and head, trained here. Each result is kept in -o DIR at once: called again after an interruption, it goes on. The full run
+    takes an hour or so on two cores; that of 003 a night, and as long on a GPU, with far longer trainings.
+    """
+    terminal = Terminal(json=json, quiet=quiet)
+    from bayessep import commands
+    from bayessep.errors import UserError
+
+    separation = experiment == Experiment.demir2011
+    theirs = {"transfer": transfer, "long": long, "finished": finished}  # of 003
+    for name, given, owner in (("development", development, True), ("jobs", jobs, True), *((*of, False) for of in theirs.items())):
+        if given and owner != separation:
+            raise UserError(f"--{name} is of the other experiment; leave it out for {experiment}.")
+    if quick and long:
+        raise UserError("--quick runs a part of the experiment, --long all of it; take one of the two.")
+    commands.use_cache()
+    described, output = commands.use_device(device, terminal), output or Path(experiment)
+    if not separation:
+        budget = "quick" if quick else "long" if long or not described.startswith("cpu") else "full"
+        commands.reproduce_detection(output, data, seed, budget, transfer, finished, described, terminal)
+        return
+    # Processes would have to share an accelerator, and its memory with this one.
+    processes = jobs or (min(4, os.cpu_count() or 1) if described.startswith("cpu") else 1)
+    commands.reproduce(output, data, seed, quick, development, processes, described, terminal)
