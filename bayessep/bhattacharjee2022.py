@@ -12,10 +12,9 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +23,20 @@ from jaxtyping import Int
 
 from bayessep import __version__, corpora, detection, detector_data, detector_training, detector_transfer, extras, output, shipped
 from bayessep import separability as measured
+from bayessep.bhattacharjee2022_rows import (
+    BUDGETS,
+    FIGURE_2,
+    FOLDS,
+    KEY,
+    MULTI_EARLY,
+    RATIOS,
+    ROWS,
+    SMR_ROWS,
+    TRANSFER,
+    TRANSFER_DAFX,
+    Task,
+    recipe_of,
+)
 from bayessep.detector_data import Item, Items
 from bayessep.detector_training import Recipe
 from bayessep.errors import UserError
@@ -33,178 +46,7 @@ from bayessep.models.speech_music_detector import BOTH, MUSIC, SPEECH
 from bayessep.reproduction import RESULTS, SETUP, drop_half_a_line, key_of, read
 from bayessep.train import Diverged, Progress, Training, train
 
-FOLDS = 3
 HELD = 0.3  # of what there is to learn from: it says when to stop
-RATIOS = (-5, 0, 5, 10, 15, 20)
-"""Of Figure 4, in decibels: speech over music."""
-
-# --- rows of the tables --------------------------------------------------------------------------------------------------
-
-
-class Row(NamedTuple):
-    """A network, what it looks at, and how it is trained."""
-
-    network: str
-    head: str
-    feature: str
-    bands: int = 120
-    augment: bool = True  # recordings of a kind came one way; without it, networks learn the way instead of the kind
-    rate: float = 1e-3  # of Adam; 0: the optimiser and the schedule of the paper's code
-    songs: bool = False  # singers made of speech over the music: a few recordings have few singers
-
-
-_FOUR = ("LMS", "LMHS", "LMPS", "LMHPS-EF")
-LMS, EARLY = "B3, LMS", "B3, LMHPS-EF"
-MULTI_LMS, MULTI_EARLY = "B3-MTL, LMS", "B3-MTL, LMHPS-EF"
-PLAIN, PAPERS, SUNG = (f"{MULTI_EARLY}, {how}" for how in ("not augmented", "the paper's optimiser", "with songs"))
-
-ROWS: dict[str, Row] = {
-    "B1, MS": Row("b1", "single", "MS", 21),
-    "B2, S": Row("b2", "single", "S"),
-    "B3, LMS of 80 bands": Row("b3", "single", "LMS", 80),
-    "B4, LS": Row("b4", "single", "LS"),
-    "B4-NoFC, LS": Row("b4-nofc", "single", "LS"),
-    **{f"B3, {feature}": Row("b3", "single", feature) for feature in _FOUR},
-    **{f"B3-MTL, {feature}": Row("b3", "multi", feature) for feature in _FOUR},
-    **{f"B3-C-MTL, {feature}": Row("b3", "cascaded", feature) for feature in _FOUR},
-    "B1-MTL, MHPS-EF": Row("b1", "multi", "MHPS-EF"),
-    "B2-MTL, HPS-EF": Row("b2", "multi", "HPS-EF"),
-    "B4-MTL-NoFC, LHPS-EF": Row("b4-nofc", "multi", "LHPS-EF"),
-    PLAIN: Row("b3", "multi", "LMHPS-EF", augment=False),
-    PAPERS: Row("b3", "multi", "LMHPS-EF", rate=0.0),
-    SUNG: Row("b3", "multi", "LMHPS-EF", songs=True),
-}
-"""Tables I to IV, and three rows that say what was done otherwise than in the paper."""
-
-TABLES: dict[str, tuple[str, ...]] = {
-    "I": ("B1, MS", "B2, S", "B3, LMS of 80 bands", "B4, LS", "B4-NoFC, LS"),
-    "II": tuple(f"B3, {feature}" for feature in _FOUR),
-    "III": tuple(f"{classifier}, {feature}" for classifier in ("B3-MTL", "B3-C-MTL") for feature in _FOUR),
-    "IV": ("B1-MTL, MHPS-EF", "B2-MTL, HPS-EF", MULTI_EARLY, "B4-MTL-NoFC, LHPS-EF"),
-}
-MODIFIED = {
-    "B1, MS": "B1-MTL, MHPS-EF",
-    "B2, S": "B2-MTL, HPS-EF",
-    "B3, LMS of 80 bands": MULTI_EARLY,
-    "B4-NoFC, LS": "B4-MTL-NoFC, LHPS-EF",
-}
-"""Baselines, and what the paper made of them (Table IV, Figure 4)."""
-
-SMR_ROWS = (*TABLES["I"], LMS, *TABLES["IV"])
-"""Rows whose mixtures are tested at each of `RATIOS`, too."""
-
-FIGURE_2 = "Figure 2"
-TRANSFER, TRANSFER_DAFX = "Table V, generated broadcasts", "Table V, labelled broadcasts"
-QUICK_ROWS = (LMS, MULTI_EARLY, EARLY, MULTI_LMS)
-ORDER = (
-    *QUICK_ROWS, FIGURE_2, *TABLES["I"][2::2], "B1, MS", TRANSFER, TRANSFER_DAFX, "B4-MTL-NoFC, LHPS-EF", "B3-C-MTL, LMHPS-EF",
-    SUNG, PLAIN, PAPERS, "B1-MTL, MHPS-EF", "B2, S", "B2-MTL, HPS-EF", "B4, LS",
-)  # fmt: skip
-"""The most telling first; what is not named comes after it."""
-
-# --- how much is done ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How long networks are trained, and on how much.
-
-    Attributes:
-        rows: which are run; empty for all.
-        folds: how many of the three are tested.
-        epochs, patience: `bayessep.train.Training`.
-        steps: of an epoch, by network: baselines and what the paper made of them learn equally long.
-        crops: of each class in an epoch, of 20 s.
-        scenes, scene_seconds: broadcasts that are generated for Table V: to learn from, to validate with, to test on.
-        tuning: steps of an epoch of Table V.
-        of_a_group: patches of a speaker or artist that Figure 2 is about, at most.
-    """
-
-    rows: tuple[str, ...] = ()
-    folds: int = FOLDS
-    epochs: int = 10
-    patience: int = 5
-    steps: Mapping[str, int] = dataclasses.field(
-        default_factory=lambda: {"b1": 30, "b2": 30, "b3": 200, "b4": 30, "b4-nofc": 30}
-    )
-    crops: int = 24
-    scenes: tuple[int, int, int] = (24, 8, 10)
-    scene_seconds: float = 60.0
-    tuning: int = 100
-    of_a_group: int = 100
-
-
-BUDGETS = {
-    "quick": Budget(QUICK_ROWS, 1, 4, 4, {"b3": 60}, 12),
-    "full": Budget(),
-    "long": Budget(
-        epochs=20,
-        steps={"b1": 80, "b2": 80, "b3": 200, "b4": 80, "b4-nofc": 80},
-        scenes=(60, 20, 20),
-        tuning=200,
-        of_a_group=200,
-    ),
-}
-"""A part of it in minutes; all of it in a night on two cores; all of it as long as a GPU can in that time."""
-
-
-class Task(NamedTuple):
-    """One fold of one row."""
-
-    row: str
-    fold: int
-    budget: str
-
-    @property
-    def place(self) -> str:
-        """Where its training is kept, in the folder of results."""
-        name = self.row.lower().replace(", ", "-").replace(" ", "-").replace("'", "")
-        return f"training/{self.budget}/{name}-{self.fold + 1}"
-
-
-KEY = Task._fields
-
-
-def plan(budget: str = "full", *, transfer: bool = False) -> list[Task]:
-    """Everything that is run, the most telling rows first; Table V on labelled broadcasts where they are given."""
-    of = BUDGETS[budget]
-    every = dict.fromkeys((*ORDER, *ROWS))
-    rows = [row for row in every if (row in of.rows if of.rows else row != (TRANSFER if transfer else TRANSFER_DAFX))]
-    return [Task(row, fold, budget) for row in rows for fold in range(1 if row == FIGURE_2 else of.folds)]
-
-
-def finished(folder: Path, tasks: Iterable[Task]) -> list[Task]:
-    """Those whose results a folder holds.
-
-    Raises:
-        UserError: there are none.
-    """
-    held = {key_of(result, KEY) for result in read(folder, KEY)}
-    done = [task for task in tasks if task in held]
-    if not done:
-        raise UserError(f"{folder} holds no result of these; leave --finished out, or name another folder with -o.")
-    return done
-
-
-def recipe_of(task: Task, seed: int) -> Recipe:
-    """How a row is trained; that of Table V is what it starts from."""
-    row, budget = ROWS.get(task.row, ROWS[MULTI_EARLY]), BUDGETS[task.budget]
-    return Recipe(
-        row.network,
-        row.head,
-        row.feature,
-        row.bands,
-        rate=row.rate,
-        augment=row.augment,
-        songs=row.songs,
-        crops=budget.crops,
-        epochs=budget.epochs,
-        steps_per_epoch=budget.steps[row.network],
-        # Where batches are normalised, validation says little before the running means have settled.
-        patience=budget.patience if row.network == "b3" else budget.epochs,
-        seed=seed,
-    )
-
 
 # --- recordings ----------------------------------------------------------------------------------------------------------
 
@@ -289,7 +131,22 @@ def run(
     return [result for result in read(folder, KEY) if key_of(result, KEY) in tasks]
 
 
-def _check_setup(folder: Path, corpus: Corpus, seed: int, transfer: Path | None) -> None:
+def finished(folder: Path, corpus: Corpus, budget: str, *, seed: int = 0) -> list[dict[str, Any]]:
+    """What a folder holds of a budget; nothing is run or written.
+
+    Raises:
+        UserError: it holds nothing of it, or results of other recordings, settings, another seed or version.
+    """
+    every = read(folder, KEY)
+    results = [result for result in every if result["budget"] == budget]
+    if not results or not (folder / SETUP).is_file():
+        others = ", ".join(sorted({result["budget"] for result in every} - {budget})) or "none"
+        raise UserError(f"{folder} holds no results of the budget “{budget}” (of others: {others}); name another one, or run it.")
+    _check_setup(folder, corpus, seed, None, writes=False)
+    return results
+
+
+def _check_setup(folder: Path, corpus: Corpus, seed: int, transfer: Path | None, *, writes: bool = True) -> None:
     """Write down what results depend on, or compare. Rows and budgets that were not there before may come."""
     names = transfer and sorted((p.relative_to(transfer).as_posix(), p.stat().st_size) for p in transfer.rglob("*") if p.is_file())
     setup = {
@@ -308,7 +165,7 @@ def _check_setup(folder: Path, corpus: Corpus, seed: int, transfer: Path | None)
         kept["transfer"] = before["transfer"] and now["transfer"]
         return "" if before == now | kept else "results of other recordings or settings, another seed or another version"
 
-    output.settle(folder / SETUP, setup, other)
+    output.settle(folder / SETUP, setup, other, writes=writes)
 
 
 def work(task: Task, folder: Path, corpus: Corpus, seed: int, transfer: Path | None, progress: Progress) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def reproduce(
 
     Every method, the paper's and what one would pick instead, at several speech-to-music ratios; of 003, every network, feature
     and head, trained here. Each result is kept in -o DIR at once: called again after an interruption, it goes on. The full run
-    takes an hour or so on two cores; that of 003 a night, and as long on a GPU, with far longer trainings.
+    takes an hour or so on two cores; that of 003 a night; on a GPU, its trainings are longer (--long).
     """
     terminal = Terminal(json=json, quiet=quiet)
     from bayessep import commands

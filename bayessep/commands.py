@@ -282,26 +282,29 @@ def reproduce_detection(
 
     from bayessep import bhattacharjee2022 as experiment
     from bayessep import bhattacharjee2022_tables as made
+    from bayessep.bhattacharjee2022_rows import BUDGETS, plan
     from bayessep.pages import to_rich
 
     quick = budget == "quick"
-    if quick and transfer is not None:
-        raise UserError("--quick leaves Table V out, which --transfer is for; take one of the two.")
+    if (quick or finished) and transfer is not None:
+        without = "--finished runs nothing" if finished else "--quick leaves Table V out"
+        raise UserError(f"{without}, and --transfer says what Table V is run on; take one of the two.")
     corpus = experiment.Corpus(data)
-    tasks = experiment.plan(budget, transfer=transfer is not None)
+    tasks = plan(budget, transfer=transfer is not None)
     if finished:
-        tasks = experiment.finished(folder, tasks)
-    with terminal.working() as progress:
-        lines = experiment.run(folder, corpus, tasks, seed=seed, transfer=transfer, progress=progress)
+        lines = experiment.finished(folder, corpus, budget, seed=seed)
+    else:
+        with terminal.working() as progress:
+            lines = experiment.run(folder, corpus, tasks, seed=seed, transfer=transfer, progress=progress)
     results = made.Results(lines)
     found = made.findings(results)
     seconds = sum(line["seconds"] for line in lines)
-    about = made.about(results, budget, seed=seed, seconds=seconds, spoken=corpus.seconds())
+    about = made.about(results, budget, seed=seed, seconds=seconds, spoken=corpus.seconds(), planned=len(tasks))
     document: dict[str, Any] = {"command": "reproduce", "experiment": "bhattacharjee2022", "version": __version__, "device": device}
-    document |= {"seed": seed, "quick": quick, "about": about, "seconds": seconds}
-    document["settings"] = dataclasses.asdict(experiment.BUDGETS[budget])
+    document |= {"seed": seed, "budget": budget, "about": about, "seconds": seconds}
+    document["settings"] = dataclasses.asdict(BUDGETS[budget])
     document |= {"means": results.rows(), "findings": [f._asdict() for f in found]}
-    stem = "quick" if quick else "tables"
+    stem = {"full": "tables"}.get(budget, budget)
     pictures = {f"{stem}-{name}.png": content for name, content in made.pictures(results).items()}
     names = {"json": f"{stem}.json", "csv": f"{stem}.csv", "markdown": f"{stem}.md", "png": list(pictures)}
     document["output"] = {"folder": str(folder), "results": experiment.RESULTS} | names

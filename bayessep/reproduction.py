@@ -232,9 +232,9 @@ def key_of(result: dict[str, Any], names: Sequence[str] = KEY) -> tuple[Any, ...
 def read(folder: Path, names: Sequence[str] = KEY) -> list[dict[str, Any]]:
     """All results in a folder, each identified by the values of `names`."""
     path = folder / RESULTS
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    whole, _, _ = path.read_bytes().rpartition(b"\n") if path.is_file() else (b"", b"", b"")  # but for half a line at the end
     results = []
-    for n, line in enumerate(lines, 1):
+    for n, line in enumerate(whole.splitlines(), 1):
         try:
             result = json.loads(line)
             key_of(result, names)

@@ -12,7 +12,8 @@ from flax import nnx
 from bayessep import audio, corpora, data, detector_transfer
 from bayessep import bhattacharjee2022 as experiment
 from bayessep import bhattacharjee2022_tables as tables
-from bayessep.bhattacharjee2022 import (
+from bayessep.bhattacharjee2022 import Corpus
+from bayessep.bhattacharjee2022_rows import (
     BUDGETS,
     EARLY,
     FIGURE_2,
@@ -26,9 +27,10 @@ from bayessep.bhattacharjee2022 import (
     TRANSFER,
     TRANSFER_DAFX,
     Budget,
-    Corpus,
     Row,
     Task,
+    plan,
+    recipe_of,
 )  # fmt: skip
 from bayessep.detector_data import Items
 from bayessep.errors import UserError
@@ -101,14 +103,14 @@ def tiny(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_every_row_of_the_papers_tables_is_run_in_every_fold() -> None:
-    tasks = experiment.plan()
+    tasks = plan()
     rows = [row for number in TABLES for row in TABLES[number]]
     assert {(task.row, task.fold) for task in tasks} >= {(row, fold) for row in (*rows, TRANSFER) for fold in range(3)}
     assert [task.fold for task in tasks if task.row == FIGURE_2] == [0]
     assert len(set(tasks)) == len(tasks) and {task.row for task in tasks} == {*ROWS, FIGURE_2, TRANSFER}
     assert [task.row for task in tasks][:12:3] == [LMS, MULTI_EARLY, EARLY, MULTI_LMS]
-    assert {task.row for task in experiment.plan(transfer=True)} == {*ROWS, FIGURE_2, TRANSFER_DAFX}
-    quick = experiment.plan("quick")
+    assert {task.row for task in plan(transfer=True)} == {*ROWS, FIGURE_2, TRANSFER_DAFX}
+    quick = plan("quick")
     assert [task.row for task in quick] == [LMS, MULTI_EARLY, EARLY, MULTI_LMS] and {task.budget for task in quick} == {"quick"}
     assert len({task.place for task in (*tasks, *quick)}) == len(tasks) + len(quick)
 
@@ -116,7 +118,7 @@ def test_every_row_of_the_papers_tables_is_run_in_every_fold() -> None:
 @pytest.mark.parametrize("row", ROWS)
 @pytest.mark.parametrize("budget", ["full", "long"])
 def test_every_row_has_a_recipe(row: str, budget: str) -> None:
-    recipe = experiment.recipe_of(Task(row, 0, budget), 3)
+    recipe = recipe_of(Task(row, 0, budget), 3)
     assert (recipe.seed, recipe.epochs, recipe.crops) == (3, BUDGETS[budget].epochs, BUDGETS[budget].crops)
     widths = {"MS": 21, "S": 201, "LS": 257, "HPS-EF": 402, "LHPS-EF": 514, "MHPS-EF": 240, "LMHPS-EF": 240}
     width = widths.get(recipe.feature, 80 if "80" in row else 120)
@@ -148,8 +150,8 @@ def test_with_pauses_the_same_people_are_held_out(recordings: Path, seed: int) -
 
 @pytest.mark.parametrize("budget", ["full", "long"])
 def test_what_is_compared_has_learned_equally_long(budget: str) -> None:
-    for before, after in experiment.MODIFIED.items():
-        a, b = (experiment.recipe_of(Task(row, 0, budget), 0).training for row in (before, after))
+    for before, after in MODIFIED.items():
+        a, b = (recipe_of(Task(row, 0, budget), 0).training for row in (before, after))
         assert a == b
 
 
@@ -208,7 +210,7 @@ def test_rows_are_trained_and_tested_and_an_interrupted_run_goes_on(
     first, second, third = experiment.run(tmp_path, corpus, tasks, progress=lambda *given: said.append(given[:3]))
     named = f"{TRANSFER}, fold 2 (3 of 3)"
     assert said == [(named, 2, 2), (named, 2, 2)]  # of the second row nothing was left to train
-    assert [tuple(r[name] for name in experiment.KEY) for r in (first, second, third)] == tasks
+    assert [tuple(r[name] for name in Task._fields) for r in (first, second, third)] == tasks
     items = corpus.items(0)
     patches = sum(max(1, ((len(i.samples) - 400) // 160 + 1) // 68) for of in items for i in of)
     mixed = np.sum(first["confusion"][detector.BOTH])
@@ -314,7 +316,7 @@ def test_a_patch_is_what_most_of_its_frames_are() -> None:
 
 
 def test_tuning_learns_and_leaves_the_other_head_alone(tiny: None) -> None:
-    recipe = experiment.recipe_of(Task(MULTI_EARLY, 0, "full"), 0)
+    recipe = recipe_of(Task(MULTI_EARLY, 0, "full"), 0)
     state = detector.init(recipe.detector, experiment.jax.random.key(0))
     rng = np.random.default_rng(0)
     on = np.repeat([False, True, False, True], 100)
@@ -338,7 +340,7 @@ def test_tuning_learns_and_leaves_the_other_head_alone(tiny: None) -> None:
 
 
 def test_labelled_broadcasts_lie_in_folders(tmp_path: Path) -> None:
-    front = experiment.recipe_of(Task(LMS, 0, "full"), 0).front
+    front = recipe_of(Task(LMS, 0, "full"), 0).front
     for name in ("train", "valid", "test-swiss"):
         (tmp_path / name).mkdir()
         audio.write(tmp_path / name / f"{name}.wav", _sound("music", 2.0, 0)[None].astype(np.float32), RATE)
@@ -498,7 +500,7 @@ def test_the_verb_prints_and_writes(call: Caller, recordings: Path, tmp_path: Pa
     folder.mkdir()
     line = ("reproduce", "bhattacharjee2022", "--data", recordings, "-o", folder, "--seed", 5)
     document = json.loads(call.succeeded(*line, "--json"))
-    assert asked[0][0] == experiment.plan("full") and asked[0][1]["seed"] == 5
+    assert asked[0][0] == plan("full") and asked[0][1]["seed"] == 5
     assert document["experiment"] == "bhattacharjee2022" and len(document["findings"]) == 11
     mean = next(m for m in document["means"] if (m["row"], m["measure"]) == ("B1, MS", "Acc"))
     assert (mean["mean"], mean["folds"]) == (50.0, 3)
@@ -509,16 +511,34 @@ def test_the_verb_prints_and_writes(call: Caller, recordings: Path, tmp_path: Pa
     rows = list(csv.DictReader((folder / "tables.csv").read_text().splitlines()))
     assert next(r for r in rows if r["row"] == "B1, MS" and r["measure"] == "Acc")["deviation"] == "10.0000"
     printed = call.succeeded(*line, "--quick")
-    assert asked[1][0] == experiment.plan("quick") and "Table II of the paper" in printed
+    assert asked[1][0] == plan("quick") and "Table II of the paper" in printed
     assert "numbers say that it runs" in (folder / "quick.md").read_text()
     call.succeeded(*line, "--long")
-    assert asked[2][0] == experiment.plan("long")
-    assert "holds no result of these" in call.refused(*line, "--finished")
-    with (folder / "results.jsonl").open("w") as file:
-        for task in (experiment.Task(LMS, 1, "long"), experiment.Task(LMS, 0, "full")):
-            file.write(json.dumps(task._asdict() | {"diverged": "-", "seconds": 1.0}) + "\n")
-    call.succeeded(*line, "--finished", "--long")
-    assert asked[3][0] == [experiment.Task(LMS, 1, "long")]
+    assert asked[2][0] == plan("long")
+    assert {"long.json", "long.md"} <= {p.name for p in folder.iterdir()}
+
+
+def test_finished_makes_tables_of_what_is_there_and_runs_nothing(
+    call: Caller, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiment, "work", lambda *given: pytest.fail("nothing is to be run"))
+    folder = tmp_path / "out"
+    line = ("reproduce", "bhattacharjee2022", "--data", recordings, "-o", folder, "--finished", "--long")
+    assert "holds no results of the budget “long” (of others: none)" in call.refused(*line) and not folder.exists()
+    folder.mkdir()
+    lines = [task._asdict() | {"diverged": "-", "seconds": 1.0} for task in (Task(LMS, 1, "long"), Task(LMS, 0, "full"))]
+    held = "".join(json.dumps(found) + "\n" for found in lines) + '{"row": "B3, LMS", "fo'
+    (folder / "results.jsonl").write_text(held)
+    assert "holds no results" in call.refused(*line), "of which recordings, nobody knows"
+    experiment._check_setup(folder, Corpus(recordings), 0, None)
+    document = json.loads(call.succeeded(*line, "--json"))
+    assert (document["budget"], document["seconds"]) == ("long", 1.0)
+    page = (folder / "long.md").read_text()
+    assert f"1 of {len(plan('long'))} results are there" in page and "diverged have no scores: B3, LMS" in page
+    assert (folder / "results.jsonl").read_text() == held
+    assert "(of others: full, long)" in call.refused(*line[:-1], "--quick")
+    assert "another seed" in call.refused(*line, "--seed", 1)
+    assert "--finished runs nothing" in call.refused(*line, "--transfer", tmp_path)
 
 
 def test_options_of_the_other_experiment_are_refused(call: Caller, recordings: Path, tmp_path: Path) -> None:
