@@ -7,7 +7,7 @@ import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -171,17 +171,21 @@ def task(recipe: Recipe, learn: Items, held: Items, about: Mapping[str, Any] = {
     `about` says what the items are: it is compared when a training is gone on with.
     """
     config, front, drawing = recipe.detector, recipe.front, recipe.drawing
-    if recipe.songs:
-        learn, held = (
-            of._replace(music=of.music + songs(of, front.sample_rate, np.random.default_rng([recipe.seed, 5, n])))
-            for n, of in enumerate((learn, held))
-        )
+
+    @cache
+    def material() -> tuple[Items, Items]:  # made when it is needed: a training that is over needs none
+        if not recipe.songs:
+            return learn, held
+        rngs = [np.random.default_rng([recipe.seed, 5, n]) for n in range(2)]
+        sung = [songs(of, front.sample_rate, rng) for of, rng in zip((learn, held), rngs, strict=True)]
+        return learn._replace(music=learn.music + sung[0]), held._replace(music=held.music + sung[1])
+
     frames = recipe.network == "frames"
     draw = detector_scenes.draw_scenes if frames else detector_data.draw_pool
 
     @lru_cache(1)
     def pool(epoch: int) -> Pool:
-        return draw(learn, front, drawing, np.random.default_rng([recipe.seed, 1, epoch]))
+        return draw(material()[0], front, drawing, np.random.default_rng([recipe.seed, 1, epoch]))
 
     def batch(n: int) -> Batch:
         rng, drawn = np.random.default_rng([recipe.seed, 2, n]), pool(n // recipe.steps_per_epoch)
@@ -191,7 +195,7 @@ def task(recipe: Recipe, learn: Items, held: Items, about: Mapping[str, Any] = {
 
     @lru_cache(1)
     def validation() -> list[Batch]:
-        drawn = draw(held, front, drawing, np.random.default_rng([recipe.seed, 3]))
+        drawn = draw(material()[1], front, drawing, np.random.default_rng([recipe.seed, 3]))
         if frames:  # every scene once, in batches of one size
             parts = [Pool(*(part[k : k + 3] for part in drawn)) for k in range(0, len(drawn.label), 3)]
             return [detector_scenes.scene_batch(part, 3, np.random.default_rng([recipe.seed, 4])) for part in parts]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bayessep import detector_data, detector_training
 from bayessep.detector_data import Item, Items
 from bayessep.detector_training import PAPER, Recipe, divide, read_recipe
 from bayessep.errors import UserError
@@ -137,3 +138,33 @@ def test_divisions_are_functions_of_their_seed() -> None:
 def test_too_little_is_refused(items: Items, what: str) -> None:
     with pytest.raises(UserError, match=f"too little {what}"):
         divide(items, 0.2, 0)
+
+
+# --- songs ---------------------------------------------------------------------------------------------------------------
+
+
+def test_songs_are_made_when_they_are_needed_once_of_each_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    def made(items: Items, sample_rate: int, rng: np.random.Generator) -> list[Item]:
+        asked.append([item.name for item in items.music])
+        return [Item("song", "song", np.ones(1, np.float32))]
+
+    drawn: list[int] = []
+
+    def draw(items: Items, front, drawing, rng: np.random.Generator) -> detector_data.Pool:
+        drawn.append(len(items.music))
+        return detector_data.Pool(np.zeros((3, 70, front.width), np.float32), np.arange(3), np.zeros(3))
+
+    monkeypatch.setattr(detector_training, "songs", made)
+    monkeypatch.setattr(detector_data, "draw_pool", draw)
+    learn, held = Items(_items(1), _items(2)), Items(_items(1), _items(1))
+    for with_songs, count in ((True, 3), (False, 2)):
+        asked.clear()
+        drawn.clear()
+        recipe = Recipe(head="single", feature="LMS", bands=4, each=1, steps_per_epoch=1, songs=with_songs)
+        task = detector_training.task(recipe, learn, held)
+        assert not asked, "a training that is over needs none"
+        for n in range(2):
+            task.batch(n)
+        assert drawn == [count] * 2 and asked == ([["0 0", "0 1"], ["0 0"]] if with_songs else [])
