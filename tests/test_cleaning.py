@@ -94,6 +94,25 @@ def test_music_too_short_to_be_believed_is_not_set_aside(first: float) -> None:
     assert not heard.given.only_music.any()  # it passes as speech, and cannot be both
 
 
+@pytest.mark.parametrize("quiet", [0.0, 5.0])
+def test_short_music_is_no_mistake_where_there_is_nothing_else(quiet: float) -> None:
+    """A jingle of 1.4 s, alone or between silences."""
+    end = quiet + 1.4
+    around = [Segment(0.0, quiet, SILENCE), Segment(end, end + quiet, SILENCE)] if quiet else []
+    truth = sorted([*around, Segment(quiet, end, MUSIC)])
+    times = np.arange(0.05, end + quiet, 0.1)
+    playing = (quiet <= times) & (times < end)
+    heard = hear(oracle(truth), times)
+    assert heard.given.only_music[playing].all() and not heard.given.only_speech[playing].any()
+    rng = np.random.default_rng(0)
+    sound = rng.normal(0, 0.1, round(1.2 * RATE)).astype(np.float32)
+    mixture = np.pad(sound, round((quiet + 0.1) * RATE))
+    stems = clean(mixture[None], RATE, oracle(truth), SMALL)
+    np.testing.assert_allclose(stems.music[0], mixture, atol=1e-6)
+    (note,) = stems.account.notes
+    assert "nothing but music is heard" in note
+
+
 def test_repeats_are_in_the_catalogue_once() -> None:
     rng = np.random.default_rng(0)
     period, other = rng.gamma(0.5, size=(96, 40)), rng.gamma(0.5, size=(64, 40))
