@@ -41,7 +41,7 @@ class Cleaning:
         shortest: seconds that must be left of a stretch between its edges; shorter ones are taken for mistakes.
         sure: probability up to which a sound is taken to be absent.
         least_speech: seconds of speech alone that are enough to learn from.
-        least_music: seconds of music alone that are enough to learn from.
+        least_music: seconds of music alone, repeats and all, that are enough to learn from.
         most_speech: seconds of speech that are learned from at most.
         most_music: seconds of music alone that are looked through at most for what goes into the catalogue.
         least_sound: seconds of a sound in all; less of it is taken for a mistake, beside more of the other.
@@ -162,6 +162,7 @@ def learn(
     speech = preparation.loud(speech)[: round(settings.most_speech * frame_rate)]
     speech_seconds = len(speech) / frame_rate
     heard = _first([m for m in stretches if m.any()], round(settings.most_music * frame_rate))
+    heard_seconds = sum(map(len, heard)) / frame_rate  # music that repeats is known best, and its repeats are left out below
     music = repetition.distinct(heard, target, model.max_catalogue, settings.alike)
     music_seconds = len(music) / frame_rate
     if speech_seconds >= settings.least_speech:
@@ -171,9 +172,9 @@ def learn(
         notes.append(f"{_heard('speech', speech_seconds)}: it is told by what speech sounds like in general.")
         speech_seconds = 0.0
     music_from = RECORDING
-    if music_seconds < settings.least_music:
+    if heard_seconds < settings.least_music:
         trained, music_from = separators.beside(trained, general.trained("music", frequencies)), GENERAL
-        notes.append(f"{_heard('music', music_seconds)}: it is told by what music sounds like in general, which is far less sure.")
+        notes.append(f"{_heard('music', heard_seconds)}: it is told by what music sounds like in general, which is far less sure.")
         music, music_seconds = music[:0], 0.0
     return Learned(trained, music, speech_from, music_from, speech_seconds, music_seconds, tuple(notes))
 

@@ -209,6 +209,16 @@ def test_what_is_told_in_general_was_not_learned_here() -> None:
     assert all("surely heard alone" in note for note in found.notes)  # of what has the label, there may be more
 
 
+def test_music_that_loops_is_heard_in_full() -> None:
+    """Ten seconds of a tight loop: what is learned from is one turn of it, and that is enough."""
+    rng = np.random.default_rng(0)
+    speech = rng.uniform(0.5, 1.0, (20, 40)).astype(np.float32)
+    turn = rng.gamma(0.5, size=(repetition._CHUNK, 40)).astype(np.float32)
+    found = cleaning.learn(speech, [np.concatenate([turn] * 20)], speech, np.arange(40.0), 64.0, SMALL)
+    assert found.music_from == "recording" and len(found.music) == len(turn)
+    assert found.music_seconds == 0.5 and not any("music" in note for note in found.notes)
+
+
 def test_silence_is_refused() -> None:
     with pytest.raises(UserError, match="silent"):
         clean(np.zeros((1, 4 * RATE), np.float32), RATE, oracle([Segment(0, 4, BOTH)]), SMALL)
