@@ -128,6 +128,8 @@ def blocks(
 def _standing_for_all(path: AnyPath) -> int | None:
     """As `downmix.standing_for_all`, of a file; as a rule its beginning is enough."""
     with _open(path) as source:
+        if source.channels == 1:
+            return None
         size = _PIECE_SECONDS * source.sample_rate
         pieces = _checked(source.pieces(0, None, size), path, source.sample_rate)
         return standing_for_all(_regrouped(pieces, size))
@@ -195,7 +197,7 @@ class _SoundFile:
 
     def __init__(self, sound: soundfile.SoundFile, path: AnyPath) -> None:
         self._sound, self._path = sound, path
-        self.sample_rate = sound.samplerate
+        self.sample_rate, self.channels = sound.samplerate, sound.channels
 
     def info(self) -> AudioInfo:
         sound = self._sound
@@ -248,13 +250,13 @@ class _Container:
     def __init__(self, container: Any, resampler: Any) -> None:
         self._container, self._resampler = container, resampler
         self._stream = container.streams.audio[0]
-        self.sample_rate = int(self._stream.rate)
+        self.sample_rate, self.channels = int(self._stream.rate), int(self._stream.channels)
 
     def info(self) -> AudioInfo:
         frames = sum(piece.shape[1] for piece in self.pieces(0, None, None))
         codec, names = self._stream.codec_context.name, self._container.format.name
         name = names.split(",")[0]
-        return AudioInfo(self.sample_rate, self._stream.channels, frames, codec.upper(), name.upper())
+        return AudioInfo(self.sample_rate, self.channels, frames, codec.upper(), name.upper())
 
     def pieces(self, first: int, end: int | None, size: int | None) -> Iterator[Samples]:
         """Samples first … end-1 (None: all) in the small pieces of the codec, whatever the size."""
