@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bayessep import __version__, audio, cleaning, cleaning_page, data, detection, output, recordings, segments
+from bayessep import __version__, audio, cleaning, cleaning_page, data, detection, general, output, recordings, segments, shipped
 from bayessep.cleaning import Cleaned, Cleaning
 from bayessep.detection import Detection
 from bayessep.errors import UserError
@@ -102,15 +102,21 @@ def _told(rows: Sequence[dict[str, Any]], counts: dict[str, int]) -> str:
 
 
 def is_done(task: Task, settings: Cleaning) -> bool:
-    """Whether all results of a recording are there, made of it as it is now and with these settings."""
+    """Whether all results of a recording are there, made of it as it is now, with these settings, and by what is installed now."""
     if not all((task.folder / name).is_file() for name in FILES.values()):
         return False
     try:
         document = json.loads((task.folder / FILES["details"]).read_text(encoding="utf-8"))
         same = document["settings"] == json.loads(to_json(dataclasses.asdict(settings)))
+        same = same and document["version"] == __version__ and document["weights"] == _weights()
         return same and document["input"] | {"path": ""} == _input(task.recording) | {"path": ""}
     except (OSError, ValueError, KeyError, TypeError, UserError):
         return False
+
+
+def _weights() -> dict[str, str]:
+    """The sha256 of what was learned elsewhere."""
+    return {name: shipped.info(name).sha256 for name in (detection.MODEL, general.MODEL) if name in shipped.names()}
 
 
 def _input(path: Path) -> dict[str, Any]:
@@ -134,7 +140,7 @@ def clean_one(task: Task, settings: Cleaning, device: str, terminal: Terminal) -
             found, gain = _stems(task.recording, part, heard, settings, progress)
         segments.write(part / FILES["segments"], heard.segments)
         document: dict[str, Any] = {"command": "clean", "version": __version__, "device": device, "seed": settings.model.seed}
-        document |= {"settings": dataclasses.asdict(settings), "input": about} | _account(heard, found)
+        document |= {"weights": _weights(), "settings": dataclasses.asdict(settings), "input": about} | _account(heard, found)
         document |= {"output_gain": gain, "real_time_factor": found.seconds / about["seconds"]}
         document["output"] = {"folder": str(task.folder)} | FILES
         stems = {stem: part / FILES[stem] for stem in ("speech", "music")}

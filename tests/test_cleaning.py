@@ -307,7 +307,7 @@ def test_clean_writes_what_it_says(call: Caller, radio: Path, heard: list[Path],
     assert {name: type(value).__name__ for name, value in about.items()} == {
         "command": "str", "version": "str", "device": "str", "seed": "int", "settings": "dict", "input": "dict",
         "segments": "list", "seconds_of": "dict", "detection": "dict", "learned": "dict", "frames": "dict", "notes": "list",
-        "seconds": "float", "output_gain": "float", "real_time_factor": "float", "output": "dict",
+        "seconds": "float", "output_gain": "float", "real_time_factor": "float", "output": "dict", "weights": "dict",
     }  # fmt: skip
     assert about["seed"] == 5 and about["settings"]["model"]["bases"] == 4
     assert about["input"]["frames"] == 24 * RATE and about["input"]["sample_rate"] == RATE

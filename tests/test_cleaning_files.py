@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bayessep import cleaning, cleaning_files, detection, recordings, streaming
+from bayessep import cleaning, cleaning_files, detection, recordings, shipped, streaming
 from bayessep.audio import AudioInfo
 from bayessep.cleaning import Cleaned, Stems
 from bayessep.detection import Detection
@@ -88,6 +88,26 @@ def test_a_recording_that_has_changed_is_not_skipped(call: Caller, heard: list[P
     assert path.stat().st_size == before.st_size
     assert json.loads(call.succeeded(*line))["counts"]["cleaned"] == 1
     assert len(heard) == 2
+
+
+def test_what_another_version_or_other_weights_made_is_not_skipped(
+    call: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = ("clean", recording(tmp_path / "a.wav"), "-o", tmp_path / "out", "--skip-existing", "-q", "--json")
+
+    def status() -> str:
+        return json.loads(call.succeeded(*line))["recordings"][0]["status"]
+
+    assert [status(), status()] == ["cleaned", "skipped"]
+    document = json.loads((tmp_path / "out" / "a" / "clean.json").read_text())
+    assert document["weights"] == {name: shipped.info(name).sha256 for name in ("detector", "general")}
+    monkeypatch.setattr(cleaning_files, "__version__", "0.0.1")
+    assert [status(), status()] == ["cleaned", "skipped"]
+    info = shipped.info
+    for other in ("detector", "general"):
+        changed = info(other)._replace(sha256="0")
+        monkeypatch.setattr(shipped, "info", lambda name, c=changed: c if name == c.name else info(name))
+        assert [status(), status()] == ["cleaned", "skipped"]
 
 
 # --- what goes wrong -----------------------------------------------------------------------------------------------------
