@@ -343,7 +343,7 @@ class Writer:
             if self.path.is_dir():
                 raise UserError(f"cannot write {self.path}: it is a folder; give the name of a file.")
             self._temporary.touch(exist_ok=False)  # Python says better than libsndfile what is wrong
-            name, shape = os.fspath(self._temporary), (self._rate, self._channels)
+            name, shape = os.fsencode(self._temporary), (self._rate, self._channels)
             self._sound = soundfile.SoundFile(name, "w", *shape, self._subtype, None, self._format)
         return self
 
@@ -376,7 +376,7 @@ class Writer:
         with self._failing_cleanly():
             self._close()
             # A full disk can go unnoticed until the last bytes: what is on the disk must be what was written.
-            if lost := self.frames - soundfile.info(os.fspath(self._temporary)).frames:
+            if lost := self.frames - soundfile.info(os.fsencode(self._temporary)).frames:
                 raise UserError(f"cannot write {self.path}: {lost} samples got lost; is the disk full?")
             os.replace(self._temporary, self.path)
 

@@ -85,8 +85,9 @@ def detect(
             with terminal.working() as progress:
                 document = document_of(detection.detect(path, network=network, progress=progress))
             if target is not None:
+                text = text_of(document, chosen, path)
                 with output.draft(target.parent) as part:
-                    (part / target.name).write_text(text_of(document, chosen, path), encoding="utf-8", newline="")
+                    (part / target.name).write_text(text, encoding="utf-8", errors="replace", newline="")
         except Exception as error:  # whatever it is, it must not cost the other recordings
             if not several:
                 raise

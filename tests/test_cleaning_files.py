@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """A detector that knows, and a separation that costs nothing; what they were called with."""
     seen: list[Path] = []
 
-    def detect(path: Path, *, progress: Any = None) -> Detection:
+    def detect(path: Path, **_: Any) -> Detection:
         seen.append(path)
         return oracle(HEARD)
 
@@ -108,6 +109,22 @@ def test_what_another_version_or_other_weights_made_is_not_skipped(
         changed = info(other)._replace(sha256="0")
         monkeypatch.setattr(shipped, "info", lambda name, c=changed: c if name == c.name else info(name))
         assert [status(), status()] == ["cleaned", "skipped"]
+
+
+@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="names of files are UTF-8 there")
+def test_names_in_another_encoding(call: Caller, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    path.write_bytes(recording(tmp_path / "a.wav").read_bytes())
+    out, folder = tmp_path / "out", tmp_path / "out" / os.fsdecode(b"caf\xe9")
+    assert "caf?" in call.succeeded("clean", path, "-o", out)
+    assert sorted(p.name for p in folder.iterdir()) == sorted(cleaning_files.FILES.values())
+    assert "caf?.wav" in (folder / "report.html").read_text(encoding="utf-8")
+    assert json.loads((folder / "clean.json").read_text(encoding="utf-8"))["input"]["path"].endswith("caf?.wav")
+    assert json.loads(call.succeeded("clean", path, "-o", out, "--skip-existing", "--json"))["counts"]["skipped"] == 1
+    assert "caf?.wav" in call.refused("clean", path.with_suffix(".x") / path.name, "-o", out)
+    for place in (("-o", tmp_path / os.fsdecode(b"\xe9.rttm")), ("--format", "rttm")):
+        assert "" != call.succeeded("detect", path, *place)
+    assert " caf? " in (tmp_path / os.fsdecode(b"\xe9.rttm")).read_text(encoding="utf-8")
 
 
 # --- what goes wrong -----------------------------------------------------------------------------------------------------
