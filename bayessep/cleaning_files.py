@@ -38,7 +38,7 @@ def tasks(given: Sequence[Path], folder: Path) -> list[Task]:
     found in a folder with the clean.json of an earlier call are no recordings.
 
     Raises:
-        UserError: a folder holds no audio, two recordings have one name, or a recording would be replaced.
+        UserError: a folder holds no audio, two recordings have one name, a recording would be replaced, or a folder is in the way.
     """
     found = data.gather(given, is_stem)
     shared = Counter(place.with_suffix("") for _, place in found)
@@ -47,8 +47,10 @@ def tasks(given: Sequence[Path], folder: Path) -> list[Task]:
         if count > 1:
             first, second, *_ = (str(task.recording) for task in planned if task.folder == name)
             raise UserError(f"{first} and {second} would both be written to {name}; clean them into different folders.")
-    results = [str(task.folder / name) for task in planned for name in FILES.values()]
-    output.keep_inputs(Path(), results, [task.recording for task in planned])
+    results = [task.folder / name for task in planned for name in FILES.values()]
+    for result in results:
+        output.no_folder(result)
+    output.keep_inputs(Path(), map(str, results), [task.recording for task in planned])
     return planned
 
 

@@ -129,6 +129,15 @@ def test_names_in_another_encoding(call: Caller, tmp_path: Path) -> None:
 
 # --- what goes wrong -----------------------------------------------------------------------------------------------------
 
+def test_a_folder_in_the_way_is_found_before_the_work(call: Caller, heard: list[Path], tmp_path: Path) -> None:
+    path, other = recording(tmp_path / "a.wav"), recording(tmp_path / "b.wav")
+    blocked = tmp_path / "out" / "b" / "speech.wav"
+    blocked.mkdir(parents=True)
+    for given in ((path, other), (other,)):
+        complaint = call.refused("clean", *given, "-o", tmp_path / "out", "-q")
+        assert f"{blocked}: it is a folder" in complaint and heard == []
+
+
 BREAKDOWNS = [FloatingPointError("the bound is nan."), MemoryError(), ValueError("shapes (3,) and (4,)\n  do not fit")]
 
 
