@@ -49,8 +49,7 @@ def tasks(recordings: Sequence[Path], place: Path | None, format: str, several: 
         names[name] = path
     targets = [task.target for task in planned if task.target is not None]
     for target in targets:
-        if target.is_dir():
-            raise UserError(f"{target} is a folder; name a file with -o, or give several recordings.")
+        _no_folder(target)
     output.keep_inputs(Path(), map(str, targets), [path for path, _ in found])
     return planned
 
@@ -68,6 +67,8 @@ def detect(
     if place is None and terminal.json and format not in (None, "json"):
         raise UserError(f"--json and --format {format} would both be on standard output; leave one out, or name a place with -o.")
     several = len(recordings) > 1 or recordings[0].is_dir()
+    if place is not None and not several:
+        _no_folder(place)
     chosen = format or ("csv" if place is None or several else segments.format_of(place))
     planned = tasks(recordings, place, chosen, several)
     if place is not None:
@@ -103,6 +104,11 @@ def detect(
     for failure in failures:
         terminal.warn(f"failed: {failure}")
     return len(failures)
+
+
+def _no_folder(target: Path) -> None:
+    if target.is_dir():
+        raise UserError(f"{target} is a folder; name a file with -o, or give several recordings.")
 
 
 class _Tried(Exception):

@@ -222,8 +222,9 @@ def _empty(arguments: Sequence[str]) -> str:
     for before, argument in zip(["", *arguments], arguments, strict=False):
         if not argument.strip():
             return before if before.startswith("-") else "an argument"
-        if argument.startswith("-") and argument.endswith("="):
-            return argument[:-1]
+        name, equals, value = argument.partition("=")
+        if argument.startswith("-") and equals and not value:
+            return name
     return ""
 
 
