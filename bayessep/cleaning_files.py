@@ -15,7 +15,7 @@ from bayessep.cleaning import Cleaned, Cleaning
 from bayessep.detection import Detection
 from bayessep.errors import UserError
 from bayessep.separators import Progress
-from bayessep.terminal import Terminal, to_json, told_of
+from bayessep.terminal import Terminal, spared, to_json
 from bayessep.timeline import BOTH, MUSIC, SILENCE, SPEECH, total
 
 FILES = {"speech": "speech.wav", "music": "music.wav", "segments": "segments.csv", "report": "report.html", "details": "clean.json"}
@@ -80,15 +80,13 @@ def clean(
             continue
         if len(planned) > 1:
             terminal.note(f"{n}/{len(planned)}: {task.recording}")
-        try:
+        failures: list[str] = []
+        with spared(task.recording, failures.append, alone=len(planned) == 1):
             document = clean_one(task, settings, device, terminal)
-        except Exception as error:  # whatever it is, it must not cost the other recordings
-            if len(planned) == 1:
-                raise
-            row |= {"status": FAILED, "error": told_of(error, task.recording)}
-            terminal.warn(row["error"])
-            continue
-        row |= {name: document[name] for name in ("seconds", "seconds_of", "learned", "notes")}
+            row |= {name: document[name] for name in ("seconds", "seconds_of", "learned", "notes")}
+        for failure in failures:
+            row |= {"status": FAILED, "error": failure}
+            terminal.warn(failure)
     counts = {status: sum(row["status"] == status for row in rows) for status in (CLEANED, SKIPPED, FAILED)}
     document = {"command": "clean", "version": __version__, "device": device, "seed": settings.model.seed}
     document |= {"settings": dataclasses.asdict(settings), "recordings": rows, "counts": counts}

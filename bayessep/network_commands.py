@@ -16,7 +16,7 @@ from bayessep import __version__, corpora, data, detection, output, segments, sh
 from bayessep.commands import use_cache, use_device
 from bayessep.detection import Detection
 from bayessep.errors import UserError
-from bayessep.terminal import Terminal, to_json, told_of
+from bayessep.terminal import Terminal, spared, to_json
 
 # --- detect --------------------------------------------------------------------------------------------------------------
 
@@ -82,17 +82,15 @@ def detect(
     for n, (path, target) in enumerate(planned, start=1):
         if len(planned) > 1:
             terminal.note(f"{n}/{len(planned)}: {path}")
-        try:
+        before = len(failures)
+        with spared(path, failures.append, alone=len(planned) == 1):
             with terminal.working() as progress:
                 document = document_of(detection.detect(path, network=network, progress=progress))
             if target is not None:
                 text = text_of(document, chosen, path)
                 with output.draft(target.parent) as part:
                     (part / target.name).write_text(text, encoding="utf-8", errors="replace", newline="")
-        except Exception as error:  # whatever it is, it must not cost the other recordings
-            if not several:
-                raise
-            failures.append(told_of(error, path))
+        if len(failures) > before:
             documents.append({"path": str(path), "error": failures[-1]})
             continue
         documents.append({"path": str(path)} | document if several else document)

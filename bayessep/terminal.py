@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -36,6 +36,17 @@ def told_of(error: Exception, of: object) -> str:
 
 def _broke_down(error: FloatingPointError) -> str:
     return f"the computation broke down ({str(error).rstrip('.')})"
+
+
+@contextmanager
+def spared(of: object, failed: Callable[[str], None], *, alone: bool) -> Iterator[None]:
+    """What goes wrong in the block must not cost the other things: `failed` is told of it. Of one alone, it is raised."""
+    try:
+        yield
+    except Exception as error:
+        if alone:
+            raise
+        failed(told_of(error, of))
 
 
 def writable(text: str) -> str:

@@ -163,6 +163,19 @@ def test_one_breakdown_does_not_stop_the_others(
         assert "2 cleaned, 1 failed" in outcome.out and f"failed: {paths[1]}" in outcome.out
 
 
+@pytest.mark.parametrize("verb", ["clean", "detect"])
+def test_the_only_recording_of_a_folder_is_the_only_one(
+    call: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    path = recording(tmp_path / "in" / "bad.wav")
+
+    def detect(path: Path, **_: Any) -> Detection:
+        raise UserError(f"{path} is not audio.")
+
+    monkeypatch.setattr(detection, "detect", detect)
+    assert call.refused(verb, path.parent, "-o", tmp_path / "out", "-q") == f"error: {path} is not audio."
+
+
 def test_many_samples_are_long(call: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Four seconds, and yet too much to be held: what counts is samples times channels."""
     monkeypatch.setattr(recordings, "LONG_SAMPLES", 4 * RATE)
