@@ -343,7 +343,7 @@ class Writer:
             if self.path.is_dir():
                 raise UserError(f"cannot write {self.path}: it is a folder; give the name of a file.")
             self._temporary.touch(exist_ok=False)  # Python says better than libsndfile what is wrong
-            name, shape = os.fsencode(self._temporary), (self._rate, self._channels)
+            name, shape = _encoded(self._temporary), (self._rate, self._channels)
             self._sound = soundfile.SoundFile(name, "w", *shape, self._subtype, None, self._format)
         return self
 
@@ -376,7 +376,7 @@ class Writer:
         with self._failing_cleanly():
             self._close()
             # A full disk can go unnoticed until the last bytes: what is on the disk must be what was written.
-            if lost := self.frames - soundfile.info(os.fsencode(self._temporary)).frames:
+            if lost := self.frames - soundfile.info(_encoded(self._temporary)).frames:
                 raise UserError(f"cannot write {self.path}: {lost} samples got lost; is the disk full?")
             os.replace(self._temporary, self.path)
 
@@ -406,6 +406,11 @@ class Writer:
                 reason = getattr(error, "error_string", str(error)).rstrip(".")
                 raise UserError(f"cannot write {self.path}: {reason}; is the disk full?") from error
             raise
+
+
+def _encoded(path: Path) -> Any:
+    """A path for soundfile, which takes bytes for names that are not UTF-8, although its types do not say so."""
+    return os.fsencode(path)
 
 
 def _clear_time_of_writing(path: Path) -> None:
