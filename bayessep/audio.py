@@ -128,6 +128,8 @@ def blocks(
 def _standing_for_all(path: AnyPath) -> int | None:
     """As `downmix.standing_for_all`, of a file; as a rule its beginning is enough."""
     with _open(path) as source:
+        if source.channels == 1:
+            return None
         size = _PIECE_SECONDS * source.sample_rate
         pieces = _checked(source.pieces(0, None, size), path, source.sample_rate)
         return standing_for_all(_regrouped(pieces, size))
@@ -195,7 +197,7 @@ class _SoundFile:
 
     def __init__(self, sound: soundfile.SoundFile, path: AnyPath) -> None:
         self._sound, self._path = sound, path
-        self.sample_rate = sound.samplerate
+        self.sample_rate, self.channels = sound.samplerate, sound.channels
 
     def info(self) -> AudioInfo:
         sound = self._sound
@@ -248,13 +250,13 @@ class _Container:
     def __init__(self, container: Any, resampler: Any) -> None:
         self._container, self._resampler = container, resampler
         self._stream = container.streams.audio[0]
-        self.sample_rate = int(self._stream.rate)
+        self.sample_rate, self.channels = int(self._stream.rate), int(self._stream.channels)
 
     def info(self) -> AudioInfo:
         frames = sum(piece.shape[1] for piece in self.pieces(0, None, None))
         codec, names = self._stream.codec_context.name, self._container.format.name
         name = names.split(",")[0]
-        return AudioInfo(self.sample_rate, self._stream.channels, frames, codec.upper(), name.upper())
+        return AudioInfo(self.sample_rate, self.channels, frames, codec.upper(), name.upper())
 
     def pieces(self, first: int, end: int | None, size: int | None) -> Iterator[Samples]:
         """Samples first … end-1 (None: all) in the small pieces of the codec, whatever the size."""
@@ -341,7 +343,7 @@ class Writer:
             if self.path.is_dir():
                 raise UserError(f"cannot write {self.path}: it is a folder; give the name of a file.")
             self._temporary.touch(exist_ok=False)  # Python says better than libsndfile what is wrong
-            name, shape = os.fspath(self._temporary), (self._rate, self._channels)
+            name, shape = _encoded(self._temporary), (self._rate, self._channels)
             self._sound = soundfile.SoundFile(name, "w", *shape, self._subtype, None, self._format)
         return self
 
@@ -374,7 +376,7 @@ class Writer:
         with self._failing_cleanly():
             self._close()
             # A full disk can go unnoticed until the last bytes: what is on the disk must be what was written.
-            if lost := self.frames - soundfile.info(os.fspath(self._temporary)).frames:
+            if lost := self.frames - soundfile.info(_encoded(self._temporary)).frames:
                 raise UserError(f"cannot write {self.path}: {lost} samples got lost; is the disk full?")
             os.replace(self._temporary, self.path)
 
@@ -404,6 +406,11 @@ class Writer:
                 reason = getattr(error, "error_string", str(error)).rstrip(".")
                 raise UserError(f"cannot write {self.path}: {reason}; is the disk full?") from error
             raise
+
+
+def _encoded(path: Path) -> Any:
+    """A path for soundfile, which takes bytes for names that are not UTF-8, although its types do not say so."""
+    return os.fsencode(path)
 
 
 def _clear_time_of_writing(path: Path) -> None:

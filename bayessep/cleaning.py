@@ -41,10 +41,10 @@ class Cleaning:
         shortest: seconds that must be left of a stretch between its edges; shorter ones are taken for mistakes.
         sure: probability up to which a sound is taken to be absent.
         least_speech: seconds of speech alone that are enough to learn from.
-        least_music: seconds of music alone that are enough to learn from.
+        least_music: seconds of music alone, repeats and all, that are enough to learn from.
         most_speech: seconds of speech that are learned from at most.
         most_music: seconds of music alone that are looked through at most for what goes into the catalogue.
-        least_sound: seconds of a sound in all; less of it is taken for a mistake of the detector.
+        least_sound: seconds of a sound in all; less of it is taken for a mistake, beside more of the other.
         alike: similarity from which music is taken for a repeat of music that is in the catalogue already.
     """
 
@@ -71,7 +71,8 @@ def hear(detection: Detection, times: Float[np.ndarray, " T"], settings: Cleanin
     reach = 2 * round(settings.edge / hop) + 1
     middle = (np.arange(n) + 0.5) * hop
     labels = np.array(labels_at(detection.segments, middle))
-    speech, music = (_heard_at_all(getattr(detection, what), what, labels, hop, settings) for what in (SPEECH, MUSIC))
+    speech = _heard_at_all(detection.speech, SPEECH, MUSIC, labels, hop, settings)
+    music = _heard_at_all(detection.music, MUSIC, SPEECH, labels, hop, settings)
     least = max(1, round(settings.shortest / hop))
     # Between its edges, a segment of speech passes if music is less likely than not there; so detectors mean it.
     spoken = np.asarray(minimum_filter1d(np.isin(labels, (SPEECH, SILENCE)), reach, mode="nearest"), bool)
@@ -108,11 +109,15 @@ def _surest(
 
 
 def _heard_at_all(
-    probability: Float[np.ndarray, " T"], what: str, labels: np.ndarray, hop: float, settings: Cleaning
+    probability: Float[np.ndarray, " T"], what: str, other: str, labels: np.ndarray, hop: float, settings: Cleaning
 ) -> Float[np.ndarray, " T"]:
-    """P of a sound; more than surely absent where it is in the label, and 0 where there is hardly any of it in all."""
+    """P of a sound; more than surely absent where it is in the label, and 0 where there is hardly any of it in all.
+
+    Hardly any is a mistake only beside more of the other sound: a recording may be a short jingle and nothing else.
+    """
     labelled = np.isin(labels, (what, BOTH))
-    if labelled.sum() * hop < settings.least_sound:
+    more = np.isin(labels, (other, BOTH)).sum() > labelled.sum()
+    if labelled.sum() * hop < settings.least_sound and (more or not labelled.any()):
         return np.zeros_like(probability)
     return np.where(labelled, np.maximum(probability, settings.sure + 1e-6), probability)
 
@@ -157,6 +162,7 @@ def learn(
     speech = preparation.loud(speech)[: round(settings.most_speech * frame_rate)]
     speech_seconds = len(speech) / frame_rate
     heard = _first([m for m in stretches if m.any()], round(settings.most_music * frame_rate))
+    heard_seconds = sum(map(len, heard)) / frame_rate  # music that repeats is known best, and its repeats are left out below
     music = repetition.distinct(heard, target, model.max_catalogue, settings.alike)
     music_seconds = len(music) / frame_rate
     if speech_seconds >= settings.least_speech:
@@ -166,9 +172,9 @@ def learn(
         notes.append(f"{_heard('speech', speech_seconds)}: it is told by what speech sounds like in general.")
         speech_seconds = 0.0
     music_from = RECORDING
-    if music_seconds < settings.least_music:
+    if heard_seconds < settings.least_music:
         trained, music_from = separators.beside(trained, general.trained("music", frequencies)), GENERAL
-        notes.append(f"{_heard('music', music_seconds)}: it is told by what music sounds like in general, which is far less sure.")
+        notes.append(f"{_heard('music', heard_seconds)}: it is told by what music sounds like in general, which is far less sure.")
         music, music_seconds = music[:0], 0.0
     return Learned(trained, music, speech_from, music_from, speech_seconds, music_seconds, tuple(notes))
 
@@ -261,9 +267,11 @@ def clean(
 
 def _nothing_mixed(given: Given, segments: Sequence[Segment]) -> tuple[str, ...]:
     """What is said where nothing is left to infer, in accordance with what the detection says."""
-    if given.only_speech.any() and given.only_music.any():
-        return ("speech and music are nowhere heard at once: each stem has its own stretches.",)
     seconds = {what: total(segments, what) + total(segments, BOTH) for what in (SPEECH, MUSIC)}
+    if given.only_speech.any() and given.only_music.any():
+        if seconds[SPEECH] > 0:
+            return ("speech and music are nowhere heard at once: each stem has its own stretches.",)
+        return ("nothing but music is heard: what is neither passes with the speech.",)
     what, other = (MUSIC, SPEECH) if given.only_music.any() else (SPEECH, MUSIC)
     if seconds[other] > 0:
         return (f"{seconds[other]:.1f} s of {other} are too few to be believed: all of the recording is taken for {what}.",)

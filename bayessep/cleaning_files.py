@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bayessep import __version__, audio, cleaning, cleaning_page, data, detection, output, recordings, segments
+from bayessep import __version__, audio, cleaning, cleaning_page, data, detection, general, output, recordings, segments, shipped
 from bayessep.cleaning import Cleaned, Cleaning
 from bayessep.detection import Detection
 from bayessep.errors import UserError
 from bayessep.separators import Progress
-from bayessep.terminal import Terminal, to_json, told_of
+from bayessep.terminal import Terminal, spared, to_json
 from bayessep.timeline import BOTH, MUSIC, SILENCE, SPEECH, total
 
 FILES = {"speech": "speech.wav", "music": "music.wav", "segments": "segments.csv", "report": "report.html", "details": "clean.json"}
@@ -38,7 +38,7 @@ def tasks(given: Sequence[Path], folder: Path) -> list[Task]:
     found in a folder with the clean.json of an earlier call are no recordings.
 
     Raises:
-        UserError: a folder holds no audio, two recordings have one name, or a recording would be replaced.
+        UserError: a folder holds no audio, two recordings have one name, a recording would be replaced, or a folder is in the way.
     """
     found = data.gather(given, is_stem)
     shared = Counter(place.with_suffix("") for _, place in found)
@@ -47,8 +47,10 @@ def tasks(given: Sequence[Path], folder: Path) -> list[Task]:
         if count > 1:
             first, second, *_ = (str(task.recording) for task in planned if task.folder == name)
             raise UserError(f"{first} and {second} would both be written to {name}; clean them into different folders.")
-    results = [str(task.folder / name) for task in planned for name in FILES.values()]
-    output.keep_inputs(Path(), results, [task.recording for task in planned])
+    results = [task.folder / name for task in planned for name in FILES.values()]
+    for result in results:
+        output.no_folder(result)
+    output.keep_inputs(Path(), map(str, results), [task.recording for task in planned])
     return planned
 
 
@@ -78,15 +80,13 @@ def clean(
             continue
         if len(planned) > 1:
             terminal.note(f"{n}/{len(planned)}: {task.recording}")
-        try:
+        failures: list[str] = []
+        with spared(task.recording, failures.append, alone=len(planned) == 1):
             document = clean_one(task, settings, device, terminal)
-        except Exception as error:  # whatever it is, it must not cost the other recordings
-            if len(planned) == 1:
-                raise
-            row |= {"status": FAILED, "error": told_of(error, task.recording)}
-            terminal.warn(row["error"])
-            continue
-        row |= {name: document[name] for name in ("seconds", "seconds_of", "learned", "notes")}
+            row |= {name: document[name] for name in ("seconds", "seconds_of", "learned", "notes")}
+        for failure in failures:
+            row |= {"status": FAILED, "error": failure}
+            terminal.warn(failure)
     counts = {status: sum(row["status"] == status for row in rows) for status in (CLEANED, SKIPPED, FAILED)}
     document = {"command": "clean", "version": __version__, "device": device, "seed": settings.model.seed}
     document |= {"settings": dataclasses.asdict(settings), "recordings": rows, "counts": counts}
@@ -102,15 +102,21 @@ def _told(rows: Sequence[dict[str, Any]], counts: dict[str, int]) -> str:
 
 
 def is_done(task: Task, settings: Cleaning) -> bool:
-    """Whether all results of a recording are there, made of it as it is now and with these settings."""
+    """Whether all results of a recording are there, made of it as it is now, with these settings, and by what is installed now."""
     if not all((task.folder / name).is_file() for name in FILES.values()):
         return False
     try:
         document = json.loads((task.folder / FILES["details"]).read_text(encoding="utf-8"))
         same = document["settings"] == json.loads(to_json(dataclasses.asdict(settings)))
+        same = same and document["version"] == __version__ and document["weights"] == _weights()
         return same and document["input"] | {"path": ""} == _input(task.recording) | {"path": ""}
     except (OSError, ValueError, KeyError, TypeError, UserError):
         return False
+
+
+def _weights() -> dict[str, str]:
+    """The sha256 of what was learned elsewhere."""
+    return {name: shipped.info(name).sha256 for name in (detection.MODEL, general.MODEL) if name in shipped.names()}
 
 
 def _input(path: Path) -> dict[str, Any]:
@@ -134,7 +140,7 @@ def clean_one(task: Task, settings: Cleaning, device: str, terminal: Terminal) -
             found, gain = _stems(task.recording, part, heard, settings, progress)
         segments.write(part / FILES["segments"], heard.segments)
         document: dict[str, Any] = {"command": "clean", "version": __version__, "device": device, "seed": settings.model.seed}
-        document |= {"settings": dataclasses.asdict(settings), "input": about} | _account(heard, found)
+        document |= {"weights": _weights(), "settings": dataclasses.asdict(settings), "input": about} | _account(heard, found)
         document |= {"output_gain": gain, "real_time_factor": found.seconds / about["seconds"]}
         document["output"] = {"folder": str(task.folder)} | FILES
         stems = {stem: part / FILES[stem] for stem in ("speech", "music")}

@@ -72,7 +72,7 @@ def write(
         told: sentences on what was done.
         embed: whether the page holds the sound; otherwise it plays the files beside it.
     """
-    path.write_text(render(recording, stems, detection, found, told, embed), encoding="utf-8")
+    path.write_text(render(recording, stems, detection, found, told, embed), encoding="utf-8", errors="replace")
 
 
 def render(

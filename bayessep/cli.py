@@ -194,7 +194,7 @@ def clean(
     output: Output,
     skip_existing: Annotated[
         bool,
-        typer.Option("--skip-existing", help="Leave out what DIR has results of already, made with these settings."),
+        typer.Option("--skip-existing", help="Leave out what DIR has results of, made by this version with these settings."),
     ] = False,
     bases: Bases = None,
     sweeps: Sweeps = None,

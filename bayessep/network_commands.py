@@ -16,7 +16,7 @@ from bayessep import __version__, corpora, data, detection, output, segments, sh
 from bayessep.commands import use_cache, use_device
 from bayessep.detection import Detection
 from bayessep.errors import UserError
-from bayessep.terminal import Terminal, to_json, told_of
+from bayessep.terminal import Terminal, spared, to_json
 
 # --- detect --------------------------------------------------------------------------------------------------------------
 
@@ -49,8 +49,7 @@ def tasks(recordings: Sequence[Path], place: Path | None, format: str, several: 
         names[name] = path
     targets = [task.target for task in planned if task.target is not None]
     for target in targets:
-        if target.is_dir():
-            raise UserError(f"{target} is a folder; name a file with -o, or give several recordings.")
+        _no_folder(target)
     output.keep_inputs(Path(), map(str, targets), [path for path, _ in found])
     return planned
 
@@ -68,6 +67,8 @@ def detect(
     if place is None and terminal.json and format not in (None, "json"):
         raise UserError(f"--json and --format {format} would both be on standard output; leave one out, or name a place with -o.")
     several = len(recordings) > 1 or recordings[0].is_dir()
+    if place is not None and not several:
+        _no_folder(place)
     chosen = format or ("csv" if place is None or several else segments.format_of(place))
     planned = tasks(recordings, place, chosen, several)
     if place is not None:
@@ -81,16 +82,15 @@ def detect(
     for n, (path, target) in enumerate(planned, start=1):
         if len(planned) > 1:
             terminal.note(f"{n}/{len(planned)}: {path}")
-        try:
+        before = len(failures)
+        with spared(path, failures.append, alone=len(planned) == 1):
             with terminal.working() as progress:
                 document = document_of(detection.detect(path, network=network, progress=progress))
             if target is not None:
+                text = text_of(document, chosen, path)
                 with output.draft(target.parent) as part:
-                    (part / target.name).write_text(text_of(document, chosen, path), encoding="utf-8", newline="")
-        except Exception as error:  # whatever it is, it must not cost the other recordings
-            if not several:
-                raise
-            failures.append(told_of(error, path))
+                    (part / target.name).write_text(text, encoding="utf-8", errors="replace", newline="")
+        if len(failures) > before:
             documents.append({"path": str(path), "error": failures[-1]})
             continue
         documents.append({"path": str(path)} | document if several else document)
@@ -102,6 +102,11 @@ def detect(
     for failure in failures:
         terminal.warn(f"failed: {failure}")
     return len(failures)
+
+
+def _no_folder(target: Path) -> None:
+    if target.is_dir():
+        raise UserError(f"{target} is a folder; name a file with -o, or give several recordings.")
 
 
 class _Tried(Exception):

@@ -67,8 +67,7 @@ def _publish(part: Path, folder: Path, replacing: Sequence[str]) -> None:
     moves = [(path, folder / path.relative_to(part)) for path in files]
     for _, target in moves:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if target.is_dir():
-            raise UserError(f"cannot write {target}: it is a folder; remove it, or choose another folder with -o.")
+        no_folder(target)
     old = {folder / name for name in replacing} - {target for _, target in moves}
     with _uninterrupted():
         for source, target in moves:
@@ -77,6 +76,12 @@ def _publish(part: Path, folder: Path, replacing: Sequence[str]) -> None:
             with suppress(OSError):  # it is gone already, or is no file; or other files are in its folder
                 path.unlink()
                 path.parent.rmdir()
+
+
+def no_folder(target: Path) -> None:
+    """Raise a UserError where a folder is in the way of a result: `draft` would find it out when the work is done."""
+    if target.is_dir():
+        raise UserError(f"cannot write {target}: it is a folder; remove it, or choose another folder with -o.")
 
 
 def keep_inputs(folder: Path, names: Iterable[str], inputs: Iterable[str | Path]) -> None:

@@ -300,7 +300,7 @@ def write(path: str | os.PathLike[str], segments: Iterable[Segment], format: str
     text = to_text(segments, format_of(path, format), path.stem)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(text, encoding="utf-8", newline="")
+        temporary.write_text(text, encoding="utf-8", errors="replace", newline="")
         os.replace(temporary, path)
     except OSError as error:
         if temporary.is_file():

@@ -98,12 +98,17 @@ def read_file(path: str | Path) -> Weights:
     """Weights that somebody has trained (`write_file`).
 
     Raises:
-        UserError: the file is not there, or is none of ours.
+        UserError: the file cannot be read, or is none of ours.
     """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UserError(f"cannot read {path}: {reason}; give a file that bayessep train has written.") from None
     try:
         with safe_open(path, "numpy") as file:
             settings = json.loads((file.metadata() or {})["settings"])
-        return Weights(load(Path(path).read_bytes()), settings)
+        return Weights(load(content), settings)
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise UserError(f"{path} holds no weights of bayessep; give a file that bayessep train has written.") from error
 

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -36,6 +36,22 @@ def told_of(error: Exception, of: object) -> str:
 
 def _broke_down(error: FloatingPointError) -> str:
     return f"the computation broke down ({str(error).rstrip('.')})"
+
+
+@contextmanager
+def spared(of: object, failed: Callable[[str], None], *, alone: bool) -> Iterator[None]:
+    """What goes wrong in the block must not cost the other things: `failed` is told of it. Of one alone, it is raised."""
+    try:
+        yield
+    except Exception as error:
+        if alone:
+            raise
+        failed(told_of(error, of))
+
+
+def writable(text: str) -> str:
+    """What UTF-8 can say of a text: the name of a file may be in another encoding, and its bytes become question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 _interrupted = threading.Event()
@@ -75,24 +91,25 @@ class Terminal:
     def note(self, text: str) -> None:
         """Something worth knowing, for those who want to."""
         if not self.quiet:
-            self._err.print(text)
+            self._err.print(writable(text))
 
     def warn(self, text: str) -> None:
         """Something that may not be what the user meant."""
-        self._err.print(f"warning: {text}")
+        self._err.print(f"warning: {writable(text)}")
 
     def result(self, document: Any, human: Any) -> None:
         """What the verb was called for: the document under ``--json``, otherwise a text or a table of rich."""
         if self.json:
             self.out(to_json(document))
         else:
+            human = writable(human) if isinstance(human, str) else human
             with self._writing():
                 Console(highlight=False, markup=False).print(human, soft_wrap=isinstance(human, str))
 
     def out(self, text: str) -> None:
         """A text for programs to read, on standard output as it stands."""
         with self._writing():
-            sys.stdout.write(text)
+            sys.stdout.write(writable(text))
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -143,7 +160,7 @@ class Working:
 
 def to_json(document: Any) -> str:
     """One JSON document. Arrays become lists, on one line each; what JSON cannot say (NaN, infinity) becomes null."""
-    text = json.dumps(_plain(document), indent=1, ensure_ascii=False, allow_nan=False)
+    text = writable(json.dumps(_plain(document), indent=1, ensure_ascii=False, allow_nan=False))
     return re.sub(r"\[\n[^][{}\"]*\]", lambda numbers: "[" + " ".join(numbers[0][1:-1].split()) + "]", text) + "\n"
 
 
@@ -216,8 +233,9 @@ def _empty(arguments: Sequence[str]) -> str:
     for before, argument in zip(["", *arguments], arguments, strict=False):
         if not argument.strip():
             return before if before.startswith("-") else "an argument"
-        if argument.startswith("-") and argument.endswith("="):
-            return argument[:-1]
+        name, equals, value = argument.partition("=")
+        if argument.startswith("-") and equals and not value:
+            return name
     return ""
 
 
@@ -249,7 +267,7 @@ class Verb(TyperCommand):
             code, sentence = NUMERICAL_ERROR, f"error: {_broke_down(error)}{self._remedy()}"
         except KeyboardInterrupt:
             code, sentence = INTERRUPTED, f"interrupted; {self.when_interrupted}"
-        print(" ".join(sentence.split()), file=sys.stderr)
+        print(" ".join(writable(sentence).split()), file=sys.stderr)
         raise typer.Exit(code)
 
     def _remedy(self) -> str:

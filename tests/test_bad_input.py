@@ -202,6 +202,12 @@ def test_nothing_is_no_path(call: Caller, tmp_path: Path, monkeypatch: pytest.Mo
         assert call.refused(*line).startswith(f"error: {name} is empty; ")
 
 
+def test_a_name_may_end_in_an_equals_sign(call: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for line in (("clean", "a.wav", "--output=out="), ("evaluate", "--reference=a=", "--estimate", "b.wav")):
+        assert "no such file" in call.refused(*line)
+
+
 def test_cuda_fails_where_there_is_none(call: Caller, given: Files, tmp_path: Path) -> None:
     complaint = call.refused("separate", given.mix, *given.known, "-o", tmp_path / "out", "--device", "cuda")
     assert "cuda" in complaint

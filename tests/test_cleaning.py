@@ -94,6 +94,25 @@ def test_music_too_short_to_be_believed_is_not_set_aside(first: float) -> None:
     assert not heard.given.only_music.any()  # it passes as speech, and cannot be both
 
 
+@pytest.mark.parametrize("quiet", [0.0, 5.0])
+def test_short_music_is_no_mistake_where_there_is_nothing_else(quiet: float) -> None:
+    """A jingle of 1.4 s, alone or between silences."""
+    end = quiet + 1.4
+    around = [Segment(0.0, quiet, SILENCE), Segment(end, end + quiet, SILENCE)] if quiet else []
+    truth = sorted([*around, Segment(quiet, end, MUSIC)])
+    times = np.arange(0.05, end + quiet, 0.1)
+    playing = (quiet <= times) & (times < end)
+    heard = hear(oracle(truth), times)
+    assert heard.given.only_music[playing].all() and not heard.given.only_speech[playing].any()
+    rng = np.random.default_rng(0)
+    sound = rng.normal(0, 0.1, round(1.2 * RATE)).astype(np.float32)
+    mixture = np.pad(sound, round((quiet + 0.1) * RATE))
+    stems = clean(mixture[None], RATE, oracle(truth), SMALL)
+    np.testing.assert_allclose(stems.music[0], mixture, atol=1e-6)
+    (note,) = stems.account.notes
+    assert "nothing but music is heard" in note
+
+
 def test_repeats_are_in_the_catalogue_once() -> None:
     rng = np.random.default_rng(0)
     period, other = rng.gamma(0.5, size=(96, 40)), rng.gamma(0.5, size=(64, 40))
@@ -190,6 +209,16 @@ def test_what_is_told_in_general_was_not_learned_here() -> None:
     assert all("surely heard alone" in note for note in found.notes)  # of what has the label, there may be more
 
 
+def test_music_that_loops_is_heard_in_full() -> None:
+    """Ten seconds of a tight loop: what is learned from is one turn of it, and that is enough."""
+    rng = np.random.default_rng(0)
+    speech = rng.uniform(0.5, 1.0, (20, 40)).astype(np.float32)
+    turn = rng.gamma(0.5, size=(repetition._CHUNK, 40)).astype(np.float32)
+    found = cleaning.learn(speech, [np.concatenate([turn] * 20)], speech, np.arange(40.0), 64.0, SMALL)
+    assert found.music_from == "recording" and len(found.music) == len(turn)
+    assert found.music_seconds == 0.5 and not any("music" in note for note in found.notes)
+
+
 def test_silence_is_refused() -> None:
     with pytest.raises(UserError, match="silent"):
         clean(np.zeros((1, 4 * RATE), np.float32), RATE, oracle([Segment(0, 4, BOTH)]), SMALL)
@@ -278,7 +307,7 @@ def test_clean_writes_what_it_says(call: Caller, radio: Path, heard: list[Path],
     assert {name: type(value).__name__ for name, value in about.items()} == {
         "command": "str", "version": "str", "device": "str", "seed": "int", "settings": "dict", "input": "dict",
         "segments": "list", "seconds_of": "dict", "detection": "dict", "learned": "dict", "frames": "dict", "notes": "list",
-        "seconds": "float", "output_gain": "float", "real_time_factor": "float", "output": "dict",
+        "seconds": "float", "output_gain": "float", "real_time_factor": "float", "output": "dict", "weights": "dict",
     }  # fmt: skip
     assert about["seed"] == 5 and about["settings"]["model"]["bases"] == 4
     assert about["input"]["frames"] == 24 * RATE and about["input"]["sample_rate"] == RATE

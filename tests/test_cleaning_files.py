@@ -2,13 +2,14 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from bayessep import cleaning, cleaning_files, detection, recordings, streaming
+from bayessep import cleaning, cleaning_files, detection, recordings, shipped, streaming
 from bayessep.audio import AudioInfo
 from bayessep.cleaning import Cleaned, Stems
 from bayessep.detection import Detection
@@ -29,7 +30,7 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """A detector that knows, and a separation that costs nothing; what they were called with."""
     seen: list[Path] = []
 
-    def detect(path: Path, *, progress: Any = None) -> Detection:
+    def detect(path: Path, **_: Any) -> Detection:
         seen.append(path)
         return oracle(HEARD)
 
@@ -90,7 +91,52 @@ def test_a_recording_that_has_changed_is_not_skipped(call: Caller, heard: list[P
     assert len(heard) == 2
 
 
+def test_what_another_version_or_other_weights_made_is_not_skipped(
+    call: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = ("clean", recording(tmp_path / "a.wav"), "-o", tmp_path / "out", "--skip-existing", "-q", "--json")
+
+    def status() -> str:
+        return json.loads(call.succeeded(*line))["recordings"][0]["status"]
+
+    assert [status(), status()] == ["cleaned", "skipped"]
+    document = json.loads((tmp_path / "out" / "a" / "clean.json").read_text())
+    assert document["weights"] == {name: shipped.info(name).sha256 for name in ("detector", "general")}
+    monkeypatch.setattr(cleaning_files, "__version__", "0.0.1")
+    assert [status(), status()] == ["cleaned", "skipped"]
+    info = shipped.info
+    for other in ("detector", "general"):
+        changed = info(other)._replace(sha256="0")
+        monkeypatch.setattr(shipped, "info", lambda name, c=changed: c if name == c.name else info(name))
+        assert [status(), status()] == ["cleaned", "skipped"]
+
+
+@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="names of files are UTF-8 there")
+def test_names_in_another_encoding(call: Caller, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    path.write_bytes(recording(tmp_path / "a.wav").read_bytes())
+    out, folder = tmp_path / "out", tmp_path / "out" / os.fsdecode(b"caf\xe9")
+    assert "caf?" in call.succeeded("clean", path, "-o", out)
+    assert sorted(p.name for p in folder.iterdir()) == sorted(cleaning_files.FILES.values())
+    assert "caf?.wav" in (folder / "report.html").read_text(encoding="utf-8")
+    assert json.loads((folder / "clean.json").read_text(encoding="utf-8"))["input"]["path"].endswith("caf?.wav")
+    assert json.loads(call.succeeded("clean", path, "-o", out, "--skip-existing", "--json"))["counts"]["skipped"] == 1
+    assert "caf?.wav" in call.refused("clean", path.with_suffix(".x") / path.name, "-o", out)
+    for place in (("-o", tmp_path / os.fsdecode(b"\xe9.rttm")), ("--format", "rttm")):
+        assert "" != call.succeeded("detect", path, *place)
+    assert " caf? " in (tmp_path / os.fsdecode(b"\xe9.rttm")).read_text(encoding="utf-8")
+
+
 # --- what goes wrong -----------------------------------------------------------------------------------------------------
+
+def test_a_folder_in_the_way_is_found_before_the_work(call: Caller, heard: list[Path], tmp_path: Path) -> None:
+    path, other = recording(tmp_path / "a.wav"), recording(tmp_path / "b.wav")
+    blocked = tmp_path / "out" / "b" / "speech.wav"
+    blocked.mkdir(parents=True)
+    for given in ((path, other), (other,)):
+        complaint = call.refused("clean", *given, "-o", tmp_path / "out", "-q")
+        assert f"{blocked}: it is a folder" in complaint and heard == []
+
 
 BREAKDOWNS = [FloatingPointError("the bound is nan."), MemoryError(), ValueError("shapes (3,) and (4,)\n  do not fit")]
 
@@ -115,6 +161,19 @@ def test_one_breakdown_does_not_stop_the_others(
     assert sorted({p.relative_to(tmp_path / "out").parts[0][0] for p in (tmp_path / "out").rglob("*") if p.is_file()}) == ["a", "c"]
     if verb == "clean":
         assert "2 cleaned, 1 failed" in outcome.out and f"failed: {paths[1]}" in outcome.out
+
+
+@pytest.mark.parametrize("verb", ["clean", "detect"])
+def test_the_only_recording_of_a_folder_is_the_only_one(
+    call: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    path = recording(tmp_path / "in" / "bad.wav")
+
+    def detect(path: Path, **_: Any) -> Detection:
+        raise UserError(f"{path} is not audio.")
+
+    monkeypatch.setattr(detection, "detect", detect)
+    assert call.refused(verb, path.parent, "-o", tmp_path / "out", "-q") == f"error: {path} is not audio."
 
 
 def test_many_samples_are_long(call: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """One channel of several, where they cancel and where they do not; in memory as in blocks."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,30 @@ def test_the_mean_unless_it_cancels(case: str) -> None:
     assert standing_for_all(np.split(samples.astype(np.float32), 4, axis=1)) == channel
 
 
-def test_the_first_piece_whose_mean_is_heard_decides() -> None:
+def test_hiss_before_the_sound_decides_nothing(tmp_path: Path) -> None:
+    """Twelve seconds of it, of unrelated channels: more than a piece whose mean is heard."""
+    a = tone(12, 300)
+    hiss = 1e-4 * np.random.default_rng(0).standard_normal((2, len(a)))
+    for second, channel in ((-1.1, 1), (1.1, None)):
+        samples = np.concatenate([hiss, np.stack([a, second * a])], axis=1)
+        expected = samples.mean(0) if channel is None else samples[channel]
+        path = save(tmp_path / "a.wav", samples, subtype="FLOAT")
+        np.testing.assert_allclose(audio.read(path, mono=True).samples[0], expected, atol=1e-6)
+        blocks = [block.samples[0] for block in audio.blocks(path, 7, mono=True)]
+        np.testing.assert_allclose(np.concatenate(blocks), expected, atol=1e-6)
+    assert standing_for_all([hiss.astype(np.float32)]) is None
+
+
+def test_one_channel_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "a.wav", tone(1, 300))
+    read: list[Any] = []
+    pieces = audio._SoundFile.pieces
+    monkeypatch.setattr(audio._SoundFile, "pieces", lambda *a: read.append(a) or pieces(*a))
+    list(audio.blocks(path, 7, mono=True))
+    assert len(read) == 1
+
+
+def test_the_first_piece_whose_mean_is_loud_decides() -> None:
     a = tone(1, 300)
     pieces = iter([np.stack([a, second * a]).astype(np.float32) for second in (-1, 1, -1)])
     assert standing_for_all(pieces) is None

@@ -141,6 +141,8 @@ def test_detect_refuses(call: Caller, models: Path, radio: Path, tmp_path: Path)
     assert "--format rttm" in call.refused("detect", radio, "--json", "--format", "rttm")
     assert "replaced" in call.refused("detect", radio, "-o", radio, "--format", "csv")
     assert "is a folder" in call.refused("detect", radio, "-o", tmp_path, "--format", "csv")
+    assert "is a folder" in call.refused("detect", radio, "-o", tmp_path)
+    assert "cannot read" in call.refused("detect", radio, "--weights", tmp_path / "nope")
     other = tmp_path / "other"
     other.mkdir()
     twin = save(other / "some radio.flac", tone(1, 300), format="FLAC")
