@@ -36,11 +36,8 @@ RECIPE = Recipe(
     dropout=0.15, rate=2e-3, average=0.999, each=12, crops=40, steps_per_epoch=240, epochs=20, patience=20, seed=0,
 )  # fmt: skip
 
-MEMBERS = (
-    *(replace(RECIPE, seed=seed) for seed in range(5)),
-    *(replace(RECIPE, plain=0.0, epochs=11, seed=seed) for seed in (5, 6)),
-)
-"""Networks of whose logits the mean is taken: some learned from scenes as they were recorded, too, and some did not."""
+MEMBERS = tuple(replace(RECIPE, seed=seed) for seed in range(5))
+"""Networks of whose logits the mean is taken."""
 
 SCENES, CALIBRATING = 120, 40
 """Of a minute each, as recorded and altered: to measure with, and to calibrate with."""
@@ -262,8 +259,8 @@ def card(figures: dict[str, Any]) -> str:
     ]  # fmt: skip
     recall = ", ".join(f"{ratio} dB {value:.0f} %" for ratio, value in plain["overlap_recall"].items())
     before = figures["before_calibration"]
+    best = ", ".join(map(str, figures["best_epochs"]))
     bias = ", ".join(f"{number:.2f} ({label})" for number, label in zip(figures["bias"], LABELS, strict=True))
-    altered_only, epochs = sum(member.plain == 0 for member in MEMBERS), ", ".join(str(member.epochs) for member in MEMBERS)
     sources = "\n".join(f"- {line}" for line in figures["sources"])
     return f"""# detector
 
@@ -272,9 +269,8 @@ Where speech and where music sounds: `bayessep detect`, `bayessep clean`.
 **Licence.** CC BY-SA 4.0, as some of what the weights were learned from asks.
 
 - {len(MEMBERS)} networks `frames`, the mean of their logits, with multi-task heads on harmonic and percussive mel bands (LMHPS-EF
-  of paper 003): how probable music, speech, both and neither are, every 40 ms. Trained for {epochs} epochs, the best being
-  {", ".join(map(str, figures["best_epochs"]))}, on scenes that are altered, three in ten of them left as they were recorded but
-  for {altered_only} of the networks.
+  of paper 003): how probable music, speech, both and neither are, every 40 ms. Trained for {RECIPE.epochs} epochs, the best being
+  {best}, on scenes of which {100 * RECIPE.plain:.0f} % are as they were recorded and the rest altered.
 - Few sing in what it learned from. So half of the music has voices over it that were made to sing: speech, moved to notes.
 - Made by `python -m bayessep.detector_release DATA -o bayessep/weights --work FOLDER`.
 

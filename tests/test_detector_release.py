@@ -1,12 +1,14 @@
 """The detector that ships: what it may learn from, how it is measured, and that its card says so."""
 
 import csv
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bayessep import audio, data, detection, detector_release
+from bayessep import audio, data, detection, detector_release, shipped
 from bayessep.detection import LABELS, Calibration, Network
 from bayessep.detector_release import Heard
 from bayessep.detector_scenes import Scene
@@ -95,3 +97,13 @@ def test_a_calibration_is_found_that_was_there(monkeypatch: pytest.MonkeyPatch) 
     found = detector_release.calibration([scene], network)
     assert found.temperature == pytest.approx(wanted.temperature, rel=0.05)
     np.testing.assert_allclose(found.bias, wanted.bias, atol=0.1)
+
+
+def test_what_ships_is_what_is_made_here() -> None:
+    settings = shipped.read(detection.MODEL).settings
+    assert settings["members"] == len(detector_release.MEMBERS) and any(settings["bias"])
+    assert settings["recipe"] == json.loads(json.dumps(asdict(detector_release.RECIPE)))
+    card = (shipped.FOLDER / f"{detection.MODEL}.md").read_text(encoding="utf-8")
+    assert f"{len(detector_release.MEMBERS)} networks" in card
+    sources = [line for line in card.splitlines() if line.startswith("- ") and " min)" in line]
+    assert len(sources) > 10 and not [line for line in sources if "GPL" in line and "CC" not in line]
