@@ -154,6 +154,12 @@ def scaled(levels: Float[np.ndarray, "*B T D"]) -> Float[np.ndarray, "*B T D"]:
     return (levels + 30) / 20
 
 
+def one_of(items: Sequence[Item], rng: np.random.Generator) -> Item:
+    """One of them at random, in proportion to how long they are."""
+    weights = np.array([len(item.samples) for item in items], np.float64)
+    return items[rng.choice(len(items), p=weights / weights.sum())]
+
+
 def _classes(drawing: Drawing) -> tuple[int, ...]:
     return (MUSIC, SPEECH, BOTH, NEITHER) if drawing.neither else (MUSIC, SPEECH, BOTH)
 
@@ -165,8 +171,7 @@ def _drawn(
     altered = drawing.altered(rng)
 
     def one(of: Sequence[Item]) -> np.ndarray:
-        weights = np.array([len(item.samples) for item in of], np.float64)
-        x = of[rng.choice(len(of), p=weights / weights.sum())].samples
+        x = one_of(of, rng).samples
         most = math.ceil(n * augmentation.FASTEST) + 1 if altered else n
         first = rng.integers(0, max(1, len(x) - most + 1))
         x = np.resize(x[first : first + most], most)

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from bayessep import augmentation
-from bayessep.detector_data import SMRS, Drawing, Item, Items, Pool, featured, in_rounds
+from bayessep.detector_data import SMRS, Drawing, Item, Items, Pool, featured, in_rounds, one_of
 from bayessep.features import Front
 from bayessep.models.detector_networks import STRIDE
 from bayessep.models.speech_music_detector import BOTH, MUSIC, NEITHER, SPEECH, Batch, ratio_target
@@ -80,10 +80,9 @@ def _stretches(n: int, sample_rate: int, rng: np.random.Generator):
 
 def _track(of: Sequence[Item], n: int, sample_rate: int, rng: np.random.Generator, augment: bool) -> Float[np.ndarray, " n"]:
     """n samples of recordings one after another, each as loud as the others; longer ones are more likely."""
-    weights = np.array([len(item.samples) for item in of], np.float64)
     parts, held = [], 0
     while held < n:
-        x = of[rng.choice(len(of), p=weights / weights.sum())].samples
+        x = one_of(of, rng).samples
         most = math.ceil((n - held) * augmentation.FASTEST) + 1 if augment else n - held
         first = rng.integers(0, max(1, len(x) - most + 1))
         x = x[first : first + most]

@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from bayessep import extras
 from bayessep.audio import resample
-from bayessep.detector_data import Item, Items
+from bayessep.detector_data import Item, Items, one_of
 
 SCALES = ((0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10), (0, 2, 4, 7, 9), (0, 3, 5, 7, 10))
 """Semitones above the tonic: major, minor, and both with five notes."""
@@ -90,13 +90,8 @@ def songs(items: Items, sample_rate: int, rng: np.random.Generator, *, seconds: 
 
 def _voice(speech: Sequence[Item], n: int, sample_rate: int, rng: np.random.Generator) -> Float[np.ndarray, " n"]:
     """n samples of singing with rests, of one speaker."""
-    source = speech[rng.choice(len(speech), p=_shares(speech))].samples
+    source = one_of(speech, rng).samples
     most = min(len(source), n)
     first = rng.integers(0, len(source) - most + 1)
     x = sung(source[first : first + most], sample_rate, rng)
     return np.resize(x, n)
-
-
-def _shares(of: Sequence[Item]) -> Float[np.ndarray, " n"]:
-    weights = np.array([len(item.samples) for item in of], np.float64)
-    return weights / weights.sum()
