@@ -50,6 +50,7 @@ from bayessep.pages import Finding, Table, page
 
 Result = dict[str, Any]
 
+
 def mean(values: Sequence[float]) -> Mean | None:
     """Mean and deviation of a sample; None of nothing."""
     if not len(values):

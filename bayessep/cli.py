@@ -81,11 +81,10 @@ def _options(
 
 
 def _begin(device: Device, terminal: Terminal) -> str:
-    """Everything that comes before the first computation; returns the name of the device."""
+    """`commands.begin`, imported when a verb runs."""
     from bayessep import commands
 
-    commands.use_cache()
-    return commands.use_device(device, terminal)
+    return commands.begin(device, terminal)
 
 
 def _settings(options: Mapping[str, Any], methods: Sequence[str], terminal: Terminal) -> "Settings":

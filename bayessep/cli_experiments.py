@@ -83,8 +83,7 @@ def reproduce(
             raise UserError(f"--{name} is of the other experiment; leave it out for {experiment}.")
     if quick and long:
         raise UserError("--quick runs a part of the experiment, --long all of it; take one of the two.")
-    commands.use_cache()
-    described, output = commands.use_device(device, terminal), output or Path(experiment)
+    described, output = commands.begin(device, terminal), output or Path(experiment)
     if not separation:
         budget = "quick" if quick else "long" if long or not described.startswith("cpu") else "full"
         commands.reproduce_detection(output, data, seed, budget, transfer, finished, described, terminal)

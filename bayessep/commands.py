@@ -26,6 +26,12 @@ from bayessep.terminal import Terminal, to_json
 # --- surroundings --------------------------------------------------------------------------------------------------------
 
 
+def begin(device: str, terminal: Terminal) -> str:
+    """Everything that comes before the first computation; returns the name of the device."""
+    use_cache()
+    return use_device(device, terminal)
+
+
 def use_device(name: str, terminal: Terminal) -> str:
     """Compute on ``cpu`` or ``cuda``, or on what JAX prefers (``auto``); say which, and return its name.
 
@@ -285,8 +291,7 @@ def reproduce_detection(
     from bayessep.bhattacharjee2022_rows import BUDGETS, plan
     from bayessep.pages import to_rich
 
-    quick = budget == "quick"
-    if (quick or finished) and transfer is not None:
+    if (budget == "quick" or finished) and transfer is not None:
         without = "--finished runs nothing" if finished else "--quick leaves Table V out"
         raise UserError(f"{without}, and --transfer says what Table V is run on; take one of the two.")
     corpus = experiment.Corpus(data)
