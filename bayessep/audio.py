@@ -12,6 +12,7 @@ file whose samples end, or stop making sense, well before its header says so (fl
 from __future__ import annotations
 
 import os
+import stat
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -32,6 +33,7 @@ AnySamples = Float[Array | np.ndarray, "channels N"] | Float[Array | np.ndarray,
 
 # Headers of compressed files may be off by some frames of the codec; what ends earlier than this was cut off.
 _HEADER_TOLERANCE_SECONDS = 0.1
+_LARGEST = 1e10  # full scale is 1; of floats as large as any integer, energies can still be summed
 _PIECE_SECONDS = 10  # that are looked at together, to find out whether channels cancel
 
 
@@ -83,8 +85,8 @@ def read(
         stop: end of the part, in seconds; None, or a time after the end, for the end of the file.
 
     Raises:
-        UserError: the file is missing, unreadable, not audio, cut off, empty, or has NaN or infinite samples;
-            or the part asked for is not in it.
+        UserError: the file is missing, unreadable, not audio, cut off, empty, or has samples that are NaN, infinite or
+            beyond reason; or the part asked for is not in it.
     """
     with _open(path) as source:
         rate = source.sample_rate
@@ -136,14 +138,15 @@ def _standing_for_all(path: AnyPath) -> int | None:
 
 
 def _checked(pieces: Iterable[Samples], path: AnyPath, rate: int, first: int = 0) -> Iterator[Samples]:
-    """The same pieces; an error at the first sample that is no number, or if there is no sample at all."""
+    """The same pieces; an error at the first sample that is no number or beyond reason, or if there is no sample at all."""
     position = first
     for piece in pieces:
-        finite = np.isfinite(piece)
-        if not finite.all():
-            bad = position + int(np.argmin(finite.all(axis=0)))
-            where = f"at {bad / rate:.3f} s (sample {bad})"
-            raise UserError(f"{path} holds a NaN or infinite sample {where}; export it again.")
+        sound = np.abs(piece) <= _LARGEST  # which NaN is not
+        if not sound.all():
+            bad = position + int(np.argmin(sound.all(axis=0)))
+            value = np.abs(piece[:, bad - position]).max()
+            what = f"a sample of {value:.0e} times full scale" if np.isfinite(value) else "a NaN or infinite sample"
+            raise UserError(f"{path} holds {what} at {bad / rate:.3f} s (sample {bad}); export it again.")
         position += piece.shape[1]
         yield piece
     if position == 0:
@@ -173,6 +176,9 @@ def _regrouped(pieces: Iterable[Samples], size: int) -> Iterator[Samples]:
 def _open(path: AnyPath) -> Iterator[_SoundFile | _Container]:
     """Open a file with whatever can read it."""
     try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # files are read more than once
+            raise UserError(f"{path} is a pipe or a device; write its sound to a file first, and give that.")
         # Python opens the file and libsndfile is given the descriptor: that leads to exact errors, and keeps
         # libsndfile from judging a file by the ending of its name.
         with open(path, "rb") as file:

@@ -156,7 +156,7 @@ def separate(
             "--draws",
             metavar="N",
             min=0,
-            help="Also write N speech stems drawn from the posterior: DIR/draws/speech-1.wav … (recordings up to 10 minutes).",
+            help="Also write N speech stems drawn from the posterior: DIR/draws/speech-1.wav … (up to 10 min of 48 kHz stereo).",
         ),
     ] = 0,
     seed: Seed = 0,

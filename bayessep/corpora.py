@@ -416,8 +416,18 @@ def may_be_redistributed(recording: Recording) -> bool:
     not do either. Nor does music of MUSAN whose track is not named: some of MUSAN's music is ND. Its speech is in the public
     domain.
     """
-    stated = [part.strip() for part in recording.licence.split(";")]
-    own = "; ".join(part for part in stated if not part.startswith("repo ")) or recording.licence
+    own = _own_licence(recording)
     if "MUSAN" in own and recording.category != SPEECH:
         return False
     return bool(_FREE.search(own)) and not _BOUND.search(own)
+
+
+def is_under_gpl_alone(recording: Recording) -> bool:
+    """Whether what is made of a recording may be passed on under the GPL, and not otherwise."""
+    return "GPL" in _own_licence(recording) and not may_be_redistributed(recording)
+
+
+def _own_licence(recording: Recording) -> str:
+    """What a licence says of the recording itself; of the repository that it came from if it says nothing else."""
+    stated = [part.strip() for part in recording.licence.split(";")]
+    return "; ".join(part for part in stated if not part.startswith("repo ")) or recording.licence

@@ -62,7 +62,7 @@ def division(folder: Path) -> Division:
     sounds: dict[Path, Sound] = {s.recording.path: s for part in every for s in part}
     passed_on = {s.recording.path for part in free for s in part}
     # What is under the GPL alone is dealt with the rest, and then not learned from, for the weights are not under it.
-    dealt = [r for r in (s.recording for s in sounds.values()) if r.path in passed_on or "GPL" in r.licence.split("; repo")[0]]
+    dealt = [s.recording for path, s in sounds.items() if path in passed_on or corpora.is_under_gpl_alone(s.recording)]
     tested, *rest = corpora.folds([r for r in dealt if r.split_group != PUBLISHED_MIXES], 5)
     learned = [r for fold in rest for r in fold if r.path in passed_on]
     known = {r.split_group for fold in rest for r in fold}

@@ -181,6 +181,22 @@ def test_nothing_in_it(tmp_path):
     refused(tmp_path / "silent.wav", "no samples")
 
 
+def test_what_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe.wav")
+    for path in (tmp_path / "pipe.wav", Path(os.devnull)):
+        refused(path, "is a pipe or a device; write its sound to a file first")
+
+
+def test_samples_beyond_reason(tmp_path):
+    """Sound whose full scale is that of 32-bit integers is read; squares of what is louder by far are no numbers."""
+    x = 2.0**31 * tone()
+    soundfile.write(tmp_path / "integers.wav", x.T, RATE, subtype="FLOAT")
+    assert read(tmp_path / "integers.wav", mono=True).samples.max() > 1e8
+    x[0, 800] = -1e30
+    soundfile.write(tmp_path / "huge.wav", x.T, RATE, subtype="FLOAT")
+    refused(tmp_path / "huge.wav", r"a sample of 1e\+30 times full scale at 0\.050 s \(sample 800\)")
+
+
 def noisy_tone(path):
     """Three seconds that do not compress well."""
     soundfile.write(path, (tone(3.0) * np.random.default_rng(0).random(3 * RATE)).T, RATE)

@@ -11,6 +11,7 @@ from bayessep.corpora import (
     MUSAN,
     detector_recordings,
     folds,
+    is_under_gpl_alone,
     may_be_redistributed,
     read_dafx12,
     read_musan,
@@ -335,6 +336,13 @@ def test_speech_and_music_of_musan(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 )
 def test_licences_that_let_results_be_passed_on(licence: str, may: bool) -> None:
     assert may_be_redistributed(Recording(Path("a"), "music", "g", 1.0, RATE, 1, licence=licence)) == may
+
+
+@pytest.mark.parametrize(
+    ("licence", "alone"), [("GPL-2.0", True), ("GPL; repo MIT", True), ("CC BY-SA 3.0 or GPL", False), ("MIT; repo GPL", False)]
+)
+def test_what_is_under_the_gpl_alone(licence: str, alone: bool) -> None:
+    assert is_under_gpl_alone(Recording(Path("a"), "music", "g", 1.0, RATE, 1, licence=licence)) == alone
 
 
 @pytest.mark.skipif(not (SHARED / "manifest.csv").is_file(), reason="the recordings beside the checkout are absent")
