@@ -14,10 +14,11 @@ Sizes and details are those of the code of paper 003's authors, of which its num
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -126,11 +127,40 @@ class Dense(nnx.Module):
         return _dropped(self.dropout, nnx.relu(normalised(self.norm, self.linear(x), noise)), noise)
 
 
+def convolved(
+    x: Float[Array, "B *T n"], kernel: Float[Array, "*k n m"], strides: Sequence[int], padding: Any, **more: Any
+) -> Float[Array, "B *S m"]:
+    """As `lax.conv_general_dilated` of the same arguments; on CPUs the sum of a product of matrices for each place of the kernel.
+
+    Gradients are two to four times faster so, and one example at a time stays in the cache.
+    """
+    if jax.default_backend() != "cpu":
+        return lax.conv_general_dilated(x, kernel, strides, padding, **more)
+    size = kernel.shape[:-2]
+    pads = lax.padtype_to_pads(x.shape[1:-1], size, strides, padding) if isinstance(padding, str) else padding
+    around = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    made = [(n - k) // stride + 1 for n, k, stride in zip(around.shape[1:-1], size, strides, strict=True)]
+
+    def one(example: Float[Array, "*T n"]) -> Float[Array, "*S m"]:
+        products = []
+        for at in np.ndindex(*size):
+            ends = [first + (n - 1) * stride + 1 for first, n, stride in zip(at, made, strides, strict=True)]
+            seen = lax.slice(example, (*at, 0), (*ends, example.shape[-1]), (*strides, 1))
+            products.append(seen @ kernel[at])
+        return sum(products[1:], start=products[0])
+
+    return lax.map(one, around)
+
+
+def _convolution(n_in: int, n_out: int, kernel: tuple[int, int], padding: str, rngs: nnx.Rngs, **more: Any) -> nnx.Conv:
+    return nnx.Conv(n_in, n_out, kernel, padding=padding, conv_general_dilated=convolved, rngs=rngs, **more)
+
+
 class Convolution(nnx.Module):
     """Convolution over frequency and time, batch normalisation, ReLU."""
 
     def __init__(self, n_in: int, n_out: int, kernel: tuple[int, int], padding: str, rngs: nnx.Rngs) -> None:
-        self.convolution = nnx.Conv(n_in, n_out, kernel, padding=padding, kernel_init=GLOROT, rngs=rngs)
+        self.convolution = _convolution(n_in, n_out, kernel, padding, rngs, kernel_init=GLOROT)
         self.norm = batch_norm(n_out, rngs)
 
     def __call__(self, x: Float[Array, "B F T n"], noise: Noise = None) -> Float[Array, "B G S m"]:
@@ -202,9 +232,8 @@ class B2(nnx.Module):
 
     def __init__(self, config: Detector, rngs: nnx.Rngs) -> None:
         def convolution(n_in: int, n_out: int, size: int, stride: int, padding: str) -> nnx.Conv:
-            return nnx.Conv(
-                n_in, n_out, (size, size), stride, padding=padding, kernel_init=_SMALL, bias_init=_ABOVE_ZERO, rngs=rngs
-            )
+            more = {"strides": stride, "kernel_init": _SMALL, "bias_init": _ABOVE_ZERO}
+            return _convolution(n_in, n_out, (size, size), padding, rngs, **more)
 
         self.one = convolution(1, 96, 5, 2, "VALID")
         self.two = convolution(96, 384, 3, 2, "VALID")
@@ -295,7 +324,7 @@ class MelKernels(nnx.Module):
     def __call__(self, x: Float[Array, "B L F"]) -> Float[Array, "B M L 3"]:
         _, bins, band = _bands(self.n_bins, self.bands)
         kernel = jnp.zeros((5, self.n_bins, self.bands, 3), x.dtype).at[:, bins, band].set(self.weights[...].swapaxes(0, 1))
-        y = lax.conv_general_dilated(x, kernel.reshape(5, self.n_bins, -1), (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"))
+        y = convolved(x, kernel.reshape(5, self.n_bins, -1), (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"))
         return y.reshape(*y.shape[:2], self.bands, 3).swapaxes(1, 2)
 
 

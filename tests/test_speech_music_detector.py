@@ -1,5 +1,6 @@
 """Networks that tell speech from music: their sizes, their heads, their losses, and that they learn."""
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax import lax
 
 from bayessep.detection import CONTEXT
 from bayessep.detector_scenes import Scene, frame_labels
@@ -123,6 +125,25 @@ def test_whole_channels_are_dropped() -> None:
             sounding = channel[np.abs(channel) > 1e-6]
             assert len(sounding) == 0 or np.allclose(sounding, 2.0, rtol=1e-3)
     assert 0.2 < (np.abs(kept).max(1) < 1e-6).mean() < 0.8
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID", ((1, 0), (2, 3))])
+@pytest.mark.parametrize(("shape", "kernel", "strides"), [((21, 12, 4), (5, 4, 4, 5), (2, 3)), ((20, 12, 1), (3, 3, 1, 2), (1, 1))])
+def test_convolutions_by_products_are_those_of_xla(shape: tuple, kernel: tuple, strides: tuple, padding: str | tuple) -> None:
+    rng = np.random.default_rng(0)
+    x, w = (jnp.asarray(rng.standard_normal(of), jnp.float32) for of in ((2, *shape), kernel))
+
+    def both(of: Callable) -> tuple:
+        def energy(x: jnp.ndarray, w: jnp.ndarray) -> tuple:
+            y = of(x, w, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+            return (y**2).sum(), y
+
+        gradients, y = jax.grad(energy, argnums=(0, 1), has_aux=True)(x, w)
+        return y, *gradients
+
+    assert jax.default_backend() != "cpu" or "conv_general" not in str(jax.make_jaxpr(both, static_argnums=0)(networks.convolved))
+    for ours, xlas in zip(both(networks.convolved), both(lax.conv_general_dilated), strict=True):
+        np.testing.assert_allclose(ours, xlas, rtol=1e-4, atol=1e-4)
 
 
 def test_channels_are_divided_by_their_neighbours() -> None:
