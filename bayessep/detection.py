@@ -52,7 +52,6 @@ class Smoothing(NamedTuple):
     """How segments are made of frames."""
 
     stay: float = 4.0  # seconds that a state tends to last
-    weight: float = 0.25  # of a frame's evidence: neighbours say much the same
     shortest: float = 0.4  # seconds; what is shorter joins what came before
     shortest_silence: float = 0.6  # pauses between words are no silence
 
@@ -204,7 +203,7 @@ def viterbi(evidence: Float[np.ndarray, "T C"], stay: float) -> Int[np.ndarray, 
 def segments_of(p: Float[np.ndarray, "T C"], hop: float, duration: float, smoothing: Smoothing = Smoothing()) -> list[Segment]:
     """Segments that cover a recording, from calibrated probabilities of its frames."""
     stay = np.exp(-hop / smoothing.stay)
-    path = viterbi(smoothing.weight * np.log(np.maximum(p, 1e-6)), float(stay))
+    path = viterbi(np.log(np.maximum(p, 1e-6)), float(stay))
     path = _without_short(path, round(smoothing.shortest_silence / hop), LABELS.index(timeline.SILENCE))
     times = (np.arange(len(p)) + 0.5) * hop
     return timeline.from_frames(

@@ -223,7 +223,7 @@ def test_segments_cover_a_recording_and_are_long_enough() -> None:
         p = np.clip(p + rng.uniform(-0.01, 0.3, p.shape), 1e-3, None)
         p = (p / p.sum(1, keepdims=True)).astype(np.float32)
         duration = (len(p) - rng.uniform(0, 1)) * 0.04
-        made = detection.segments_of(p, 0.04, duration, Smoothing(stay=0.2, weight=1.0))
+        made = detection.segments_of(p, 0.04, duration, Smoothing(stay=0.2))
         assert made[0].start == 0 and made[-1].end == duration
         for before, after in itertools.pairwise(made):
             assert before.end == after.start and before.label != after.label
@@ -253,7 +253,7 @@ def test_pauses_are_shared_by_what_is_around_them() -> None:
 @pytest.mark.parametrize("before", range(50, 90))
 def test_the_shortest_duration_is_long_enough_wherever_it_is(before: int) -> None:
     p = _said((SPEECH, before), (MUSIC, 10), (SPEECH, 50), (MUSIC, 9), (SPEECH, 50))
-    made = detection.segments_of(p, 0.04, len(p) * 0.04, Smoothing(weight=1.0))
+    made = detection.segments_of(p, 0.04, len(p) * 0.04)
     assert [s.label for s in made] == [SPEECH, MUSIC, SPEECH]
 
 
