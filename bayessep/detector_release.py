@@ -3,7 +3,7 @@
     python -m bayessep.detector_release DATA -o bayessep/weights --work FOLDER
 
 Trained on the recordings of a manifest whose licences allow it, by split groups: some to learn from, some to stop by and to
-calibrate with, some to measure with. Called again with the same --work it goes on. An hour or so on two cores.
+calibrate with, some to measure with. Called again with the same --work it goes on. Two to three hours on two cores.
 """
 
 from __future__ import annotations
@@ -224,7 +224,8 @@ def release(data: Path, work: Path, output: Path, progress: Progress = lambda *_
     raw = detection.network_of(detection.weights_of(RECIPE, states))
     known = [scene for augment in (False, True) for scene in scenes(parts.held, CALIBRATING, 60.0, 11, augment=augment)]
     found = calibration(known, raw)
-    weights = detection.weights_of(RECIPE, states, found)
+    each = [{"seed": member.seed, "songs": member.songs} for member in MEMBERS]  # in what they differ
+    weights = detection.weights_of(RECIPE, states, found, each=each)
     network = detection.network_of(weights)
     plain, altered = (scenes(parts.test, SCENES, 60.0, 12, augment=augment) for augment in (False, True))
     heard, hardened = hear(plain, network), hear(altered, network)
