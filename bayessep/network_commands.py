@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from bayessep import __version__, corpora, data, detection, output, segments, shipped, train
-from bayessep.commands import use_cache, use_device
+from bayessep.commands import begin
 from bayessep.detection import Detection
 from bayessep.errors import UserError
 from bayessep.terminal import Terminal, spared, to_json
@@ -73,8 +73,7 @@ def detect(
     planned = tasks(recordings, place, chosen, several)
     if place is not None:
         _try(place if several else place.parent)
-    use_cache()
-    use_device(device, terminal)
+    begin(device, terminal)
     network = _network(weights)
     as_json = terminal.json or (place is None and chosen == "json")
     documents: list[dict[str, Any]] = []
@@ -210,8 +209,7 @@ def train_detector(
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(together.coordinator, together.processes, together.number)
         terminal.quiet |= together.number > 0
-    use_cache()
-    described = use_device(device, terminal)
+    described = begin(device, terminal)
     # In scenes a speaker pauses as he does; a patch of a pause would be no speech.
     pauses = recipe.network == "frames"
     items = Items(*(read_items(of, recipe.front.sample_rate, pauses=pauses) for of in sounds))

@@ -132,8 +132,8 @@ def convolved(
 ) -> Float[Array, "B *S m"]:
     """A convolution over one axis or two; on a CPU the sum of a product of matrices for each place of the kernel.
 
-    With as many channels as here, gradients are two to four times faster so than XLA's own, and one example at a time stays in
-    the cache. Examples are not dealt to several devices that way, so those have XLA's.
+    With as many channels as most layers have here, gradients are faster so than XLA's own: one example at a time stays in the
+    cache. Examples are not dealt to several devices that way, so those have XLA's.
     """
     if jax.default_backend() != "cpu" or jax.device_count() > 1:
         names = ("NWC", "WIO", "NWC") if x.ndim == 3 else ("NHWC", "HWIO", "NHWC")

@@ -103,6 +103,8 @@ def test_what_ships_is_what_is_made_here() -> None:
     settings = shipped.read(detection.MODEL).settings
     assert settings["members"] == len(detector_release.MEMBERS) and any(settings["bias"])
     assert settings["recipe"] == json.loads(json.dumps(asdict(detector_release.RECIPE)))
+    each = [settings["recipe"] | own for own in settings["each"]]
+    assert each == [json.loads(json.dumps(asdict(member))) for member in detector_release.MEMBERS]
     card = (shipped.FOLDER / f"{detection.MODEL}.md").read_text(encoding="utf-8")
     assert f"{len(detector_release.MEMBERS)} networks" in card
     sources = [line for line in card.splitlines() if line.startswith("- ") and " min)" in line]
