@@ -313,6 +313,15 @@ def test_batches_are_remembered_for_normalisation() -> None:
     assert all((a != b).any() for a, b in zip(before, jax.tree.leaves(state.statistics), strict=True))
 
 
+def test_running_means_settle_within_an_epoch() -> None:
+    """An epoch of some networks has 30 steps; with Keras's momentum, a quarter of the way would be gone by then."""
+    norm = networks.batch_norm(3, nnx.Rngs(0))
+    x = jnp.asarray(np.random.default_rng(0).normal(40, 5, (64, 3)), jnp.float32)
+    for _ in range(30):
+        learning = networks.normalised(norm, x, nnx.Rngs(0))
+    np.testing.assert_allclose(networks.normalised(norm, x, None), learning, atol=0.5)
+
+
 def test_one_program_serves_every_step() -> None:
     config = Detector("b3", "multi", 40)
     state = detector.init(config, jax.random.key(0))

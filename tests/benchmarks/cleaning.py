@@ -67,7 +67,7 @@ SCENES = (
     (VOICES, 520.0, "music/neverball/track6.ogg", 12.0, 6.0, TALKED, False),
     ("librispeech-1998", 0.0, "music/librosa/choice_drum_bass.ogg", 4.0, 4.0, SHORT, False),
     ("librispeech-1998", 22.0, "music/neverball/flood.ogg", 8.0, 8.0, SHORT, True),
-    ("ami-trn04", 0.0, "music/neverball/title.ogg", 6.0, 6.0, SHORT, False),
+    ("ami-trn04", 13.5, "music/neverball/title.ogg", 6.0, 6.0, SHORT, False),  # before that, others speak
 )
 
 
