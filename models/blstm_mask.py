@@ -1,0 +1,139 @@
+"""A mask from recurrent layers that read the spectrogram in both directions: the frequency domain of paper 001 (section III-A).
+
+Magnitudes of 25 ms frames, 10 ms apart, go through layers of LSTM in both directions, and a linear layer with a sigmoid makes a
+mask for the speech of them. The mask is applied to the spectrogram with the phase of the mixture; the music is what is left. The
+paper names neither the loss nor the number of masks: here it is the loss of `conv_tasnet`, so that both can be compared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache, partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Float, Key, PyTree
+
+from bayessep.errors import UserError
+from bayessep.models.waveform_separation import Batch, Metrics, State, learn, optimiser
+from bayessep.stft import Stft, istft, stft
+
+
+@dataclass(frozen=True)
+class BlstmMask:
+    """Sizes; the defaults are paper 001's.
+
+    Attributes:
+        layers: of LSTM in both directions.
+        units: of each direction.
+        window, hop: of the spectrogram, in samples: 25 ms and 10 ms at 16 kHz.
+        rate: of Adam.
+
+    Raises:
+        UserError: a number is out of range.
+    """
+
+    layers: int = 5
+    units: int = 320
+    window: int = 400
+    hop: int = 160
+    rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "units", "window", "hop"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}, but must be at least 1.")
+        if not 0 < self.rate < 1:
+            raise UserError(f"rate is {self.rate}, but must be above 0 and below 1.")
+        _ = self.stft
+
+    @property
+    def stft(self) -> Stft:
+        """Of which the mask is made."""
+        return Stft(n_fft=self.window, hop=self.hop, pad_end=True)
+
+
+PRESETS = {"paper": BlstmMask(), "small": BlstmMask(2, 160)}
+"""That of paper 001, and one that two cores can train."""
+
+
+class Lstm(nnx.Module):
+    """One direction of one layer."""
+
+    def __init__(self, n_in: int, units: int, rngs: nnx.Rngs) -> None:
+        def drawn(*shape: int) -> nnx.Param:  # as most frameworks do
+            return nnx.Param(jax.random.uniform(rngs.params(), shape, minval=-(units**-0.5), maxval=units**-0.5))
+
+        self.enter, self.again, self.bias = drawn(n_in, 4 * units), drawn(units, 4 * units), drawn(4 * units)
+
+    def __call__(self, x: Float[Array, "T B n"], backward: bool) -> Float[Array, "T B m"]:
+        again = self.again[...]
+        # What does not depend on the frame before is one product of matrices for all frames.
+        entering = x @ self.enter[...] + self.bias[...][None, None]
+
+        def one(carried: tuple[Array, Array], now: Array) -> tuple[tuple[Array, Array], Array]:
+            hidden, cell = carried
+            keep, forget, write, say = jnp.split(now + hidden @ again, 4, axis=-1)
+            cell = jax.nn.sigmoid(forget) * cell + jax.nn.sigmoid(keep) * jnp.tanh(write)
+            hidden = jax.nn.sigmoid(say) * jnp.tanh(cell)
+            return (hidden, cell), hidden
+
+        nothing = jnp.zeros((x.shape[1], len(again)), x.dtype)
+        return lax.scan(one, (nothing, nothing), entering, reverse=backward)[1]
+
+
+class Network(nnx.Module):
+    """Masks of spectrograms."""
+
+    def __init__(self, config: BlstmMask, rngs: nnx.Rngs) -> None:
+        bins, units = config.stft.n_bins, config.units
+        sizes = [bins] + [2 * units] * (config.layers - 1)
+        self.forward = nnx.List([Lstm(n, units, rngs) for n in sizes])
+        self.backward = nnx.List([Lstm(n, units, rngs) for n in sizes])
+        self.linear = nnx.Linear(2 * units, bins, rngs=rngs)
+
+    def __call__(self, magnitude: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
+        x = magnitude.swapaxes(0, 1)
+        for forward, backward in zip(self.forward, self.backward, strict=True):
+            x = jnp.concatenate([forward(x, False), backward(x, True)], axis=-1)
+        return jax.nn.sigmoid(self.linear(x)).swapaxes(0, 1)
+
+
+@lru_cache
+def graph(config: BlstmMask) -> nnx.GraphDef:
+    """The network without its numbers."""
+    return nnx.split(nnx.eval_shape(lambda: Network(config, nnx.Rngs(0))))[0]
+
+
+def parameter_count(config: BlstmMask) -> int:
+    """Numbers that the network consists of."""
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.split(nnx.eval_shape(lambda: Network(config, nnx.Rngs(0))))[1]))
+
+
+def separated(config: BlstmMask, parameters: PyTree, mixture: Float[Array, "B N"]) -> Float[Array, "B 2 N"]:
+    """Speech and music of mixtures, which they sum to."""
+    spectrum = stft(mixture, config.stft)
+    mask = nnx.merge(graph(config), parameters)(jnp.abs(spectrum))
+    masked = lax.complex(spectrum.real * mask, spectrum.imag * mask)
+    speech = istft(masked, config.stft, mixture.shape[-1])
+    return jnp.stack([speech, mixture - speech], axis=1)
+
+
+@partial(jax.jit, static_argnames=("config",))
+def predict(config: BlstmMask, parameters: PyTree, mixture: Float[Array, "B N"]) -> Float[Array, "B 2 N"]:
+    """`separated`, compiled."""
+    return separated(config, parameters, mixture)
+
+
+def init(config: BlstmMask, key: Key[Array, ""]) -> State:
+    """A network that has learned nothing yet."""
+    _, parameters = nnx.split(Network(config, nnx.Rngs(key)))
+    return State(parameters, optimiser(config.rate).init(parameters))
+
+
+@partial(jax.jit, static_argnames=("config",), donate_argnames=("state",))
+def step(config: BlstmMask, state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, Metrics]:
+    """One step of Adam on minus the mean SI-SDR of both sources; nothing in it is random."""
+    return learn(partial(separated, config), config.rate, state, batch)

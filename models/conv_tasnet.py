@@ -1,0 +1,387 @@
+"""Conv-TasNet: a filter bank that is learned, masks by dilated convolutions, and a filter bank back (Luo, Mesgarani, 2019).
+
+The network is that of paper 001: two sources in fixed order, ReLU masks, no skip paths, no convolution has a bias. In its symbols
+
+| symbol | field | |
+|---|---|---|
+| N | `filters` | filters of the encoder |
+| L | `length` | their samples; frames overlap by half |
+| B | `bottleneck` | channels between blocks |
+| H | `hidden` | channels inside them |
+| P | `kernel` | taps of a depthwise convolution |
+| X | `blocks` | blocks of a repeat; the dilation of block x is 2^x |
+| R | `repeats` | how often these blocks are repeated |
+
+Time is the first axis of an example, (T, channels), so that a convolution of one tap is a product of matrices and a depthwise one
+a sum of P shifted products: on CPUs several times faster than the convolutions of XLA.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Bool, Float, Key, PyTree
+
+from bayessep.errors import UserError
+from bayessep.models.waveform_separation import Batch, Metrics, State, consistent, learn, optimiser, together_here
+
+NORMS = ("global", "cumulative", "frame")
+MASKS = ("relu", "sigmoid")
+PRECISIONS = ("float32", "bfloat16")
+_EPS = 1e-8  # of paper 001's code
+
+
+@dataclass(frozen=True)
+class ConvTasNet:
+    """Sizes and kinds; the defaults are paper 001's.
+
+    Attributes:
+        filters, length, bottleneck, hidden, kernel, blocks, repeats: N, L, B, H, P, X, R.
+        mask: ``relu`` as in the paper, or ``sigmoid``.
+        norm: over what activations are normalised inside blocks. ``global``: all of the recording, as in the paper; what is
+            heard then depends a little on all of it. ``cumulative``: what came before. ``frame``: each frame by itself.
+        causal: no frame depends on later ones. A sample depends on less than L later ones, which share frames with it.
+        consistent: stems sum to the mixture (`waveform_separation.consistent`).
+        precision: of products of matrices; ``bfloat16`` is for accelerators.
+        rate: of Adam.
+
+    Raises:
+        UserError: a name is not known, a number is out of range, or a causal network looks at everything.
+    """
+
+    filters: int = 256
+    length: int = 20
+    bottleneck: int = 256
+    hidden: int = 512
+    kernel: int = 3
+    blocks: int = 8
+    repeats: int = 4
+    mask: str = "relu"
+    norm: str = "global"
+    causal: bool = False
+    consistent: bool = False
+    precision: str = "float32"
+    rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        for name, known in (("mask", MASKS), ("norm", NORMS), ("precision", PRECISIONS)):
+            if getattr(self, name) not in known:
+                raise UserError(f"{name} {getattr(self, name)!r} is not known; choose one of {', '.join(known)}.")
+        for name in ("filters", "length", "bottleneck", "hidden", "kernel", "blocks", "repeats"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}, but must be at least 1.")
+        if self.length % 2:
+            raise UserError(f"length is {self.length}, but must be even: frames overlap by half.")
+        if self.kernel % 2 == 0:
+            raise UserError(f"kernel is {self.kernel}, but must be odd: it has a middle.")
+        if self.causal and self.norm == "global":
+            raise UserError("a causal network cannot be normalised by what it has not heard yet; take the norm cumulative or frame.")
+        if not 0 < self.rate < 1:
+            raise UserError(f"rate is {self.rate}, but must be above 0 and below 1.")
+
+    @property
+    def hop(self) -> int:
+        """Samples between frames."""
+        return self.length // 2
+
+    @property
+    def context(self) -> int:
+        """Samples to each side that a sample depends on, norms over time apart."""
+        frames = self.repeats * (2**self.blocks - 1) * (self.kernel - 1) // (1 if self.causal else 2)
+        return (frames + 1) * self.hop + self.length
+
+
+PRESETS = {
+    "paper": ConvTasNet(),
+    "small": ConvTasNet(160, 48, 96, 192, 3, 7, 2, consistent=True),
+}
+"""That of paper 001, and one that two cores can train."""
+
+
+class Blocks(NamedTuple):
+    """Parameters of all blocks: of repeat r and block x in row [r, x]; or of some of them, in fewer axes."""
+
+    enter: Float[Array, "*A B H"]
+    slope: Float[Array, "*A 2"]  # of both PReLUs
+    gain: Float[Array, "*A 2 H"]  # of both norms
+    bias: Float[Array, "*A 2 H"]
+    taps: Float[Array, "*A P H"]
+    leave: Float[Array, "*A H B"]
+
+
+class Network(nnx.Module):
+    """The network for waveforms of any length."""
+
+    def __init__(self, config: ConvTasNet, rngs: nnx.Rngs) -> None:
+        def drawn(*shape: int, fan: int, before: tuple[int, ...] = ()) -> nnx.Param:
+            """Xavier's normal numbers: their variance is 2 / (fan in + fan out)."""
+            return nnx.Param(jax.random.normal(rngs.params(), (*before, *shape)) * jnp.float32((2 / fan) ** 0.5))
+
+        c, every = config, (config.repeats, config.blocks)
+        self.encoder = drawn(c.length, c.filters, fan=c.length + c.filters)
+        self.decoder = drawn(c.filters, c.length, fan=c.length + c.filters)
+        self.norm_gain, self.norm_bias = nnx.Param(jnp.ones(c.filters)), nnx.Param(jnp.zeros(c.filters))
+        self.narrow = drawn(c.filters, c.bottleneck, fan=c.filters + c.bottleneck)
+        self.enter = drawn(c.bottleneck, c.hidden, fan=c.bottleneck + c.hidden, before=every)
+        self.slope = nnx.Param(jnp.full((*every, 2), 0.25, jnp.float32))
+        # Paper 001's code draws gains and biases at random, too, which looks like an oversight: here a norm does nothing at first.
+        self.gain, self.bias = nnx.Param(jnp.ones((*every, 2, c.hidden))), nnx.Param(jnp.zeros((*every, 2, c.hidden)))
+        self.taps = drawn(c.kernel, c.hidden, fan=2 * c.kernel, before=every)
+        self.leave = drawn(c.hidden, c.bottleneck, fan=c.bottleneck + c.hidden, before=every)
+        self.masks = drawn(c.bottleneck, 2 * c.filters, fan=c.bottleneck + 2 * c.filters)
+
+    @property
+    def stacked(self) -> Blocks:
+        """All blocks."""
+        return Blocks(*(getattr(self, name)[...] for name in Blocks._fields))
+
+
+@lru_cache
+def graph(config: ConvTasNet) -> nnx.GraphDef:
+    """The network without its numbers."""
+    return nnx.split(nnx.eval_shape(lambda: Network(config, nnx.Rngs(0))))[0]
+
+
+def parameter_count(config: ConvTasNet) -> int:
+    """Numbers that the network consists of; 8,710,720 of the paper's."""
+    shapes = nnx.split(nnx.eval_shape(lambda: Network(config, nnx.Rngs(0))))[1]
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+# --- one example ---------------------------------------------------------------------------------------------------------
+
+
+def framed(x: Float[Array, " N"], hop: int) -> Float[Array, "T L"]:
+    """Frames of two hops, from the one that ends with the first hop to the one that begins with the last; N is so many hops."""
+    hops = jnp.pad(x, (hop, hop)).reshape(-1, hop)
+    return jnp.concatenate([hops[:-1], hops[1:]], axis=1)
+
+
+def overlapped(frames: Float[Array, "*A T L"]) -> Float[Array, "*A N"]:
+    """What frames add up to; the inverse of `framed` but for a factor of 2."""
+    first, second = jnp.split(frames, 2, axis=-1)
+    hops = second[..., :-1, :] + first[..., 1:, :]
+    return hops.reshape(*hops.shape[:-2], -1)
+
+
+def product(x: Float[Array, "T n"], w: Float[Array, "n m"], precision: str = "float32") -> Float[Array, "T m"]:
+    """x w, as exact as the precision says; the result is always float32."""
+    if precision == "bfloat16":
+        return jnp.dot(x.astype(jnp.bfloat16), w.astype(jnp.bfloat16), preferred_element_type=jnp.float32)
+    return x @ w
+
+
+def prelu(x: Float[Array, "T n"], slope: Float[Array, ""]) -> Float[Array, "T n"]:
+    """x, or a share of it where it is negative."""
+    return jnp.where(x >= 0, x, slope * x)
+
+
+def _kept(x: Float[Array, "T n"], valid: Bool[Array, "T 1"] | None) -> Float[Array, "T n"]:
+    return x if valid is None else jnp.where(valid, x, jnp.float32(0))
+
+
+class Sums(NamedTuple):
+    """Of all activations so far, for the cumulative norm."""
+
+    count: Float[Array, ""]
+    first: Float[Array, ""]
+    second: Float[Array, ""]
+
+
+NOTHING = (0.0, 0.0, 0.0)
+
+
+def normalisation(
+    x: Float[Array, "T n"], norm: str, valid: Bool[Array, "T 1"] | None, before: Sums | None = None
+) -> tuple[Float[Array, "#T 1"], Float[Array, "#T 1"], Sums | None]:
+    """Mean and inverse standard deviation by which each frame is normalised; and sums to go on with (cumulative norm)."""
+    if norm == "frame":
+        mean = x.mean(1, keepdims=True)
+        return mean, lax.rsqrt((x**2).mean(1, keepdims=True) - mean**2 + _EPS), None
+    if norm == "global":
+        count = jnp.float32(x.size) if valid is None else x.shape[1] * valid.sum().astype(x.dtype)
+        x = _kept(x, valid)
+        mean = x.sum() / count
+        return mean[None, None], lax.rsqrt(jnp.maximum((x**2).sum() / count - mean**2, 0) + _EPS)[None, None], None
+    past = Sums(*map(jnp.float32, NOTHING)) if before is None else before
+    count = past.count + x.shape[1] * jnp.arange(1, len(x) + 1, dtype=x.dtype)
+    first, second = past.first + jnp.cumsum(x.sum(1)), past.second + jnp.cumsum((x**2).sum(1))
+    mean = first / count
+    spread = lax.rsqrt(jnp.maximum(second / count - mean**2, 0) + _EPS)
+    return mean[:, None], spread[:, None], Sums(count[-1], first[-1], second[-1])
+
+
+def _affine(
+    x: Float[Array, "T H"], own: Blocks, n: int, norm: str, valid: Bool[Array, "T 1"] | None, before: Sums | None
+) -> tuple[Float[Array, "T H"], Sums | None]:
+    mean, inverse, sums = normalisation(x, norm, valid, before)
+    return _kept((x - mean) * (inverse * own.gain[n][None]) + own.bias[n][None], valid), sums
+
+
+def depthwise(
+    x: Float[Array, "T H"], taps: Float[Array, "P H"], dilation: int, causal: bool, past: Float[Array, "S H"] | None = None
+) -> Float[Array, "T H"]:
+    """Each channel by its own taps, `dilation` frames apart; silence, or what came before, on both sides."""
+    reach = (len(taps) - 1) * dilation
+    if past is not None:
+        padded = jnp.concatenate([past, x])
+    else:
+        padded = jnp.pad(x, ((reach, 0) if causal else (reach // 2, reach - reach // 2), (0, 0)))
+    return sum(
+        (padded[k * dilation : k * dilation + len(x)] * tap[None] for k, tap in enumerate(taps)),
+        start=jnp.zeros((), x.dtype),
+    )
+
+
+def block(
+    y: Float[Array, "T B"], own: Blocks, dilation: int, config: ConvTasNet, valid: Bool[Array, "T 1"] | None = None
+) -> Float[Array, "T B"]:
+    """One block: to H channels, a depthwise convolution, back to B, and what came in is added."""
+    h = prelu(product(y, own.enter, config.precision), own.slope[0])
+    h, _ = _affine(h, own, 0, config.norm, valid, None)
+    h = prelu(depthwise(h, own.taps, dilation, config.causal), own.slope[1])
+    h, _ = _affine(h, own, 1, config.norm, valid, None)
+    return y + product(h, own.leave, config.precision)
+
+
+def encoded(model: Network, frames: Float[Array, "T L"], config: ConvTasNet) -> tuple[Float[Array, "T N"], Float[Array, "T B"]]:
+    """What the encoder says of frames, and what the blocks are given of it."""
+    w = jax.nn.relu(product(frames, model.encoder[...], config.precision))
+    mean, inverse, _ = normalisation(w, "frame", None)
+    y = (w - mean) * inverse * model.norm_gain[...][None] + model.norm_bias[...][None]
+    return w, product(y, model.narrow[...], config.precision)
+
+
+def decoded(model: Network, w: Float[Array, "T N"], y: Float[Array, "T B"], config: ConvTasNet) -> Float[Array, "2 T L"]:
+    """Frames of both sources: the encoded mixture, masked."""
+    masks = product(y, model.masks[...], config.precision).reshape(len(y), 2, -1)
+    masks = jax.nn.relu(masks) if config.mask == "relu" else jax.nn.sigmoid(masks)
+    both = (masks * w[:, None]).swapaxes(0, 1)
+    return jnp.stack([product(one, model.decoder[...], config.precision) for one in both])
+
+
+def _one(config: ConvTasNet, model: Network, mixture: Float[Array, " N"], length: Array | None) -> Float[Array, "2 N"]:
+    hop, n = config.hop, len(mixture)
+    whole = jnp.pad(mixture, (0, -n % hop))
+    w, y = encoded(model, framed(whole, hop), config)
+    valid = None
+    if length is not None:  # frames that have a sample of the recording
+        valid = (jnp.arange(len(y)) < (length + hop - 1) // hop + 1)[:, None]
+
+    @jax.checkpoint  # of what is inside a repeat, nothing is kept for the gradient but what enters its blocks
+    def repeat(y: Float[Array, "T B"], own: Blocks) -> tuple[Float[Array, "T B"], None]:
+        for x in range(config.blocks):
+            y = block(y, Blocks(*(part[x] for part in own)), 2**x, config, valid)
+        return y, None
+
+    y, _ = lax.scan(repeat, y, model.stacked)
+    return overlapped(decoded(model, w, y, config))[:, :n]
+
+
+# --- many ----------------------------------------------------------------------------------------------------------------
+
+
+def separated(
+    config: ConvTasNet, parameters: PyTree, mixture: Float[Array, "B N"], length: Array | None = None
+) -> Float[Array, "B 2 N"]:
+    """Speech and music of mixtures.
+
+    Args:
+        config: what the network is.
+        parameters: its numbers.
+        mixture: waveforms of the sample rate that it was trained at.
+        length: how many of the N samples belong to the recordings (all by default); what follows must be zeros. So recordings of
+            many lengths share one compiled program, with the result that each would have alone.
+    """
+    model = nnx.merge(graph(config), parameters)
+    if len(mixture) == 1:  # without an axis of one, which makes other and slower products of the gradients
+        found = _one(config, model, mixture[0], length)[None]
+    else:
+        found = jax.vmap(lambda x: _one(config, model, x, length))(mixture)
+    return consistent(mixture, found) if config.consistent else found
+
+
+@partial(jax.jit, static_argnames=("config",))
+def predict(
+    config: ConvTasNet, parameters: PyTree, mixture: Float[Array, "B N"], length: Array | None = None
+) -> Float[Array, "B 2 N"]:
+    """`separated`, compiled."""
+    return separated(config, parameters, mixture, length)
+
+
+def init(config: ConvTasNet, key: Key[Array, ""]) -> State:
+    """A network that has learned nothing yet."""
+    _, parameters = nnx.split(Network(config, nnx.Rngs(key)))
+    return State(parameters, optimiser(config.rate).init(parameters))
+
+
+@partial(jax.jit, static_argnames=("config",), donate_argnames=("state",))
+def step(config: ConvTasNet, state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, Metrics]:
+    """One step of Adam on minus the mean SI-SDR of both sources; nothing in it is random."""
+    return learn(partial(separated, config), config.rate, state, batch, together_here())
+
+
+# --- as it comes, causal networks alone ----------------------------------------------------------------------------------
+
+
+class Stream(NamedTuple):
+    """What is carried from one piece of a recording to the next."""
+
+    hop: Float[Array, " hop"]  # the last of the mixture
+    half: Float[Array, "2 hop"]  # what the last frame adds to the next hop
+    past: tuple[Float[Array, "R S H"], ...]  # of each dilation: the last frames before its convolutions
+    sums: Float[Array, "R X 2 3"]  # of the norms: `Sums`
+
+
+def stream_init(config: ConvTasNet) -> Stream:
+    """Before the first sample.
+
+    Raises:
+        UserError: the network is not causal.
+    """
+    if not config.causal:
+        raise UserError("a recording can be separated as it comes by causal networks alone; train one with --causal.")
+    c = config
+    past = tuple(jnp.zeros((c.repeats, (c.kernel - 1) * 2**x, c.hidden)) for x in range(c.blocks))
+    return Stream(jnp.zeros(c.hop), jnp.zeros((2, c.hop)), past, jnp.zeros((c.repeats, c.blocks, 2, 3)))
+
+
+@partial(jax.jit, static_argnames=("config",))
+def stream_push(
+    config: ConvTasNet, parameters: PyTree, state: Stream, samples: Float[Array, " N"]
+) -> tuple[Stream, Float[Array, "2 N"]]:
+    """The next samples, a multiple of the hop; what comes out is late by one hop.
+
+    All pieces of a recording, and one hop of silence after them, give what `predict` gives of the whole.
+    """
+    if len(samples) % config.hop or not len(samples):
+        raise UserError(f"pieces must be multiples of {config.hop} samples long, not {len(samples)}.")
+    model, hops = nnx.merge(graph(config), parameters), jnp.concatenate([state.hop, samples]).reshape(-1, config.hop)
+    w, y = encoded(model, jnp.concatenate([hops[:-1], hops[1:]], axis=1), config)
+    past: list[list[Array]] = [[] for _ in range(config.blocks)]
+    sums = []
+    for r in range(config.repeats):
+        for x in range(config.blocks):
+            own = Blocks(*(part[r, x] for part in model.stacked))
+            before = [Sums(*state.sums[r, x, n]) for n in range(2)]
+            h = prelu(product(y, own.enter, config.precision), own.slope[0])
+            h, first = _affine(h, own, 0, config.norm, None, before[0])
+            past[x].append(jnp.concatenate([state.past[x][r], h])[len(h) :])
+            h = prelu(depthwise(h, own.taps, 2**x, True, state.past[x][r]), own.slope[1])
+            h, second = _affine(h, own, 1, config.norm, None, before[1])
+            sums.append(jnp.stack([jnp.stack(after or b) for after, b in zip((first, second), before, strict=True)]))
+            y = y + product(h, own.leave, config.precision)
+    frames = decoded(model, w, y, config)
+    first, second = jnp.split(frames, 2, axis=-1)
+    late = jnp.concatenate([state.half[:, None], second[:, :-1]], axis=1) + first
+    found = late.reshape(2, -1)
+    if config.consistent:
+        found = consistent(hops[:-1].reshape(-1), found)
+    carried = Stream(hops[-1], second[:, -1], tuple(map(jnp.stack, past)), jnp.stack(sums).reshape(state.sums.shape))
+    return carried, found

@@ -1,0 +1,299 @@
+"""Which cells of a spectrogram are sung? One wide hidden layer that sees 20 frames at once, and says it of all their cells.
+
+Simpson, Roma, Plumbley, “Deep Karaoke: Extracting Vocals from Musical Mixtures Using a Convolutional Deep Neural Network” (2015):
+the network learns the ideal binary mask of windows of 20 frames. Where windows overlap, each cell has as many predictions as
+windows cover it; their mean is held against a confidence alpha (equations 1 and 2). Sizes and details that the text leaves open
+are those of the authors' code; where text and code differ, `averaged` follows the text and can follow the code. The vocal source
+may be any other, such as speech.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from bayessep.errors import UserError
+from bayessep.features import patches
+
+
+@dataclass(frozen=True)
+class DeepKaraoke:
+    """Sizes of the network, and how it learns.
+
+    Attributes:
+        bins: of a frame, F.
+        frames: that it looks at, L.
+        width: units of the hidden layer; the paper has as many as there are inputs.
+        bias: that is taken from what a hidden unit gets, so that it is nearly silent at first.
+        rate: of stochastic gradients.
+        momentum: share of a step that goes into the next one.
+
+    Raises:
+        UserError: a number is out of range.
+    """
+
+    bins: int = 1025
+    frames: int = 20
+    width: int = 20500
+    bias: float = 6.0
+    rate: float = 0.1
+    momentum: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("bins", "frames", "width"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}, but must be at least 1.")
+        if not math.isfinite(self.bias) or not 0 < self.rate < math.inf:
+            raise UserError(f"bias is {self.bias} and rate {self.rate}, but both must be finite, and the rate above 0.")
+        if not 0 <= self.momentum < 1:
+            raise UserError(f"momentum is {self.momentum}, but must be at least 0 and below 1.")
+
+
+PRESETS = {"paper": DeepKaraoke(), "small": DeepKaraoke(width=256)}
+"""The paper's 840 million parameters (3.4 GB, and as much again for momentum and for gradients), and 80 times fewer."""
+AVERAGING = ("overlap", "window")
+"""How predictions become a mask: see `averaged`."""
+
+
+# --- windows -------------------------------------------------------------------------------------------------------------
+
+
+def windows_of(x: Float[Array | np.ndarray, "T F"], length: int, hop: int) -> Float[np.ndarray, "n L F"]:
+    """Windows of `length` frames, each `hop` after the one before, without copies; what is left over is dropped.
+
+    Silence is added to what is shorter than one window. The paper trains on length 20 and hop 60; its code cuts
+    round((T - 20) / 60) of them, at times one fewer than here.
+
+    Raises:
+        UserError: there is no frame, or a length or hop below 1.
+    """
+    frames = np.asarray(x)
+    if 0 < len(frames) < length:
+        frames = np.pad(frames, ((0, length - len(frames)), (0, 0)))
+    return patches(frames, length, hop)
+
+
+def ideal_binary_mask(
+    speech: Float[Array | np.ndarray, "T F"], music: Float[Array | np.ndarray, "T F"]
+) -> Float[np.ndarray, "T F"]:
+    """1 where the magnitude of the speech (of the paper: vocals) is the greater, else 0 (section II)."""
+    return np.asarray(np.asarray(speech) > np.asarray(music), np.float32)
+
+
+# --- network -------------------------------------------------------------------------------------------------------------
+
+
+def _layer(n_in: int, n_out: int, rngs: nnx.Rngs) -> nnx.Linear:
+    """A dense layer that starts uniform in ±4 sqrt(6 / (n_in + n_out)), biases included, as in the code."""
+    bound = 4 * math.sqrt(6 / (n_in + n_out))
+
+    def uniform(key: Key[Array, ""], shape: tuple[int, ...], dtype=jnp.float32, out_sharding=None) -> Float[Array, "..."]:
+        return jax.random.uniform(key, shape, dtype, -bound, bound, out_sharding=out_sharding)
+
+    return nnx.Linear(n_in, n_out, kernel_init=uniform, bias_init=uniform, rngs=rngs)
+
+
+class Network(nnx.Module):
+    """L F numbers, a hidden layer of biased sigmoids, L F probabilities; windows are unpacked frame by frame."""
+
+    def __init__(self, config: DeepKaraoke, rngs: nnx.Rngs) -> None:
+        n = config.frames * config.bins
+        self.bias = config.bias
+        self.hidden, self.out = _layer(n, config.width, rngs), _layer(config.width, n, rngs)
+
+    def __call__(self, windows: Float[Array, "B L F"]) -> Float[Array, "B L F"]:
+        hidden = nnx.sigmoid(self.hidden(windows.reshape(len(windows), -1)) - self.bias)
+        return nnx.sigmoid(self.out(hidden)).reshape(windows.shape)
+
+
+def _made(config: DeepKaraoke) -> Network:
+    """The network with shapes in place of numbers."""
+    return nnx.eval_shape(lambda: Network(config, nnx.Rngs(0)))
+
+
+@lru_cache
+def graph(config: DeepKaraoke) -> nnx.GraphDef:
+    """The network without its numbers."""
+    return nnx.split(_made(config))[0]
+
+
+def parameter_count(config: DeepKaraoke) -> int:
+    """Numbers that it learns, counted without making them."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(_made(config), nnx.Param)))
+
+
+@partial(jax.jit, static_argnames=("config",))
+def predict(config: DeepKaraoke, parameters: PyTree, windows: Float[Array, "B L F"]) -> Float[Array, "B L F"]:
+    """Probability of each cell that it is the speech's, from magnitudes of a mixture divided by the scale of the training."""
+    return nnx.merge(graph(config), parameters)(windows)
+
+
+# --- training ------------------------------------------------------------------------------------------------------------
+
+
+class Batch(NamedTuple):
+    """Windows of mixtures, of unit scale, and their ideal binary masks (or any targets from 0 to 1)."""
+
+    magnitude: Float[Array | np.ndarray, "B L F"]
+    target: Float[Array | np.ndarray, "B L F"]
+
+
+class State(NamedTuple):
+    """What training carries."""
+
+    parameters: PyTree
+    optimiser: optax.OptState
+
+
+def optimiser(config: DeepKaraoke) -> optax.GradientTransformation:
+    """Stochastic gradients with momentum."""
+    return optax.sgd(config.rate, config.momentum)
+
+
+@partial(jax.jit, static_argnames=("config",))
+def init(config: DeepKaraoke, key: Key[Array, ""]) -> State:
+    """A network that has learned nothing yet."""
+    parameters = nnx.state(Network(config, nnx.Rngs(key)), nnx.Param)
+    return State(parameters, optimiser(config).init(parameters))
+
+
+@partial(jax.jit, static_argnames=("config",), donate_argnames=("state",))
+def step(config: DeepKaraoke, state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, Float[Array, ""]]:
+    """One step of stochastic gradients, and the loss before it: half the squared error of a window, its mean over the batch.
+
+    Nothing in it is random; the key is that of every step in `bayessep.train`.
+    """
+
+    def loss(parameters: PyTree) -> Float[Array, ""]:
+        error = nnx.merge(graph(config), parameters)(batch.magnitude) - batch.target
+        return 0.5 * (error**2).sum() / error.shape[0]
+
+    found, gradient = jax.value_and_grad(loss)(state.parameters)
+    change, carried = optimiser(config).update(gradient, state.optimiser, state.parameters)
+    return State(optax.apply_updates(state.parameters, change), carried), found
+
+
+# --- masks of whole recordings -------------------------------------------------------------------------------------------
+
+
+@jax.jit
+def _overlapped(predicted: Float[Array, "B L F"], n: Int[Array, ""]) -> Float[Array, "S F"]:
+    """The first n of windows that are a frame apart, added where they overlap: S = B + L - 1 frames."""
+    batch, length, bins = predicted.shape
+    counted = jnp.where(jnp.arange(batch)[:, None, None] < n, predicted, 0)
+
+    def add(k: Int[Array, ""], total: Float[Array, "S F"]) -> Float[Array, "S F"]:
+        here = lax.dynamic_slice_in_dim(total, k, batch) + lax.dynamic_index_in_dim(counted, k, 1, keepdims=False)
+        return lax.dynamic_update_slice_in_dim(total, here, k, 0)
+
+    return lax.fori_loop(0, length, add, jnp.zeros((batch + length - 1, bins), predicted.dtype))
+
+
+def averaged(
+    said: Callable[[Float[Array, "B L F"]], Float[Array, "B L F"]],
+    magnitude: Float[Array | np.ndarray, "T F"],
+    frames: int,
+    averaging: str = "overlap",
+    batch: int = 128,
+    rescaled: bool = False,
+) -> Float[np.ndarray, "T F"]:
+    """The mean of what is said of windows that move on by one frame (the sums of equations 1 and 2).
+
+    - ``"overlap"``, the text: each cell gets the mean over all windows that cover it, L of them, fewer within L - 1 frames of
+      either end.
+    - ``"window"``, the authors' code: the mean over the L frames inside one window goes to that window's first frame. Frames in
+      which no window begins have the mean of the last one.
+
+    Never more than one batch of windows is in memory; a recording that is shorter than a window is filled up with silence.
+
+    Args:
+        said: a mask for each window of a batch, which always has the same size.
+        magnitude: in the scale that `said` expects.
+        frames: of a window, L.
+        averaging: one of `AVERAGING`.
+        batch: windows at a time.
+        rescaled: stretch the result from 0 to 1 by its least and its greatest value, as the code does and the text does not.
+
+    Raises:
+        UserError: a setting is impossible, or there is no frame.
+    """
+    if averaging not in AVERAGING:
+        raise UserError(f"averaging {averaging!r} is not known; choose one of {', '.join(AVERAGING)}.")
+    if batch < 1:
+        raise UserError(f"batch is {batch}, but must be at least 1.")
+    windows = windows_of(magnitude, frames, 1)
+    n = len(windows)
+    mean = np.zeros((n + frames - 1, windows.shape[2]), np.float32)
+    for begin in range(0, n, batch):
+        some = windows[begin : begin + batch]
+        # The last batch is filled up, so that one program serves all.
+        found = said(jnp.asarray(np.pad(some, ((0, batch - len(some)), (0, 0), (0, 0)))))
+        if averaging == "overlap":
+            added = mean[begin : begin + batch + frames - 1]
+            added += np.asarray(_overlapped(found, jnp.asarray(len(some), jnp.int32)))[: len(added)]
+        else:
+            mean[begin : begin + len(some)] = np.asarray(found.mean(1))[: len(some)]
+    if averaging == "overlap":
+        mean /= np.convolve(np.ones(n, np.float32), np.ones(frames, np.float32))[:, None]
+    else:
+        mean[n:] = mean[n - 1]
+    mean = mean[: len(magnitude)]
+    low, high = mean.min(), mean.max()
+    return (mean - low) / (high - low) if rescaled and high > low else mean
+
+
+def averaged_mask(
+    config: DeepKaraoke,
+    parameters: PyTree,
+    magnitude: Float[Array | np.ndarray, "T F"],
+    scale: float | int,
+    averaging: str = "overlap",
+    batch: int = 128,
+    rescaled: bool = False,
+) -> Float[np.ndarray, "T F"]:
+    """The network's mean probability for each cell of a mixture that it is the speech's; see `averaged`.
+
+    `scale` is what divided the mixtures of the training, their greatest magnitude.
+
+    Raises:
+        UserError: as `averaged`, or the scale is not positive, or the network looks at another number of bins.
+    """
+    if not 0 < scale < math.inf:
+        raise UserError(f"scale is {scale}, but must be above 0 and finite.")
+    if magnitude.shape[1] != config.bins:
+        raise UserError(f"the spectrogram has {magnitude.shape[1]} bins, but the network looks at {config.bins}.")
+    said = partial(predict, config, parameters)
+    return averaged(said, magnitude / np.float32(scale), config.frames, averaging, batch, rescaled)
+
+
+class Masks(NamedTuple):
+    """Of 0 and 1, for the complex spectrogram of the mixture."""
+
+    vocal: Float[Array | np.ndarray, "T F"]
+    other: Float[Array | np.ndarray, "T F"]
+
+
+def thresholded(mean: Float[Array | np.ndarray, "T F"], alpha: float) -> Masks:
+    """Vocals where the mean is above alpha, the rest where it is below 1 - alpha (equations 1 and 2).
+
+    Each is sure of what it keeps when alpha is high, and cells may belong to neither; when alpha is low, to both. Only at
+    alpha = 0.5 do the two share out the cells, all but those at exactly 0.5, which neither has. A separator whose stems must sum
+    to the mixture takes ``thresholded(mean, 0.5).vocal``, and 1 minus it for the other stem.
+
+    Raises:
+        UserError: alpha is not between 0 and 1.
+    """
+    if not 0 < alpha < 1:
+        raise UserError(f"alpha is {alpha}, but must be above 0 and below 1.")
+    return Masks((mean > alpha).astype(mean.dtype), (mean < 1 - alpha).astype(mean.dtype))

@@ -1,0 +1,109 @@
+"""What separators of waveforms share: what they are shown, what is asked of them, and one step of learning it.
+
+Speech is the first source and music the second, always: nothing is permuted (paper 001, section III-A).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Float, PyTree
+
+SOURCES = ("speech", "music")
+_EPS = 1e-8  # of paper 001's code
+
+
+class Batch(NamedTuple):
+    """Mixtures with what they are made of; the sources sum to the mixture."""
+
+    mixture: Float[Array, "B N"]
+    sources: Float[Array, "B 2 N"]
+
+
+class State(NamedTuple):
+    """What training carries."""
+
+    parameters: PyTree
+    optimiser: optax.OptState
+
+
+class Metrics(NamedTuple):
+    """Means over a batch: the loss, and SI-SDR of each source in decibels."""
+
+    loss: Float[Array, ""]
+    speech: Float[Array, ""]
+    music: Float[Array, ""]
+
+
+def si_sdr(reference: Float[Array, "*B N"], estimate: Float[Array, "*B N"]) -> Float[Array, "*B"]:
+    """Scale-invariant signal-to-distortion ratio in decibels, of signals without their means (Le Roux et al., 2019).
+
+    `metrics.si_sdr` is what results are measured with; this one can be differentiated, silence included.
+    """
+    s = reference - reference.mean(-1, keepdims=True)
+    x = estimate - estimate.mean(-1, keepdims=True)
+    scale = (x * s).sum(-1, keepdims=True) / ((s**2).sum(-1, keepdims=True) + _EPS)
+    heard, wrong = ((scale * s) ** 2).sum(-1), ((x - scale * s) ** 2).sum(-1)
+    return 10 / jnp.log(jnp.float32(10)) * jnp.log(heard / (wrong + _EPS) + _EPS)
+
+
+def consistent(mixture: Float[Array, "*B N"], sources: Float[Array, "*B 2 N"]) -> Float[Array, "*B 2 N"]:
+    """Sources that sum to the mixture: what is missing is given to both, in equal parts (Wisdom et al., 2019)."""
+    return sources + (mixture - sources.sum(-2))[..., None, :] / 2
+
+
+def optimiser(rate: float) -> optax.GradientTransformation:
+    """Adam, with gradients whose length is at most 5 (paper 001's code)."""
+    return optax.chain(optax.clip_by_global_norm(5.0), optax.adam(rate))
+
+
+Config = TypeVar("Config")
+Separate = Callable[[PyTree, Float[Array, "B N"]], Float[Array, "B 2 N"]]
+
+
+def losses(separate: Separate, parameters: PyTree, batch: Batch) -> Metrics:
+    """Minus the mean SI-SDR of both sources (paper 001, section III-A), and each of them."""
+    found = si_sdr(batch.sources, separate(parameters, batch.mixture)).mean(0)
+    return Metrics(-found.mean(), found[0], found[1])
+
+
+def learn(separate: Separate, rate: float, state: State, batch: Batch, together: int = 0) -> tuple[State, Metrics]:
+    """One step of the optimiser; the losses are those before it.
+
+    Args:
+        separate: the network, of its parameters and a batch of mixtures.
+        rate: of Adam.
+        state: what is carried.
+        batch: what is learned from.
+        together: how many examples go through the network at a time, a divisor of B, and 0 for all of them. Gradients are the
+            same; fewer need less memory, and on a CPU they are faster, for what one example needs stays in the cache.
+    """
+
+    def loss(parameters: PyTree, part: Batch) -> tuple[Float[Array, ""], Metrics]:
+        found = losses(separate, parameters, part)
+        return found.loss, found
+
+    size = len(batch.mixture)
+    if together in (0, size):
+        gradient, found = jax.grad(loss, has_aux=True)(state.parameters, batch)
+    else:
+        parts = jax.tree.map(lambda x: x.reshape(-1, together, *x.shape[1:]), batch)
+
+        def add(sums: PyTree, part: Batch) -> tuple[PyTree, None]:
+            return jax.tree.map(jnp.add, sums, jax.grad(loss, has_aux=True)(state.parameters, part)), None
+
+        zeros = jax.tree.map(jnp.zeros_like, state.parameters), Metrics(*(jnp.zeros(()),) * 3)
+        sums, _ = lax.scan(add, zeros, parts)
+        gradient, found = jax.tree.map(lambda x: x * jnp.asarray(together / size, x.dtype), sums)
+    change, carried = optimiser(rate).update(gradient, state.optimiser, state.parameters)
+    return State(optax.apply_updates(state.parameters, change), carried), found
+
+
+def together_here() -> int:
+    """How many examples at a time suit the machine: one on a single CPU; all where there is an accelerator, or several devices."""
+    return 1 if jax.default_backend() == "cpu" and jax.device_count() == 1 else 0
