@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bayessep import __version__, cli_experiments, cli_networks
+from bayessep import __version__, cli_experiments, cli_export, cli_networks, cli_separators
+from bayessep.errors import UserError
 from bayessep.options import (
     Align,
+    AnyMethod,
     Bases,
     Candidates,
     Chain,
@@ -47,6 +49,7 @@ from bayessep.options import (
     TrainingSweeps,
     WarmUp,
     Weigh,
+    Weights,
 )
 from bayessep.terminal import Batch, Terminal, Verb
 
@@ -105,6 +108,20 @@ def _settings(options: Mapping[str, Any], methods: Sequence[str], terminal: Term
     return settings
 
 
+def _by_network(options: Mapping[str, Any], terminal: Terminal) -> None:
+    """Separate by a network, which was trained before and needs nothing else."""
+    from bayessep import separator_commands
+
+    taken = {"mix", "output", "method", "weights", "seed", "device", "json", "quiet"}
+    for name, value in options.items():
+        if name not in taken and value not in (None, 0, []):
+            raise UserError(f"--{name.replace('_', '-')} is nothing that {options['method']} takes: leave it out.")
+    described = _begin(options["device"], terminal)
+    separator_commands.separate(
+        options["mix"], options["output"], str(options["method"]), options["weights"], described, terminal
+    )
+
+
 # --- verbs ---------------------------------------------------------------------------------------------------------------
 
 
@@ -116,7 +133,9 @@ bayessep separate radio.wav --speech host.wav --music jingle.wav -o apart
 
 bayessep separate radio.wav --speech a.wav b.wav --music jingles/ --method joint -o apart
 
-bayessep separate radio.wav --labels radio.csv -o apart""",
+bayessep separate radio.wav --labels radio.csv -o apart
+
+bayessep separate radio.wav --method conv-tasnet --weights trained/weights.safetensors -o apart""",
 )
 def separate(
     mix: Mix,
@@ -124,7 +143,8 @@ def separate(
     speech: Speech = None,
     music: Music = None,
     labels: Labels = None,
-    method: TheMethod = Method.variational,
+    method: TheMethod = AnyMethod.variational,
+    weights: Weights = None,
     bases: Bases = None,
     sweeps: Sweeps = None,
     training_sweeps: TrainingSweeps = None,
@@ -169,10 +189,16 @@ def separate(
     Writes speech.wav and music.wav, which have the length, rate and channels of MIX and add up to it; labels.csv, who is on
     when; and separation.json with everything else. If something would clip, both get one common gain, which is reported.
     """
+    options = dict(locals())
     terminal = Terminal(json=json, quiet=quiet)
     from bayessep import commands, recordings
 
-    settings = _settings(locals(), [method], terminal)
+    if method not in list(Method):
+        _by_network(options, terminal)
+        return
+    if weights is not None:
+        raise UserError(f"--weights is of the methods conv-tasnet and blstm-mask; {method} learns from --speech and --music.")
+    settings = _settings(options, [method], terminal)
     material = recordings.gather(mix, speech or [], music or [], labels, methods=[settings.method], warn=terminal.warn)
     commands.separate(material, settings, output, _begin(device, terminal), terminal, draws=draws)
 
@@ -281,7 +307,6 @@ def compare(
     """
     terminal = Terminal(json=json, quiet=quiet)
     from bayessep import commands, recordings
-    from bayessep.errors import UserError
 
     chosen = [name.strip() for name in methods.split(",") if name.strip()]
     for name in chosen:
@@ -367,6 +392,8 @@ def doctor(device: TheDevice = Device.auto, json: Json = False, quiet: Quiet = F
 
 cli_experiments.register(app)
 cli_networks.register(app)
+cli_separators.register(cli_networks.train)
+cli_export.register(app)
 
 
 def main(arguments: Sequence[str] | None = None, **options: Any) -> None:

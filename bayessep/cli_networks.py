@@ -86,6 +86,31 @@ def detect(
 _recipe = partial(typer.Option, rich_help_panel="The recipe, as the keys of --config")
 _processes = partial(typer.Option, rich_help_panel="Several processes")
 
+Data = Annotated[
+    Path, typer.Option("--data", metavar="DIR", show_default=False, help="Folder with a manifest.csv, or MUSAN as unpacked.")
+]
+Trained = Annotated[
+    Path,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="DIR",
+        show_default=False,
+        help="Folder for weights.safetensors, checkpoints and metrics. Called again, the training goes on there.",
+    ),
+]
+Config = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="A recipe in TOML or JSON; the options below come before it.")
+]
+Redistributable = Annotated[
+    bool, typer.Option("--redistributable", help="Leave out recordings whose licence does not let weights be passed on.")
+]
+Coordinator = Annotated[
+    str | None, _processes("--coordinator", metavar="HOST:PORT", help="Of process 0; all see the same -o DIR.")
+]
+Processes = Annotated[int | None, _processes("--processes", metavar="N", min=1, help="How many there are.")]
+Process = Annotated[int | None, _processes("--process", metavar="I", min=0, help="Which of them this is, from 0.")]
+
 
 @train.command(
     cls=Resumable,
@@ -96,25 +121,10 @@ bayessep train detector --data recordings -o trained --network frames --neither 
 bayessep train detector --data musan -o trained --config recipe.toml --epochs 20""",
 )
 def detector(
-    data: Annotated[
-        Path, typer.Option("--data", metavar="DIR", show_default=False, help="Folder with a manifest.csv, or MUSAN as unpacked.")
-    ],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="DIR",
-            show_default=False,
-            help="Folder for weights.safetensors, checkpoints and metrics. Called again, the training goes on there.",
-        ),
-    ],
-    config: Annotated[
-        Path | None, typer.Option("--config", metavar="FILE", help="A recipe in TOML or JSON; the options below come before it.")
-    ] = None,
-    redistributable: Annotated[
-        bool, typer.Option("--redistributable", help="Leave out recordings whose licence does not let weights be passed on.")
-    ] = False,
+    data: Data,
+    output: Trained,
+    config: Config = None,
+    redistributable: Redistributable = False,
     network: Annotated[
         str | None,
         _recipe("--network", metavar="b1|b2|b3|b4|b4-nofc|frames", show_default="b3", help="Of paper 003; detect runs frames."),
@@ -178,11 +188,9 @@ def detector(
         float | None,
         _recipe("--average", metavar="X", show_default="0.0", help="Moving mean of the weights, of which so much stays each step."),
     ] = None,
-    coordinator: Annotated[
-        str | None, _processes("--coordinator", metavar="HOST:PORT", help="Of process 0; all see the same -o DIR.")
-    ] = None,
-    processes: Annotated[int | None, _processes("--processes", metavar="N", min=1, help="How many there are.")] = None,
-    process: Annotated[int | None, _processes("--process", metavar="I", min=0, help="Which of them this is, from 0.")] = None,
+    coordinator: Coordinator = None,
+    processes: Processes = None,
+    process: Process = None,
     device: TheDevice = Device.auto,
     json: Json = False,
     quiet: Quiet = False,

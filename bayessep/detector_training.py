@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -113,14 +113,17 @@ PAPER = Recipe(augment=False, rate=0.0, steps_per_epoch=detector.PAPERS_EPOCH, m
 """As paper 003 trains b3, but for its sound: crops that are drawn anew every epoch, of 8 minutes a class."""
 
 
-def read_recipe(path: str | Path | None, given: Mapping[str, Any] = {}) -> Recipe:
-    """The recipe of a TOML or JSON file, with what is given besides in its place.
+R = TypeVar("R")
+
+
+def read_recipe(path: str | Path | None, given: Mapping[str, Any] = {}, kind: type[R] = Recipe) -> R:
+    """The recipe of a TOML or JSON file, with what is given besides in its place; of a detector, or of another `kind`.
 
     Raises:
         UserError: the file cannot be read, or has a key that is not known or a value of another kind.
     """
     found: dict[str, Any] = {}
-    kinds = {f.name: f.default.__class__ for f in dataclasses.fields(Recipe)}
+    kinds = {f.name: f.default.__class__ for f in dataclasses.fields(cast(Any, kind))}
     if path is not None:
         try:
             text = Path(path).read_text(encoding="utf-8")
@@ -136,7 +139,7 @@ def read_recipe(path: str | Path | None, given: Mapping[str, Any] = {}) -> Recip
                 found[name] = float(value)
             elif type(value) is not kinds[name]:
                 raise UserError(f"{path}: {name} is {value!r}, but must be of the kind {kinds[name].__name__}.")
-    return Recipe(**found | dict(given))
+    return kind(**found | dict(given))
 
 
 def divide(items: Items, share: float, seed: int) -> tuple[Items, Items]:

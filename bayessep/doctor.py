@@ -17,7 +17,7 @@ from bayessep.settings import Settings
 from bayessep.stft import istft, stft, stft_for_rate
 
 _NEEDED = ("jax", "jaxlib", "jaxtyping", "numpyro", "optax", "arviz", "numpy", "scipy", "soundfile", "soxr", "matplotlib", "typer")
-_EXTRAS = {"containers": "av", "asr": "pocketsphinx", "baselines": "librosa", "bss4": "museval"}
+_EXTRAS = {"containers": "av", "asr": "pocketsphinx", "baselines": "librosa", "bss4": "museval", "export": "onnxruntime"}
 
 
 def examine(device: str) -> dict[str, Any]:

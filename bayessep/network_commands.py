@@ -180,6 +180,21 @@ def processes(coordinator: str | None, count: int | None, number: int | None) ->
     return Processes(coordinator, count, number)
 
 
+def begin_together(together: Processes | None, device: str, terminal: Terminal) -> str:
+    """`commands.begin`, and the other processes, if there are any; only the first says anything."""
+    if together is not None:
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.distributed.initialize(together.coordinator, together.processes, together.number)
+        terminal.quiet |= together.number > 0
+    return begin(device, terminal)
+
+
+def ended(trained: train.Trained) -> str:
+    """When a training ended, and why."""
+    reason = "no better since" if trained.stopped == "patience" else "all of them done"
+    return f"best of {trained.epochs} epochs: {trained.epoch} ({reason})"
+
+
 def train_detector(
     folder: Path,
     data: Path,
@@ -205,15 +220,11 @@ def train_detector(
         unfit = f"bayessep detect does not run the network {recipe.network}, which is trained here"
         terminal.warn(f"{unfit}; for one that it runs: {detection.RUNS}.")
     sounds = corpora.speech_and_music(data, redistributable=redistributable, missing=terminal.warn)
-    if together is not None:
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(together.coordinator, together.processes, together.number)
-        terminal.quiet |= together.number > 0
-    described = begin(device, terminal)
+    described = begin_together(together, device, terminal)
     # In scenes a speaker pauses as he does; a patch of a pause would be no speech.
     pauses = recipe.network == "frames"
     items = Items(*(read_items(of, recipe.front.sample_rate, pauses=pauses) for of in sounds))
-    about = {"data": _about(items) | {"redistributable": redistributable}}
+    about = {"data": about_items(items) | {"redistributable": redistributable}}
     learn, held = divide(items, SHARE, recipe.seed)
     with terminal.working() as progress:
         trained = train.train(task(recipe, learn, held, about), recipe.training, folder, progress=progress)
@@ -229,13 +240,11 @@ def train_detector(
     document = {"command": "train detector", "version": __version__, "device": described, "recipe": dataclasses.asdict(recipe)}
     document |= about | found | {"stopped": trained.stopped, "sha256": digest}
     document["output"] = {"folder": str(folder), "weights": WEIGHTS, "config": train.CONFIG, "metrics": train.METRICS}
-    reason = "no better since" if trained.stopped == "patience" else "all of them done"
-    ended = f"best of {trained.epochs} epochs: {trained.epoch} ({reason})"
     right = f"validation: loss {trained.loss:.4f}, {100 * scores['validation/accuracy']:.1f} % right"
-    terminal.result(document, "\n".join([ended, right, str(folder / WEIGHTS)]))
+    terminal.result(document, "\n".join([ended(trained), right, str(folder / WEIGHTS)]))
 
 
-def _about(items: Any) -> dict[str, Any]:
+def about_items(items: Any) -> dict[str, Any]:
     """What is learned from, so that a training goes on with nothing else."""
     digest = hashlib.sha256()
     counts: dict[str, Any] = {}

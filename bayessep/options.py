@@ -12,6 +12,8 @@ import typer
 
 # The names of settings.METHODS, which costs a second to import.
 Method = StrEnum("Method", ["nmf", "variational", "icm", "joint", "svi", "unsupervised"])
+# The names of neural.NETWORKS, likewise.
+AnyMethod = StrEnum("AnyMethod", [(name, name) for name in (*map(str, Method), "conv-tasnet", "blstm-mask")])
 Device = StrEnum("Device", ["auto", "cpu", "cuda"])
 Rule = StrEnum("Rule", ["exact", "printed"])
 
@@ -63,12 +65,21 @@ Labels = Annotated[
 # --- model and inference -------------------------------------------------------------------------------------------------
 
 TheMethod = Annotated[
-    Method,
+    AnyMethod,
     _model(
         "--method",
         metavar="METHOD",
         help="nmf keeps templates learned from the speech; variational and icm move them on MIX; joint learns from both "
-        "at once; svi is variational by stochastic gradients; unsupervised needs no --speech.",
+        "at once; svi is variational by stochastic gradients; unsupervised needs no --speech. conv-tasnet and blstm-mask are "
+        "networks, of --weights: they need nothing but MIX.",
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    _model(
+        "--weights",
+        metavar="FILE",
+        help="Method conv-tasnet or blstm-mask: what bayessep train has made; else the installed one, if there is one.",
     ),
 ]
 Bases = Annotated[

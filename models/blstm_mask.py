@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from bayessep.errors import UserError
 from bayessep.models.waveform_separation import Batch, Metrics, State, learn, optimiser
@@ -54,6 +54,11 @@ class BlstmMask:
         """Of which the mask is made."""
         return Stft(n_fft=self.window, hop=self.hop, pad_end=True)
 
+    @property
+    def context(self) -> int:
+        """Samples to each side that are given to a piece of a recording: a second at 16 kHz, for memory fades without an end."""
+        return 100 * self.hop
+
 
 PRESETS = {"paper": BlstmMask(), "small": BlstmMask(2, 160)}
 """That of paper 001, and one that two cores can train."""
@@ -68,20 +73,24 @@ class Lstm(nnx.Module):
 
         self.enter, self.again, self.bias = drawn(n_in, 4 * units), drawn(units, 4 * units), drawn(4 * units)
 
-    def __call__(self, x: Float[Array, "T B n"], backward: bool) -> Float[Array, "T B m"]:
+    def __call__(
+        self, x: Float[Array, "T B n"], backward: bool, valid: Bool[Array, " T"] | None = None
+    ) -> Float[Array, "T B m"]:
         again = self.again[...]
         # What does not depend on the frame before is one product of matrices for all frames.
         entering = x @ self.enter[...] + self.bias[...][None, None]
 
-        def one(carried: tuple[Array, Array], now: Array) -> tuple[tuple[Array, Array], Array]:
-            hidden, cell = carried
-            keep, forget, write, say = jnp.split(now + hidden @ again, 4, axis=-1)
+        def one(carried: tuple[Array, Array], now: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
+            (entered, heard), (hidden, cell) = now, carried
+            keep, forget, write, say = jnp.split(entered + hidden @ again, 4, axis=-1)
             cell = jax.nn.sigmoid(forget) * cell + jax.nn.sigmoid(keep) * jnp.tanh(write)
-            hidden = jax.nn.sigmoid(say) * jnp.tanh(cell)
+            cell = jnp.where(heard, cell, jnp.float32(0))  # a recording that is read from its end begins there
+            hidden = jnp.where(heard, jax.nn.sigmoid(say) * jnp.tanh(cell), jnp.float32(0))
             return (hidden, cell), hidden
 
         nothing = jnp.zeros((x.shape[1], len(again)), x.dtype)
-        return lax.scan(one, (nothing, nothing), entering, reverse=backward)[1]
+        every = jnp.ones(len(x), bool) if valid is None else valid
+        return lax.scan(one, (nothing, nothing), (entering, every), reverse=backward)[1]
 
 
 class Network(nnx.Module):
@@ -94,10 +103,10 @@ class Network(nnx.Module):
         self.backward = nnx.List([Lstm(n, units, rngs) for n in sizes])
         self.linear = nnx.Linear(2 * units, bins, rngs=rngs)
 
-    def __call__(self, magnitude: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
+    def __call__(self, magnitude: Float[Array, "B T F"], valid: Bool[Array, " T"] | None = None) -> Float[Array, "B T F"]:
         x = magnitude.swapaxes(0, 1)
         for forward, backward in zip(self.forward, self.backward, strict=True):
-            x = jnp.concatenate([forward(x, False), backward(x, True)], axis=-1)
+            x = jnp.concatenate([forward(x, False, valid), backward(x, True, valid)], axis=-1)
         return jax.nn.sigmoid(self.linear(x)).swapaxes(0, 1)
 
 
@@ -112,19 +121,24 @@ def parameter_count(config: BlstmMask) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.split(nnx.eval_shape(lambda: Network(config, nnx.Rngs(0))))[1]))
 
 
-def separated(config: BlstmMask, parameters: PyTree, mixture: Float[Array, "B N"]) -> Float[Array, "B 2 N"]:
-    """Speech and music of mixtures, which they sum to."""
+def separated(
+    config: BlstmMask, parameters: PyTree, mixture: Float[Array, "B N"], length: Array | None = None
+) -> Float[Array, "B 2 N"]:
+    """Speech and music of mixtures, which they sum to; `length` as in `conv_tasnet.separated`."""
     spectrum = stft(mixture, config.stft)
-    mask = nnx.merge(graph(config), parameters)(jnp.abs(spectrum))
+    valid = None if length is None else jnp.arange(spectrum.shape[1]) < length // config.hop + 1
+    mask = nnx.merge(graph(config), parameters)(jnp.abs(spectrum), valid)
     masked = lax.complex(spectrum.real * mask, spectrum.imag * mask)
     speech = istft(masked, config.stft, mixture.shape[-1])
     return jnp.stack([speech, mixture - speech], axis=1)
 
 
 @partial(jax.jit, static_argnames=("config",))
-def predict(config: BlstmMask, parameters: PyTree, mixture: Float[Array, "B N"]) -> Float[Array, "B 2 N"]:
+def predict(
+    config: BlstmMask, parameters: PyTree, mixture: Float[Array, "B N"], length: Array | None = None
+) -> Float[Array, "B 2 N"]:
     """`separated`, compiled."""
-    return separated(config, parameters, mixture)
+    return separated(config, parameters, mixture, length)
 
 
 def init(config: BlstmMask, key: Key[Array, ""]) -> State:

@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Key, PyTree
@@ -33,6 +34,7 @@ from bayessep.models.waveform_separation import Batch, Metrics, State, consisten
 
 NORMS = ("global", "cumulative", "frame")
 MASKS = ("relu", "sigmoid")
+BANKS = ("random", "fourier")
 PRECISIONS = ("float32", "bfloat16")
 _EPS = 1e-8  # of paper 001's code
 
@@ -48,6 +50,9 @@ class ConvTasNet:
             heard then depends a little on all of it. ``cumulative``: what came before. ``frame``: each frame by itself.
         causal: no frame depends on later ones. A sample depends on less than L later ones, which share frames with it.
         consistent: stems sum to the mixture (`waveform_separation.consistent`).
+        bank: what encoder and decoder start as. ``random`` as in the paper. ``fourier``: windowed sines and cosines, both halves of
+            each, from which the decoder makes what the encoder was given; 2 L filters. Where training is short, learning goes
+            several times faster from there.
         precision: of products of matrices; ``bfloat16`` is for accelerators.
         rate: of Adam.
 
@@ -66,11 +71,12 @@ class ConvTasNet:
     norm: str = "global"
     causal: bool = False
     consistent: bool = False
+    bank: str = "random"
     precision: str = "float32"
     rate: float = 1e-3
 
     def __post_init__(self) -> None:
-        for name, known in (("mask", MASKS), ("norm", NORMS), ("precision", PRECISIONS)):
+        for name, known in (("mask", MASKS), ("norm", NORMS), ("bank", BANKS), ("precision", PRECISIONS)):
             if getattr(self, name) not in known:
                 raise UserError(f"{name} {getattr(self, name)!r} is not known; choose one of {', '.join(known)}.")
         for name in ("filters", "length", "bottleneck", "hidden", "kernel", "blocks", "repeats"):
@@ -78,10 +84,12 @@ class ConvTasNet:
                 raise UserError(f"{name} is {getattr(self, name)}, but must be at least 1.")
         if self.length % 2:
             raise UserError(f"length is {self.length}, but must be even: frames overlap by half.")
+        if self.bank == "fourier" and self.filters != 2 * self.length:
+            raise UserError(f"filters is {self.filters}, but must be twice the length {self.length} where the bank is fourier.")
         if self.kernel % 2 == 0:
             raise UserError(f"kernel is {self.kernel}, but must be odd: it has a middle.")
         if self.causal and self.norm == "global":
-            raise UserError("a causal network cannot be normalised by what it has not heard yet; take the norm cumulative or frame.")
+            raise UserError("a causal network cannot be normalised by what it has not heard; take the norm cumulative or frame.")
         if not 0 < self.rate < 1:
             raise UserError(f"rate is {self.rate}, but must be above 0 and below 1.")
 
@@ -99,7 +107,7 @@ class ConvTasNet:
 
 PRESETS = {
     "paper": ConvTasNet(),
-    "small": ConvTasNet(160, 48, 96, 192, 3, 7, 2, consistent=True),
+    "small": ConvTasNet(512, 256, 128, 192, 3, 7, 2, consistent=True, bank="fourier"),
 }
 """That of paper 001, and one that two cores can train."""
 
@@ -115,6 +123,19 @@ class Blocks(NamedTuple):
     leave: Float[Array, "*A H B"]
 
 
+def fourier_bank(length: int) -> tuple[Float[np.ndarray, "L N"], Float[np.ndarray, "N L"]]:
+    """Encoder and decoder of L / 2 frequencies, N = 2 L filters: cosines, sines, and both of them negative.
+
+    Frequencies lie between those of the discrete Fourier transform, so that none lacks its sine. What a ReLU leaves of a filter and
+    of its negative is all of it; the squared windows of frames that overlap by half sum to 1.
+    """
+    n = np.arange(length)
+    angle = np.pi * (2 * n[None] + 1) * (2 * np.arange(length // 2)[:, None] + 1) / (2 * length)
+    waves = np.concatenate([np.cos(angle), np.sin(angle)]) * np.sin(np.pi * (n + 0.5) / length)
+    both = np.concatenate([waves, -waves]) * (2 / length) ** 0.5
+    return both.T, both
+
+
 class Network(nnx.Module):
     """The network for waveforms of any length."""
 
@@ -126,6 +147,8 @@ class Network(nnx.Module):
         c, every = config, (config.repeats, config.blocks)
         self.encoder = drawn(c.length, c.filters, fan=c.length + c.filters)
         self.decoder = drawn(c.filters, c.length, fan=c.length + c.filters)
+        if c.bank == "fourier":
+            self.encoder, self.decoder = (nnx.Param(jnp.asarray(w, jnp.float32)) for w in fourier_bank(c.length))
         self.norm_gain, self.norm_bias = nnx.Param(jnp.ones(c.filters)), nnx.Param(jnp.zeros(c.filters))
         self.narrow = drawn(c.filters, c.bottleneck, fan=c.filters + c.bottleneck)
         self.enter = drawn(c.bottleneck, c.hidden, fan=c.bottleneck + c.hidden, before=every)

@@ -142,6 +142,15 @@ def test_the_context_is_as_far_as_gradients_reach() -> None:
         assert reached[-1] <= n // 2 + config.context
 
 
+def test_a_fourier_bank_gives_back_what_it_was_given() -> None:
+    encoder, decoder = conv_tasnet.fourier_bank(8)
+    x = _waveform(80)
+    coded = jax.nn.relu(conv_tasnet.framed(x, 4) @ jnp.asarray(encoder, jnp.float32))
+    np.testing.assert_allclose(conv_tasnet.overlapped(coded @ jnp.asarray(decoder, jnp.float32)), x, atol=1e-5)
+    started = conv_tasnet.init(dataclasses.replace(TINY, bank="fourier", filters=16), jax.random.key(0)).parameters
+    np.testing.assert_allclose(nnx.to_pure_dict(started)["encoder"], encoder, atol=1e-6)
+
+
 @pytest.mark.parametrize("consistent", [False, True])
 @pytest.mark.parametrize("norm", ["frame", "cumulative"])
 def test_a_stream_says_what_the_whole_says(norm: str, consistent: bool) -> None:
@@ -201,6 +210,8 @@ def test_it_learns_to_tell_two_tones_apart_and_compiles_once() -> None:
         ({"mask": "tanh"}, "mask 'tanh' is not known"),
         ({"norm": "batch"}, "norm 'batch' is not known"),
         ({"precision": "int8"}, "precision 'int8' is not known"),
+        ({"bank": "wavelet"}, "bank 'wavelet' is not known"),
+        ({"bank": "fourier"}, "twice the length 20"),
         ({"blocks": 0}, "blocks is 0"),
         ({"length": 21}, "length is 21, but must be even"),
         ({"kernel": 4}, "kernel is 4, but must be odd"),

@@ -393,7 +393,10 @@ def _command(*names: str) -> Any:
     return command
 
 
-VERBS = [("detect",), ("train", "detector"), ("models", "list"), ("models", "info"), ("models", "verify")]
+VERBS = [
+    *[("detect",), ("train", "detector"), ("train", "conv-tasnet"), ("train", "blstm-mask"), ("export", "conv-tasnet")],
+    *[("models", "list"), ("models", "info"), ("models", "verify")],
+]
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -1,0 +1,168 @@
+"""The verbs that train separators of waveforms, as `bayessep.cli` has them. What they do is in `separator_commands`."""
+
+from functools import partial
+from typing import Annotated, Any
+
+import typer
+
+from bayessep.cli_networks import Config, Coordinator, Data, Process, Processes, Redistributable, Trained
+from bayessep.options import Device, Json, Quiet, TheDevice
+from bayessep.terminal import Resumable, Terminal
+
+_recipe = partial(typer.Option, rich_help_panel="The recipe, as the keys of --config")
+
+Preset = Annotated[
+    str | None, _recipe("--preset", metavar="paper|small", show_default="small", help="Sizes: paper 001's, or for two cores.")
+]
+Rate = Annotated[float | None, _recipe("--rate", metavar="X", show_default="0.001", help="Of Adam's steps.")]
+InBatch = Annotated[
+    int | None, _recipe("--batch", metavar="N", show_default="8", help="Mixtures of a step; a multiple of the number of devices.")
+]
+Seconds = Annotated[float | None, _recipe("--seconds", metavar="S", show_default="4.0", help="How long mixtures are.")]
+SnrMean = Annotated[
+    float | None, _recipe("--snr-mean", metavar="DB", show_default="0.0", help="Speech over music: mean of a normal distribution.")
+]
+SnrDeviation = Annotated[
+    float | None, _recipe("--snr-deviation", metavar="DB", show_default="5.0", help="Standard deviation of that.")
+]
+Varied = Annotated[
+    bool | None,
+    _recipe(
+        "--varied/--as-recorded", show_default="varied", help="Play recordings at other speeds, and some music with other music."
+    ),
+]
+Held = Annotated[int | None, _recipe("--held", metavar="N", show_default="64", help="Mixtures to validate with, at 0 dB.")]
+Epochs = Annotated[int | None, _recipe("--epochs", metavar="N", show_default="100", help="At most.")]
+StepsPerEpoch = Annotated[
+    int | None, _recipe("--steps-per-epoch", metavar="N", show_default="200", help="Steps between validations.")
+]
+Patience = Annotated[
+    int | None,
+    _recipe("--patience", metavar="N", show_default="10", help="Epochs without a better validation after which it ends."),
+]
+MinDelta = Annotated[float | None, _recipe("--min-delta", metavar="X", show_default="0.0", help="By how much better it must be.")]
+TheSeed = Annotated[int | None, _recipe("--seed", metavar="N", show_default="0", help="Of all randomness.")]
+Average = Annotated[
+    float | None,
+    _recipe("--average", metavar="X", show_default="0.99", help="Moving mean of the weights, of which so much stays each step."),
+]
+
+
+def register(train: typer.Typer) -> None:
+    """Add the verbs of this file to the verb train."""
+    train.command("conv-tasnet", cls=Resumable, epilog=_EXAMPLES.format("conv-tasnet"))(conv_tasnet)
+    train.command("blstm-mask", cls=Resumable, epilog=_EXAMPLES.format("blstm-mask"))(blstm_mask)
+
+
+_EXAMPLES = """**Examples**
+
+bayessep train {0} --data recordings -o trained
+
+bayessep train {0} --data musan -o trained --preset paper --batch 128"""
+
+
+def conv_tasnet(
+    data: Data,
+    output: Trained,
+    config: Config = None,
+    redistributable: Redistributable = False,
+    preset: Preset = None,
+    mask: Annotated[
+        str | None, _recipe("--mask", metavar="relu|sigmoid", show_default="the preset's", help="How masks are kept above 0.")
+    ] = None,
+    norm: Annotated[
+        str | None,
+        _recipe(
+            "--norm",
+            metavar="global|cumulative|frame",
+            show_default="the preset's; with --causal, cumulative",
+            help="What activations are normalised over: the recording, what came before, or each frame.",
+        ),
+    ] = None,
+    causal: Annotated[bool | None, _recipe("--causal", show_default="off", help="Look at no later frame.")] = None,
+    consistent: Annotated[
+        bool | None, _recipe("--consistent", show_default="the preset's", help="Stems that sum to the mixture.")
+    ] = None,
+    precision: Annotated[
+        str | None, _recipe("--precision", metavar="float32|bfloat16", show_default="float32", help="bfloat16 is for accelerators.")
+    ] = None,
+    rate: Rate = None,
+    batch: InBatch = None,
+    seconds: Seconds = None,
+    snr_mean: SnrMean = None,
+    snr_deviation: SnrDeviation = None,
+    varied: Varied = None,
+    held: Held = None,
+    epochs: Epochs = None,
+    steps_per_epoch: StepsPerEpoch = None,
+    patience: Patience = None,
+    min_delta: MinDelta = None,
+    seed: TheSeed = None,
+    average: Average = None,
+    coordinator: Coordinator = None,
+    processes: Processes = None,
+    process: Process = None,
+    device: TheDevice = Device.auto,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train Conv-TasNet to take speech and music apart, on recordings of speech alone and of music alone.
+
+    Mixtures are made of them, anew in every step. Three tenths of the speakers and artists are held out to validate with, and the
+    weights of the epoch that does best there are written: bayessep separate --method conv-tasnet --weights runs them.
+    """
+    _train("conv-tasnet", dict(locals()))
+
+
+def blstm_mask(
+    data: Data,
+    output: Trained,
+    config: Config = None,
+    redistributable: Redistributable = False,
+    preset: Preset = None,
+    rate: Rate = None,
+    batch: InBatch = None,
+    seconds: Seconds = None,
+    snr_mean: SnrMean = None,
+    snr_deviation: SnrDeviation = None,
+    varied: Varied = None,
+    held: Held = None,
+    epochs: Epochs = None,
+    steps_per_epoch: StepsPerEpoch = None,
+    patience: Patience = None,
+    min_delta: MinDelta = None,
+    seed: TheSeed = None,
+    average: Average = None,
+    coordinator: Coordinator = None,
+    processes: Processes = None,
+    process: Process = None,
+    device: TheDevice = Device.auto,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a recurrent network that masks the spectrogram, to compare with: the frequency domain of paper 001.
+
+    It learns from the same mixtures, by the same loss, as train conv-tasnet.
+    """
+    _train("blstm-mask", dict(locals()))
+
+
+def _train(network: str, options: dict[str, Any]) -> None:
+    terminal = Terminal(json=options["json"], quiet=options["quiet"])
+    from dataclasses import fields
+
+    from bayessep import network_commands, separator_commands
+    from bayessep.separator_training import Recipe
+
+    given = {f.name: options[f.name] for f in fields(Recipe) if options.get(f.name) is not None} | {"network": network}
+    together = network_commands.processes(options["coordinator"], options["processes"], options["process"])
+    separator_commands.train_separator(
+        options["output"],
+        options["data"],
+        options["config"],
+        given,
+        redistributable=options["redistributable"],
+        together=together,
+        device=options["device"],
+        terminal=terminal,
+    )

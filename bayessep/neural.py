@@ -1,0 +1,281 @@
+"""Trained separators of waveforms at work: recordings of any length, rate and number of channels, in bounded memory.
+
+A recording is resampled to the rate that a network was trained at, scaled to a mean square of 1, and run in windows of one length,
+each channel by itself. Of a window, its `context` at both ends is discarded, but for a quarter of a second in which neighbours
+fade into each other. So what comes out is what the network says of the whole recording, to rounding, wherever a sample depends on
+no more than the context: with the norm ``frame``. The norm ``global`` is one of each window, the memory of `blstm_mask` is cut off
+after a second, and the norm ``cumulative`` begins anew with each window; causal networks run as streams, and are exact.
+
+The music is what is left of the recording without the speech. What lies above half of the network's sample rate, which it does
+not hear, is shared as the high frequencies below that are at the time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, PyTree
+from scipy.signal import lfilter
+
+from bayessep import audio, shipped
+from bayessep.errors import UserError
+from bayessep.models import blstm_mask, conv_tasnet
+from bayessep.models.blstm_mask import BlstmMask
+from bayessep.models.conv_tasnet import ConvTasNet
+from bayessep.resampling import resampled
+from bayessep.separators import Progress, silent
+from bayessep.shipped import Weights
+
+NETWORKS: dict[str, Any] = {"conv-tasnet": (conv_tasnet, ConvTasNet), "blstm-mask": (blstm_mask, BlstmMask)}
+"""By the names of methods: where the network is, and its config."""
+
+WINDOWS = (4.0, 16.0)
+"""Seconds of the windows that a network is run on: the shortest that holds a recording, else the longest, again and again."""
+FADE = 0.25
+"""Seconds in which windows fade into each other."""
+
+Samples = Float[np.ndarray, "_ _"]
+
+
+class Separator(NamedTuple):
+    """A trained network, ready to be run."""
+
+    network: str  # of `NETWORKS`
+    config: Any
+    parameters: PyTree
+    sample_rate: int
+
+    def predict(self, x: Float[np.ndarray, " N"], length: int) -> Float[np.ndarray, "2 N"]:
+        """Speech and music of a window, of which so many samples are of the recording, and zeros follow."""
+        module = NETWORKS[self.network][0]
+        return np.asarray(module.predict(self.config, self.parameters, jnp.asarray(x)[None], jnp.asarray(length)))[0]
+
+
+def weights_of(separator: Separator, **about: object) -> Weights:
+    """What `separator_of` reads."""
+    settings = {"network": separator.network, "config": dataclasses.asdict(separator.config), "sample_rate": separator.sample_rate}
+    return Weights(shipped.flat(separator.parameters), settings | about)
+
+
+def separator_of(weights: Weights) -> Separator:
+    """A separator from a file of weights.
+
+    Raises:
+        UserError: they are those of something else.
+    """
+    settings = weights.settings
+    try:
+        name, rate = settings["network"], int(settings["sample_rate"])
+        module, kind = NETWORKS[name]
+        config = kind(**settings["config"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"these are no weights of a separator ({error}); bayessep train conv-tasnet makes some.") from None
+    like = jax.eval_shape(lambda key: module.init(config, key), jax.random.key(0))
+    return Separator(name, config, jax.tree.map(jnp.asarray, shipped.filled(like.parameters, weights.arrays)), rate)
+
+
+def load(network: str, path: str | Path | None = None) -> Separator:
+    """The separator of a file, or the one that ships under the network's name.
+
+    Raises:
+        UserError: the file cannot be read, is none of a separator or of another network; or none ships.
+    """
+    if path is None:
+        if network not in shipped.names():
+            raise UserError(f"no {network} is installed; give --weights FILE, a file that bayessep train {network} has written.")
+        return separator_of(shipped.read(network))
+    try:
+        found = separator_of(shipped.read_file(path))
+    except UserError as error:
+        raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+    if found.network != network:
+        raise UserError(f"{path} holds weights of {found.network}, not of {network}; name that with --method.")
+    return found
+
+
+# --- windows -------------------------------------------------------------------------------------------------------------
+
+
+def in_windows(
+    pieces: Iterable[Samples], separator: Separator, scale: float, windows: tuple[float, ...] = WINDOWS
+) -> Iterator[Float[np.ndarray, "_ 2 _"]]:
+    """Speech and music of a recording that comes in pieces, at the network's rate; as many samples come out as go in."""
+    if isinstance(separator.config, ConvTasNet) and separator.config.causal:
+        yield from _streamed(pieces, separator, scale)
+        return
+    rate, context = separator.sample_rate, separator.config.context
+    fade = round(FADE * rate)
+    sizes = [round(seconds * rate) for seconds in windows]
+    sizes[-1] = max(sizes[-1], 4 * (context + fade))
+    longest, overlap = sizes[-1], 2 * context + fade
+    rise = (np.arange(fade, dtype=np.float32) + 0.5) / np.float32(fade)
+    held, faded, ended = np.zeros((1, 0), np.float32), None, False
+    source = iter(pieces)
+    while not ended:
+        while not ended and held.shape[1] <= longest:  # one more than a window, to know whether it is the last
+            piece = next(source, None)
+            if piece is None:
+                ended = True
+            else:
+                held = piece if not held.shape[1] else np.concatenate([held, piece], axis=1)
+        here = held[:, :longest]
+        n = here.shape[1]
+        if not n:
+            return
+        size = next(s for s in sizes if s >= n) if faded is None else longest
+        padded = np.pad(here * np.float32(1 / scale), ((0, 0), (0, size - n)))
+        found = np.stack([separator.predict(channel, n) for channel in padded])[..., :n] * np.float32(scale)
+        if faded is not None:  # the end of the window before, of which the same is known
+            found[..., context : context + fade] *= rise
+            found[..., context : context + fade] += faded
+            found = found[..., context:]
+        if not ended:
+            faded = found[..., -context - fade : -context] * (1 - rise)
+            found = found[..., : -context - fade]
+        held = held[:, longest - overlap :]
+        yield found
+
+
+def _streamed(pieces: Iterable[Samples], separator: Separator, scale: float) -> Iterator[Float[np.ndarray, "_ 2 _"]]:
+    """The same of a causal network, exactly: pieces of one length, and the last filled up with silence."""
+    config = separator.config
+    size = -(-separator.sample_rate // config.hop) * config.hop
+    held, states, late = np.zeros((1, 0), np.float32), None, config.hop
+
+    def pushed(block: Samples) -> Float[np.ndarray, "_ 2 _"]:
+        nonlocal states
+        states = states or [conv_tasnet.stream_init(config)] * len(block)
+        done = [conv_tasnet.stream_push(config, separator.parameters, *one) for one in zip(states, jnp.asarray(block), strict=True)]
+        states = [state for state, _ in done]
+        return np.stack([np.asarray(out) for _, out in done])
+
+    for piece in pieces:
+        held = piece if not held.shape[1] else np.concatenate([held, piece], axis=1)
+        while held.shape[1] >= size:
+            found = pushed(held[:, :size] * np.float32(1 / scale))[..., late:] * np.float32(scale)
+            held, late = held[:, size:], 0
+            yield found
+    # What is left, and the hop by which a stream is late.
+    left = held.shape[1] + config.hop - late
+    block = np.pad(held * np.float32(1 / scale), ((0, 0), (0, 2 * size - held.shape[1])))
+    if len(held) and (left or states):
+        found = np.concatenate([pushed(block[:, :size]), pushed(block[:, size:])], axis=-1)
+        yield found[..., late : late + left] * np.float32(scale)
+
+
+# --- recordings ----------------------------------------------------------------------------------------------------------
+
+
+def speech_of(
+    read: Callable[[], Iterable[Samples]], sample_rate: int, separator: Separator
+) -> Iterator[tuple[Samples, Samples]]:
+    """Pieces of a recording, and the speech in each of them; `read` begins the recording anew, and is called three times.
+
+    Raises:
+        UserError: the recording is silent.
+    """
+    power, count = 0.0, 0
+    for piece in read():
+        power += float(np.sum(np.square(piece, dtype=np.float64)))
+        count += piece.size
+    if not power:
+        raise UserError("the recording is silent: there is nothing to take apart.")
+    scale = (power / count) ** 0.5
+    rate = separator.sample_rate
+
+    if sample_rate <= rate:
+        heard = read() if sample_rate == rate else resampled(read(), sample_rate, rate)
+        low = (found[:, 0] for found in in_windows(heard, separator, scale))
+        held = _Held(low if sample_rate == rate else resampled(low, rate, sample_rate))
+        for piece in read():
+            yield piece, held.take(piece.shape[1])
+        return
+    both = in_windows(resampled(read(), sample_rate, rate), separator, scale)
+    held = _Held(resampled(_with_shares(both, rate), rate, sample_rate))
+    for piece in read():
+        speech, below, share = np.split(held.take(piece.shape[1]), 3)
+        yield piece, speech + np.clip(share, 0, 1) * (piece - below)
+
+
+def _with_shares(pieces: Iterable[Float[np.ndarray, "_ 2 _"]], sample_rate: int) -> Iterator[Samples]:
+    """Of each channel the speech, the sum of both sources, and the share of speech in the high frequencies, over 10 ms."""
+    stays = np.exp(-1 / (0.01 * sample_rate))
+    last = state = None
+    for found in pieces:
+        if last is None or state is None:
+            last, state = np.zeros_like(found[..., :1]), np.zeros((*found.shape[:2], 1))
+        # The difference of neighbouring samples grows with frequency.
+        energy, state = lfilter([1 - stays], [1, -stays], np.diff(found, axis=-1, prepend=last) ** 2, zi=state)
+        last = found[..., -1:] if found.shape[-1] else last
+        share = energy[:, 0] / np.maximum(energy.sum(1), 1e-20)
+        yield np.concatenate([found[:, 0], found.sum(1), share.astype(np.float32)])
+
+
+class _Held:
+    """Pieces, as many samples at a time as asked for; zeros after the last."""
+
+    def __init__(self, pieces: Iterable[Samples]) -> None:
+        self._pieces, self._held = iter(pieces), None
+
+    def take(self, n: int) -> Samples:
+        while self._held is None or self._held.shape[1] < n:
+            more = next(self._pieces, None)
+            if more is None:
+                held = np.zeros((1, 0), np.float32) if self._held is None else self._held
+                self._held = np.pad(held, ((0, 0), (0, n - held.shape[1])))
+            else:
+                self._held = more if self._held is None else np.concatenate([self._held, more], axis=1)
+        taken, self._held = self._held[:, :n], self._held[:, n:]
+        return taken
+
+
+class Stems(NamedTuple):
+    """Of one recording."""
+
+    speech: Float[np.ndarray, "C N"]
+    music: Float[np.ndarray, "C N"]  # exactly the mixture less the speech
+
+
+def separate(mixture: Samples, sample_rate: int, separator: Separator) -> Stems:
+    """Take speech and music apart: a recording that is held at once.
+
+    Raises:
+        UserError: the mixture is silent, or no (C, N).
+    """
+    if np.ndim(mixture) != 2:
+        raise UserError(f"a mixture has shape (channels, samples), not {np.shape(mixture)}; for one channel, give mixture[None].")
+    mixture = np.asarray(mixture, np.float32)
+    speech = np.concatenate([speech for _, speech in speech_of(lambda: [mixture], sample_rate, separator)], axis=1)
+    return Stems(speech, mixture - speech)
+
+
+def separate_file(
+    path: Path, separator: Separator, speech_path: Path, music_path: Path, subtype: str = "FLOAT", *, progress: Progress = silent
+) -> None:
+    """The same of a file, from file to files.
+
+    Raises:
+        UserError: as `separate` and `audio.read`; no stem is left half written.
+    """
+    info = audio.probe(path)
+    rate, frames = info.sample_rate, info.frames
+    done = 0
+
+    def read() -> Iterator[Samples]:
+        return (block.samples for block in audio.blocks(path, 10.0))
+
+    with (
+        audio.Writer(speech_path, rate, info.channels, subtype, frames) as speech_out,
+        audio.Writer(music_path, rate, info.channels, subtype, frames) as music_out,
+    ):
+        for piece, speech in speech_of(read, rate, separator):
+            speech_out.append(speech)
+            music_out.append(piece - speech)
+            done += piece.shape[1]
+            progress("separating", done, frames, float("nan"))

@@ -1,0 +1,136 @@
+"""What the verbs of separators of waveforms do: train conv-tasnet and blstm-mask, and separate by them."""
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from bayessep import __version__, accounts, audio, corpora, neural, output, recordings, segments, shipped, timeline, train
+from bayessep.detector_data import Items, read_items
+from bayessep.detector_training import divide, read_recipe
+from bayessep.network_commands import SHARE, WEIGHTS, Processes, about_items, begin_together, ended
+from bayessep.neural import Separator
+from bayessep.separator_training import RATE, Recipe, task
+from bayessep.terminal import Terminal, to_json
+from bayessep.timeline import BOTH, MUSIC, SILENCE, SPEECH, Segment
+
+
+def train_separator(
+    folder: Path,
+    data: Path,
+    config: Path | None,
+    given: Mapping[str, Any],
+    *,
+    redistributable: bool,
+    together: Processes | None,
+    device: str,
+    terminal: Terminal,
+) -> None:
+    """Train a separator, or go on with a training; writes its weights.
+
+    Raises:
+        UserError: as `read_recipe`, `corpora.speech_and_music` and `train.train`.
+        Diverged: the loss is no number any more.
+    """
+    recipe = read_recipe(config, given, Recipe)
+    sounds = corpora.speech_and_music(data, redistributable=redistributable, missing=terminal.warn)
+    described = begin_together(together, device, terminal)
+    items = Items(*(read_items(of, RATE, pauses=True) for of in sounds))
+    about = {"data": about_items(items) | {"redistributable": redistributable}}
+    learn, held = divide(items, SHARE, recipe.seed)
+    with terminal.working() as progress:
+        trained = train.train(task(recipe, learn, held, about), recipe.training, folder, progress=progress)
+    if jax.process_index() > 0:
+        return
+    scores = {name: value for name, value in trained.history[trained.epoch - 1].items() if name != "epoch"}
+    licences = sorted({s.recording.licence for of in sounds for s in of if s.recording.licence})
+    found = {"epoch": trained.epoch, "epochs": trained.epochs, "scores": scores}
+    separator = Separator(recipe.network, recipe.config, trained.state.parameters, RATE)
+    more: dict[str, Any] = {"recipe": dataclasses.asdict(recipe), "licences": licences, "training": found} | about
+    digest = shipped.write_file(folder / WEIGHTS, neural.weights_of(separator, **more))
+    document = {"command": f"train {recipe.network}", "version": __version__, "device": described}
+    document |= {"recipe": dataclasses.asdict(recipe)} | about | found | {"stopped": trained.stopped, "sha256": digest}
+    document["output"] = {"folder": str(folder), "weights": WEIGHTS, "config": train.CONFIG, "metrics": train.METRICS}
+    speech, music = (scores[f"validation/{source}"] for source in ("speech", "music"))
+    right = f"validation at 0 dB: SI-SDR of speech {speech:.1f} dB, of music {music:.1f} dB"
+    terminal.result(document, "\n".join([ended(trained), right, str(folder / WEIGHTS)]))
+
+
+# --- separate ------------------------------------------------------------------------------------------------------------
+
+
+def separate(mix: Path, folder: Path, network: str, weights: Path | None, device: str, terminal: Terminal) -> None:
+    """Take one recording apart by a network; writes what `commands.separate` writes.
+
+    Raises:
+        UserError: as `neural.load`, `neural.separate` and `audio.read`; nothing is left half written.
+    """
+    info = audio.probe(mix)
+    output.keep_inputs(folder, accounts.FILES.values(), [mix, *([weights] if weights else [])])
+    separator = neural.load(network, weights)
+    started = time.perf_counter()
+    gain = 1.0
+    with output.draft(folder) as part:
+        stems = [part / accounts.FILES[stem] for stem in (SPEECH, MUSIC)]
+        with terminal.working() as progress:
+            if recordings.is_long(info):
+                terminal.note(f"{mix} is long, and is worked on in pieces")
+                neural.separate_file(mix, separator, *stems, progress=progress)
+            else:
+                mixture = audio.read(mix).samples
+                found = neural.separate(mixture, info.sample_rate, separator)
+                gain = audio.common_gain(found.speech, found.music, mixture)
+                for path, stem in zip(stems, found, strict=True):
+                    audio.write(path, stem * np.float32(gain), info.sample_rate)
+        labels = labels_of(*stems)
+        segments.write(part / accounts.FILES["labels"], labels)
+        spent, seconds = time.perf_counter() - started, info.frames / info.sample_rate
+        document: dict[str, Any] = {"command": "separate", "version": __version__, "method": network, "device": device}
+        document |= {"network": dataclasses.asdict(separator.config) | {"sample_rate": separator.sample_rate}}
+        document |= {"weights": None if weights is None else str(weights)}
+        document |= {"input": {"path": str(mix), "seconds": seconds, **info._asdict()}, "seconds": spent}
+        document |= {"real_time_factor": spent / seconds, "segments": [s._asdict() for s in labels], "output_gain": gain}
+        document["output"] = {"folder": str(folder)} | accounts.FILES
+        (part / accounts.FILES["details"]).write_text(to_json(document), encoding="utf-8")
+    lines = [f"{network}: {spent:.1f} s, {document['real_time_factor']:.3f} of the length of the recording"]
+    if gain != 1:
+        lines.append(f"both stems are quieter by a factor of {gain:.3f}, or one would clip")
+    terminal.result(document, "\n".join([*lines, *(str(folder / name) for name in accounts.FILES.values())]))
+
+
+STEP = 0.1
+"""Seconds between the labels of `labels_of`, before they are joined."""
+LEAST, QUIET = 0.02, 1e-5
+"""A stem is heard that has this share of the energy; silence has this share of that of the loudest second."""
+
+
+def labels_of(speech: Path, music: Path) -> list[Segment]:
+    """Which stem is heard when: what has a fiftieth of the energy of half a second.
+
+    Where one stem follows the other, both are in that half second: what lasts less than 0.6 s does not count.
+    """
+    info = audio.probe(speech)
+    n = max(1, round(STEP * info.sample_rate))
+    energies = np.stack([_energies(path, n) for path in (speech, music)])
+    width = np.ones(min(5, energies.shape[1]))
+    smooth = np.stack([np.convolve(row, width, "same") for row in energies])
+    total = smooth.sum(0)
+    on = smooth > LEAST * total
+    names = np.where(on.all(0), BOTH, np.where(on[0], SPEECH, MUSIC))
+    names = np.where(total <= QUIET * total.max(), SILENCE, names)
+    times = (np.arange(len(names)) + 0.5) * n / info.sample_rate
+    return timeline.from_frames(names.tolist(), times, info.frames / info.sample_rate, min_duration=0.6)
+
+
+def _energies(path: Path, n: int) -> Float[np.ndarray, " T"]:
+    """Of each n samples, in all channels."""
+    found = []
+    for block in audio.blocks(path, 100 * n / audio.probe(path).sample_rate):
+        power = np.square(block.samples, dtype=np.float64).sum(0)
+        found.append(np.add.reduceat(power, np.arange(0, len(power), n)))
+    return np.concatenate(found)

@@ -1,0 +1,206 @@
+"""From recordings to a trained separator of waveforms: the recipe, and what `bayessep.train` is given to do.
+
+Mixtures are made anew for every step: a stretch of speech, one of music, and a ratio drawn from a normal distribution, as in
+paper 001 (section IV-A). Validation is at 0 dB, the same mixtures every time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key, PyTree
+
+from bayessep.detector_data import Item, Items
+from bayessep.errors import UserError
+from bayessep.models import blstm_mask, conv_tasnet
+from bayessep.models.blstm_mask import BlstmMask
+from bayessep.models.conv_tasnet import ConvTasNet
+from bayessep.models.waveform_separation import Batch, State, losses
+from bayessep.train import Task, Training
+
+RATE = 16_000
+"""Samples a second of everything that is learned from."""
+
+NETWORKS: dict[str, ModuleType] = {"conv-tasnet": conv_tasnet, "blstm-mask": blstm_mask}
+"""Separators of waveforms, by the names of their verbs."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that a training of a separator depends on, recordings apart: the keys of a file, and the flags.
+
+    Attributes:
+        network: one of `NETWORKS`.
+        preset: of its sizes.
+        mask, norm, causal, consistent, precision: `ConvTasNet`, in place of the preset's where they are given: an empty name is
+            the preset's.
+        rate: of Adam.
+        batch: mixtures of a step.
+        seconds: length of each.
+        snr_mean, snr_deviation: of the ratio of speech to music, in decibels.
+        varied: play what is learned from faster or slower, and add other music to some of the music (`varied`): a few recordings
+            have few voices and instruments, and a network would learn them by heart.
+        held: mixtures to validate with.
+        epochs, steps_per_epoch, patience, min_delta, seed, average: `Training`.
+
+    Raises:
+        UserError: a name is not known, or a number is out of range.
+    """
+
+    network: str = "conv-tasnet"
+    preset: str = "small"
+    mask: str = ""
+    norm: str = ""
+    causal: bool = False
+    consistent: bool = False
+    precision: str = "float32"
+    rate: float = 1e-3
+    batch: int = 8
+    seconds: float = 4.0
+    snr_mean: float = 0.0
+    snr_deviation: float = 5.0
+    varied: bool = True
+    held: int = 64
+    epochs: int = 100
+    steps_per_epoch: int = 200
+    patience: int = 10
+    min_delta: float = 0.0
+    seed: int = 0
+    average: float = 0.99
+
+    def __post_init__(self) -> None:
+        if self.network not in NETWORKS:
+            raise UserError(f"there is no network {self.network!r}; choose one of {', '.join(NETWORKS)}.")
+        if self.preset not in NETWORKS[self.network].PRESETS:
+            raise UserError(f"{self.network} has no preset {self.preset!r}; choose {', '.join(NETWORKS[self.network].PRESETS)}.")
+        for name in ("batch", "held"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}, but must be at least 1.")
+        if not 0.1 <= self.seconds < math.inf:
+            raise UserError(f"seconds is {self.seconds}, but must be at least 0.1, and finite.")
+        if not (math.isfinite(self.snr_mean) and 0 <= self.snr_deviation < math.inf):
+            raise UserError("snr_mean and snr_deviation must be finite, and the deviation at least 0.")
+        _ = self.config, self.training  # each checks its own numbers
+
+    @property
+    def config(self) -> ConvTasNet | BlstmMask:
+        """The network."""
+        preset = NETWORKS[self.network].PRESETS[self.preset]
+        if self.network != "conv-tasnet":
+            if self.mask or self.norm or self.causal or self.consistent or self.precision != "float32":
+                raise UserError(f"mask, norm, causal, consistent and precision are of conv-tasnet, not of {self.network}.")
+            return dataclasses.replace(preset, rate=self.rate)
+        norm = self.norm or ("cumulative" if self.causal else preset.norm)
+        return dataclasses.replace(
+            preset,
+            mask=self.mask or preset.mask,
+            norm=norm,
+            causal=self.causal,
+            consistent=self.consistent or preset.consistent,
+            precision=self.precision,
+            rate=self.rate,
+        )
+
+    @property
+    def training(self) -> Training:
+        """How long it is trained."""
+        return Training(self.epochs, self.steps_per_epoch, self.patience, self.min_delta, self.seed, self.average)
+
+
+SPEEDS = {"speech": 1.15, "music": 1.5}
+"""How many times faster or slower at most: higher or lower, too, as a tape is."""
+JOINED = 0.3
+"""Share of the music that other music is added to."""
+
+
+def varied(items: Items, n: int, rng: np.random.Generator) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """Stretches of speech and of music, each at a speed of its own, and some music with other music."""
+
+    def played(what: str, own: Sequence[Item]) -> Float[np.ndarray, " n"]:
+        speed = SPEEDS[what] ** rng.uniform(-1, 1)
+        samples = stretch(own, int(n * speed) + 2, rng)
+        return np.interp(np.arange(n) * speed, np.arange(len(samples)), samples).astype(np.float32)
+
+    speech, music = played("speech", items.speech), played("music", items.music)
+    if rng.random() < JOINED:
+        music = mixed(music, played("music", items.music), rng.normal(0, 5)).sum(0)
+    return speech, music
+
+
+def stretch(items: Sequence[Item], n: int, rng: np.random.Generator) -> Float[np.ndarray, " n"]:
+    """So many samples of a recording, each in proportion to its length, from anywhere in it; short ones start over.
+
+    One that happens to be a pause is drawn again, as far as there is sound.
+    """
+    weights = np.array([len(item.samples) for item in items], np.float64)
+    for _ in range(20):
+        samples = items[rng.choice(len(items), p=weights / weights.sum())].samples
+        first = rng.integers(max(1, len(samples) - n + 1))
+        found = np.take(samples, np.arange(first, first + n), mode="wrap")
+        if np.mean(found**2) > 1e-3 * np.mean(samples**2):
+            break
+    return found.astype(np.float32)
+
+
+def mixed(speech: Float[np.ndarray, " N"], music: Float[np.ndarray, " N"], snr_db: float | int) -> Float[np.ndarray, "2 N"]:
+    """Both at a ratio of their energies; their sum has a mean square of 1."""
+    power = max(float(np.mean(music**2)), 1e-12)
+    both = np.stack([speech, music * np.float32(math.sqrt(np.mean(speech**2) / power) * 10 ** (-snr_db / 20))])
+    return (both / np.float32(math.sqrt(np.mean(both.sum(0) ** 2)) + 1e-9)).astype(np.float32)
+
+
+def drawn(
+    items: Items,
+    count: int,
+    seconds: float,
+    ratio: Callable[[np.random.Generator], float],
+    rng: np.random.Generator,
+    vary: bool = False,
+) -> Batch:
+    """Mixtures of stretches that are drawn from recordings."""
+    n, made = round(seconds * RATE), []
+    for _ in range(count):
+        both = varied(items, n, rng) if vary else (stretch(items.speech, n, rng), stretch(items.music, n, rng))
+        made.append(mixed(*both, ratio(rng)))
+    sources = np.stack(made)
+    return Batch(sources.sum(1), sources)
+
+
+def task(recipe: Recipe, learn: Items, held: Items, about: Mapping[str, Any] = {}) -> Task[State, Batch]:
+    """What the loop trains. `about` says what the items are: it is compared when a training is gone on with."""
+    network, config = NETWORKS[recipe.network], recipe.config
+
+    def batch(n: int) -> Batch:
+        rng = np.random.default_rng([recipe.seed, 2, n])
+        ratio = partial(np.random.Generator.normal, loc=recipe.snr_mean, scale=recipe.snr_deviation)
+        return drawn(learn, recipe.batch, recipe.seconds, ratio, rng, recipe.varied)
+
+    @cache
+    def validation() -> list[Batch]:
+        every = drawn(held, recipe.held, recipe.seconds, lambda _: 0.0, np.random.default_rng([recipe.seed, 3]))
+        size = math.gcd(recipe.held, 4)
+        return [Batch(*(part[k : k + size] for part in every)) for k in range(0, recipe.held, size)]
+
+    @jax.jit
+    def measured(parameters: PyTree, batch: Batch) -> Any:
+        return losses(lambda p, x: network.separated(config, p, x), parameters, batch)
+
+    def step(state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, dict[str, Float[Array, ""]]]:
+        state, found = network.step(config, state, batch, key)
+        return state, found._asdict()
+
+    def validate(state: State) -> dict[str, float]:
+        found = [measured(state.parameters, jax.tree.map(jnp.asarray, one)) for one in validation()]
+        return {name: float(np.mean([getattr(one, name) for one in found])) for name in found[0]._fields}
+
+    settings = {k: v for k, v in asdict(recipe).items() if k not in asdict(recipe.training)} | {"config": asdict(config)}
+    return Task(lambda key: network.init(config, key), step, batch, validate, settings | dict(about))

@@ -1,0 +1,149 @@
+"""Separators of waveforms on recordings: windows against the whole, streams, rates, channels, and one program for all lengths."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bayessep import audio, neural, shipped
+from bayessep.errors import UserError
+from bayessep.models import blstm_mask, conv_tasnet
+from bayessep.models.blstm_mask import BlstmMask
+from bayessep.models.conv_tasnet import ConvTasNet
+from bayessep.neural import Separator, in_windows
+
+RATE = 2000
+TINY = ConvTasNet(filters=8, length=8, bottleneck=6, hidden=8, blocks=2, repeats=2, norm="frame", consistent=True)
+
+
+def _separator(**changes: Any) -> Separator:
+    config = dataclasses.replace(TINY, **changes)
+    return Separator("conv-tasnet", config, conv_tasnet.init(config, jax.random.key(0)).parameters, RATE)
+
+
+def _sound(channels: int, seconds: float, rate: int = RATE, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 0.1, (channels, round(seconds * rate))).astype(np.float32)
+
+
+def _in_pieces(x: np.ndarray, sizes: tuple[int, ...]) -> list[np.ndarray]:
+    ends = np.cumsum(sizes)
+    return np.split(x, ends[ends < x.shape[1]], axis=1)
+
+
+def _whole(separator: Separator, x: np.ndarray, scale: float) -> np.ndarray:
+    module = neural.NETWORKS[separator.network][0]
+    return scale * np.asarray(module.predict(separator.config, separator.parameters, jnp.asarray(x / np.float32(scale))))
+
+
+@pytest.mark.parametrize("seconds", [0.0005, 0.3, 1.0, 1.9995, 2.0, 2.0005, 3.9, 4.0, 7.3])
+def test_windows_say_what_the_whole_says(seconds: float) -> None:
+    """To 60 dB and far beyond, where all that a sample depends on lies within the context."""
+    separator, x = _separator(), _sound(2, seconds)
+    pieces = _in_pieces(x, (700, 1, 2500, 1999, 3000))
+    found = np.concatenate(list(in_windows(pieces, separator, 0.1, (1.0, 2.0))), axis=-1)
+    expected = _whole(separator, x, 0.1)
+    assert found.shape == expected.shape
+    assert np.sum((found - expected) ** 2) < 1e-9 * np.sum(expected**2)
+
+
+def test_without_the_context_they_would_not() -> None:
+    """With the norm of a window, what comes out differs from the whole: the comparison above can fail."""
+    separator, x = _separator(norm="global"), _sound(1, 5.0) * np.linspace(0, 1, 10_000, dtype=np.float32)
+    found = np.concatenate(list(in_windows([x], separator, 0.1, (1.0, 2.0))), axis=-1)
+    expected = _whole(separator, x, 0.1)
+    error = np.sum((found - expected) ** 2) / np.sum(expected**2)
+    assert 1e-6 < error < 0.3
+    np.testing.assert_allclose(found.sum(1), x, atol=1e-6)  # and stems sum to the recording all the same
+
+
+@pytest.mark.parametrize("seconds", [0.0005, 0.5, 1.0, 1.003, 3.7])
+def test_a_causal_network_is_exact_whatever_its_norm(seconds: float) -> None:
+    separator, x = _separator(causal=True, norm="cumulative"), _sound(2, seconds)
+    found = np.concatenate(list(in_windows(_in_pieces(x, (1100, 1, 2900)), separator, 0.1)), axis=-1)
+    np.testing.assert_allclose(found, _whole(separator, x, 0.1), atol=1e-5)
+
+
+def test_the_recurrent_mask_runs_in_windows_too() -> None:
+    config = BlstmMask(layers=1, units=4, window=32, hop=8)
+    separator = Separator("blstm-mask", config, blstm_mask.init(config, jax.random.key(0)).parameters, RATE)
+    for seconds in (0.4, 6.0):
+        x = _sound(1, seconds)
+        found = np.concatenate(list(in_windows([x], separator, 0.1, (1.0, 2.0))), axis=-1)
+        expected = _whole(separator, x, 0.1)
+        assert np.sum((found - expected) ** 2) < 1e-3 * np.sum(expected**2)
+        np.testing.assert_allclose(found.sum(1), x, atol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [1500, RATE, 5000])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_stems_have_the_form_of_the_recording_and_sum_to_it(rate: int, channels: int) -> None:
+    x = _sound(channels, 2.7, rate)
+    found = neural.separate(x, rate, _separator())
+    assert found.speech.shape == found.music.shape == x.shape and found.speech.dtype == np.float32
+    np.testing.assert_allclose(found.speech + found.music, x, atol=1e-6)
+    assert 0.01 < np.sum(found.speech**2) / np.sum(x**2) < 100
+
+
+def test_what_the_network_does_not_hear_is_shared_as_what_it_hears() -> None:
+    """A network that gives all to the speech gives it what is above its frequencies, too; one that gives nothing, nothing."""
+    x, rate = _sound(1, 2.0, 6000), 6000
+    time = np.arange(x.shape[1]) / rate
+    high = 0.1 * np.sin(2 * np.pi * 2500 * time).astype(np.float32)[None]
+    separator = _separator()
+    for share in (0.0, 1.0):
+
+        class Fixed(Separator):
+            def predict(self, x: np.ndarray, length: int) -> np.ndarray:
+                return np.stack([share * x, (1 - share) * x]).astype(np.float32)  # noqa: B023
+
+        found = neural.separate(x + high, rate, Fixed(*separator))
+        middle = slice(1000, -1000)
+        got = np.sum(found.speech[:, middle] * high[:, middle]) / np.sum(high[:, middle] ** 2)
+        np.testing.assert_allclose(got, share, atol=0.05)
+
+
+def test_level_and_channels_make_no_difference_to_what_is_speech() -> None:
+    separator, x = _separator(), _sound(2, 1.5)
+    found = neural.separate(x, RATE, separator).speech
+    np.testing.assert_allclose(neural.separate(100 * x, RATE, separator).speech, 100 * found, rtol=1e-3, atol=1e-3)
+
+
+def test_lengths_share_programs() -> None:
+    separator = _separator(filters=9)
+    before = conv_tasnet.predict._cache_size()
+    for seconds in (0.5, 1.3, 3.9, 5.0, 17.0, 33.0):
+        neural.separate(_sound(2, seconds), RATE, separator)
+    assert conv_tasnet.predict._cache_size() == before + len(neural.WINDOWS)
+
+
+def test_silence_is_refused() -> None:
+    with pytest.raises(UserError, match="silent"):
+        neural.separate(np.zeros((1, 500), np.float32), RATE, _separator())
+
+
+def test_files_are_separated_as_arrays_are(tmp_path: Path) -> None:
+    x = _sound(2, 25.0)
+    audio.write(tmp_path / "mix.wav", x, RATE, "FLOAT")
+    names = [tmp_path / "speech.wav", tmp_path / "music.wav"]
+    neural.separate_file(tmp_path / "mix.wav", _separator(), *names)
+    expected = neural.separate(x, RATE, _separator())
+    for name, stem in zip(names, expected, strict=True):
+        np.testing.assert_allclose(audio.read(name).samples, stem, atol=1e-6)
+
+
+def test_weights_come_back_from_files(tmp_path: Path) -> None:
+    separator = _separator(mask="sigmoid")
+    shipped.write_file(tmp_path / "w.safetensors", neural.weights_of(separator, licences=["CC0"]))
+    found = neural.load("conv-tasnet", tmp_path / "w.safetensors")
+    assert found.config == separator.config and found.sample_rate == RATE
+    jax.tree.map(np.testing.assert_array_equal, found.parameters, separator.parameters)
+    with pytest.raises(UserError, match="w.safetensors holds weights of conv-tasnet, not of blstm-mask"):
+        neural.load("blstm-mask", tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match="no weights of a separator"):
+        neural.separator_of(shipped.Weights({}, {"network": "frames"}))
+    with pytest.raises(UserError, match="cannot read"):
+        neural.load("conv-tasnet", tmp_path / "none.safetensors")

@@ -1,0 +1,140 @@
+"""Separate by networks from the command line: stems, labels, refusals; and the verbs that train them."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import typer
+
+from bayessep import audio, cli, neural, separator_commands, shipped
+from bayessep.models import conv_tasnet
+from bayessep.models.conv_tasnet import ConvTasNet
+from bayessep.neural import Separator
+from bayessep.separator_training import Recipe
+from bayessep.timeline import BOTH, MUSIC, SILENCE, SPEECH
+from tests.commandline import Caller
+
+RATE = 4000
+TINY = ConvTasNet(filters=8, length=8, bottleneck=6, hidden=8, blocks=2, repeats=1, consistent=True)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    separator = Separator("conv-tasnet", TINY, conv_tasnet.init(TINY, jax.random.key(0)).parameters, RATE)
+    shipped.write_file(tmp_path / "weights.safetensors", neural.weights_of(separator))
+    return tmp_path / "weights.safetensors"
+
+
+@pytest.fixture
+def mix(tmp_path: Path) -> Path:
+    x = np.random.default_rng(0).normal(0, 0.1, (2, 3 * 8000)).astype(np.float32)
+    audio.write(tmp_path / "mix.wav", x, 8000, "FLOAT")
+    return tmp_path / "mix.wav"
+
+
+def _separate(call: Caller, mix: Path, weights: Path, tmp_path: Path, *more: str) -> Any:
+    return call("separate", mix, "--method", "conv-tasnet", "--weights", weights, "-o", tmp_path / "apart", *more)
+
+
+def test_flags_are_the_fields_of_the_recipe() -> None:
+    """What help says of a default is the recipe's own."""
+    for network in ("conv-tasnet", "blstm-mask"):
+        train = typer.main.get_command(cli.app).commands["train"].commands[network]
+        said = {p.name: p.show_default for p in train.params if isinstance(p.show_default, str)}
+        own = {"mask", "norm", "causal", "consistent", "precision"} if network == "blstm-mask" else set()
+        known = {f.name: str(f.default) for f in dataclasses.fields(Recipe) if f.name not in own | {"network"}}
+        assert said.keys() == known.keys()
+        preset = {"mask", "norm", "consistent"}
+        words = {"varied": "varied", "causal": "off"}
+        for name in known.keys() - preset:
+            assert said[name] == words.get(name, known[name])
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_stems_add_up_and_the_document_tells(
+    call: Caller, mix: Path, weights: Path, tmp_path: Path, long: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if long:
+        monkeypatch.setattr(separator_commands.recordings, "LONG_SECONDS", 1.0)
+    done = _separate(call, mix, weights, tmp_path, "--json")
+    assert done.code == 0
+    document = json.loads(done.out)
+    assert document["method"] == "conv-tasnet" and document["network"]["sample_rate"] == RATE
+    stems = [audio.read(tmp_path / "apart" / name) for name in ("speech.wav", "music.wav")]
+    original = audio.read(mix).samples
+    assert all(stem.sample_rate == 8000 and stem.samples.shape == original.shape for stem in stems)
+    np.testing.assert_allclose(sum(s.samples for s in stems), document["output_gain"] * original, atol=1e-6)
+    assert (tmp_path / "apart" / "labels.csv").exists()
+    assert document["segments"][0]["start"] == 0 and document["segments"][-1]["end"] == 3.0
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (("--bases", "10"), "--bases is nothing that conv-tasnet takes"),
+        (("--draws", "2"), "--draws is nothing that conv-tasnet takes"),
+    ],
+)
+def test_options_of_other_methods_are_refused(
+    call: Caller, mix: Path, weights: Path, tmp_path: Path, more: tuple[str, ...], says: str
+) -> None:
+    done = _separate(call, mix, weights, tmp_path, *more)
+    assert done.code == 2 and says in done.err
+    assert not (tmp_path / "apart").exists()
+
+
+def test_what_is_missing_is_named(call: Caller, mix: Path, weights: Path, tmp_path: Path) -> None:
+    none = call("separate", mix, "--method", "blstm-mask", "-o", tmp_path / "apart")
+    assert none.code == 2 and "no blstm-mask is installed; give --weights FILE" in none.err
+    other = call("separate", mix, "--method", "blstm-mask", "--weights", weights, "-o", tmp_path / "apart")
+    assert other.code == 2 and "holds weights of conv-tasnet" in other.err
+    bayes = call("separate", mix, "--method", "nmf", "--weights", weights, "-o", tmp_path / "apart")
+    assert bayes.code == 2 and "--weights is of the methods conv-tasnet and blstm-mask" in bayes.err
+    audio.write(tmp_path / "silent.wav", np.zeros((1, 4000), np.float32), RATE)
+    silent = _separate(call, tmp_path / "silent.wav", weights, tmp_path)
+    assert silent.code == 2 and "silent" in silent.err
+    broken = _separate(call, mix, mix, tmp_path)
+    assert broken.code == 2 and "holds no weights of bayessep" in broken.err
+    assert not (tmp_path / "apart").exists()
+
+
+def test_labels_say_which_stem_is_heard(tmp_path: Path) -> None:
+    rng, n = np.random.default_rng(0), 2 * RATE
+    speech, music = rng.normal(0, 0.1, (2, 1, 4 * n)).astype(np.float32)
+    speech[:, n : 2 * n] *= 1e-3
+    speech[:, 3 * n :] = 0
+    music[:, :n] *= 1e-2
+    music[:, 3 * n :] = 0
+    names = [tmp_path / "speech.wav", tmp_path / "music.wav"]
+    for path, stem in zip(names, (speech, music), strict=True):
+        audio.write(path, stem, RATE, "FLOAT")
+    found = separator_commands.labels_of(*names)
+    assert [s.label for s in found] == [SPEECH, MUSIC, BOTH, SILENCE]
+    np.testing.assert_allclose([s.start for s in found], [0, 2, 4, 6], atol=0.35)
+
+
+@pytest.mark.loose_arrays  # optax
+def test_networks_are_trained_from_the_command_line(call: Caller, tmp_path: Path) -> None:
+    """The smallest training: one step of small mixtures, and its weights separate."""
+    rng, rows = np.random.default_rng(0), []
+    for n, kind in enumerate(("speech", "speech", "music", "music")):
+        audio.write(tmp_path / f"{n}.wav", rng.normal(0, 0.1, (1, 16000)).astype(np.float32), 16000)
+        rows.append(f"{n}.wav,{kind},g{n},1.0,16000,1,,,here,x,CC0")
+    header = "path,category,split_group,duration_s,sample_rate,channels,transcript,genre_or_note,source_repo,source_path,licence"
+    (tmp_path / "manifest.csv").write_text("\n".join([header, *rows]))
+    trained = tmp_path / "trained"
+    flags = ["--batch", "1", "--seconds", "0.1", "--held", "1", "--epochs", "1", "--steps-per-epoch", "1"]
+    done = call("train", "blstm-mask", "--data", tmp_path, "-o", trained, *flags, "--json")
+    assert done.code == 0, done.err
+    document = json.loads(done.out)
+    assert document["recipe"]["network"] == "blstm-mask" and "validation/speech" in document["scores"]
+    weights = trained / "weights.safetensors"
+    separated = call("separate", tmp_path / "0.wav", "--method", "blstm-mask", "--weights", weights, "-o", tmp_path / "apart")
+    assert separated.code == 0, separated.err
+    assert (tmp_path / "apart" / "speech.wav").exists()
+    refused = call("train", "conv-tasnet", "--data", tmp_path, "-o", tmp_path / "x", "--causal", "--norm", "global")
+    assert refused.code == 2 and "take the norm cumulative or frame" in refused.err
