@@ -13,7 +13,9 @@ import typer
 # The names of settings.METHODS, which costs a second to import.
 Method = StrEnum("Method", ["nmf", "variational", "icm", "joint", "svi", "unsupervised"])
 # The names of neural.NETWORKS, likewise.
-AnyMethod = StrEnum("AnyMethod", [(name, name) for name in (*map(str, Method), "conv-tasnet", "blstm-mask")])
+AnyMethod = StrEnum(
+    "AnyMethod", ["nmf", "variational", "icm", "joint", "svi", "unsupervised", "conv-tasnet", "blstm-mask"]
+)
 Device = StrEnum("Device", ["auto", "cpu", "cuda"])
 Rule = StrEnum("Rule", ["exact", "printed"])
 

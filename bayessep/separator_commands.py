@@ -80,7 +80,7 @@ def separate(mix: Path, folder: Path, network: str, weights: Path | None, device
         with terminal.working() as progress:
             if recordings.is_long(info):
                 terminal.note(f"{mix} is long, and is worked on in pieces")
-                neural.separate_file(mix, separator, *stems, progress=progress)
+                neural.separate_file(mix, separator, stems[0], stems[1], progress=progress)
             else:
                 mixture = audio.read(mix).samples
                 found = neural.separate(mixture, info.sample_rate, separator)

@@ -142,6 +142,7 @@ def stretch(items: Sequence[Item], n: int, rng: np.random.Generator) -> Float[np
     One that happens to be a pause is drawn again, as far as there is sound.
     """
     weights = np.array([len(item.samples) for item in items], np.float64)
+    found = np.zeros(n, np.float32)
     for _ in range(20):
         samples = items[rng.choice(len(items), p=weights / weights.sum())].samples
         first = rng.integers(max(1, len(samples) - n + 1))

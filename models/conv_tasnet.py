@@ -212,7 +212,7 @@ def _kept(x: Float[Array, "T n"], valid: Bool[Array, "T 1"] | None) -> Float[Arr
 class Sums(NamedTuple):
     """Of all activations so far, for the cumulative norm."""
 
-    count: Float[Array, ""]
+    seen: Float[Array, ""]
     first: Float[Array, ""]
     second: Float[Array, ""]
 
@@ -233,7 +233,7 @@ def normalisation(
         mean = x.sum() / count
         return mean[None, None], lax.rsqrt(jnp.maximum((x**2).sum() / count - mean**2, 0) + _EPS)[None, None], None
     past = Sums(*map(jnp.float32, NOTHING)) if before is None else before
-    count = past.count + x.shape[1] * jnp.arange(1, len(x) + 1, dtype=x.dtype)
+    count = past.seen + x.shape[1] * jnp.arange(1, len(x) + 1, dtype=x.dtype)
     first, second = past.first + jnp.cumsum(x.sum(1)), past.second + jnp.cumsum((x**2).sum(1))
     mean = first / count
     spread = lax.rsqrt(jnp.maximum(second / count - mean**2, 0) + _EPS)

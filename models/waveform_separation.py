@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jaxtyping import Array, Float, PyTree
@@ -21,8 +22,8 @@ _EPS = 1e-8  # of paper 001's code
 class Batch(NamedTuple):
     """Mixtures with what they are made of; the sources sum to the mixture."""
 
-    mixture: Float[Array, "B N"]
-    sources: Float[Array, "B 2 N"]
+    mixture: Float[Array | np.ndarray, "B N"]
+    sources: Float[Array | np.ndarray, "B 2 N"]
 
 
 class State(NamedTuple):
@@ -68,7 +69,7 @@ Separate = Callable[[PyTree, Float[Array, "B N"]], Float[Array, "B 2 N"]]
 
 def losses(separate: Separate, parameters: PyTree, batch: Batch) -> Metrics:
     """Minus the mean SI-SDR of both sources (paper 001, section III-A), and each of them."""
-    found = si_sdr(batch.sources, separate(parameters, batch.mixture)).mean(0)
+    found = si_sdr(jnp.asarray(batch.sources), separate(parameters, jnp.asarray(batch.mixture))).mean(0)
     return Metrics(-found.mean(), found[0], found[1])
 
 
