@@ -12,6 +12,7 @@ from bayessep import __version__, cli_experiments, cli_export, cli_networks, cli
 from bayessep.errors import UserError
 from bayessep.options import (
     Align,
+    Alpha,
     AnyMethod,
     Bases,
     Candidates,
@@ -113,12 +114,13 @@ def _by_network(options: Mapping[str, Any], terminal: Terminal) -> None:
     from bayessep import separator_commands
 
     taken = {"mix", "output", "method", "weights", "seed", "device", "json", "quiet"}
+    taken |= {"alpha"} if options["method"] == "deep-karaoke" else set()
     for name, value in options.items():
         if name not in taken and value not in (None, 0, []):
             raise UserError(f"--{name.replace('_', '-')} is nothing that {options['method']} takes: leave it out.")
     described = _begin(options["device"], terminal)
     separator_commands.separate(
-        options["mix"], options["output"], str(options["method"]), options["weights"], described, terminal
+        options["mix"], options["output"], str(options["method"]), options["weights"], described, terminal, alpha=options["alpha"]
     )
 
 
@@ -145,6 +147,7 @@ def separate(
     labels: Labels = None,
     method: TheMethod = AnyMethod.variational,
     weights: Weights = None,
+    alpha: Alpha = None,
     bases: Bases = None,
     sweeps: Sweeps = None,
     training_sweeps: TrainingSweeps = None,
@@ -197,7 +200,9 @@ def separate(
         _by_network(options, terminal)
         return
     if weights is not None:
-        raise UserError(f"--weights is of the methods conv-tasnet and blstm-mask; {method} learns from --speech and --music.")
+        raise UserError(f"--weights is of the methods that are networks; {method} learns from --speech and --music.")
+    if alpha is not None:
+        raise UserError(f"--alpha is of the method deep-karaoke; {method} has none.")
     settings = _settings(options, [method], terminal)
     material = recordings.gather(mix, speech or [], music or [], labels, methods=[settings.method], warn=terminal.warn)
     commands.separate(material, settings, output, _begin(device, terminal), terminal, draws=draws)

@@ -1,6 +1,7 @@
 """The verbs that train separators of waveforms, as `bayessep.cli` has them. What they do is in `separator_commands`."""
 
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -51,6 +52,9 @@ Average = Annotated[
 def register(train: typer.Typer) -> None:
     """Add the verbs of this file to the verb train."""
     train.command("conv-tasnet", cls=Resumable, epilog=_EXAMPLES.format("conv-tasnet"))(conv_tasnet)
+    train.command("deep-karaoke", cls=Resumable, epilog="**Example**\n\nbayessep train deep-karaoke --data songs -o trained")(
+        deep_karaoke
+    )
     train.command("blstm-mask", cls=Resumable, epilog=_EXAMPLES.format("blstm-mask"))(blstm_mask)
 
 
@@ -145,6 +149,59 @@ def blstm_mask(
     It learns from the same mixtures, by the same loss, as train conv-tasnet.
     """
     _train("blstm-mask", dict(locals()))
+
+
+def deep_karaoke(
+    data: Annotated[
+        Path,
+        typer.Option(
+            "--data",
+            metavar="DIR",
+            show_default=False,
+            help="Folder with a manifest.csv that lists stems: vocals and accompaniment, in a folder for each song.",
+        ),
+    ],
+    output: Trained,
+    config: Config = None,
+    preset: Annotated[
+        str | None, _recipe("--preset", metavar="paper|small", show_default="small", help="Sizes: paper 004's, or for two cores.")
+    ] = None,
+    width: Annotated[
+        int | None, _recipe("--width", metavar="N", show_default="0", help="Units of the hidden layer; 0: the preset's.")
+    ] = None,
+    rate: Annotated[float | None, _recipe("--rate", metavar="X", show_default="0.1", help="Of stochastic gradients.")] = None,
+    batch: Annotated[int | None, _recipe("--batch", metavar="N", show_default="100", help="Windows of a step.")] = None,
+    epochs: Epochs = None,
+    steps_per_epoch: Annotated[
+        int | None, _recipe("--steps-per-epoch", metavar="N", show_default="20", help="Steps between validations.")
+    ] = None,
+    patience: Annotated[
+        int | None,
+        _recipe("--patience", metavar="N", show_default="20", help="Epochs without a better validation after which it ends."),
+    ] = None,
+    min_delta: MinDelta = None,
+    seed: TheSeed = None,
+    average: Annotated[
+        float | None,
+        _recipe("--average", metavar="X", show_default="0.0", help="Moving mean of the weights, of which so much stays each step."),
+    ] = None,
+    device: TheDevice = Device.auto,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train Deep Karaoke (paper 004) to take vocals out of songs, on songs of which both are known.
+
+    Three tenths of the songs are held out to validate with; excerpts of one song, in folders like song_a and song_b, stay together.
+    """
+    options = dict(locals())
+    terminal = Terminal(json=json, quiet=quiet)
+    from dataclasses import fields
+
+    from bayessep import separator_commands
+    from bayessep.karaoke import Recipe
+
+    given = {f.name: options[f.name] for f in fields(Recipe) if options[f.name] is not None}
+    separator_commands.train_karaoke(output, data, config, given, device=device, terminal=terminal)
 
 
 def _train(network: str, options: dict[str, Any]) -> None:

@@ -12,9 +12,9 @@ import typer
 
 # The names of settings.METHODS, which costs a second to import.
 Method = StrEnum("Method", ["nmf", "variational", "icm", "joint", "svi", "unsupervised"])
-# The names of neural.NETWORKS, likewise.
+# The same, and those of separator_commands.METHODS.
 AnyMethod = StrEnum(
-    "AnyMethod", ["nmf", "variational", "icm", "joint", "svi", "unsupervised", "conv-tasnet", "blstm-mask"]
+    "AnyMethod", ["nmf", "variational", "icm", "joint", "svi", "unsupervised", "conv-tasnet", "blstm-mask", "deep-karaoke"]
 )
 Device = StrEnum("Device", ["auto", "cpu", "cuda"])
 Rule = StrEnum("Rule", ["exact", "printed"])
@@ -72,8 +72,8 @@ TheMethod = Annotated[
         "--method",
         metavar="METHOD",
         help="nmf keeps templates learned from the speech; variational and icm move them on MIX; joint learns from both "
-        "at once; svi is variational by stochastic gradients; unsupervised needs no --speech. conv-tasnet and blstm-mask are "
-        "networks, of --weights: they need nothing but MIX.",
+        "at once; svi is variational by stochastic gradients; unsupervised needs no --speech. conv-tasnet, blstm-mask "
+        "and deep-karaoke (of songs: vocals are the speech) are networks, of --weights: they need nothing but MIX.",
     ),
 ]
 Weights = Annotated[
@@ -81,7 +81,16 @@ Weights = Annotated[
     _model(
         "--weights",
         metavar="FILE",
-        help="Method conv-tasnet or blstm-mask: what bayessep train has made; else the installed one, if there is one.",
+        help="Of the methods that are networks: what bayessep train has made; else the installed one, if there is one.",
+    ),
+]
+Alpha = Annotated[
+    float | None,
+    _model(
+        "--alpha",
+        metavar="X",
+        show_default="shares",
+        help="Method deep-karaoke: cells of which it is surer than X (0 to 1) are vocals, the others not; else they are shared.",
     ),
 ]
 Bases = Annotated[

@@ -1,8 +1,9 @@
-"""What the verbs of separators of waveforms do: train conv-tasnet and blstm-mask, and separate by them."""
+"""What the verbs of networks that separate do: train them, and separate by them."""
 
 import dataclasses
+import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from bayessep import __version__, accounts, audio, corpora, neural, output, recordings, segments, shipped, timeline, train
+from bayessep import __version__, accounts, audio, corpora, karaoke, neural, output, recordings, segments, shipped, timeline, train
+from bayessep.commands import begin
 from bayessep.detector_data import Items, read_items
 from bayessep.detector_training import divide, read_recipe
+from bayessep.errors import UserError
 from bayessep.network_commands import SHARE, WEIGHTS, Processes, about_items, begin_together, ended
 from bayessep.neural import Separator
 from bayessep.separator_training import RATE, Recipe, task
@@ -61,37 +64,77 @@ def train_separator(
     terminal.result(document, "\n".join([ended(trained), right, str(folder / WEIGHTS)]))
 
 
+def train_karaoke(
+    folder: Path, data: Path, config: Path | None, given: Mapping[str, Any], *, device: str, terminal: Terminal
+) -> None:
+    """Train Deep Karaoke, or go on with a training; writes its weights.
+
+    Raises:
+        UserError: as `read_recipe`, `karaoke.read_songs` and `train.train`.
+        Diverged: the loss is no number any more.
+    """
+    recipe = read_recipe(config, given, karaoke.Recipe)
+    songs = karaoke.read_songs(data)
+    described = begin(device, terminal)
+    learn, held = karaoke.divide(songs, SHARE, recipe.seed)
+    digest = hashlib.sha256(b"".join(x.tobytes() for song in songs for x in (song.vocals, song.accompaniment))).hexdigest()
+    about = {"data": {"songs": [song.name for song in songs], "sha256": digest}}
+    with terminal.working() as progress:
+        trained = train.train(karaoke.task(recipe, learn, held, about), recipe.training, folder, progress=progress)
+    scores = {name: value for name, value in trained.history[trained.epoch - 1].items() if name != "epoch"}
+    found = {"epoch": trained.epoch, "epochs": trained.epochs, "scores": scores}
+    network = karaoke.Karaoke(recipe.config, trained.state.parameters, karaoke.scale_of(learn))
+    more: dict[str, Any] = {"recipe": dataclasses.asdict(recipe), "training": found} | about
+    digest = shipped.write_file(folder / WEIGHTS, karaoke.weights_of(network, **more))
+    document = {"command": "train deep-karaoke", "version": __version__, "device": described}
+    document |= {"recipe": dataclasses.asdict(recipe)} | about | found | {"stopped": trained.stopped, "sha256": digest}
+    document["output"] = {"folder": str(folder), "weights": WEIGHTS, "config": train.CONFIG, "metrics": train.METRICS}
+    right = f"validation: {100 * scores['validation/accuracy']:.1f} % of the cells are right"
+    terminal.result(document, "\n".join([ended(trained), right, str(folder / WEIGHTS)]))
+
+
 # --- separate ------------------------------------------------------------------------------------------------------------
 
 
-def separate(mix: Path, folder: Path, network: str, weights: Path | None, device: str, terminal: Terminal) -> None:
-    """Take one recording apart by a network; writes what `commands.separate` writes.
+METHODS = (*neural.NETWORKS, "deep-karaoke")
+"""Methods of separate that are networks."""
+
+
+def separate(
+    mix: Path, folder: Path, network: str, weights: Path | None, device: str, terminal: Terminal, *, alpha: float | None = None
+) -> None:
+    """Take one recording apart by a network, one of `METHODS`; writes what `commands.separate` writes.
 
     Raises:
-        UserError: as `neural.load`, `neural.separate` and `audio.read`; nothing is left half written.
+        UserError: as `neural.load`, `neural.separate`, `karaoke.separate` and `audio.read`; nothing is left half written.
     """
     info = audio.probe(mix)
     output.keep_inputs(folder, accounts.FILES.values(), [mix, *([weights] if weights else [])])
-    separator = neural.load(network, weights)
+    separator = _karaoke(weights) if network == "deep-karaoke" else neural.load(network, weights)
     started = time.perf_counter()
     gain = 1.0
     with output.draft(folder) as part:
         stems = [part / accounts.FILES[stem] for stem in (SPEECH, MUSIC)]
         with terminal.working() as progress:
-            if recordings.is_long(info):
+            if isinstance(separator, karaoke.Karaoke):
+                if recordings.is_long(info):
+                    raise UserError(f"{mix} is longer than deep-karaoke holds at once ({recordings.LONG_SECONDS:.0f} s); cut it.")
+                mixture = audio.read(mix).samples
+                vocals = karaoke.separate(mixture, info.sample_rate, separator, alpha)
+                gain = _written(stems, neural.Stems(vocals, mixture - vocals), mixture, info.sample_rate)
+            elif recordings.is_long(info):
                 terminal.note(f"{mix} is long, and is worked on in pieces")
                 neural.separate_file(mix, separator, stems[0], stems[1], progress=progress)
             else:
                 mixture = audio.read(mix).samples
                 found = neural.separate(mixture, info.sample_rate, separator)
-                gain = audio.common_gain(found.speech, found.music, mixture)
-                for path, stem in zip(stems, found, strict=True):
-                    audio.write(path, stem * np.float32(gain), info.sample_rate)
+                gain = _written(stems, found, mixture, info.sample_rate)
         labels = labels_of(*stems)
         segments.write(part / accounts.FILES["labels"], labels)
         spent, seconds = time.perf_counter() - started, info.frames / info.sample_rate
         document: dict[str, Any] = {"command": "separate", "version": __version__, "method": network, "device": device}
-        document |= {"network": dataclasses.asdict(separator.config) | {"sample_rate": separator.sample_rate}}
+        rate = karaoke.RATE if isinstance(separator, karaoke.Karaoke) else separator.sample_rate
+        document |= {"network": dataclasses.asdict(separator.config) | {"sample_rate": rate}}
         document |= {"weights": None if weights is None else str(weights)}
         document |= {"input": {"path": str(mix), "seconds": seconds, **info._asdict()}, "seconds": spent}
         document |= {"real_time_factor": spent / seconds, "segments": [s._asdict() for s in labels], "output_gain": gain}
@@ -101,6 +144,23 @@ def separate(mix: Path, folder: Path, network: str, weights: Path | None, device
     if gain != 1:
         lines.append(f"both stems are quieter by a factor of {gain:.3f}, or one would clip")
     terminal.result(document, "\n".join([*lines, *(str(folder / name) for name in accounts.FILES.values())]))
+
+
+def _karaoke(weights: Path | None) -> karaoke.Karaoke:
+    if weights is None:
+        raise UserError("no deep-karaoke is installed; give --weights FILE, a file that bayessep train deep-karaoke has written.")
+    try:
+        return karaoke.karaoke_of(shipped.read_file(weights))
+    except UserError as error:
+        raise UserError(str(error) if str(weights) in str(error) else f"{weights}: {error}") from None
+
+
+def _written(paths: Sequence[Path], stems: neural.Stems, mixture: Float[np.ndarray, "C N"], sample_rate: int) -> float:
+    """Write both, turned down by one gain where one would clip, which is returned."""
+    gain = audio.common_gain(*stems, mixture)
+    for path, stem in zip(paths, stems, strict=True):
+        audio.write(path, stem * np.float32(gain), sample_rate)
+    return gain
 
 
 STEP = 0.1

@@ -394,7 +394,8 @@ def _command(*names: str) -> Any:
 
 
 VERBS = [
-    *[("detect",), ("train", "detector"), ("train", "conv-tasnet"), ("train", "blstm-mask"), ("export", "conv-tasnet")],
+    *[("detect",), ("export", "conv-tasnet")],
+    *[("train", name) for name in ("detector", "conv-tasnet", "blstm-mask", "deep-karaoke")],
     *[("models", "list"), ("models", "info"), ("models", "verify")],
 ]
 

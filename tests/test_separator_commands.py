@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import typer
 
-from bayessep import audio, cli, neural, separator_commands, shipped
+from bayessep import audio, cli, karaoke, neural, separator_commands, shipped
 from bayessep.models import conv_tasnet
 from bayessep.models.conv_tasnet import ConvTasNet
 from bayessep.neural import Separator
@@ -54,6 +54,11 @@ def test_flags_are_the_fields_of_the_recipe() -> None:
             assert said[name] == words.get(name, known[name])
 
 
+    train = typer.main.get_command(cli.app).commands["train"].commands["deep-karaoke"]
+    said = {p.name: p.show_default for p in train.params if isinstance(p.show_default, str)}
+    assert said == {f.name: str(f.default) for f in dataclasses.fields(karaoke.Recipe)}
+
+
 @pytest.mark.parametrize("long", [False, True])
 def test_stems_add_up_and_the_document_tells(
     call: Caller, mix: Path, weights: Path, tmp_path: Path, long: bool, monkeypatch: pytest.MonkeyPatch
@@ -93,7 +98,7 @@ def test_what_is_missing_is_named(call: Caller, mix: Path, weights: Path, tmp_pa
     other = call("separate", mix, "--method", "blstm-mask", "--weights", weights, "-o", tmp_path / "apart")
     assert other.code == 2 and "holds weights of conv-tasnet" in other.err
     bayes = call("separate", mix, "--method", "nmf", "--weights", weights, "-o", tmp_path / "apart")
-    assert bayes.code == 2 and "--weights is of the methods conv-tasnet and blstm-mask" in bayes.err
+    assert bayes.code == 2 and "--weights is of the methods that are networks" in bayes.err
     audio.write(tmp_path / "silent.wav", np.zeros((1, 4000), np.float32), RATE)
     silent = _separate(call, tmp_path / "silent.wav", weights, tmp_path)
     assert silent.code == 2 and "silent" in silent.err
@@ -138,3 +143,35 @@ def test_networks_are_trained_from_the_command_line(call: Caller, tmp_path: Path
     assert (tmp_path / "apart" / "speech.wav").exists()
     refused = call("train", "conv-tasnet", "--data", tmp_path, "-o", tmp_path / "x", "--causal", "--norm", "global")
     assert refused.code == 2 and "take the norm cumulative or frame" in refused.err
+
+
+@pytest.mark.loose_arrays  # optax
+def test_deep_karaoke_is_trained_and_separates_from_the_command_line(
+    call: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(karaoke.PRESETS, "small", karaoke.DeepKaraoke(frames=2, width=3))
+    rng, rows = np.random.default_rng(0), []
+    for song in ("one", "two"):
+        for part in ("vocals", "accompaniment"):
+            audio.write(tmp_path / song / f"{part}.wav", rng.normal(0, 0.1, (1, 20_000)).astype(np.float32), 44100)
+            rows.append(f"{song}/{part}.wav,stems,artist,0.4,44100,1,,,here,x,CC0")
+    header = "path,category,split_group,duration_s,sample_rate,channels,transcript,genre_or_note,source_repo,source_path,licence"
+    (tmp_path / "manifest.csv").write_text("\n".join([header, *rows]))
+    flags = ["--batch", "2", "--epochs", "1", "--steps-per-epoch", "1"]
+    done = call("train", "deep-karaoke", "--data", tmp_path, "-o", tmp_path / "trained", *flags, "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["data"]["songs"] == ["one", "two"]
+    song, weights = tmp_path / "one" / "vocals.wav", tmp_path / "trained" / "weights.safetensors"
+    for more in ((), ("--alpha", "0.3")):
+        apart = call("separate", song, "--method", "deep-karaoke", "--weights", weights, "-o", tmp_path / "apart", *more, "--json")
+        assert apart.code == 0, apart.err
+        stems = [audio.read(tmp_path / "apart" / name).samples for name in ("speech.wav", "music.wav")]
+        gain = json.loads(apart.out)["output_gain"]
+        np.testing.assert_allclose(sum(stems), gain * audio.read(song).samples, atol=1e-6)
+    bad = call("separate", song, "--method", "deep-karaoke", "--weights", weights, "-o", tmp_path / "bad", "--alpha", "2")
+    assert bad.code == 2 and "alpha is 2" in bad.err
+    none = call("separate", song, "--method", "deep-karaoke", "-o", tmp_path / "bad")
+    assert none.code == 2 and "no deep-karaoke is installed" in none.err
+    other = call("separate", song, "--method", "nmf", "--alpha", "0.5", "-o", tmp_path / "bad")
+    assert other.code == 2 and "--alpha is of the method deep-karaoke" in other.err
+    assert not (tmp_path / "bad").exists()

@@ -1,0 +1,240 @@
+"""Deep Karaoke on songs: what it learns from, its training, and vocals taken out of songs (paper 004, `models.deep_karaoke`).
+
+Vocals and accompaniment are scaled to a peak of 1 each and added, as the paper does; mixtures are then divided by the greatest
+magnitude of those of the training. Songs to work on are scaled in the same way: to a peak of 1, and by that magnitude.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from bayessep import audio, data, shipped
+from bayessep.errors import UserError
+from bayessep.models import deep_karaoke
+from bayessep.models.deep_karaoke import PRESETS, Batch, DeepKaraoke, State
+from bayessep.resampling import resample
+from bayessep.shipped import Weights
+from bayessep.stft import Stft, istft, stft
+from bayessep.train import Task, Training
+
+RATE = 44_100
+"""Samples a second of everything that is learned from."""
+STFT = Stft(n_fft=2048, hop=512, pad_end=True)
+HOP = 60
+"""Frames between the windows that are learned from (section II-B)."""
+
+
+class Song(NamedTuple):
+    """A song of which both are known, in one channel; excerpts of one song have one group."""
+
+    name: str
+    group: str
+    vocals: Float[np.ndarray, " N"]
+    accompaniment: Float[np.ndarray, " N"]
+
+    @property
+    def stems(self) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
+        """Vocals and accompaniment as they are mixed: each with a peak of 1, halved."""
+        return tuple(x * np.float32(0.5 / max(float(np.abs(x).max()), 1e-9)) for x in (self.vocals, self.accompaniment))
+
+
+def read_songs(folder: str | Path, sample_rate: int = RATE) -> list[Song]:
+    """Songs of a folder with manifest.csv, which lists files of the category stems: vocals and accompaniment in a folder a song.
+
+    Folders whose names differ in what follows the last underscore hold excerpts of one song.
+
+    Raises:
+        UserError: as `data.read_manifest`; there are no stems, a song lacks one, or its stems differ in length.
+    """
+    found: dict[Path, dict[str, Path]] = {}
+    for r in data.select(data.read_manifest(folder), category="stems"):
+        found.setdefault(r.path.parent, {})[r.path.stem] = r.path
+    if not found:
+        manifest = Path(folder) / "manifest.csv"
+        raise UserError(f"{manifest} lists no files of the category stems; add songs with vocals and accompaniment.")
+    songs = []
+    for place, paths in sorted(found.items()):
+        if absent := {"vocals", "accompaniment"} - paths.keys():
+            raise UserError(f"{place} lacks the {min(absent)}; each song needs vocals and accompaniment.")
+        stems = [audio.read(paths[part], mono=True, sample_rate=sample_rate).samples[0] for part in ("vocals", "accompaniment")]
+        if len(stems[0]) != len(stems[1]):
+            raise UserError(f"the stems of {place} have {len(stems[0])} and {len(stems[1])} samples; they must be equally long.")
+        songs.append(Song(place.name, place.name.rpartition("_")[0] or place.name, *stems))
+    return songs
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that a training depends on, songs apart: the keys of a file, and the flags.
+
+    Attributes:
+        preset: of its sizes.
+        width: units of the hidden layer; 0 for the preset's.
+        rate: of stochastic gradients.
+        batch: windows of a step.
+        epochs, steps_per_epoch, patience, min_delta, seed, average: `Training`.
+
+    Raises:
+        UserError: a name is not known, or a number is out of range.
+    """
+
+    preset: str = "small"
+    width: int = 0
+    rate: float = 0.1
+    batch: int = 100
+    epochs: int = 100
+    steps_per_epoch: int = 20
+    patience: int = 20
+    min_delta: float = 0.0
+    seed: int = 0
+    average: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.preset not in PRESETS:
+            raise UserError(f"deep-karaoke has no preset {self.preset!r}; choose {', '.join(PRESETS)}.")
+        if self.batch < 1:
+            raise UserError(f"batch is {self.batch}, but must be at least 1.")
+        _ = self.config, self.training  # each checks its own numbers
+
+    @property
+    def config(self) -> DeepKaraoke:
+        """The network."""
+        preset = PRESETS[self.preset]
+        return dataclasses.replace(preset, width=self.width or preset.width, rate=self.rate)
+
+    @property
+    def training(self) -> Training:
+        """How long it is trained."""
+        return Training(self.epochs, self.steps_per_epoch, self.patience, self.min_delta, self.seed, self.average)
+
+
+def divide(songs: Sequence[Song], share: float, seed: int) -> tuple[list[Song], list[Song]]:
+    """Songs to learn from, and about `share` of them to validate with; all excerpts of one are on one side.
+
+    Raises:
+        UserError: there is a single song.
+    """
+    groups = sorted({song.group for song in songs})
+    if len(groups) < 2:
+        raise UserError("there is a single song to learn from and to validate with; give several.")
+    held = set(np.random.default_rng(seed).permutation(groups)[: max(1, round(share * len(groups)))].tolist())
+    return [s for s in songs if s.group not in held], [s for s in songs if s.group in held]
+
+
+def magnitudes(song: Song) -> tuple[Float[np.ndarray, "T F"], Float[np.ndarray, "T F"]]:
+    """Of the mixture, before it is scaled, and the ideal binary mask of the vocals."""
+    vocals, accompaniment = song.stems
+    parts = [np.abs(np.asarray(stft(jnp.asarray(x), STFT))) for x in (vocals + accompaniment, vocals, accompaniment)]
+    return parts[0], deep_karaoke.ideal_binary_mask(parts[1], parts[2])
+
+
+def scale_of(songs: Sequence[Song]) -> float:
+    """The greatest magnitude of the mixtures."""
+    return max(float(magnitudes(song)[0].max()) for song in songs)
+
+
+def task(recipe: Recipe, learn: Sequence[Song], held: Sequence[Song], about: Mapping[str, Any] = {}) -> Task[State, Batch]:
+    """What the loop trains: windows of the songs, drawn with replacement. `about` is compared when a training is gone on with."""
+    config, scale = recipe.config, np.float32(scale_of(learn))
+
+    def windows(songs: Sequence[Song]) -> Batch:
+        made = [[deep_karaoke.windows_of(part, config.frames, HOP) for part in magnitudes(song)] for song in songs]
+        x, mask = (np.concatenate(part) for part in zip(*made, strict=True))
+        return Batch(x / scale, mask)
+
+    every, tested = windows(learn), windows(held)
+
+    def batch(n: int) -> Batch:
+        rows = np.random.default_rng([recipe.seed, 2, n]).integers(len(every.magnitude), size=recipe.batch)
+        return Batch(every.magnitude[rows], np.asarray(every.target)[rows])
+
+    def step(state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, dict[str, Float[Array, ""]]]:
+        state, loss = deep_karaoke.step(config, state, batch, key)
+        return state, {"loss": loss}
+
+    def validate(state: State) -> dict[str, float]:
+        errors, right = [], []
+        for begin in range(0, len(tested.magnitude), 100):
+            target = np.asarray(tested.target[begin : begin + 100])
+            found = np.asarray(deep_karaoke.predict(config, state.parameters, jnp.asarray(tested.magnitude[begin : begin + 100])))
+            errors += (0.5 * ((found - target) ** 2).sum((1, 2))).tolist()
+            right += ((found > 0.5) == (target > 0.5)).mean((1, 2)).tolist()
+        return {"loss": float(np.mean(errors)), "accuracy": float(np.mean(right))}
+
+    settings = {k: v for k, v in asdict(recipe).items() if k not in asdict(recipe.training)} | {"config": asdict(config)}
+    return Task(lambda key: deep_karaoke.init(config, key), step, batch, validate, settings | dict(about))
+
+
+# --- at work -------------------------------------------------------------------------------------------------------------
+
+
+class Karaoke(NamedTuple):
+    """A trained network, ready to be run."""
+
+    config: DeepKaraoke
+    parameters: Any
+    scale: float  # of `scale_of`
+
+
+def weights_of(karaoke: Karaoke, **about: object) -> Weights:
+    """What `karaoke_of` reads."""
+    settings = {"network": "deep-karaoke", "config": asdict(karaoke.config), "scale": karaoke.scale, "sample_rate": RATE}
+    return Weights(shipped.flat(karaoke.parameters), settings | about)
+
+
+def karaoke_of(weights: Weights) -> Karaoke:
+    """A network from a file of weights.
+
+    Raises:
+        UserError: they are those of something else.
+    """
+    settings = weights.settings
+    try:
+        if settings["network"] != "deep-karaoke":
+            raise ValueError(f"they are of {settings['network']}")
+        config, scale = DeepKaraoke(**settings["config"]), float(settings["scale"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"these are no weights of deep-karaoke ({error}); bayessep train deep-karaoke makes some.") from None
+    like = jax.eval_shape(lambda key: deep_karaoke.init(config, key), jax.random.key(0))
+    return Karaoke(config, jax.tree.map(jnp.asarray, shipped.filled(like.parameters, weights.arrays)), scale)
+
+
+def mask_of(mixture: Float[np.ndarray, " N"], karaoke: Karaoke) -> Float[np.ndarray, "T F"]:
+    """The mean probability of each cell of a mixture, at `RATE`, that it is the vocals' (of `STFT`)."""
+    peak = max(float(np.abs(mixture).max()), 1e-9)
+    x = np.abs(np.asarray(stft(jnp.asarray(mixture / np.float32(peak)), STFT)))
+    return deep_karaoke.averaged_mask(karaoke.config, karaoke.parameters, x, karaoke.scale)
+
+
+def separate(
+    mixture: Float[np.ndarray, "C N"], sample_rate: int, karaoke: Karaoke, alpha: float | None = None
+) -> Float[np.ndarray, "C N"]:
+    """The vocals of a song; what is left of it is the accompaniment.
+
+    Args:
+        mixture: every channel of it; the mask is that of their mean.
+        sample_rate: in Hz; what lies above half of `RATE` is left to the accompaniment.
+        karaoke: the network.
+        alpha: above which confidence a cell is the vocals' (equation 1); None shares each cell by its confidence.
+
+    Raises:
+        UserError: the song is silent, or alpha is not between 0 and 1.
+    """
+    if not mixture.any():
+        raise UserError("the recording is silent: there is nothing to take apart.")
+    x = resample(np.asarray(mixture, np.float32), sample_rate, RATE)
+    mean = mask_of(x.mean(0), karaoke)
+    mask = mean if alpha is None else deep_karaoke.thresholded(mean, alpha).vocal
+    spectrum = np.asarray(stft(jnp.asarray(x), STFT)) * np.asarray(mask)[None]
+    vocals = np.asarray(istft(jnp.asarray(spectrum), STFT, x.shape[1]))
+    found = resample(vocals, RATE, sample_rate)[:, : mixture.shape[1]]
+    return np.pad(found, ((0, 0), (0, mixture.shape[1] - found.shape[1])))

@@ -1,0 +1,102 @@
+"""Deep Karaoke on songs: what is read, how songs are divided, that it learns to take a tune out of noise, and weights in files."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from bayessep import audio, karaoke, metrics, shipped, train
+from bayessep.errors import UserError
+from bayessep.karaoke import RATE, Karaoke, Recipe, Song
+from bayessep.models.deep_karaoke import DeepKaraoke
+
+HEADER = "path,category,split_group,duration_s,sample_rate,channels,transcript,genre_or_note,source_repo,source_path,licence"
+
+
+def _song(n: int, seconds: float = 1.5) -> Song:
+    """A tune of low tones over high noise."""
+    rng, time = np.random.default_rng(n), np.arange(round(seconds * RATE)) / RATE
+    vocals = sum(np.sin(2 * np.pi * f * time) for f in (300 + 20 * n, 600 + 40 * n, 900 + 60 * n))
+    noise = np.diff(rng.normal(size=len(time) + 2), 2)
+    return Song(f"s{n}", f"s{n // 2}", vocals.astype(np.float32), noise.astype(np.float32))
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(karaoke.PRESETS, "small", DeepKaraoke(frames=3, width=8))
+
+
+def test_stems_have_half_a_peak_each() -> None:
+    song = _song(0)
+    assert [float(np.abs(stem).max()) for stem in song.stems] == pytest.approx([0.5, 0.5])
+
+
+def test_songs_are_read_with_their_excerpts_together(tmp_path: Path) -> None:
+    rows = []
+    for name in ("one_a", "one_b", "two"):
+        for part in ("vocals", "accompaniment"):
+            audio.write(tmp_path / name / f"{part}.wav", np.full((2, 480), 0.1, np.float32), 48000)
+            rows.append(f"{name}/{part}.wav,stems,artist,0.01,48000,2,,,here,x,CC0")
+    (tmp_path / "manifest.csv").write_text("\n".join([HEADER, *rows]))
+    songs = karaoke.read_songs(tmp_path)
+    assert [(s.name, s.group) for s in songs] == [("one_a", "one"), ("one_b", "one"), ("two", "two")]
+    assert all(len(s.vocals) == len(s.accompaniment) == 441 for s in songs)
+    learn, held = karaoke.divide(songs, 0.3, 0)
+    assert {s.group for s in learn}.isdisjoint(s.group for s in held) and len(learn) + len(held) == 3
+    (tmp_path / "manifest.csv").write_text("\n".join([HEADER, *rows[:-1]]))
+    with pytest.raises(UserError, match="lacks the accompaniment"):
+        karaoke.read_songs(tmp_path)
+    (tmp_path / "manifest.csv").write_text(HEADER)
+    with pytest.raises(UserError, match="no files of the category stems"):
+        karaoke.read_songs(tmp_path)
+    with pytest.raises(UserError, match="single song"):
+        karaoke.divide(songs[:2], 0.3, 0)
+
+
+@pytest.mark.loose_arrays  # optax
+def test_it_learns_to_take_a_tune_out_of_noise(small: None, tmp_path: Path) -> None:
+    recipe = Recipe(batch=16, epochs=3, steps_per_epoch=40, rate=0.3)
+    learn, held = [_song(n) for n in range(4)], [_song(5)]
+    found = train.train(karaoke.task(recipe, learn, held), recipe.training, tmp_path / "run")
+    assert found.history[-1]["validation/accuracy"] > 0.8
+    network = Karaoke(recipe.config, found.state.parameters, karaoke.scale_of(learn))
+    vocals, accompaniment = held[0].stems
+    mixture = np.stack([vocals + accompaniment] * 2)
+    before = metrics.si_sdr(vocals, mixture[0])
+    for alpha in (None, 0.5):
+        apart = karaoke.separate(mixture, RATE, network, alpha)
+        assert apart.shape == mixture.shape
+        assert metrics.si_sdr(vocals, apart[0]) > before + 3
+    kept = [np.sum(karaoke.separate(mixture, RATE, network, alpha) ** 2) for alpha in (0.1, 0.5, 0.9)]
+    assert kept[0] >= kept[1] >= kept[2] and kept[0] > kept[2]
+    louder = karaoke.separate(7 * mixture, RATE, network)
+    np.testing.assert_allclose(louder, 7 * karaoke.separate(mixture, RATE, network), atol=1e-3)
+    other = karaoke.separate(mixture[:, :9001], 22050, network)
+    assert other.shape == (2, 9001) and np.isfinite(other).all()
+
+    shipped.write_file(tmp_path / "w.safetensors", karaoke.weights_of(network))
+    again = karaoke.karaoke_of(shipped.read_file(tmp_path / "w.safetensors"))
+    assert (again.config, again.scale) == (network.config, network.scale)
+    jax.tree.map(np.testing.assert_array_equal, again.parameters, network.parameters)
+
+
+def test_what_cannot_be_is_refused(small: None) -> None:
+    config = Recipe().config
+    parameters = karaoke.deep_karaoke.init(config, jax.random.key(0)).parameters
+    network = Karaoke(config, parameters, 1.0)
+    with pytest.raises(UserError, match="silent"):
+        karaoke.separate(np.zeros((1, 100), np.float32), RATE, network)
+    with pytest.raises(UserError, match="alpha is 1"):
+        karaoke.separate(np.ones((1, 100), np.float32), RATE, network, 1.0)
+    with pytest.raises(UserError, match="no weights of deep-karaoke"):
+        karaoke.karaoke_of(shipped.Weights({}, {"network": "conv-tasnet"}))
+
+
+@pytest.mark.parametrize(
+    ("given", "says"), [({"preset": "huge"}, "no preset 'huge'"), ({"batch": 0}, "batch is 0"), ({"width": -1}, "width is -1")]
+)
+def test_impossible_recipes_are_refused(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        Recipe(**given)
