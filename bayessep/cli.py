@@ -113,14 +113,14 @@ def _by_network(options: Mapping[str, Any], terminal: Terminal) -> None:
     """Separate by a network, which was trained before and needs nothing else."""
     from bayessep import separator_commands
 
-    taken = {"mix", "output", "method", "weights", "seed", "device", "json", "quiet"}
+    taken = {"mix", "output", "method", "weights", "device", "json", "quiet"}
     taken |= {"alpha"} if options["method"] == "deep-karaoke" else set()
     for name, value in options.items():
         if name not in taken and value not in (None, 0, []):
             raise UserError(f"--{name.replace('_', '-')} is nothing that {options['method']} takes: leave it out.")
-    described = _begin(options["device"], terminal)
+    paths = options["mix"], options["output"]
     separator_commands.separate(
-        options["mix"], options["output"], str(options["method"]), options["weights"], described, terminal, alpha=options["alpha"]
+        *paths, str(options["method"]), options["weights"], options["device"], terminal, alpha=options["alpha"]
     )
 
 

@@ -83,7 +83,9 @@ def conv_tasnet(
             help="What activations are normalised over: the recording, what came before, or each frame.",
         ),
     ] = None,
-    causal: Annotated[bool | None, _recipe("--causal", show_default="off", help="Look at no later frame.")] = None,
+    causal: Annotated[
+        bool | None, _recipe("--causal/--both-ways", show_default="both-ways", help="Look at no later frame, or do.")
+    ] = None,
     consistent: Annotated[
         bool | None, _recipe("--consistent", show_default="the preset's", help="Stems that sum to the mixture.")
     ] = None,

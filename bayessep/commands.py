@@ -86,7 +86,7 @@ def separate(
     """Take one recording apart; write stems, labels and the account of it, and any number of draws of the speech."""
     if draws and material.is_long:
         raise UserError(f"--draws: {material.path} is too long to be held at once; draw from a part of it.")
-    earlier = list(takewhile(lambda name: (folder / name).is_file(), map(_DRAW.format, count(1))))
+    earlier = earlier_draws(folder)
     names = {*accounts.FILES.values(), *earlier, *map(_DRAW.format, range(1, draws + 1))}
     output.keep_inputs(folder, names, material.inputs)
     recordings.warn_of_long_music(material, settings, terminal.warn)
@@ -100,6 +100,11 @@ def separate(
         document["output"] = {"folder": str(folder)} | accounts.FILES | written
         (part / accounts.FILES["details"]).write_text(to_json(document), encoding="utf-8")
     terminal.result(document, _told(document))
+
+
+def earlier_draws(folder: Path) -> list[str]:
+    """Draws of an earlier call, which would be of other stems than those that come."""
+    return list(takewhile(lambda name: (folder / name).is_file(), map(_DRAW.format, count(1))))
 
 
 def _input(material: Material) -> dict[str, Any]:

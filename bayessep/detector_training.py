@@ -122,6 +122,11 @@ def read_recipe(path: str | Path | None, given: Mapping[str, Any] = {}, kind: ty
     Raises:
         UserError: the file cannot be read, or has a key that is not known or a value of another kind.
     """
+    return kind(**read_settings(path, kind) | dict(given))
+
+
+def read_settings(path: str | Path | None, kind: type) -> dict[str, Any]:
+    """What a TOML or JSON file says of a recipe of this kind; as `read_recipe`."""
     found: dict[str, Any] = {}
     kinds = {f.name: f.default.__class__ for f in dataclasses.fields(cast(Any, kind))}
     if path is not None:
@@ -139,7 +144,7 @@ def read_recipe(path: str | Path | None, given: Mapping[str, Any] = {}, kind: ty
                 found[name] = float(value)
             elif type(value) is not kinds[name]:
                 raise UserError(f"{path}: {name} is {value!r}, but must be of the kind {kinds[name].__name__}.")
-    return kind(**found | dict(given))
+    return found
 
 
 def divide(items: Items, share: float, seed: int) -> tuple[Items, Items]:

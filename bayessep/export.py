@@ -24,7 +24,7 @@ from bayessep.commands import begin
 from bayessep.errors import UserError
 from bayessep.extras import library
 from bayessep.models import conv_tasnet
-from bayessep.models.conv_tasnet import ConvTasNet
+from bayessep.models.conv_tasnet import EPS, ConvTasNet
 from bayessep.models.waveform_separation import SOURCES
 from bayessep.terminal import Terminal
 
@@ -34,7 +34,6 @@ TOLERANCE = 1e-4
 """By how much an exported network may differ (`check`)."""
 LONGEST = 32_000
 """Samples of the longest waveform that `check` compares."""
-_EPS = 1e-8  # of the network
 
 Model = Any
 """onnx.ModelProto, of an optional library."""
@@ -136,7 +135,7 @@ def _normalised(g: _Graph, x: str, norm: str, name: str, gain: Any, bias: Any, c
         axes = g.integers(1) if norm == "frame" else g.integers(1, 2)
         centred = g("Sub", x, g("ReduceMean", x, axes))
         variance = g("ReduceMean", g("Mul", centred, centred), axes)
-    deviation = g("Sqrt", g("Add", variance, g.constant("epsilon", _EPS)))
+    deviation = g("Sqrt", g("Add", variance, g.constant("epsilon", EPS)))
     scale = g("Div", g.constant(f"{name}.gain", np.asarray(gain)[:, None]), deviation)
     return g("Add", g("Mul", centred, scale), g.constant(f"{name}.bias", np.asarray(bias)[:, None]))
 
@@ -186,7 +185,7 @@ def _finished(g: _Graph, config: ConvTasNet, sample_rate: int) -> Model:
 def check(model: Model, config: ConvTasNet, parameters: PyTree) -> float:
     """By how much a model differs from the network: the largest difference, where the loudest output counts as 1 if it is louder.
 
-    Both are given noise: a single sample, a few frames, and more than the network looks at, in batches of several sizes. The
+    Both are given noise: a single sample, a few frames, and two seconds at 16 kHz, in batches of several sizes. The
     difference is NaN where one of them says NaN.
 
     Raises:

@@ -44,7 +44,12 @@ class Song(NamedTuple):
     @property
     def stems(self) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
         """Vocals and accompaniment as they are mixed: each with a peak of 1, halved."""
-        return tuple(x * np.float32(0.5 / max(float(np.abs(x).max()), 1e-9)) for x in (self.vocals, self.accompaniment))
+        return _halved(self.vocals), _halved(self.accompaniment)
+
+
+def _halved(x: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
+    """With a peak of a half."""
+    return x * np.float32(0.5 / max(float(np.abs(x).max()), 1e-9))
 
 
 def read_songs(folder: str | Path, sample_rate: int = RATE) -> list[Song]:

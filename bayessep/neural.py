@@ -6,8 +6,9 @@ fade into each other. So what comes out is what the network says of the whole re
 no more than the context: with the norm ``frame``. The norm ``global`` is one of each window, the memory of `blstm_mask` is cut off
 after a second, and the norm ``cumulative`` begins anew with each window; causal networks run as streams, and are exact.
 
-The music is what is left of the recording without the speech. What lies above half of the network's sample rate, which it does
-not hear, is shared as the high frequencies below that are at the time.
+A network that is trained without `consistent` leaves the scale of its sources open: they get the gains by which they come nearest
+to the mixture. The music is what is left of the recording without the speech. What lies above half of the network's sample rate,
+which it does not hear, is shared as the high frequencies below that are at the time.
 """
 
 from __future__ import annotations
@@ -52,9 +53,29 @@ class Separator(NamedTuple):
     sample_rate: int
 
     def predict(self, x: Float[np.ndarray, " N"], length: int) -> Float[np.ndarray, "2 N"]:
-        """Speech and music of a window, of which so many samples are of the recording, and zeros follow."""
+        """Speech and music of a window, of which so many samples are of the recording, and zeros follow; they sum to it."""
         module = NETWORKS[self.network][0]
-        return np.asarray(module.predict(self.config, self.parameters, jnp.asarray(x)[None], jnp.asarray(length)))[0]
+        found = np.asarray(module.predict(self.config, self.parameters, jnp.asarray(x)[None], jnp.asarray(length)))[0]
+        return found if self.sums else to_scale(x, found, products(x[:length], found[:, :length]))
+
+    @property
+    def sums(self) -> bool:
+        """Whether what the network says of both sources sums to the mixture. Else the loss left their scale and sign open."""
+        return self.network != "conv-tasnet" or self.config.consistent
+
+
+def products(mixture: Float[np.ndarray, " n"], sources: Float[np.ndarray, "2 n"]) -> Float[np.ndarray, "2 3"]:
+    """Of sources with each other and with the mixture: all that `to_scale` must know of the past."""
+    return sources.astype(np.float64) @ np.concatenate([sources, mixture[None]]).astype(np.float64).T
+
+
+def to_scale(
+    mixture: Float[np.ndarray, " n"], sources: Float[np.ndarray, "2 n"], known: Float[np.ndarray, "2 3"]
+) -> Float[np.ndarray, "2 n"]:
+    """Sources with the gains by which they come nearest to the mixture (least squares), and what is missing in equal parts."""
+    gram = known[:, :2] + np.eye(2) * (1e-6 * np.trace(known[:, :2]) + 1e-20)
+    scaled = np.linalg.solve(gram, known[:, 2])[:, None].astype(np.float32) * sources
+    return scaled + (mixture - scaled.sum(0)) / np.float32(2)
 
 
 def weights_of(separator: Separator, **about: object) -> Weights:
@@ -74,7 +95,12 @@ def separator_of(weights: Weights) -> Separator:
         name, rate = settings["network"], int(settings["sample_rate"])
         module, kind = NETWORKS[name]
         config = kind(**settings["config"])
-    except (KeyError, TypeError, ValueError) as error:
+        odd = [f.name for f in dataclasses.fields(kind) if type(getattr(config, f.name)) is not type(f.default)]
+        if odd or not 100 <= rate <= 1_000_000:
+            raise ValueError(f"{odd[0]} is {getattr(config, odd[0])!r}" if odd else f"a sample rate of {rate}")
+        if any(x.dtype.kind != "f" or not np.isfinite(x).all() for x in weights.arrays.values()):
+            raise ValueError("some of them are no finite numbers")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"these are no weights of a separator ({error}); bayessep train conv-tasnet makes some.") from None
     like = jax.eval_shape(lambda key: module.init(config, key), jax.random.key(0))
     return Separator(name, config, jax.tree.map(jnp.asarray, shipped.filled(like.parameters, weights.arrays)), rate)
@@ -109,11 +135,12 @@ def in_windows(
     if isinstance(separator.config, ConvTasNet) and separator.config.causal:
         yield from _streamed(pieces, separator, scale)
         return
-    rate, context = separator.sample_rate, separator.config.context
+    rate, context, hop = separator.sample_rate, separator.config.context, separator.config.hop
     fade = round(FADE * rate)
     sizes = [round(seconds * rate) for seconds in windows]
-    sizes[-1] = max(sizes[-1], 4 * (context + fade))
-    longest, overlap = sizes[-1], 2 * context + fade
+    longest = sizes[-1] = max(sizes[-1], 4 * (context + fade))
+    step = (longest - 2 * context - fade) // hop * hop  # or frames would lie between those of the whole recording
+    fade = longest - 2 * context - step
     rise = (np.arange(fade, dtype=np.float32) + 0.5) / np.float32(fade)
     held, faded, ended = np.zeros((1, 0), np.float32), None, False
     source = iter(pieces)
@@ -138,22 +165,35 @@ def in_windows(
         if not ended:
             faded = found[..., -context - fade : -context] * (1 - rise)
             found = found[..., : -context - fade]
-        held = held[:, longest - overlap :]
+        held = held[:, step:]
         yield found
 
 
 def _streamed(pieces: Iterable[Samples], separator: Separator, scale: float) -> Iterator[Float[np.ndarray, "_ 2 _"]]:
-    """The same of a causal network, exactly: pieces of one length, and the last filled up with silence."""
+    """The same of a causal network, exactly: pieces of one length, and the last filled up with silence.
+
+    Gains, where a network leaves them open, are those of what was heard so far.
+    """
     config = separator.config
     size = -(-separator.sample_rate // config.hop) * config.hop
-    held, states, late = np.zeros((1, 0), np.float32), None, config.hop
+    held, late = np.zeros((1, 0), np.float32), config.hop
+    states: list[conv_tasnet.Stream] = []
+    known: list[np.ndarray] = []
 
     def pushed(block: Samples) -> Float[np.ndarray, "_ 2 _"]:
-        nonlocal states
-        states = states or [conv_tasnet.stream_init(config)] * len(block)
-        done = [conv_tasnet.stream_push(config, separator.parameters, *one) for one in zip(states, jnp.asarray(block), strict=True)]
-        states = [state for state, _ in done]
-        return np.stack([np.asarray(out) for _, out in done])
+        if not states:
+            states.extend([conv_tasnet.stream_init(config)] * len(block))
+            known.extend([np.zeros((2, 3))] * len(block))
+        made = []
+        for n, channel in enumerate(block):
+            mixture = np.concatenate([np.asarray(states[n].hop), channel])[: len(channel)]  # what comes out is of
+            states[n], out = conv_tasnet.stream_push(config, separator.parameters, states[n], jnp.asarray(channel))
+            found = np.asarray(out)
+            if not separator.sums:
+                known[n] = known[n] + products(mixture, found)
+                found = to_scale(mixture, found, known[n])
+            made.append(found)
+        return np.stack(made)
 
     for piece in pieces:
         held = piece if not held.shape[1] else np.concatenate([held, piece], axis=1)
@@ -184,6 +224,8 @@ def speech_of(
     for piece in read():
         power += float(np.sum(np.square(piece, dtype=np.float64)))
         count += piece.size
+    if not np.isfinite(power):
+        raise UserError("the recording has samples that are no finite numbers; repair it.")
     if not power:
         raise UserError("the recording is silent: there is nothing to take apart.")
     scale = (power / count) ** 0.5
@@ -221,18 +263,20 @@ class _Held:
     """Pieces, as many samples at a time as asked for; zeros after the last."""
 
     def __init__(self, pieces: Iterable[Samples]) -> None:
-        self._pieces, self._held = iter(pieces), None
+        self._pieces = iter(pieces)
+        self._held: list[np.ndarray] = []
 
     def take(self, n: int) -> Samples:
-        while self._held is None or self._held.shape[1] < n:
+        there = sum(piece.shape[1] for piece in self._held)
+        while there < n or not self._held:
             more = next(self._pieces, None)
             if more is None:
-                held = np.zeros((1, 0), np.float32) if self._held is None else self._held
-                self._held = np.pad(held, ((0, 0), (0, n - held.shape[1])))
-            else:
-                self._held = more if self._held is None else np.concatenate([self._held, more], axis=1)
-        taken, self._held = self._held[:, :n], self._held[:, n:]
-        return taken
+                more = np.zeros((len(self._held[0]) if self._held else 1, n - there), np.float32)
+            self._held.append(more)
+            there += more.shape[1]
+        whole = np.concatenate(self._held, axis=1)
+        self._held = [whole[:, n:]]
+        return whole[:, :n]
 
 
 class Stems(NamedTuple):
@@ -251,7 +295,9 @@ def separate(mixture: Samples, sample_rate: int, separator: Separator) -> Stems:
     if np.ndim(mixture) != 2:
         raise UserError(f"a mixture has shape (channels, samples), not {np.shape(mixture)}; for one channel, give mixture[None].")
     mixture = np.asarray(mixture, np.float32)
-    speech = np.concatenate([speech for _, speech in speech_of(lambda: [mixture], sample_rate, separator)], axis=1)
+    size = 10 * max(1, round(sample_rate))
+    pieces = [mixture[:, k : k + size] for k in range(0, mixture.shape[1], size)]
+    speech = np.concatenate([speech for _, speech in speech_of(lambda: pieces, sample_rate, separator)], axis=1)
     return Stems(speech, mixture - speech)
 
 

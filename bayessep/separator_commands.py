@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Float
 
 from bayessep import __version__, accounts, audio, corpora, karaoke, neural, output, recordings, segments, shipped, timeline, train
-from bayessep.commands import begin
+from bayessep.commands import begin, earlier_draws
 from bayessep.detector_data import Items, read_items
-from bayessep.detector_training import divide, read_recipe
+from bayessep.detector_training import divide, read_recipe, read_settings
 from bayessep.errors import UserError
 from bayessep.network_commands import SHARE, WEIGHTS, Processes, about_items, begin_together, ended
 from bayessep.neural import Separator
@@ -40,6 +40,9 @@ def train_separator(
         UserError: as `read_recipe`, `corpora.speech_and_music` and `train.train`.
         Diverged: the loss is no number any more.
     """
+    told = read_settings(config, Recipe).get("network", given["network"])
+    if told != given["network"]:
+        raise UserError(f"{config} is a recipe of {told}, and not of {given['network']}; call bayessep train {told}.")
     recipe = read_recipe(config, given, Recipe)
     sounds = corpora.speech_and_music(data, redistributable=redistributable, missing=terminal.warn)
     described = begin_together(together, device, terminal)
@@ -111,9 +114,10 @@ def separate(
     info = audio.probe(mix)
     output.keep_inputs(folder, accounts.FILES.values(), [mix, *([weights] if weights else [])])
     separator = _karaoke(weights) if network == "deep-karaoke" else neural.load(network, weights)
+    described = begin(device, terminal)
     started = time.perf_counter()
     gain = 1.0
-    with output.draft(folder) as part:
+    with output.draft(folder, replacing=earlier_draws(folder)) as part:
         stems = [part / accounts.FILES[stem] for stem in (SPEECH, MUSIC)]
         with terminal.working() as progress:
             if isinstance(separator, karaoke.Karaoke):
@@ -132,7 +136,7 @@ def separate(
         labels = labels_of(*stems)
         segments.write(part / accounts.FILES["labels"], labels)
         spent, seconds = time.perf_counter() - started, info.frames / info.sample_rate
-        document: dict[str, Any] = {"command": "separate", "version": __version__, "method": network, "device": device}
+        document: dict[str, Any] = {"command": "separate", "version": __version__, "method": network, "device": described}
         rate = karaoke.RATE if isinstance(separator, karaoke.Karaoke) else separator.sample_rate
         document |= {"network": dataclasses.asdict(separator.config) | {"sample_rate": rate}}
         document |= {"weights": None if weights is None else str(weights)}

@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
+from bayessep import neural
 from bayessep.detector_data import Item, Items
 from bayessep.errors import UserError
-from bayessep.models import blstm_mask, conv_tasnet
 from bayessep.models.blstm_mask import BlstmMask
 from bayessep.models.conv_tasnet import ConvTasNet
 from bayessep.models.waveform_separation import Batch, State, losses
@@ -30,7 +30,7 @@ from bayessep.train import Task, Training
 RATE = 16_000
 """Samples a second of everything that is learned from."""
 
-NETWORKS: dict[str, ModuleType] = {"conv-tasnet": conv_tasnet, "blstm-mask": blstm_mask}
+NETWORKS: dict[str, ModuleType] = {name: module for name, (module, _) in neural.NETWORKS.items()}
 """Separators of waveforms, by the names of their verbs."""
 
 
@@ -85,8 +85,8 @@ class Recipe:
         for name in ("batch", "held"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}, but must be at least 1.")
-        if not 0.1 <= self.seconds < math.inf:
-            raise UserError(f"seconds is {self.seconds}, but must be at least 0.1, and finite.")
+        if not 0.1 <= self.seconds <= 600:
+            raise UserError(f"seconds is {self.seconds}, but must be from 0.1 to 600.")
         if not (math.isfinite(self.snr_mean) and 0 <= self.snr_deviation < math.inf):
             raise UserError("snr_mean and snr_deviation must be finite, and the deviation at least 0.")
         _ = self.config, self.training  # each checks its own numbers

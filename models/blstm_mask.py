@@ -124,9 +124,12 @@ def parameter_count(config: BlstmMask) -> int:
 def separated(
     config: BlstmMask, parameters: PyTree, mixture: Float[Array, "B N"], length: Array | None = None
 ) -> Float[Array, "B 2 N"]:
-    """Speech and music of mixtures, which they sum to; `length` as in `conv_tasnet.separated`."""
+    """Speech and music of mixtures, which they sum to.
+
+    `length` as in `conv_tasnet.separated`; but in the last hop, of which one more frame has a part, the result differs a little.
+    """
     spectrum = stft(mixture, config.stft)
-    valid = None if length is None else jnp.arange(spectrum.shape[1]) < length // config.hop + 1
+    valid = None if length is None else jnp.arange(spectrum.shape[1]) < -(-length // config.hop) + 1
     mask = nnx.merge(graph(config), parameters)(jnp.abs(spectrum), valid)
     masked = lax.complex(spectrum.real * mask, spectrum.imag * mask)
     speech = istft(masked, config.stft, mixture.shape[-1])

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Bool, Float, Key, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from bayessep.errors import UserError
 from bayessep.models.waveform_separation import Batch, Metrics, State, consistent, learn, optimiser, together_here
@@ -36,7 +36,8 @@ NORMS = ("global", "cumulative", "frame")
 MASKS = ("relu", "sigmoid")
 BANKS = ("random", "fourier")
 PRECISIONS = ("float32", "bfloat16")
-_EPS = 1e-8  # of paper 001's code
+EPS = 1e-8
+"""Added to variances, as in paper 001's code."""
 
 
 @dataclass(frozen=True)
@@ -209,42 +210,40 @@ def _kept(x: Float[Array, "T n"], valid: Bool[Array, "T 1"] | None) -> Float[Arr
     return x if valid is None else jnp.where(valid, x, jnp.float32(0))
 
 
-class Sums(NamedTuple):
-    """Of all activations so far, for the cumulative norm."""
+class Moments(NamedTuple):
+    """Of all activations so far, for the cumulative norm: means, for sums would outgrow the precision of a stream of hours."""
 
-    seen: Float[Array, ""]
-    first: Float[Array, ""]
-    second: Float[Array, ""]
-
-
-NOTHING = (0.0, 0.0, 0.0)
+    frames: Float[Array, ""]
+    mean: Float[Array, ""]
+    square: Float[Array, ""]
 
 
 def normalisation(
-    x: Float[Array, "T n"], norm: str, valid: Bool[Array, "T 1"] | None, before: Sums | None = None
-) -> tuple[Float[Array, "#T 1"], Float[Array, "#T 1"], Sums | None]:
-    """Mean and inverse standard deviation by which each frame is normalised; and sums to go on with (cumulative norm)."""
+    x: Float[Array, "T n"], norm: str, valid: Bool[Array, "T 1"] | None, before: Moments | None = None
+) -> tuple[Float[Array, "#T 1"], Float[Array, "#T 1"], Moments | None]:
+    """Mean and inverse standard deviation by which each frame is normalised; and what to go on with (cumulative norm)."""
     if norm == "frame":
         mean = x.mean(1, keepdims=True)
-        return mean, lax.rsqrt((x**2).mean(1, keepdims=True) - mean**2 + _EPS), None
+        return mean, lax.rsqrt(((x - mean) ** 2).mean(1, keepdims=True) + EPS), None
     if norm == "global":
         count = jnp.float32(x.size) if valid is None else x.shape[1] * valid.sum().astype(x.dtype)
         x = _kept(x, valid)
         mean = x.sum() / count
-        return mean[None, None], lax.rsqrt(jnp.maximum((x**2).sum() / count - mean**2, 0) + _EPS)[None, None], None
-    past = Sums(*map(jnp.float32, NOTHING)) if before is None else before
-    count = past.seen + x.shape[1] * jnp.arange(1, len(x) + 1, dtype=x.dtype)
-    first, second = past.first + jnp.cumsum(x.sum(1)), past.second + jnp.cumsum((x**2).sum(1))
-    mean = first / count
-    spread = lax.rsqrt(jnp.maximum(second / count - mean**2, 0) + _EPS)
-    return mean[:, None], spread[:, None], Sums(count[-1], first[-1], second[-1])
+        return mean[None, None], lax.rsqrt(jnp.maximum((x**2).sum() / count - mean**2, 0) + EPS)[None, None], None
+    past = Moments(*(jnp.zeros((), x.dtype),) * 3) if before is None else before
+    frames = past.frames + jnp.arange(1, len(x) + 1, dtype=x.dtype)
+    # Each mean moves by what the frames differ from it: where that is below its precision, it stays.
+    mean = past.mean + jnp.cumsum(x.mean(1) - past.mean) / frames
+    square = past.square + jnp.cumsum((x**2).mean(1) - past.square) / frames
+    spread = lax.rsqrt(jnp.maximum(square - mean**2, 0) + EPS)
+    return mean[:, None], spread[:, None], Moments(frames[-1], mean[-1], square[-1])
 
 
 def _affine(
-    x: Float[Array, "T H"], own: Blocks, n: int, norm: str, valid: Bool[Array, "T 1"] | None, before: Sums | None
-) -> tuple[Float[Array, "T H"], Sums | None]:
-    mean, inverse, sums = normalisation(x, norm, valid, before)
-    return _kept((x - mean) * (inverse * own.gain[n][None]) + own.bias[n][None], valid), sums
+    x: Float[Array, "T H"], own: Blocks, n: int, norm: str, valid: Bool[Array, "T 1"] | None, before: Moments | None
+) -> tuple[Float[Array, "T H"], Moments | None]:
+    mean, inverse, after = normalisation(x, norm, valid, before)
+    return _kept((x - mean) * (inverse * own.gain[n][None]) + own.bias[n][None], valid), after
 
 
 def depthwise(
@@ -359,7 +358,8 @@ class Stream(NamedTuple):
     hop: Float[Array, " hop"]  # the last of the mixture
     half: Float[Array, "2 hop"]  # what the last frame adds to the next hop
     past: tuple[Float[Array, "R S H"], ...]  # of each dilation: the last frames before its convolutions
-    sums: Float[Array, "R X 2 3"]  # of the norms: `Sums`
+    frames: Int[Array, ""]  # so far
+    moments: Float[Array, "R X 2 2"]  # of the norms: `Moments`, without the frames
 
 
 def stream_init(config: ConvTasNet) -> Stream:
@@ -372,7 +372,7 @@ def stream_init(config: ConvTasNet) -> Stream:
         raise UserError("a recording can be separated as it comes by causal networks alone; train one with --causal.")
     c = config
     past = tuple(jnp.zeros((c.repeats, (c.kernel - 1) * 2**x, c.hidden)) for x in range(c.blocks))
-    return Stream(jnp.zeros(c.hop), jnp.zeros((2, c.hop)), past, jnp.zeros((c.repeats, c.blocks, 2, 3)))
+    return Stream(jnp.zeros(c.hop), jnp.zeros((2, c.hop)), past, jnp.zeros((), jnp.int32), jnp.zeros((c.repeats, c.blocks, 2, 2)))
 
 
 @partial(jax.jit, static_argnames=("config",))
@@ -388,17 +388,17 @@ def stream_push(
     model, hops = nnx.merge(graph(config), parameters), jnp.concatenate([state.hop, samples]).reshape(-1, config.hop)
     w, y = encoded(model, jnp.concatenate([hops[:-1], hops[1:]], axis=1), config)
     past: list[list[Array]] = [[] for _ in range(config.blocks)]
-    sums = []
+    moments = []
     for r in range(config.repeats):
         for x in range(config.blocks):
             own = Blocks(*(part[r, x] for part in model.stacked))
-            before = [Sums(*state.sums[r, x, n]) for n in range(2)]
+            before = [Moments(state.frames.astype(y.dtype), *state.moments[r, x, n]) for n in range(2)]
             h = prelu(product(y, own.enter, config.precision), own.slope[0])
             h, first = _affine(h, own, 0, config.norm, None, before[0])
             past[x].append(jnp.concatenate([state.past[x][r], h])[len(h) :])
             h = prelu(depthwise(h, own.taps, 2**x, True, state.past[x][r]), own.slope[1])
             h, second = _affine(h, own, 1, config.norm, None, before[1])
-            sums.append(jnp.stack([jnp.stack(after or b) for after, b in zip((first, second), before, strict=True)]))
+            moments.append(jnp.stack([jnp.stack((after or b)[1:]) for after, b in zip((first, second), before, strict=True)]))
             y = y + product(h, own.leave, config.precision)
     frames = decoded(model, w, y, config)
     first, second = jnp.split(frames, 2, axis=-1)
@@ -406,5 +406,5 @@ def stream_push(
     found = late.reshape(2, -1)
     if config.consistent:
         found = consistent(hops[:-1].reshape(-1), found)
-    carried = Stream(hops[-1], second[:, -1], tuple(map(jnp.stack, past)), jnp.stack(sums).reshape(state.sums.shape))
-    return carried, found
+    kept = jnp.stack(moments).reshape(state.moments.shape)
+    return Stream(hops[-1], second[:, -1], tuple(map(jnp.stack, past)), state.frames + len(y), kept), found

@@ -6,7 +6,7 @@ Speech is the first source and music the second, always: nothing is permuted (pa
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +63,6 @@ def optimiser(rate: float) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(5.0), optax.adam(rate))
 
 
-Config = TypeVar("Config")
 Separate = Callable[[PyTree, Float[Array, "B N"]], Float[Array, "B 2 N"]]
 
 

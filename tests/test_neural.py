@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from bayessep import audio, neural, shipped
 from bayessep.errors import UserError
@@ -48,6 +49,39 @@ def test_windows_say_what_the_whole_says(seconds: float) -> None:
     expected = _whole(separator, x, 0.1)
     assert found.shape == expected.shape
     assert np.sum((found - expected) ** 2) < 1e-9 * np.sum(expected**2)
+
+
+def test_windows_keep_to_the_frames_of_the_whole() -> None:
+    """Whatever the hop: one that does not divide the fade must not set frames between those of the whole."""
+    separator = _separator(length=28, filters=56, bank="fourier")
+    x = _sound(1, 6.0)
+    found = np.concatenate(list(in_windows([x], separator, 0.1, (1.0, 2.0))), axis=-1)
+    expected = _whole(separator, x, 0.1)
+    assert np.sum((found - expected) ** 2) < 1e-9 * np.sum(expected**2)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("rate", [RATE, 5000])
+def test_a_scale_that_training_leaves_open_does_not_show(causal: bool, rate: int) -> None:
+    """The loss is the same for a decoder that is ten times fainter, or upside down; so are the stems."""
+    separator = _separator(consistent=False, causal=causal)
+    x = _sound(1, 3.0, rate)
+    expected = neural.separate(x, rate, separator).speech
+    assert 1e-3 < np.sum(expected**2) / np.sum(x**2) < 10
+    for factor in (0.1, -1.0):
+        model = nnx.merge(conv_tasnet.graph(separator.config), separator.parameters, copy=True)
+        model.decoder[...] = factor * model.decoder[...]
+        other = separator._replace(parameters=nnx.state(model, nnx.Param))
+        np.testing.assert_allclose(neural.separate(x, rate, other).speech, expected, atol=2e-4)
+
+
+def test_pieces_are_held_without_copying_all_of_them_each_time() -> None:
+    pieces = [np.full((1, 7), k, np.float32) for k in range(5)]
+    held = neural._Held(iter(pieces))
+    found = [held.take(n) for n in (3, 0, 20, 12, 4)]
+    np.testing.assert_array_equal(np.concatenate(found, 1)[0, :35], np.repeat(np.arange(5), 7))
+    assert [f.shape[1] for f in found] == [3, 0, 20, 12, 4] and not found[-1].any()
+    assert neural._Held(iter([])).take(3).shape == (1, 3)
 
 
 def test_without_the_context_they_would_not() -> None:
@@ -123,6 +157,8 @@ def test_lengths_share_programs() -> None:
 def test_silence_is_refused() -> None:
     with pytest.raises(UserError, match="silent"):
         neural.separate(np.zeros((1, 500), np.float32), RATE, _separator())
+    with pytest.raises(UserError, match="no finite numbers"):
+        neural.separate(np.full((1, 500), np.nan, np.float32), RATE, _separator())
 
 
 def test_files_are_separated_as_arrays_are(tmp_path: Path) -> None:
@@ -145,5 +181,11 @@ def test_weights_come_back_from_files(tmp_path: Path) -> None:
         neural.load("blstm-mask", tmp_path / "w.safetensors")
     with pytest.raises(UserError, match="no weights of a separator"):
         neural.separator_of(shipped.Weights({}, {"network": "frames"}))
+    good = neural.weights_of(separator)
+    for changes in ({"sample_rate": 0}, {"sample_rate": float("inf")}, {"config": good.settings["config"] | {"blocks": 2.0}}):
+        with pytest.raises(UserError, match="no weights of a separator"):
+            neural.separator_of(good._replace(settings=good.settings | changes))
+    with pytest.raises(UserError, match="no finite numbers"):
+        neural.separator_of(good._replace(arrays={name: np.nan * x for name, x in good.arrays.items()}))
     with pytest.raises(UserError, match="cannot read"):
         neural.load("conv-tasnet", tmp_path / "none.safetensors")

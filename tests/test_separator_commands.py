@@ -49,7 +49,7 @@ def test_flags_are_the_fields_of_the_recipe() -> None:
         known = {f.name: str(f.default) for f in dataclasses.fields(Recipe) if f.name not in own | {"network"}}
         assert said.keys() == known.keys()
         preset = {"mask", "norm", "consistent"}
-        words = {"varied": "varied", "causal": "off"}
+        words = {"varied": "varied", "causal": "both-ways"}
         for name in known.keys() - preset:
             assert said[name] == words.get(name, known[name])
 
@@ -141,6 +141,9 @@ def test_networks_are_trained_from_the_command_line(call: Caller, tmp_path: Path
     separated = call("separate", tmp_path / "0.wav", "--method", "blstm-mask", "--weights", weights, "-o", tmp_path / "apart")
     assert separated.code == 0, separated.err
     assert (tmp_path / "apart" / "speech.wav").exists()
+    (tmp_path / "recipe.json").write_text('{"network": "blstm-mask"}')
+    other = call("train", "conv-tasnet", "--data", tmp_path, "-o", tmp_path / "x", "--config", tmp_path / "recipe.json")
+    assert other.code == 2 and "is a recipe of blstm-mask" in other.err
     refused = call("train", "conv-tasnet", "--data", tmp_path, "-o", tmp_path / "x", "--causal", "--norm", "global")
     assert refused.code == 2 and "take the norm cumulative or frame" in refused.err
 
