@@ -83,7 +83,7 @@ def detect(
 
 # --- train ---------------------------------------------------------------------------------------------------------------
 
-_recipe = partial(typer.Option, rich_help_panel="The recipe, as the keys of --config")
+recipe = partial(typer.Option, rich_help_panel="The recipe, as the keys of --config")
 _processes = partial(typer.Option, rich_help_panel="Several processes")
 
 Data = Annotated[
@@ -109,6 +109,10 @@ Coordinator = Annotated[
     str | None, _processes("--coordinator", metavar="HOST:PORT", help="Of process 0; all see the same -o DIR.")
 ]
 Processes = Annotated[int | None, _processes("--processes", metavar="N", min=1, help="How many there are.")]
+MinDelta = Annotated[
+    float | None, recipe("--min-delta", metavar="X", show_default="0.0", help="By how much better it must be.")
+]
+TheSeed = Annotated[int | None, recipe("--seed", metavar="N", show_default="0", help="Of all randomness.")]
 Process = Annotated[int | None, _processes("--process", metavar="I", min=0, help="Which of them this is, from 0.")]
 
 
@@ -127,66 +131,64 @@ def detector(
     redistributable: Redistributable = False,
     network: Annotated[
         str | None,
-        _recipe("--network", metavar="b1|b2|b3|b4|b4-nofc|frames", show_default="b3", help="Of paper 003; detect runs frames."),
+        recipe("--network", metavar="b1|b2|b3|b4|b4-nofc|frames", show_default="b3", help="Of paper 003; detect runs frames."),
     ] = None,
     head: Annotated[
         str | None,
-        _recipe("--head", metavar="single|multi|cascaded", show_default="multi", help="Classes alone, or related tasks, too."),
+        recipe("--head", metavar="single|multi|cascaded", show_default="multi", help="Classes alone, or related tasks, too."),
     ] = None,
     feature: Annotated[
-        str | None, _recipe("--feature", metavar="NAME", show_default="LMHPS-EF", help="Of paper 003, such as LMS.")
+        str | None, recipe("--feature", metavar="NAME", show_default="LMHPS-EF", help="Of paper 003, such as LMS.")
     ] = None,
-    bands: Annotated[int | None, _recipe("--bands", metavar="N", show_default="120", help="Bands of the mel scale.")] = None,
+    bands: Annotated[int | None, recipe("--bands", metavar="N", show_default="120", help="Bands of the mel scale.")] = None,
     patch: Annotated[
-        int | None, _recipe("--patch", metavar="N", show_default="68", help="Frames of 10 ms that the network looks at.")
+        int | None, recipe("--patch", metavar="N", show_default="68", help="Frames of 10 ms that the network looks at.")
     ] = None,
     dropout: Annotated[
-        float | None, _recipe("--dropout", metavar="X", show_default="0.2", help="Of the networks b3 and frames.")
+        float | None, recipe("--dropout", metavar="X", show_default="0.2", help="Of the networks b3 and frames.")
     ] = None,
     rate: Annotated[
-        float | None, _recipe("--rate", metavar="X", show_default="0.001", help="Of Adam's steps; 0: as paper 003's code.")
+        float | None, recipe("--rate", metavar="X", show_default="0.001", help="Of Adam's steps; 0: as paper 003's code.")
     ] = None,
     each: Annotated[
         int | None,
-        _recipe("--each", metavar="N", show_default="16", help="Patches of each class in a batch; of frames, scenes."),
+        recipe("--each", metavar="N", show_default="16", help="Patches of each class in a batch; of frames, scenes."),
     ] = None,
-    crops: Annotated[int | None, _recipe("--crops", metavar="N", show_default="24", help="Of each class in an epoch.")] = None,
+    crops: Annotated[int | None, recipe("--crops", metavar="N", show_default="24", help="Of each class in an epoch.")] = None,
     crop_seconds: Annotated[
-        float | None, _recipe("--crop-seconds", metavar="S", show_default="20.0", help="How long crops and scenes are.")
+        float | None, recipe("--crop-seconds", metavar="S", show_default="20.0", help="How long crops and scenes are.")
     ] = None,
     augment: Annotated[
         bool | None,
-        _recipe("--augment/--no-augment", show_default="augment", help="Through filters, rooms, codecs and noise (extra train)."),
+        recipe("--augment/--no-augment", show_default="augment", help="Through filters, rooms, codecs and noise (extra train)."),
     ] = None,
     plain: Annotated[
-        float | None, _recipe("--plain", metavar="X", show_default="0.0", help="Share of the sound left as it was recorded.")
+        float | None, recipe("--plain", metavar="X", show_default="0.0", help="Share of the sound left as it was recorded.")
     ] = None,
     songs: Annotated[
         bool | None,
-        _recipe("--songs/--no-songs", show_default="no-songs", help="Voices made to sing over it, too (extra train)."),
+        recipe("--songs/--no-songs", show_default="no-songs", help="Voices made to sing over it, too (extra train)."),
     ] = None,
     neither: Annotated[
-        bool | None, _recipe("--neither/--no-neither", show_default="no-neither", help="A class of noise and pauses, too.")
+        bool | None, recipe("--neither/--no-neither", show_default="no-neither", help="A class of noise and pauses, too.")
     ] = None,
     standardised: Annotated[
         bool | None,
-        _recipe("--standardised/--not-standardised", show_default="standardised", help="Bands standardised over each crop."),
+        recipe("--standardised/--not-standardised", show_default="standardised", help="Bands standardised over each crop."),
     ] = None,
-    epochs: Annotated[int | None, _recipe("--epochs", metavar="N", show_default="50", help="At most.")] = None,
+    epochs: Annotated[int | None, recipe("--epochs", metavar="N", show_default="50", help="At most.")] = None,
     steps_per_epoch: Annotated[
-        int | None, _recipe("--steps-per-epoch", metavar="N", show_default="200", help="Steps between validations.")
+        int | None, recipe("--steps-per-epoch", metavar="N", show_default="200", help="Steps between validations.")
     ] = None,
     patience: Annotated[
         int | None,
-        _recipe("--patience", metavar="N", show_default="5", help="Epochs without a better validation after which it ends."),
+        recipe("--patience", metavar="N", show_default="5", help="Epochs without a better validation after which it ends."),
     ] = None,
-    min_delta: Annotated[
-        float | None, _recipe("--min-delta", metavar="X", show_default="0.0", help="By how much better it must be.")
-    ] = None,
-    seed: Annotated[int | None, _recipe("--seed", metavar="N", show_default="0", help="Of all randomness.")] = None,
+    min_delta: MinDelta = None,
+    seed: TheSeed = None,
     average: Annotated[
         float | None,
-        _recipe("--average", metavar="X", show_default="0.0", help="Moving mean of the weights, of which so much stays each step."),
+        recipe("--average", metavar="X", show_default="0.0", help="Moving mean of the weights, of which so much stays each step."),
     ] = None,
     coordinator: Coordinator = None,
     processes: Processes = None,

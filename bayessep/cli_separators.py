@@ -1,51 +1,57 @@
 """The verbs that train separators of waveforms, as `bayessep.cli` has them. What they do is in `separator_commands`."""
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from bayessep.cli_networks import Config, Coordinator, Data, Process, Processes, Redistributable, Trained
+from bayessep.cli_networks import (
+    Config,
+    Coordinator,
+    Data,
+    MinDelta,
+    Process,
+    Processes,
+    Redistributable,
+    TheSeed,
+    Trained,
+    recipe,
+)
 from bayessep.options import Device, Json, Quiet, TheDevice
 from bayessep.terminal import Resumable, Terminal
 
-_recipe = partial(typer.Option, rich_help_panel="The recipe, as the keys of --config")
-
 Preset = Annotated[
-    str | None, _recipe("--preset", metavar="paper|small", show_default="small", help="Sizes: paper 001's, or for two cores.")
+    str | None, recipe("--preset", metavar="paper|small", show_default="small", help="Sizes: paper 001's, or for two cores.")
 ]
-Rate = Annotated[float | None, _recipe("--rate", metavar="X", show_default="0.001", help="Of Adam's steps.")]
+Rate = Annotated[float | None, recipe("--rate", metavar="X", show_default="0.001", help="Of Adam's steps.")]
 InBatch = Annotated[
-    int | None, _recipe("--batch", metavar="N", show_default="8", help="Mixtures of a step; a multiple of the number of devices.")
+    int | None, recipe("--batch", metavar="N", show_default="8", help="Mixtures of a step; a multiple of the number of devices.")
 ]
-Seconds = Annotated[float | None, _recipe("--seconds", metavar="S", show_default="4.0", help="How long mixtures are.")]
+Seconds = Annotated[float | None, recipe("--seconds", metavar="S", show_default="4.0", help="How long mixtures are.")]
 SnrMean = Annotated[
-    float | None, _recipe("--snr-mean", metavar="DB", show_default="0.0", help="Speech over music: mean of a normal distribution.")
+    float | None, recipe("--snr-mean", metavar="DB", show_default="0.0", help="Speech over music: mean of a normal distribution.")
 ]
 SnrDeviation = Annotated[
-    float | None, _recipe("--snr-deviation", metavar="DB", show_default="5.0", help="Standard deviation of that.")
+    float | None, recipe("--snr-deviation", metavar="DB", show_default="5.0", help="Standard deviation of that.")
 ]
 Varied = Annotated[
     bool | None,
-    _recipe(
+    recipe(
         "--varied/--as-recorded", show_default="varied", help="Play recordings at other speeds, and some music with other music."
     ),
 ]
-Held = Annotated[int | None, _recipe("--held", metavar="N", show_default="64", help="Mixtures to validate with, at 0 dB.")]
-Epochs = Annotated[int | None, _recipe("--epochs", metavar="N", show_default="100", help="At most.")]
+Held = Annotated[int | None, recipe("--held", metavar="N", show_default="64", help="Mixtures to validate with, at 0 dB.")]
+Epochs = Annotated[int | None, recipe("--epochs", metavar="N", show_default="100", help="At most.")]
 StepsPerEpoch = Annotated[
-    int | None, _recipe("--steps-per-epoch", metavar="N", show_default="200", help="Steps between validations.")
+    int | None, recipe("--steps-per-epoch", metavar="N", show_default="200", help="Steps between validations.")
 ]
 Patience = Annotated[
     int | None,
-    _recipe("--patience", metavar="N", show_default="10", help="Epochs without a better validation after which it ends."),
+    recipe("--patience", metavar="N", show_default="10", help="Epochs without a better validation after which it ends."),
 ]
-MinDelta = Annotated[float | None, _recipe("--min-delta", metavar="X", show_default="0.0", help="By how much better it must be.")]
-TheSeed = Annotated[int | None, _recipe("--seed", metavar="N", show_default="0", help="Of all randomness.")]
 Average = Annotated[
     float | None,
-    _recipe("--average", metavar="X", show_default="0.99", help="Moving mean of the weights, of which so much stays each step."),
+    recipe("--average", metavar="X", show_default="0.99", help="Moving mean of the weights, of which so much stays each step."),
 ]
 
 
@@ -72,11 +78,11 @@ def conv_tasnet(
     redistributable: Redistributable = False,
     preset: Preset = None,
     mask: Annotated[
-        str | None, _recipe("--mask", metavar="relu|sigmoid", show_default="the preset's", help="How masks are kept above 0.")
+        str | None, recipe("--mask", metavar="relu|sigmoid", show_default="the preset's", help="How masks are kept above 0.")
     ] = None,
     norm: Annotated[
         str | None,
-        _recipe(
+        recipe(
             "--norm",
             metavar="global|cumulative|frame",
             show_default="the preset's; with --causal, cumulative",
@@ -84,13 +90,13 @@ def conv_tasnet(
         ),
     ] = None,
     causal: Annotated[
-        bool | None, _recipe("--causal/--both-ways", show_default="both-ways", help="Look at no later frame, or do.")
+        bool | None, recipe("--causal/--both-ways", show_default="both-ways", help="Look at no later frame, or do.")
     ] = None,
     consistent: Annotated[
-        bool | None, _recipe("--consistent", show_default="the preset's", help="Stems that sum to the mixture.")
+        bool | None, recipe("--consistent", show_default="the preset's", help="Stems that sum to the mixture.")
     ] = None,
     precision: Annotated[
-        str | None, _recipe("--precision", metavar="float32|bfloat16", show_default="float32", help="bfloat16 is for accelerators.")
+        str | None, recipe("--precision", metavar="float32|bfloat16", show_default="float32", help="bfloat16 is for accelerators.")
     ] = None,
     rate: Rate = None,
     batch: InBatch = None,
@@ -166,26 +172,26 @@ def deep_karaoke(
     output: Trained,
     config: Config = None,
     preset: Annotated[
-        str | None, _recipe("--preset", metavar="paper|small", show_default="small", help="Sizes: paper 004's, or for two cores.")
+        str | None, recipe("--preset", metavar="paper|small", show_default="small", help="Sizes: paper 004's, or for two cores.")
     ] = None,
     width: Annotated[
-        int | None, _recipe("--width", metavar="N", show_default="0", help="Units of the hidden layer; 0: the preset's.")
+        int | None, recipe("--width", metavar="N", show_default="0", help="Units of the hidden layer; 0: the preset's.")
     ] = None,
-    rate: Annotated[float | None, _recipe("--rate", metavar="X", show_default="0.1", help="Of stochastic gradients.")] = None,
-    batch: Annotated[int | None, _recipe("--batch", metavar="N", show_default="100", help="Windows of a step.")] = None,
+    rate: Annotated[float | None, recipe("--rate", metavar="X", show_default="0.1", help="Of stochastic gradients.")] = None,
+    batch: Annotated[int | None, recipe("--batch", metavar="N", show_default="100", help="Windows of a step.")] = None,
     epochs: Epochs = None,
     steps_per_epoch: Annotated[
-        int | None, _recipe("--steps-per-epoch", metavar="N", show_default="20", help="Steps between validations.")
+        int | None, recipe("--steps-per-epoch", metavar="N", show_default="20", help="Steps between validations.")
     ] = None,
     patience: Annotated[
         int | None,
-        _recipe("--patience", metavar="N", show_default="20", help="Epochs without a better validation after which it ends."),
+        recipe("--patience", metavar="N", show_default="20", help="Epochs without a better validation after which it ends."),
     ] = None,
     min_delta: MinDelta = None,
     seed: TheSeed = None,
     average: Annotated[
         float | None,
-        _recipe("--average", metavar="X", show_default="0.0", help="Moving mean of the weights, of which so much stays each step."),
+        recipe("--average", metavar="X", show_default="0.0", help="Moving mean of the weights, of which so much stays each step."),
     ] = None,
     device: TheDevice = Device.auto,
     json: Json = False,

@@ -68,8 +68,12 @@ def read_items(sounds: Iterable[Sound], sample_rate: int = 16000, *, pauses: boo
 
 def mix(speech: Float[np.ndarray, " N"], music: Float[np.ndarray, " N"], smr_db: float | int) -> Float[np.ndarray, " N"]:
     """Speech and music at a ratio of their energies, scaled to a greatest magnitude of 1."""
-    gain = np.sqrt(np.mean(speech**2) / max(10 ** (smr_db / 10) * np.mean(music**2), 1e-12))
-    return normalise(speech + np.float32(gain) * music)
+    return normalise(speech + gain_of(speech, music, smr_db) * music)
+
+
+def gain_of(speech: Float[np.ndarray, " N"], music: Float[np.ndarray, " N"], smr_db: float | int) -> np.float32:
+    """By what the music is multiplied for that ratio; NumPy's `mixing.scale_to_ratio`, for which silence is no error."""
+    return np.float32(np.sqrt(np.mean(speech**2) / max(10 ** (smr_db / 10) * np.mean(music**2), 1e-12)))
 
 
 # --- training: crops, drawn anew -----------------------------------------------------------------------------------------

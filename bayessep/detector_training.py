@@ -6,7 +6,7 @@ import dataclasses
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -23,7 +23,7 @@ from bayessep.models import speech_music_detector as detector
 from bayessep.models.detector_networks import Detector
 from bayessep.models.speech_music_detector import Batch, State
 from bayessep.singing import songs
-from bayessep.train import Task, Training
+from bayessep.train import Task, Training, settings_besides, training_of
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Recipe:
     @property
     def training(self) -> Training:
         """How long it is trained."""
-        return Training(self.epochs, self.steps_per_epoch, self.patience, self.min_delta, self.seed, self.average)
+        return training_of(self)
 
 
 PAPER = Recipe(augment=False, rate=0.0, steps_per_epoch=detector.PAPERS_EPOCH, min_delta=0.01)
@@ -224,5 +224,5 @@ def task(recipe: Recipe, learn: Items, held: Items, about: Mapping[str, Any] = {
                 means.setdefault(name, []).append(float(value))
         return {name: float(np.mean(values)) for name, values in means.items()}
 
-    settings = {k: v for k, v in asdict(recipe).items() if k not in asdict(recipe.training)}
+    settings = settings_besides(recipe)
     return Task(lambda key: detector.init(config, key, recipe.steps_per_epoch), step, batch, validate, settings | dict(about))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,10 +22,11 @@ from bayessep import audio, data, shipped
 from bayessep.errors import UserError
 from bayessep.models import deep_karaoke
 from bayessep.models.deep_karaoke import PRESETS, Batch, DeepKaraoke, State
+from bayessep.preparation import magnitude
 from bayessep.resampling import resample
 from bayessep.shipped import Weights
 from bayessep.stft import Stft, istft, stft
-from bayessep.train import Task, Training
+from bayessep.train import Task, Training, settings_besides, training_of
 
 RATE = 44_100
 """Samples a second of everything that is learned from."""
@@ -45,6 +47,11 @@ class Song(NamedTuple):
     def stems(self) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
         """Vocals and accompaniment as they are mixed: each with a peak of 1, halved."""
         return _halved(self.vocals), _halved(self.accompaniment)
+
+    @property
+    def mixture(self) -> Float[np.ndarray, " N"]:
+        """What is heard."""
+        return np.add(*self.stems)
 
 
 def _halved(x: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
@@ -119,7 +126,7 @@ class Recipe:
     @property
     def training(self) -> Training:
         """How long it is trained."""
-        return Training(self.epochs, self.steps_per_epoch, self.patience, self.min_delta, self.seed, self.average)
+        return training_of(self)
 
 
 def divide(songs: Sequence[Song], share: float, seed: int) -> tuple[list[Song], list[Song]]:
@@ -135,30 +142,35 @@ def divide(songs: Sequence[Song], share: float, seed: int) -> tuple[list[Song], 
     return [s for s in songs if s.group not in held], [s for s in songs if s.group in held]
 
 
-def magnitudes(song: Song) -> tuple[Float[np.ndarray, "T F"], Float[np.ndarray, "T F"]]:
-    """Of the mixture, before it is scaled, and the ideal binary mask of the vocals."""
+def mask_and_mixture(song: Song) -> tuple[Float[np.ndarray, "T F"], Float[np.ndarray, "T F"]]:
+    """The ideal binary mask of the vocals, and magnitudes of the mixture, before they are scaled."""
     vocals, accompaniment = song.stems
-    parts = [np.abs(np.asarray(stft(jnp.asarray(x), STFT))) for x in (vocals + accompaniment, vocals, accompaniment)]
-    return parts[0], deep_karaoke.ideal_binary_mask(parts[1], parts[2])
+    mask = deep_karaoke.ideal_binary_mask(magnitude(vocals, STFT), magnitude(accompaniment, STFT))
+    return mask, magnitude(song.mixture, STFT)
 
 
 def scale_of(songs: Sequence[Song]) -> float:
     """The greatest magnitude of the mixtures."""
-    return max(float(magnitudes(song)[0].max()) for song in songs)
+    return max(float(magnitude(song.mixture, STFT).max()) for song in songs)
 
 
 def task(recipe: Recipe, learn: Sequence[Song], held: Sequence[Song], about: Mapping[str, Any] = {}) -> Task[State, Batch]:
     """What the loop trains: windows of the songs, drawn with replacement. `about` is compared when a training is gone on with."""
-    config, scale = recipe.config, np.float32(scale_of(learn))
+    config = recipe.config
 
-    def windows(songs: Sequence[Song]) -> Batch:
-        made = [[deep_karaoke.windows_of(part, config.frames, HOP) for part in magnitudes(song)] for song in songs]
-        x, mask = (np.concatenate(part) for part in zip(*made, strict=True))
-        return Batch(x / scale, mask)
+    def windows(songs: Sequence[Song]) -> tuple[Float[np.ndarray, "n L F"], Float[np.ndarray, "n L F"]]:
+        made = [[deep_karaoke.windows_of(part, config.frames, HOP) for part in mask_and_mixture(song)] for song in songs]
+        mask, x = (np.concatenate(part) for part in zip(*made, strict=True))
+        return mask, x
 
-    every, tested = windows(learn), windows(held)
+    @cache
+    def material() -> tuple[Batch, Batch]:  # made when it is needed: a training that is over needs none
+        scale = np.float32(scale_of(learn))
+        every, tested = (Batch(x / scale, mask) for mask, x in map(windows, (learn, held)))
+        return every, tested
 
     def batch(n: int) -> Batch:
+        every, _ = material()
         rows = np.random.default_rng([recipe.seed, 2, n]).integers(len(every.magnitude), size=recipe.batch)
         return Batch(every.magnitude[rows], np.asarray(every.target)[rows])
 
@@ -167,6 +179,7 @@ def task(recipe: Recipe, learn: Sequence[Song], held: Sequence[Song], about: Map
         return state, {"loss": loss}
 
     def validate(state: State) -> dict[str, float]:
+        _, tested = material()
         errors, right = [], []
         for begin in range(0, len(tested.magnitude), 100):
             target = np.asarray(tested.target[begin : begin + 100])
@@ -175,7 +188,7 @@ def task(recipe: Recipe, learn: Sequence[Song], held: Sequence[Song], about: Map
             right += ((found > 0.5) == (target > 0.5)).mean((1, 2)).tolist()
         return {"loss": float(np.mean(errors)), "accuracy": float(np.mean(right))}
 
-    settings = {k: v for k, v in asdict(recipe).items() if k not in asdict(recipe.training)} | {"config": asdict(config)}
+    settings = settings_besides(recipe) | {"config": asdict(config)}
     return Task(lambda key: deep_karaoke.init(config, key), step, batch, validate, settings | dict(about))
 
 
@@ -188,6 +201,11 @@ class Karaoke(NamedTuple):
     config: DeepKaraoke
     parameters: Any
     scale: float  # of `scale_of`
+
+    @property
+    def sample_rate(self) -> int:
+        """Of what it learned from."""
+        return RATE
 
 
 def weights_of(karaoke: Karaoke, **about: object) -> Weights:
@@ -216,7 +234,7 @@ def karaoke_of(weights: Weights) -> Karaoke:
 def mask_of(mixture: Float[np.ndarray, " N"], karaoke: Karaoke) -> Float[np.ndarray, "T F"]:
     """The mean probability of each cell of a mixture, at `RATE`, that it is the vocals' (of `STFT`)."""
     peak = max(float(np.abs(mixture).max()), 1e-9)
-    x = np.abs(np.asarray(stft(jnp.asarray(mixture / np.float32(peak)), STFT)))
+    x = magnitude(mixture / np.float32(peak), STFT)
     return deep_karaoke.averaged_mask(karaoke.config, karaoke.parameters, x, karaoke.scale)
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import dropwhile, takewhile
 from pathlib import Path
@@ -16,6 +16,7 @@ from bayessep import __version__, corpora, data, detection, output, segments, sh
 from bayessep.commands import begin
 from bayessep.detection import Detection
 from bayessep.errors import UserError
+from bayessep.shipped import Weights
 from bayessep.terminal import Terminal, spared, to_json
 
 # --- detect --------------------------------------------------------------------------------------------------------------
@@ -121,10 +122,7 @@ def _try(folder: Path) -> None:
 def _network(weights: Path | None) -> detection.Network:
     """Of a file, or the one that ships."""
     if weights is not None:
-        try:
-            return detection.network_of(shipped.read_file(weights))
-        except UserError as error:
-            raise UserError(str(error) if str(weights) in str(error) else f"{weights}: {error}") from None
+        return shipped.made_of_file(weights, detection.network_of)
     if detection.MODEL not in shipped.names():
         raise UserError("no detector is installed; give --weights FILE, a file that bayessep train detector has written.")
     return detection.shipped_network()
@@ -189,10 +187,43 @@ def begin_together(together: Processes | None, device: str, terminal: Terminal) 
     return begin(device, terminal)
 
 
-def ended(trained: train.Trained) -> str:
-    """When a training ended, and why."""
+def licences_of(sounds: corpora.DetectorRecordings) -> list[str]:
+    """Of all recordings that are learned from."""
+    return sorted({s.recording.licence for of in sounds for s in of if s.recording.licence})
+
+
+def conclude(
+    network: str,
+    recipe: Any,
+    trained: train.Trained,
+    about: Mapping[str, Any],
+    weights: Callable[[dict[str, Any]], Weights],
+    told: Callable[[dict[str, float]], str],
+    folder: Path,
+    device: str,
+    terminal: Terminal,
+) -> None:
+    """Write the weights of a training that is over, and say how it went.
+
+    Args:
+        network: the verb of train.
+        recipe: a dataclass.
+        trained: what the loop returned.
+        about: what was learned from, for the weights and for the document.
+        weights: makes them of the trained state, with these settings besides.
+        told: a line for people, of what the best epoch's scores are.
+        folder: the weights go there.
+        device, terminal: where it was trained, and where it is said.
+    """
+    scores = {name: value for name, value in trained.history[trained.epoch - 1].items() if name != "epoch"}
+    found = {"epoch": trained.epoch, "epochs": trained.epochs, "scores": scores}
+    digest = shipped.write_file(folder / WEIGHTS, weights({"training": found, **about}))
+    document = {"command": f"train {network}", "version": __version__, "device": device, "recipe": dataclasses.asdict(recipe)}
+    document |= {**about, **found, "stopped": trained.stopped, "sha256": digest}
+    document["output"] = {"folder": str(folder), "weights": WEIGHTS, "config": train.CONFIG, "metrics": train.METRICS}
     reason = "no better since" if trained.stopped == "patience" else "all of them done"
-    return f"best of {trained.epochs} epochs: {trained.epoch} ({reason})"
+    ended = f"best of {trained.epochs} epochs: {trained.epoch} ({reason})"
+    terminal.result(document, "\n".join([ended, told(scores), str(folder / WEIGHTS)]))
 
 
 def train_detector(
@@ -230,18 +261,15 @@ def train_detector(
         trained = train.train(task(recipe, learn, held, about), recipe.training, folder, progress=progress)
     if jax.process_index() > 0:
         return
-    scores = {name: value for name, value in trained.history[trained.epoch - 1].items() if name != "epoch"}
-    licences = sorted({s.recording.licence for of in sounds for s in of if s.recording.licence})
-    labels = list(detection.LABELS[: recipe.detector.classes])
-    found = {"epoch": trained.epoch, "epochs": trained.epochs, "scores": scores}
-    more: dict[str, Any] = {"labels": labels, "licences": licences, "training": found} | about
-    weights = detection.weights_of(recipe, [trained.state], **more)
-    digest = shipped.write_file(folder / WEIGHTS, weights)
-    document = {"command": "train detector", "version": __version__, "device": described, "recipe": dataclasses.asdict(recipe)}
-    document |= about | found | {"stopped": trained.stopped, "sha256": digest}
-    document["output"] = {"folder": str(folder), "weights": WEIGHTS, "config": train.CONFIG, "metrics": train.METRICS}
-    right = f"validation: loss {trained.loss:.4f}, {100 * scores['validation/accuracy']:.1f} % right"
-    terminal.result(document, "\n".join([ended(trained), right, str(folder / WEIGHTS)]))
+    labels, licences = list(detection.LABELS[: recipe.detector.classes]), licences_of(sounds)
+
+    def weights(settings: dict[str, Any]) -> Weights:
+        return detection.weights_of(recipe, [trained.state], labels=labels, licences=licences, **settings)
+
+    def told(scores: dict[str, float]) -> str:
+        return f"validation: loss {trained.loss:.4f}, {100 * scores['validation/accuracy']:.1f} % right"
+
+    conclude("detector", recipe, trained, about, weights, told, folder, described, terminal)
 
 
 def about_items(items: Any) -> dict[str, Any]:

@@ -29,9 +29,11 @@ from bayessep.errors import UserError
 from bayessep.models import blstm_mask, conv_tasnet
 from bayessep.models.blstm_mask import BlstmMask
 from bayessep.models.conv_tasnet import ConvTasNet
+from bayessep.models.waveform_separation import consistent
 from bayessep.resampling import resampled
 from bayessep.separators import Progress, silent
 from bayessep.shipped import Weights
+from bayessep.streaming import Held
 
 NETWORKS: dict[str, Any] = {"conv-tasnet": (conv_tasnet, ConvTasNet), "blstm-mask": (blstm_mask, BlstmMask)}
 """By the names of methods: where the network is, and its config."""
@@ -75,7 +77,7 @@ def to_scale(
     """Sources with the gains by which they come nearest to the mixture (least squares), and what is missing in equal parts."""
     gram = known[:, :2] + np.eye(2) * (1e-6 * np.trace(known[:, :2]) + 1e-20)
     scaled = np.linalg.solve(gram, known[:, 2])[:, None].astype(np.float32) * sources
-    return scaled + (mixture - scaled.sum(0)) / np.float32(2)
+    return np.asarray(consistent(jnp.asarray(mixture), jnp.asarray(scaled)))
 
 
 def weights_of(separator: Separator, **about: object) -> Weights:
@@ -116,10 +118,7 @@ def load(network: str, path: str | Path | None = None) -> Separator:
         if network not in shipped.names():
             raise UserError(f"no {network} is installed; give --weights FILE, a file that bayessep train {network} has written.")
         return separator_of(shipped.read(network))
-    try:
-        found = separator_of(shipped.read_file(path))
-    except UserError as error:
-        raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+    found = shipped.made_of_file(path, separator_of)
     if found.network != network:
         raise UserError(f"{path} holds weights of {found.network}, not of {network}; name that with --method.")
     return found
@@ -234,12 +233,12 @@ def speech_of(
     if sample_rate <= rate:
         heard = read() if sample_rate == rate else resampled(read(), sample_rate, rate)
         low = (found[:, 0] for found in in_windows(heard, separator, scale))
-        held = _Held(low if sample_rate == rate else resampled(low, rate, sample_rate))
+        held = Held(low if sample_rate == rate else resampled(low, rate, sample_rate), padded=True)
         for piece in read():
             yield piece, held.take(piece.shape[1])
         return
     both = in_windows(resampled(read(), sample_rate, rate), separator, scale)
-    held = _Held(resampled(_with_shares(both, rate), rate, sample_rate))
+    held = Held(resampled(_with_shares(both, rate), rate, sample_rate), padded=True)
     for piece in read():
         speech, below, share = np.split(held.take(piece.shape[1]), 3)
         yield piece, speech + np.clip(share, 0, 1) * (piece - below)
@@ -257,26 +256,6 @@ def _with_shares(pieces: Iterable[Float[np.ndarray, "_ 2 _"]], sample_rate: int)
         last = found[..., -1:] if found.shape[-1] else last
         share = energy[:, 0] / np.maximum(energy.sum(1), 1e-20)
         yield np.concatenate([found[:, 0], found.sum(1), share.astype(np.float32)])
-
-
-class _Held:
-    """Pieces, as many samples at a time as asked for; zeros after the last."""
-
-    def __init__(self, pieces: Iterable[Samples]) -> None:
-        self._pieces = iter(pieces)
-        self._held: list[np.ndarray] = []
-
-    def take(self, n: int) -> Samples:
-        there = sum(piece.shape[1] for piece in self._held)
-        while there < n or not self._held:
-            more = next(self._pieces, None)
-            if more is None:
-                more = np.zeros((len(self._held[0]) if self._held else 1, n - there), np.float32)
-            self._held.append(more)
-            there += more.shape[1]
-        whole = np.concatenate(self._held, axis=1)
-        self._held = [whole[:, n:]]
-        return whole[:, :n]
 
 
 class Stems(NamedTuple):

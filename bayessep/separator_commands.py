@@ -16,9 +16,10 @@ from bayessep.commands import begin, earlier_draws
 from bayessep.detector_data import Items, read_items
 from bayessep.detector_training import divide, read_recipe, read_settings
 from bayessep.errors import UserError
-from bayessep.network_commands import SHARE, WEIGHTS, Processes, about_items, begin_together, ended
+from bayessep.network_commands import SHARE, Processes, about_items, begin_together, conclude, licences_of
 from bayessep.neural import Separator
 from bayessep.separator_training import RATE, Recipe, task
+from bayessep.shipped import Weights
 from bayessep.terminal import Terminal, to_json
 from bayessep.timeline import BOTH, MUSIC, SILENCE, SPEECH, Segment
 
@@ -53,18 +54,16 @@ def train_separator(
         trained = train.train(task(recipe, learn, held, about), recipe.training, folder, progress=progress)
     if jax.process_index() > 0:
         return
-    scores = {name: value for name, value in trained.history[trained.epoch - 1].items() if name != "epoch"}
-    licences = sorted({s.recording.licence for of in sounds for s in of if s.recording.licence})
-    found = {"epoch": trained.epoch, "epochs": trained.epochs, "scores": scores}
     separator = Separator(recipe.network, recipe.config, trained.state.parameters, RATE)
-    more: dict[str, Any] = {"recipe": dataclasses.asdict(recipe), "licences": licences, "training": found} | about
-    digest = shipped.write_file(folder / WEIGHTS, neural.weights_of(separator, **more))
-    document = {"command": f"train {recipe.network}", "version": __version__, "device": described}
-    document |= {"recipe": dataclasses.asdict(recipe)} | about | found | {"stopped": trained.stopped, "sha256": digest}
-    document["output"] = {"folder": str(folder), "weights": WEIGHTS, "config": train.CONFIG, "metrics": train.METRICS}
-    speech, music = (scores[f"validation/{source}"] for source in ("speech", "music"))
-    right = f"validation at 0 dB: SI-SDR of speech {speech:.1f} dB, of music {music:.1f} dB"
-    terminal.result(document, "\n".join([ended(trained), right, str(folder / WEIGHTS)]))
+
+    def weights(settings: dict[str, Any]) -> Weights:
+        return neural.weights_of(separator, recipe=dataclasses.asdict(recipe), licences=licences_of(sounds), **settings)
+
+    def told(scores: dict[str, float]) -> str:
+        speech, music = (scores[f"validation/{source}"] for source in ("speech", "music"))
+        return f"validation at 0 dB: SI-SDR of speech {speech:.1f} dB, of music {music:.1f} dB"
+
+    conclude(recipe.network, recipe, trained, about, weights, told, folder, described, terminal)
 
 
 def train_karaoke(
@@ -84,16 +83,15 @@ def train_karaoke(
     about = {"data": {"songs": [song.name for song in songs], "sha256": digest}}
     with terminal.working() as progress:
         trained = train.train(karaoke.task(recipe, learn, held, about), recipe.training, folder, progress=progress)
-    scores = {name: value for name, value in trained.history[trained.epoch - 1].items() if name != "epoch"}
-    found = {"epoch": trained.epoch, "epochs": trained.epochs, "scores": scores}
     network = karaoke.Karaoke(recipe.config, trained.state.parameters, karaoke.scale_of(learn))
-    more: dict[str, Any] = {"recipe": dataclasses.asdict(recipe), "training": found} | about
-    digest = shipped.write_file(folder / WEIGHTS, karaoke.weights_of(network, **more))
-    document = {"command": "train deep-karaoke", "version": __version__, "device": described}
-    document |= {"recipe": dataclasses.asdict(recipe)} | about | found | {"stopped": trained.stopped, "sha256": digest}
-    document["output"] = {"folder": str(folder), "weights": WEIGHTS, "config": train.CONFIG, "metrics": train.METRICS}
-    right = f"validation: {100 * scores['validation/accuracy']:.1f} % of the cells are right"
-    terminal.result(document, "\n".join([ended(trained), right, str(folder / WEIGHTS)]))
+
+    def weights(settings: dict[str, Any]) -> Weights:
+        return karaoke.weights_of(network, recipe=dataclasses.asdict(recipe), **settings)
+
+    def told(scores: dict[str, float]) -> str:
+        return f"validation: {100 * scores['validation/accuracy']:.1f} % of the cells are right"
+
+    conclude("deep-karaoke", recipe, trained, about, weights, told, folder, described, terminal)
 
 
 # --- separate ------------------------------------------------------------------------------------------------------------
@@ -137,8 +135,7 @@ def separate(
         segments.write(part / accounts.FILES["labels"], labels)
         spent, seconds = time.perf_counter() - started, info.frames / info.sample_rate
         document: dict[str, Any] = {"command": "separate", "version": __version__, "method": network, "device": described}
-        rate = karaoke.RATE if isinstance(separator, karaoke.Karaoke) else separator.sample_rate
-        document |= {"network": dataclasses.asdict(separator.config) | {"sample_rate": rate}}
+        document |= {"network": dataclasses.asdict(separator.config) | {"sample_rate": separator.sample_rate}}
         document |= {"weights": None if weights is None else str(weights)}
         document |= {"input": {"path": str(mix), "seconds": seconds, **info._asdict()}, "seconds": spent}
         document |= {"real_time_factor": spent / seconds, "segments": [s._asdict() for s in labels], "output_gain": gain}
@@ -153,10 +150,7 @@ def separate(
 def _karaoke(weights: Path | None) -> karaoke.Karaoke:
     if weights is None:
         raise UserError("no deep-karaoke is installed; give --weights FILE, a file that bayessep train deep-karaoke has written.")
-    try:
-        return karaoke.karaoke_of(shipped.read_file(weights))
-    except UserError as error:
-        raise UserError(str(error) if str(weights) in str(error) else f"{weights}: {error}") from None
+    return shipped.made_of_file(weights, karaoke.karaoke_of)
 
 
 def _written(paths: Sequence[Path], stems: neural.Stems, mixture: Float[np.ndarray, "C N"], sample_rate: int) -> float:

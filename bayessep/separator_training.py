@@ -15,17 +15,16 @@ from types import ModuleType
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
 from bayessep import neural
-from bayessep.detector_data import Item, Items
+from bayessep.detector_data import Item, Items, gain_of
 from bayessep.errors import UserError
 from bayessep.models.blstm_mask import BlstmMask
 from bayessep.models.conv_tasnet import ConvTasNet
 from bayessep.models.waveform_separation import Batch, State, losses
-from bayessep.train import Task, Training
+from bayessep.train import Task, Training, settings_besides, training_of
 
 RATE = 16_000
 """Samples a second of everything that is learned from."""
@@ -113,7 +112,7 @@ class Recipe:
     @property
     def training(self) -> Training:
         """How long it is trained."""
-        return Training(self.epochs, self.steps_per_epoch, self.patience, self.min_delta, self.seed, self.average)
+        return training_of(self)
 
 
 SPEEDS = {"speech": 1.15, "music": 1.5}
@@ -154,8 +153,7 @@ def stretch(items: Sequence[Item], n: int, rng: np.random.Generator) -> Float[np
 
 def mixed(speech: Float[np.ndarray, " N"], music: Float[np.ndarray, " N"], snr_db: float | int) -> Float[np.ndarray, "2 N"]:
     """Both at a ratio of their energies; their sum has a mean square of 1."""
-    power = max(float(np.mean(music**2)), 1e-12)
-    both = np.stack([speech, music * np.float32(math.sqrt(np.mean(speech**2) / power) * 10 ** (-snr_db / 20))])
+    both = np.stack([speech, gain_of(speech, music, snr_db) * music])
     return (both / np.float32(math.sqrt(np.mean(both.sum(0) ** 2)) + 1e-9)).astype(np.float32)
 
 
@@ -200,8 +198,8 @@ def task(recipe: Recipe, learn: Items, held: Items, about: Mapping[str, Any] = {
         return state, found._asdict()
 
     def validate(state: State) -> dict[str, float]:
-        found = [measured(state.parameters, jax.tree.map(jnp.asarray, one)) for one in validation()]
+        found = [measured(state.parameters, one) for one in validation()]
         return {name: float(np.mean([getattr(one, name) for one in found])) for name in found[0]._fields}
 
-    settings = {k: v for k, v in asdict(recipe).items() if k not in asdict(recipe.training)} | {"config": asdict(config)}
+    settings = settings_besides(recipe) | {"config": asdict(config)}
     return Task(lambda key: network.init(config, key), step, batch, validate, settings | dict(about))

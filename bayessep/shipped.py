@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -21,6 +21,7 @@ from bayessep.errors import UserError
 FOLDER = Path(__file__).parent / "weights"
 SUMS = "SHA256SUMS"
 Tree = TypeVar("Tree")
+Made = TypeVar("Made")
 
 
 class Weights(NamedTuple):
@@ -111,6 +112,19 @@ def read_file(path: str | Path) -> Weights:
         return Weights(load(content), settings)
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise UserError(f"{path} holds no weights of bayessep; give a file that bayessep train has written.") from error
+
+
+def made_of_file(path: str | Path, make: Callable[[Weights], Made]) -> Made:
+    """What `make` makes of the weights of a file; its complaints name the file.
+
+    Raises:
+        UserError: as `read_file`, and as `make` does.
+    """
+    weights = read_file(path)
+    try:
+        return make(weights)
+    except UserError as error:
+        raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 
 
 def write_file(path: str | Path, weights: Weights) -> str:

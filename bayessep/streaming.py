@@ -11,7 +11,7 @@ Stems are written as 32-bit float: they cannot clip, so no common gain has to be
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -153,7 +153,7 @@ def take_apart(
         audio.Writer(speech_path, rate, job.channels, "FLOAT", job.survey.n_samples) as speech_out,
         audio.Writer(music_path, rate, job.channels, "FLOAT", job.survey.n_samples) as music_out,
     ):
-        original = _Samples(job.path)
+        original = Held(block.samples for block in audio.blocks(job.path, 10.0))
         state = istream_init(window, (job.channels,))
         for block, mask, p in _separated(job, trained):
             rows = slice(block.first, block.first + block.keep)
@@ -343,22 +343,28 @@ def _separated(job: Job, trained: Trained | None) -> Iterator[tuple[_Block, np.n
         job.progress("separating", index + 1, job.n_blocks, float("nan"))
 
 
-class _Samples:
-    """The file's samples once more, as many at a time as asked for."""
+class Held:
+    """Sound that comes in pieces, as many samples at a time as asked for; where it is `padded`, zeros after the last piece."""
 
-    def __init__(self, path: str | Path) -> None:
-        self._blocks = audio.blocks(path, 10.0)
-        self._held: np.ndarray | None = None
+    def __init__(self, pieces: Iterable[Float[np.ndarray, "_ _"]], *, padded: bool = False) -> None:
+        self._pieces, self._padded = iter(pieces), padded
+        self._held: list[np.ndarray] = []
 
     def take(self, n: int) -> Float[np.ndarray, "C n"]:
-        while self._held is None or self._held.shape[1] < n:
-            more = next(self._blocks).samples
-            self._held = more if self._held is None else np.concatenate([self._held, more], axis=1)
-        taken, self._held = self._held[:, :n], self._held[:, n:]
-        return taken
+        """The next n samples."""
+        there = sum(piece.shape[1] for piece in self._held)
+        while there < n or not self._held:
+            more = next(self._pieces, None) if self._padded else next(self._pieces)
+            if more is None:
+                more = np.zeros((len(self._held[0]) if self._held else 1, n - there), np.float32)
+            self._held.append(more)
+            there += more.shape[1]
+        whole = self._held[0] if len(self._held) == 1 else np.concatenate(self._held, axis=1)
+        self._held = [whole[:, n:]]
+        return whole[:, :n]
 
 
-def _write(speech: np.ndarray, original: _Samples, speech_out: audio.Writer, music_out: audio.Writer) -> None:
+def _write(speech: np.ndarray, original: Held, speech_out: audio.Writer, music_out: audio.Writer) -> None:
     if speech.shape[1]:
         speech_out.append(speech)
         music_out.append(original.take(speech.shape[1]) - speech)

@@ -22,7 +22,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -81,6 +81,17 @@ class Training:
             raise UserError(f"average is {self.average}, but must be at least 0 and below 1.")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed is {self.seed}, but must be at least 0 and below 2**32.")
+
+
+def training_of(recipe: Any) -> Training:
+    """How long a recipe is trained: a dataclass that has every field of `Training`, and others."""
+    return Training(**{f.name: getattr(recipe, f.name) for f in fields(Training)})
+
+
+def settings_besides(recipe: Any) -> dict[str, Any]:
+    """The fields of a recipe that are not those of `Training`: for `Task.config`."""
+    training = {f.name for f in fields(Training)}
+    return {name: value for name, value in asdict(recipe).items() if name not in training}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ paper names neither the loss nor the number of masks: here it is the loss of `co
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from bayessep.errors import UserError
-from bayessep.models.waveform_separation import Batch, Metrics, State, learn, optimiser
+from bayessep.models.waveform_separation import Batch, Metrics, State, abstract, learn, started
 from bayessep.stft import Stft, istft, stft
 
 
@@ -110,15 +110,14 @@ class Network(nnx.Module):
         return jax.nn.sigmoid(self.linear(x)).swapaxes(0, 1)
 
 
-@lru_cache
 def graph(config: BlstmMask) -> nnx.GraphDef:
     """The network without its numbers."""
-    return nnx.split(nnx.eval_shape(lambda: Network(config, nnx.Rngs(0))))[0]
+    return abstract(Network, config).graph
 
 
 def parameter_count(config: BlstmMask) -> int:
     """Numbers that the network consists of."""
-    return sum(leaf.size for leaf in jax.tree.leaves(nnx.split(nnx.eval_shape(lambda: Network(config, nnx.Rngs(0))))[1]))
+    return abstract(Network, config).size
 
 
 def separated(
@@ -146,8 +145,7 @@ def predict(
 
 def init(config: BlstmMask, key: Key[Array, ""]) -> State:
     """A network that has learned nothing yet."""
-    _, parameters = nnx.split(Network(config, nnx.Rngs(key)))
-    return State(parameters, optimiser(config.rate).init(parameters))
+    return started(Network(config, nnx.Rngs(key)), config.rate)
 
 
 @partial(jax.jit, static_argnames=("config",), donate_argnames=("state",))

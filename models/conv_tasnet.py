@@ -19,7 +19,7 @@ a sum of P shifted products: on CPUs several times faster than the convolutions 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -30,7 +30,16 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from bayessep.errors import UserError
-from bayessep.models.waveform_separation import Batch, Metrics, State, consistent, learn, optimiser, together_here
+from bayessep.models.waveform_separation import (
+    Batch,
+    Metrics,
+    State,
+    abstract,
+    consistent,
+    learn,
+    started,
+    together_here,
+)
 
 NORMS = ("global", "cumulative", "frame")
 MASKS = ("relu", "sigmoid")
@@ -52,8 +61,8 @@ class ConvTasNet:
         causal: no frame depends on later ones. A sample depends on less than L later ones, which share frames with it.
         consistent: stems sum to the mixture (`waveform_separation.consistent`).
         bank: what encoder and decoder start as. ``random`` as in the paper. ``fourier``: windowed sines and cosines, both halves of
-            each, from which the decoder makes what the encoder was given; 2 L filters. Where training is short, learning goes
-            several times faster from there.
+            each, from which the decoder makes what the encoder was given; 2 L filters. Where training is short, more is
+            learned from there.
         precision: of products of matrices; ``bfloat16`` is for accelerators.
         rate: of Adam.
 
@@ -166,16 +175,14 @@ class Network(nnx.Module):
         return Blocks(*(getattr(self, name)[...] for name in Blocks._fields))
 
 
-@lru_cache
 def graph(config: ConvTasNet) -> nnx.GraphDef:
     """The network without its numbers."""
-    return nnx.split(nnx.eval_shape(lambda: Network(config, nnx.Rngs(0))))[0]
+    return abstract(Network, config).graph
 
 
 def parameter_count(config: ConvTasNet) -> int:
     """Numbers that the network consists of; 8,710,720 of the paper's."""
-    shapes = nnx.split(nnx.eval_shape(lambda: Network(config, nnx.Rngs(0))))[1]
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    return abstract(Network, config).size
 
 
 # --- one example ---------------------------------------------------------------------------------------------------------
@@ -261,15 +268,33 @@ def depthwise(
     )
 
 
+class Past(NamedTuple):
+    """What a block of a causal network carries from one piece of a recording to the next."""
+
+    frames: Float[Array, "S H"]  # the last before its depthwise convolution, as many as that reaches back
+    moments: tuple[Moments, Moments]  # of both norms
+
+
 def block(
-    y: Float[Array, "T B"], own: Blocks, dilation: int, config: ConvTasNet, valid: Bool[Array, "T 1"] | None = None
-) -> Float[Array, "T B"]:
-    """One block: to H channels, a depthwise convolution, back to B, and what came in is added."""
+    y: Float[Array, "T B"],
+    own: Blocks,
+    dilation: int,
+    config: ConvTasNet,
+    valid: Bool[Array, "T 1"] | None = None,
+    past: Past | None = None,
+) -> tuple[Float[Array, "T B"], Past | None]:
+    """One block: to H channels, a depthwise convolution, back to B, and what came in is added; with a past, the next one, too."""
+    before = (None, None) if past is None else past.moments
     h = prelu(product(y, own.enter, config.precision), own.slope[0])
-    h, _ = _affine(h, own, 0, config.norm, valid, None)
-    h = prelu(depthwise(h, own.taps, dilation, config.causal), own.slope[1])
-    h, _ = _affine(h, own, 1, config.norm, valid, None)
-    return y + product(h, own.leave, config.precision)
+    h, first = _affine(h, own, 0, config.norm, valid, before[0])
+    entered = h
+    h = prelu(depthwise(h, own.taps, dilation, config.causal, None if past is None else past.frames), own.slope[1])
+    h, second = _affine(h, own, 1, config.norm, valid, before[1])
+    y = y + product(h, own.leave, config.precision)
+    if past is None:
+        return y, None
+    frames = jnp.concatenate([past.frames, entered])[len(entered) :]
+    return y, Past(frames, (first or past.moments[0], second or past.moments[1]))
 
 
 def encoded(model: Network, frames: Float[Array, "T L"], config: ConvTasNet) -> tuple[Float[Array, "T N"], Float[Array, "T B"]]:
@@ -299,7 +324,7 @@ def _one(config: ConvTasNet, model: Network, mixture: Float[Array, " N"], length
     @jax.checkpoint  # of what is inside a repeat, nothing is kept for the gradient but what enters its blocks
     def repeat(y: Float[Array, "T B"], own: Blocks) -> tuple[Float[Array, "T B"], None]:
         for x in range(config.blocks):
-            y = block(y, Blocks(*(part[x] for part in own)), 2**x, config, valid)
+            y, _ = block(y, Blocks(*(part[x] for part in own)), 2**x, config, valid)
         return y, None
 
     y, _ = lax.scan(repeat, y, model.stacked)
@@ -339,8 +364,7 @@ def predict(
 
 def init(config: ConvTasNet, key: Key[Array, ""]) -> State:
     """A network that has learned nothing yet."""
-    _, parameters = nnx.split(Network(config, nnx.Rngs(key)))
-    return State(parameters, optimiser(config.rate).init(parameters))
+    return started(Network(config, nnx.Rngs(key)), config.rate)
 
 
 @partial(jax.jit, static_argnames=("config",), donate_argnames=("state",))
@@ -387,24 +411,21 @@ def stream_push(
         raise UserError(f"pieces must be multiples of {config.hop} samples long, not {len(samples)}.")
     model, hops = nnx.merge(graph(config), parameters), jnp.concatenate([state.hop, samples]).reshape(-1, config.hop)
     w, y = encoded(model, jnp.concatenate([hops[:-1], hops[1:]], axis=1), config)
-    past: list[list[Array]] = [[] for _ in range(config.blocks)]
+    kept: list[list[Array]] = [[] for _ in range(config.blocks)]
     moments = []
     for r in range(config.repeats):
         for x in range(config.blocks):
-            own = Blocks(*(part[r, x] for part in model.stacked))
             before = [Moments(state.frames.astype(y.dtype), *state.moments[r, x, n]) for n in range(2)]
-            h = prelu(product(y, own.enter, config.precision), own.slope[0])
-            h, first = _affine(h, own, 0, config.norm, None, before[0])
-            past[x].append(jnp.concatenate([state.past[x][r], h])[len(h) :])
-            h = prelu(depthwise(h, own.taps, 2**x, True, state.past[x][r]), own.slope[1])
-            h, second = _affine(h, own, 1, config.norm, None, before[1])
-            moments.append(jnp.stack([jnp.stack((after or b)[1:]) for after, b in zip((first, second), before, strict=True)]))
-            y = y + product(h, own.leave, config.precision)
+            past = Past(state.past[x][r], (before[0], before[1]))
+            y, after = block(y, Blocks(*(part[r, x] for part in model.stacked)), 2**x, config, past=past)
+            assert after is not None  # as there is a past
+            kept[x].append(after.frames)
+            moments.append(jnp.stack([jnp.stack(of[1:]) for of in after.moments]))
     frames = decoded(model, w, y, config)
     first, second = jnp.split(frames, 2, axis=-1)
     late = jnp.concatenate([state.half[:, None], second[:, :-1]], axis=1) + first
     found = late.reshape(2, -1)
     if config.consistent:
         found = consistent(hops[:-1].reshape(-1), found)
-    kept = jnp.stack(moments).reshape(state.moments.shape)
-    return Stream(hops[-1], second[:, -1], tuple(map(jnp.stack, past)), state.frames + len(y), kept), found
+    so_far = jnp.stack(moments).reshape(state.moments.shape)
+    return Stream(hops[-1], second[:, -1], tuple(map(jnp.stack, kept)), state.frames + len(y), so_far), found

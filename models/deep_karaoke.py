@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -25,6 +25,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from bayessep.errors import UserError
 from bayessep.features import patches
+from bayessep.models.waveform_separation import State, abstract
 
 
 @dataclass(frozen=True)
@@ -120,20 +121,14 @@ class Network(nnx.Module):
         return nnx.sigmoid(self.out(hidden)).reshape(windows.shape)
 
 
-def _made(config: DeepKaraoke) -> Network:
-    """The network with shapes in place of numbers."""
-    return nnx.eval_shape(lambda: Network(config, nnx.Rngs(0)))
-
-
-@lru_cache
 def graph(config: DeepKaraoke) -> nnx.GraphDef:
     """The network without its numbers."""
-    return nnx.split(_made(config))[0]
+    return abstract(Network, config).graph
 
 
 def parameter_count(config: DeepKaraoke) -> int:
     """Numbers that it learns, counted without making them."""
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(_made(config), nnx.Param)))
+    return abstract(Network, config).size
 
 
 @partial(jax.jit, static_argnames=("config",))
@@ -150,13 +145,6 @@ class Batch(NamedTuple):
 
     magnitude: Float[Array | np.ndarray, "B L F"]
     target: Float[Array | np.ndarray, "B L F"]
-
-
-class State(NamedTuple):
-    """What training carries."""
-
-    parameters: PyTree
-    optimiser: optax.OptState
 
 
 def optimiser(config: DeepKaraoke) -> optax.GradientTransformation:

@@ -6,12 +6,14 @@ Speech is the first source and music the second, always: nothing is permuted (pa
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
@@ -61,6 +63,26 @@ def consistent(mixture: Float[Array, "*B N"], sources: Float[Array, "*B 2 N"]) -
 def optimiser(rate: float) -> optax.GradientTransformation:
     """Adam, with gradients whose length is at most 5 (paper 001's code)."""
     return optax.chain(optax.clip_by_global_norm(5.0), optax.adam(rate))
+
+
+class Abstract(NamedTuple):
+    """A network without its numbers."""
+
+    graph: nnx.GraphDef
+    size: int  # how many numbers it learns
+
+
+@lru_cache
+def abstract(network: Callable[[Any, nnx.Rngs], nnx.Module], config: Any) -> Abstract:
+    """What a network of a config consists of, without making it."""
+    graph, parameters = nnx.split(nnx.eval_shape(lambda: network(config, nnx.Rngs(0))))
+    return Abstract(graph, sum(leaf.size for leaf in jax.tree.leaves(parameters)))
+
+
+def started(network: nnx.Module, rate: float) -> State:
+    """A network that has learned nothing yet, and its optimiser."""
+    parameters = nnx.split(network)[1]
+    return State(parameters, optimiser(rate).init(parameters))
 
 
 Separate = Callable[[PyTree, Float[Array, "B N"]], Float[Array, "B 2 N"]]

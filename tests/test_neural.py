@@ -16,6 +16,7 @@ from bayessep.models import blstm_mask, conv_tasnet
 from bayessep.models.blstm_mask import BlstmMask
 from bayessep.models.conv_tasnet import ConvTasNet
 from bayessep.neural import Separator, in_windows
+from bayessep.streaming import Held
 
 RATE = 2000
 TINY = ConvTasNet(filters=8, length=8, bottleneck=6, hidden=8, blocks=2, repeats=2, norm="frame", consistent=True)
@@ -77,11 +78,11 @@ def test_a_scale_that_training_leaves_open_does_not_show(causal: bool, rate: int
 
 def test_pieces_are_held_without_copying_all_of_them_each_time() -> None:
     pieces = [np.full((1, 7), k, np.float32) for k in range(5)]
-    held = neural._Held(iter(pieces))
+    held = Held(iter(pieces), padded=True)
     found = [held.take(n) for n in (3, 0, 20, 12, 4)]
     np.testing.assert_array_equal(np.concatenate(found, 1)[0, :35], np.repeat(np.arange(5), 7))
     assert [f.shape[1] for f in found] == [3, 0, 20, 12, 4] and not found[-1].any()
-    assert neural._Held(iter([])).take(3).shape == (1, 3)
+    assert Held(iter([]), padded=True).take(3).shape == (1, 3)
 
 
 def test_without_the_context_they_would_not() -> None:
