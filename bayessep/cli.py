@@ -115,13 +115,32 @@ def _by_network(options: Mapping[str, Any], terminal: Terminal) -> None:
 
     taken = {"mix", "output", "method", "weights", "device", "json", "quiet"}
     taken |= {"alpha"} if options["method"] == "deep-karaoke" else set()
-    for name, value in options.items():
-        if name not in taken and value not in (None, 0, []):
-            raise UserError(f"--{name.replace('_', '-')} is nothing that {options['method']} takes: leave it out.")
+    _refuse_others(options, taken)
     paths = options["mix"], options["output"]
     separator_commands.separate(
         *paths, str(options["method"]), options["weights"], options["device"], terminal, alpha=options["alpha"]
     )
+
+
+def _by_templates(options: Mapping[str, Any], terminal: Terminal) -> None:
+    """Separate by convolutive NMF, which is told what the Bayesian methods are told."""
+    own = {"bases": "templates", "sweeps": "sweeps", "training_sweeps": "training_sweeps", "overlap": "overlap"}
+    own |= {"max_frequency": "max_frequency", "seed": "seed", "alpha": "alpha"}
+    _refuse_others(options, {*own, "mix", "output", "method", "speech", "music", "labels", "device", "json", "quiet"})
+    from bayessep import recordings, separator_commands
+    from bayessep.convolutive import Convolutive
+
+    config = Convolutive(**{theirs: options[name] for name, theirs in own.items() if options[name] is not None})
+    known = options["speech"] or [], options["music"] or [], options["labels"]
+    material = recordings.gather(options["mix"], *known, methods=["conv-nmf"], warn=terminal.warn)
+    separator_commands.separate_by_templates(material, config, options["output"], options["device"], terminal)
+
+
+def _refuse_others(options: Mapping[str, Any], taken: set[str]) -> None:
+    """Refuse what a method does not take, rather than do without it in silence."""
+    for name, value in options.items():
+        if name not in taken and value not in (None, 0, []):
+            raise UserError(f"--{name.replace('_', '-')} is nothing that {options['method']} takes: leave it out.")
 
 
 # --- verbs ---------------------------------------------------------------------------------------------------------------
@@ -197,12 +216,12 @@ def separate(
     from bayessep import commands, recordings
 
     if method not in list(Method):
-        _by_network(options, terminal)
+        (_by_templates if method == AnyMethod["conv-nmf"] else _by_network)(options, terminal)
         return
     if weights is not None:
         raise UserError(f"--weights is of the methods that are networks; {method} learns from --speech and --music.")
     if alpha is not None:
-        raise UserError(f"--alpha is of the method deep-karaoke; {method} has none.")
+        raise UserError(f"--alpha is of the methods deep-karaoke and conv-nmf; {method} has none.")
     settings = _settings(options, [method], terminal)
     material = recordings.gather(mix, speech or [], music or [], labels, methods=[settings.method], warn=terminal.warn)
     commands.separate(material, settings, output, _begin(device, terminal), terminal, draws=draws)

@@ -87,7 +87,7 @@ def gather(
     info = audio.probe(mixture)
     known_labels = None if labels is None else _read_labels(labels, info.frames / info.sample_rate, warn)
     of_labels = known_labels or []
-    needing = [m for m in methods if METHODS[m].needs_speech]
+    needing = [m for m in methods if m not in METHODS or METHODS[m].needs_speech]
     if needing and not speech and not total(of_labels, SPEECH):
         lacking = f"--speech FILES or --labels{_none_in(labels, 'speech')}; the method 'unsupervised' needs none"
         raise UserError(f"{needing[0]} needs examples of the speech in {mixture}: give {lacking}.")

@@ -176,5 +176,5 @@ def test_deep_karaoke_is_trained_and_separates_from_the_command_line(
     none = call("separate", song, "--method", "deep-karaoke", "-o", tmp_path / "bad")
     assert none.code == 2 and "no deep-karaoke is installed" in none.err
     other = call("separate", song, "--method", "nmf", "--alpha", "0.5", "-o", tmp_path / "bad")
-    assert other.code == 2 and "--alpha is of the method deep-karaoke" in other.err
+    assert other.code == 2 and "--alpha is of the methods deep-karaoke and conv-nmf" in other.err
     assert not (tmp_path / "bad").exists()
