@@ -11,6 +11,7 @@ import typer
 from bayessep import __version__, cli_experiments, cli_export, cli_networks, cli_separators
 from bayessep.errors import UserError
 from bayessep.options import (
+    ORACLES,
     Align,
     Alpha,
     AnyMethod,
@@ -277,7 +278,9 @@ def clean(
 
 bayessep compare mix.wav --speech host.wav --music jingle.wav --reference-speech s.wav --reference-music m.wav -o compared
 
-bayessep compare mix.wav --labels mix.csv --methods nmf,joint -o compared""",
+bayessep compare mix.wav --labels mix.csv --methods nmf,joint -o compared
+
+bayessep compare mix.wav --methods conv-tasnet,blstm-mask --weights a.safetensors b.safetensors -o compared""",
 )
 def compare(
     mix: Mix,
@@ -292,8 +295,18 @@ def compare(
         Path | None, typer.Option("--reference-music", metavar="FILE", help="The true music in MIX, to score against.")
     ] = None,
     methods: Annotated[
-        str, typer.Option("--methods", metavar="A,B,...", show_default="all", help=f"Of: {', '.join(Method)}.")
-    ] = ",".join(Method),
+        str | None,
+        typer.Option(
+            "--methods",
+            metavar="A,B,...",
+            show_default="all that can be run",
+            help=f"Of: {', '.join((*AnyMethod, *ORACLES))}. The last two are made of the references.",
+        ),
+    ] = None,
+    weights: Annotated[
+        list[Path] | None,
+        typer.Option("--weights", metavar="FILE...", help="Of the networks among the methods: what bayessep train has made."),
+    ] = None,
     bases: Bases = None,
     sweeps: Sweeps = None,
     training_sweeps: TrainingSweeps = None,
@@ -330,22 +343,31 @@ def compare(
     and seconds. Writes a figure, a page to listen to, and the audio of each method in a folder of its own.
     """
     terminal = Terminal(json=json, quiet=quiet)
-    from bayessep import commands, recordings
+    from bayessep import commands, recordings, separator_commands
 
-    chosen = [name.strip() for name in methods.split(",") if name.strip()]
-    for name in chosen:
-        if name not in list(Method):
-            raise UserError(f"--methods: there is no method {name!r}; choose among {', '.join(Method)}.")
-    if not chosen:
-        raise UserError(f"--methods: name at least one of {', '.join(Method)}.")
     if (reference_speech is None) != (reference_music is None):
         raise UserError("give both --reference-speech and --reference-music, or neither: scores need the two of them.")
-    settings = _settings(locals(), chosen, terminal)
-    material = recordings.gather(mix, speech or [], music or [], labels, methods=chosen, warn=terminal.warn)
+    known = (*AnyMethod, *ORACLES)
+    if methods is None:
+        chosen = [*Method, *separator_commands.everything(weights or [], reference_speech is not None)]
+    else:
+        chosen = [name.strip() for name in methods.split(",") if name.strip()]
+    for name in chosen:
+        if name not in known:
+            raise UserError(f"--methods: there is no method {name!r}; choose among {', '.join(known)}.")
+        if name in ORACLES and reference_speech is None:
+            raise UserError(f"{name} is made of the truth: give --reference-speech and --reference-music.")
+    if not chosen:
+        raise UserError(f"--methods: name at least one of {', '.join(known)}.")
+    bayesian = [name for name in chosen if name in list(Method)]
+    settings = _settings(locals(), bayesian, terminal)
+    learning = [name for name in chosen if name in bayesian or name == "conv-nmf"]
+    material = recordings.gather(mix, speech or [], music or [], labels, methods=learning, warn=terminal.warn)
     references = None
     if reference_speech is not None and reference_music is not None:
         references = {"speech": reference_speech, "music": reference_music}
-    commands.compare(material, chosen, references, settings, output, _begin(device, terminal), terminal)
+    others = separator_commands.estimators(chosen, weights or [], material, settings)
+    commands.compare(material, chosen, references, settings, output, _begin(device, terminal), terminal, others)
 
 
 @app.command(

@@ -14,6 +14,8 @@ import typer
 Method = StrEnum("Method", ["nmf", "variational", "icm", "joint", "svi", "unsupervised"])
 # The same, convolutive NMF, and those of separator_commands.METHODS.
 AnyMethod = StrEnum("AnyMethod", [*Method, "conv-nmf", "conv-tasnet", "blstm-mask", "deep-karaoke"])
+# The names of estimates.ORACLES.
+ORACLES = ("ideal-binary-mask", "ideal-ratio-mask")
 Device = StrEnum("Device", ["auto", "cpu", "cuda"])
 Rule = StrEnum("Rule", ["exact", "printed"])
 

@@ -17,11 +17,13 @@ from bayessep import (
     audio,
     convolutive,
     corpora,
+    estimates,
     karaoke,
     neural,
     output,
     recordings,
     segments,
+    shipped,
     timeline,
     train,
 )
@@ -30,11 +32,13 @@ from bayessep.convolutive import Convolutive
 from bayessep.detector_data import Items, read_items
 from bayessep.detector_training import divide, read_recipe, read_settings
 from bayessep.errors import UserError
+from bayessep.estimates import Estimator
 from bayessep.network_commands import SHARE, Processes, about_items, begin_together, conclude, licences_of
 from bayessep.neural import Separator, Windowed
 from bayessep.recordings import Material
 from bayessep.separator_training import RATE, Recipe, task
 from bayessep.separators import Progress
+from bayessep.settings import Settings
 from bayessep.shipped import Weights
 from bayessep.terminal import Terminal, to_json
 from bayessep.timeline import BOTH, MUSIC, SILENCE, SPEECH, Segment
@@ -124,6 +128,39 @@ def network_of(method: str, weights: Path | None, alpha: float | None) -> Separa
         UserError: as `neural.load` and `karaoke.load`.
     """
     return karaoke.load(weights, alpha) if method == "deep-karaoke" else neural.load(method, weights)
+
+
+def estimators(
+    names: Sequence[str], weights: Sequence[Path], material: Material, settings: Settings
+) -> Callable[[Mapping[str, np.ndarray]], dict[str, Estimator]]:
+    """How those of `names` separate that are not Bayesian, of the true sources; files of weights say which network they are of.
+
+    Raises:
+        UserError: as `network_of`; two files are of one network, or one is of none that is asked for.
+    """
+    files: dict[str, Path] = {}
+    for path in weights:
+        name = str(shipped.read_file(path).settings.get("network"))
+        if name in files:
+            raise UserError(f"{files[name]} and {path} both hold weights of {name}; give one of them.")
+        if name not in names:
+            raise UserError(f"{path} holds weights of {name}, which is not among --methods {','.join(names)}; name it there.")
+        files[name] = path
+    common = {name: getattr(settings, name) for name in ("overlap", "max_frequency", "seed")}
+    found = {name: estimates.by(network_of(name, files.get(name), None)) for name in names if name in METHODS}
+    if "conv-nmf" in names:
+        found["conv-nmf"] = estimates.by_templates(material.known, Convolutive(**common))
+
+    def with_truth(references: Mapping[str, np.ndarray]) -> dict[str, Estimator]:
+        return found | {name: estimates.by_truth(name, references) for name in names if name in estimates.ORACLES}
+
+    return with_truth
+
+
+def everything(weights: Sequence[Path], truth: bool) -> list[str]:
+    """What compare runs beside the Bayesian methods where nothing else is said: all that it has what it needs for."""
+    given = {str(shipped.read_file(path).settings.get("network")) for path in weights} | set(shipped.names())
+    return ["conv-nmf", *(name for name in METHODS if name in given), *(estimates.ORACLES if truth else ())]
 
 
 def separate(

@@ -107,6 +107,28 @@ def test_what_is_missing_is_named(call: Caller, mix: Path, weights: Path, tmp_pa
     assert not (tmp_path / "apart").exists()
 
 
+def test_networks_and_ideal_masks_are_compared(call: Caller, mix: Path, weights: Path, tmp_path: Path) -> None:
+    speech = audio.read(mix).samples.mean(0, keepdims=True) * np.float32(0.4)
+    audio.write(tmp_path / "s.wav", speech, 8000)
+    audio.write(tmp_path / "m.wav", speech[:, ::-1], 8000)
+    truth = ["--reference-speech", tmp_path / "s.wav", "--reference-music", tmp_path / "m.wav"]
+    names = ["conv-tasnet", "ideal-binary-mask"]
+    line = ["compare", mix, "-o", tmp_path / "out", "--weights", weights, "--methods"]
+    done = call(*line, ",".join(names), *truth, "--json")
+    assert done.code == 0, done.err
+    assert [row["method"] for row in json.loads(done.out)["rows"]] == ["mixture", *names]
+    assert (tmp_path / "out" / "conv-tasnet" / "speech.wav").exists()
+    for methods, more, says in (
+        ("ideal-ratio-mask", (), "made of the truth: give --reference-speech"),
+        ("blstm-mask", (), "holds weights of conv-tasnet, which is not among"),
+        ("conv-tasnet", (weights,), "both hold weights of conv-tasnet"),
+    ):
+        bad = call("compare", mix, "-o", tmp_path / "bad", "--methods", methods, "--weights", weights, *more)
+        assert bad.code == 2 and says in bad.err, bad.err
+    assert not (tmp_path / "bad").exists()
+    assert set(separator_commands.everything([weights], True)) >= {"conv-nmf", *names}
+
+
 def test_labels_say_which_stem_is_heard(tmp_path: Path) -> None:
     rng, n = np.random.default_rng(0), 2 * RATE
     speech, music = rng.normal(0, 0.1, (2, 1, 4 * n)).astype(np.float32)
