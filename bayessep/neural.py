@@ -156,7 +156,8 @@ def separator_of(weights: Weights) -> Separator:
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"these are no weights of a separator ({error}); bayessep train conv-tasnet makes some.") from None
     like = jax.eval_shape(lambda key: module.init(config, key), jax.random.key(0))
-    return Separator(name, config, jax.tree.map(jnp.asarray, shipped.filled(like.parameters, weights.arrays)), rate)
+    parameters = shipped.filled(like.parameters, weights.arrays)  # what ships is in half precision
+    return Separator(name, config, jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), parameters), rate)
 
 
 def load(network: str, path: str | Path | None = None) -> Separator:

@@ -54,24 +54,28 @@ def train_separator(
     together: Processes | None,
     device: str,
     terminal: Terminal,
+    start: Path | None = None,
 ) -> None:
-    """Train a separator, or go on with a training; writes its weights.
+    """Train a separator, or go on with a training; writes its weights. `start` are weights to begin with.
 
     Raises:
-        UserError: as `read_recipe`, `corpora.speech_and_music` and `train.train`.
+        UserError: as `read_recipe`, `begun_by`, `corpora.speech_and_music` and `train.train`.
         Diverged: the loss is no number any more.
     """
     told = read_settings(config, Recipe).get("network", given["network"])
     if told != given["network"]:
         raise UserError(f"{config} is a recipe of {told}, and not of {given['network']}; call bayessep train {told}.")
     recipe = read_recipe(config, given, Recipe)
+    begun = None if start is None else begun_by(start, recipe)
     sounds = corpora.speech_and_music(data, redistributable=redistributable, missing=terminal.warn)
     described = begin_together(together, device, terminal)
     items = Items(*(read_items(of, RATE, pauses=True) for of in sounds))
     about = {"data": about_items(items) | {"redistributable": redistributable}}
+    if begun is not None and start is not None:
+        about |= {"start": hashlib.sha256(start.read_bytes()).hexdigest()}
     learn, held = divide(items, SHARE, recipe.seed)
     with terminal.working() as progress:
-        trained = train.train(task(recipe, learn, held, about), recipe.training, folder, progress=progress)
+        trained = train.train(task(recipe, learn, held, about, begun), recipe.training, folder, progress=progress)
     if jax.process_index() > 0:
         return
     separator = Separator(recipe.network, recipe.config, trained.state.parameters, RATE)
@@ -84,6 +88,21 @@ def train_separator(
         return f"validation at 0 dB: SI-SDR of speech {speech:.1f} dB, of music {music:.1f} dB"
 
     conclude(recipe.network, recipe, trained, about, weights, told, folder, described, terminal)
+
+
+def begun_by(start: Path, recipe: Recipe) -> Any:
+    """Parameters of a file, to begin a training with.
+
+    Raises:
+        UserError: as `neural.load`, or they are of a network of other sizes or kinds.
+    """
+    found = neural.load(recipe.network, start)
+    theirs, ours = (dataclasses.asdict(config) for config in (found.config, recipe.config))
+    for name, value in ours.items():
+        if name not in ("rate", "steps", "precision") and theirs[name] != value:
+            differs = f"{start} holds a network whose {name} is {theirs[name]}, and not {value}"
+            raise UserError(f"{differs}: no training can begin with it; leave --start out, or change the recipe.")
+    return found.parameters
 
 
 def train_karaoke(

@@ -49,7 +49,7 @@ def test_flags_are_the_fields_of_the_recipe() -> None:
         known = {f.name: str(f.default) for f in dataclasses.fields(Recipe) if f.name not in own | {"network"}}
         assert said.keys() == known.keys()
         preset = {"mask", "norm", "consistent"}
-        words = {"varied": "varied", "causal": "both-ways"}
+        words = {"varied": "varied", "causal": "both-ways", "falls": "stays"}
         for name in known.keys() - preset:
             assert said[name] == words.get(name, known[name])
 
