@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Complex, Float, Key
 
 from bayessep import audio, data, shipped
 from bayessep.errors import UserError
@@ -238,6 +238,11 @@ def mask_of(mixture: Float[np.ndarray, " N"], karaoke: Karaoke) -> Float[np.ndar
     return deep_karaoke.averaged_mask(karaoke.config, karaoke.parameters, x, karaoke.scale)
 
 
+def masked(spectrum: Complex[np.ndarray, "*C T F"], mask: Float[np.ndarray, "T F"], length: int) -> Float[np.ndarray, "*C N"]:
+    """The waveform that a mask takes out of a spectrogram of `STFT`."""
+    return np.asarray(istft(jnp.asarray(spectrum * np.broadcast_to(mask, spectrum.shape)), STFT, length))
+
+
 def separate(
     mixture: Float[np.ndarray, "C N"], sample_rate: int, karaoke: Karaoke, alpha: float | None = None
 ) -> Float[np.ndarray, "C N"]:
@@ -257,7 +262,6 @@ def separate(
     x = resample(np.asarray(mixture, np.float32), sample_rate, RATE)
     mean = mask_of(x.mean(0), karaoke)
     mask = mean if alpha is None else deep_karaoke.thresholded(mean, alpha).vocal
-    spectrum = np.asarray(stft(jnp.asarray(x), STFT)) * np.asarray(mask)[None]
-    vocals = np.asarray(istft(jnp.asarray(spectrum), STFT, x.shape[1]))
+    vocals = masked(np.asarray(stft(jnp.asarray(x), STFT)), np.asarray(mask), x.shape[1])
     found = resample(vocals, RATE, sample_rate)[:, : mixture.shape[1]]
     return np.pad(found, ((0, 0), (0, mixture.shape[1] - found.shape[1])))
