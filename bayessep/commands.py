@@ -337,6 +337,47 @@ def reproduce_detection(
     terminal.result(document, Group(*map(to_rich, made.tables(results, brief=True)), statements, "", f"all of it: {page}"))
 
 
+def reproduce_karaoke(
+    folder: Path, data: Path, seed: int, budget: str, finished: bool, device: str, terminal: Terminal
+) -> None:
+    """Paper 004's experiment: run what the folder lacks (nothing, if `finished`), then write and print figures and tables."""
+    from rich.console import Group
+
+    from bayessep import simpson2015 as experiment
+    from bayessep import simpson2015_tables as made
+    from bayessep.pages import to_rich
+
+    corpus = experiment.Corpus(data)
+    if finished:
+        lines = experiment.finished(folder, corpus, budget, seed=seed)
+    else:
+        with terminal.working() as progress:
+            lines = experiment.run(folder, corpus, budget, seed=seed, progress=progress)
+    results = made.Results(lines)
+    found, of = made.findings(results), experiment.BUDGETS[budget]
+    planned, lasting = len(experiment.plan(corpus, budget)), corpus.seconds(of)
+    about = made.about(results, budget, seed=seed, planned=planned, lasting=lasting)
+    document: dict[str, Any] = {"command": "reproduce", "experiment": "simpson2015", "version": __version__, "device": device}
+    document |= {"seed": seed, "budget": budget, "about": about, "seconds": results.seconds(), "settings": dataclasses.asdict(of)}
+    document |= {"means": results.rows(), "findings": [f._asdict() for f in found], "silent": results.silent()}
+    before = "quick-" if budget == "quick" else ""
+    pictures = {f"{before}{name}.png": content for name, content in made.pictures(results).items()}
+    curves = {f"{before}figure2.csv": results.rows(), f"{before}figure3.csv": made.figure_3(results)}
+    names = {"json": f"{before}figures.json", "markdown": f"{before}figures.md", "csv": list(curves), "png": list(pictures)}
+    document["output"] = {"folder": str(folder), "results": experiment.RESULTS} | names
+    with output.draft(folder) as part:
+        (part / names["json"]).write_text(to_json(document), encoding="utf-8")
+        (part / names["markdown"]).write_text(made.to_markdown(results, about, list(pictures)), encoding="utf-8")
+        for name, records in curves.items():
+            (part / name).write_text(made.to_csv(records), encoding="utf-8")
+        for name, content in pictures.items():
+            (part / name).write_bytes(content)
+    statements = "\n".join(f"{'yes' if f.holds else 'no ':<4}{f.statement} ({f.numbers})" for f in found)
+    page = folder / names["markdown"]
+    shown = map(to_rich, made.tables(results, brief=True))
+    terminal.result(document, Group(about, "", *shown, statements, "", f"all of it: {page}"))
+
+
 # --- evaluate ------------------------------------------------------------------------------------------------------------
 
 

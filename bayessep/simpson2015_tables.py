@@ -1,0 +1,327 @@
+"""What the lines of `bayessep.simpson2015` come to: Figures 2 and 3 of paper 004, tables beside the paper's claims, findings.
+
+Everything is a mean over songs with a 95 % interval (Student's t; the paper does not say which its intervals are). Excerpts of a
+song are averaged first, as they are not independent. Scores are in decibels.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from bayessep.comparison import cell
+from bayessep.pages import Finding, Table, page
+from bayessep.simpson2015 import BUDGETS, DNN, FOLDS, IDEAL, MEASURES, METHODS, MIXTURE, NMF, SOURCES
+from bayessep.tables import Mean, mean, shown
+
+Result = dict[str, Any]
+
+BOTH = "both sources"
+ROWS = (BOTH, *SOURCES)
+"""Of either figure, from a to c."""
+USED = (0.1, 0.9)
+"""Confidences of Figure 3 lie between these."""
+PAPER = {BOTH: 3.0, "vocals": 5.0, "accompaniment": None}
+"""By how much SAR of the network is above that of NMF at equal SIR, about; of the accompaniment, by a little."""
+
+
+class Advantage(NamedTuple):
+    """How much SAR one method has above another at equal SIR: the mean over the SIR that both reach."""
+
+    sar: float
+    low: float
+    high: float
+
+
+def advantage(one: Float[np.ndarray, "n 2"], other: Float[np.ndarray, "m 2"]) -> Advantage | None:
+    """Of two curves of (SIR, SAR), straight between their points; None where they share no SIR."""
+    if not len(one) or not len(other):
+        return None
+    low, high = max(c[:, 0].min() for c in (one, other)), min(c[:, 0].max() for c in (one, other))
+    if low > high:
+        return None
+    at = np.linspace(low, high, 201)
+    first, second = (np.interp(at, *curve[np.argsort(curve[:, 0], kind="stable")].T) for curve in (one, other))
+    return Advantage(float(np.mean(first - second)), float(low), float(high))
+
+
+# --- results -------------------------------------------------------------------------------------------------------------
+
+
+class Results:
+    """All results of a run, looked up by what they belong to."""
+
+    def __init__(self, results: Iterable[Result]) -> None:
+        self.lines = list(results)
+        # Of each method, row, confidence and measure: the scores of the excerpts of each song.
+        self._by: dict[tuple[str, str, float | None, str], dict[str, list[float]]] = {}
+        for line in self.lines:
+            at: dict[float | None, dict[str, Result]] = {}
+            for score in line["scores"]:
+                at.setdefault(score.get("alpha"), {})[score["source"]] = score
+            for alpha, sources in at.items():
+                for measure in MEASURES:
+                    values = {name: score[measure] for name, score in sources.items()}
+                    values[BOTH] = None if None in values.values() else float(np.mean(list(values.values())))
+                    for row, value in values.items():
+                        held = self._by.setdefault((line["method"], row, alpha, measure), {}).setdefault(line["group"], [])
+                        held += [] if value is None else [value]
+
+    def songs(self, method: str, row: str, measure: str, alpha: float | None = None) -> dict[str, float]:
+        """The mean over the excerpts of each song that has any."""
+        found = self._by.get((method, row, alpha, measure), {})
+        return {song: float(np.mean(values)) for song, values in sorted(found.items()) if values}
+
+    def mean(self, method: str, row: str, measure: str, alpha: float | None = None) -> Mean | None:
+        """Over songs."""
+        return mean(list(self.songs(method, row, measure, alpha).values()))
+
+    def alphas(self, method: str) -> list[float]:
+        """At which a method was scored."""
+        return sorted({alpha for name, _, alpha, _ in self._by if name == method and alpha is not None})
+
+    def curve(self, method: str, row: str, song: str | None = None) -> Float[np.ndarray, "n 2"]:
+        """SIR and SAR at each confidence of Figure 3; their means over songs, or those of one song."""
+        points = []
+        for alpha in self.alphas(method):
+            if not USED[0] < alpha < USED[1]:
+                continue
+            if song is None:
+                both = [m and m.mean for m in (self.mean(method, row, measure, alpha) for measure in ("sir", "sar"))]
+            else:
+                both = [self.songs(method, row, measure, alpha).get(song) for measure in ("sir", "sar")]
+            if None not in both:
+                points.append(both)
+        return np.array(points, np.float64).reshape(-1, 2)
+
+    def advantage(self, row: str) -> tuple[Advantage | None, Mean | None]:
+        """SAR at equal SIR, the network above NMF: of the mean curves, and song by song."""
+        groups = sorted({line["group"] for line in self.lines})
+        single = [advantage(self.curve(DNN, row, song), self.curve(NMF, row, song)) for song in groups]
+        return advantage(self.curve(DNN, row), self.curve(NMF, row)), mean([a.sar for a in single if a is not None])
+
+    def silent(self) -> dict[str, int]:
+        """How many estimates of each method are silent, and have no scores."""
+        return {
+            method: sum(s["sdr"] is None for line in self.lines if line["method"] == method for s in line["scores"])
+            for method in METHODS
+        }
+
+    def learned(self, method: str) -> dict[int, dict[str, Any]]:
+        """How a method learned, by fold."""
+        return {line["fold"]: line["learned"] for line in self.lines if line["method"] == method and "learned" in line}
+
+    def seconds(self) -> float:
+        """Of computation, that of learning included."""
+        learned = sum(told["seconds"] for method in (DNN, NMF) for told in self.learned(method).values())
+        return sum(line["seconds"] for line in self.lines) + learned
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Every mean of Figure 2, as flat records."""
+        made = []
+        for method in METHODS:
+            for row in ROWS:
+                for alpha in self.alphas(method) or [None]:
+                    for measure in MEASURES:
+                        if (found := self.mean(method, row, measure, alpha)) is not None:
+                            made.append({"source": row, "method": method, "alpha": alpha, "measure": measure} | found._asdict())
+        return made
+
+
+# --- tables --------------------------------------------------------------------------------------------------------------
+
+
+def tables(results: Results, *, brief: bool = False) -> list[Table]:
+    """All of them; the brief ones leave out what the figures show better."""
+    made = [_at_equal_sir(results), _at_a_half(results)]
+    made += [_by_alpha(results, row) for row in (ROWS[:1] if brief else ROWS)]
+    return [table for table in made if table.rows]
+
+
+def _at_equal_sir(results: Results) -> Table:
+    rows = []
+    for row in ROWS:
+        found, songs = results.advantage(row)
+        if found is not None:
+            paper = "little" if PAPER[row] is None else f"{PAPER[row]:.0f}"
+            rows.append([row, cell(found.sar, 1), paper, shown(songs), f"{cell(found.low, 1)} to {cell(found.high, 1)}"])
+    note = (
+        "Mean over the SIR that both curves of Figure 3 reach, straight between their points. Song by song: of the curves of each."
+    )
+    return Table("SAR at equal SIR, DNN above NMF (dB)", ["", "mean curves", "the paper", "song by song", "at SIR of"], rows, note)
+
+
+def _nearest_to_a_half(results: Results, method: str) -> float | None:
+    return min(results.alphas(method), key=lambda alpha: abs(alpha - 0.5), default=None)
+
+
+def _at_a_half(results: Results) -> Table:
+    rows = []
+    for source in SOURCES:
+        for method in METHODS:
+            alpha = _nearest_to_a_half(results, method)
+            found = [results.mean(method, source, measure, alpha) for measure in MEASURES]
+            if any(found):
+                named = method if alpha is None else f"{method}, α = {alpha:g}"
+                rows.append([f"{source}: {named}", *map(shown, found)])
+    note = "The mixture, taken for either source, has no artefacts."
+    return Table("Masks of middling confidence (dB)", ["", *map(str.upper, MEASURES)], rows, note)
+
+
+def _by_alpha(results: Results, row: str) -> Table:
+    alphas = sorted({alpha for method in (DNN, NMF) for alpha in results.alphas(method)})
+    rows = [
+        [f"{alpha:g}", *(shown(results.mean(method, row, measure, alpha)) for method in (DNN, NMF) for measure in MEASURES)]
+        for alpha in alphas
+    ]
+    if rows:
+        ideal = [shown(results.mean(IDEAL, row, measure)) for measure in MEASURES]
+        rows.append([IDEAL, *ideal, *("" for _ in MEASURES)])
+    head = ["α", *(f"{method} {measure.upper()}" for method in (DNN, NMF) for measure in MEASURES)]
+    return Table(f"Figure 2 of the paper: {row} (dB)", head, rows)
+
+
+# --- what they say -------------------------------------------------------------------------------------------------------
+
+
+def findings(results: Results) -> list[Finding]:
+    """What the paper claims, checked. What was not run is left out."""
+    made = [_trade_off(results, method) for method in (DNN, NMF)]
+    made += [_advantage(results, row) for row in ROWS]
+    made += [_mostly_vocals(results), *(_gain(results, source) for source in SOURCES)]
+    return [found for found in made if found is not None]
+
+
+def _trade_off(results: Results, method: str) -> Finding | None:
+    curve = results.curve(method, BOTH)
+    if len(curve) < 2:
+        return None
+    sir, sar = curve.T
+    numbers = f"SIR {cell(sir[0], 1)} to {cell(sir[-1], 1)}, SAR {cell(sar[0], 1)} to {cell(sar[-1], 1)} dB, both sources"
+    holds = bool((np.diff(sir) > 0).all() and (np.diff(sar) < 0).all())
+    return Finding(f"{method}: with α, SIR rises and SAR falls", holds, numbers)
+
+
+def _advantage(results: Results, row: str) -> Finding | None:
+    found, songs = results.advantage(row)
+    if found is None or songs is None:
+        return None
+    paper = "a little" if PAPER[row] is None else f"about {PAPER[row]:.0f} dB"
+    numbers = (
+        f"{cell(found.sar, 1)} dB between the mean curves, {shown(songs)} song by song, {songs.items} songs; the paper {paper}"
+    )
+    # Beyond the interval: so few songs differ by chance alone.
+    return Finding(f"At equal SIR, the DNN has more SAR than NMF: {row}", songs.mean > songs.margin, numbers)
+
+
+def _mostly_vocals(results: Results) -> Finding | None:
+    of = [results.advantage(source)[0] for source in SOURCES]
+    if None in of:
+        return None
+    vocals, accompaniment = (found.sar for found in of if found is not None)
+    numbers = f"vocals {cell(vocals, 1)}, accompaniment {cell(accompaniment, 1)} dB"
+    return Finding("The DNN’s advantage is mostly of the vocals", vocals > max(accompaniment, 0), numbers)
+
+
+def _gain(results: Results, source: str) -> Finding | None:
+    levels = {
+        method: results.mean(method, source, "sdr", _nearest_to_a_half(results, method)) for method in (DNN, NMF, IDEAL, MIXTURE)
+    }
+    network, before = levels[DNN], levels[MIXTURE]
+    if network is None or before is None:
+        return None
+    numbers = ", ".join(f"{method} {shown(found)}" for method, found in levels.items() if found is not None)
+    statement = f"The DNN’s {source} have more SDR than the mixture"
+    statement = statement.replace("accompaniment have", "accompaniment has")
+    return Finding(statement, network.mean > before.mean, f"{numbers} dB")
+
+
+# --- files ---------------------------------------------------------------------------------------------------------------
+
+
+def to_csv(records: Sequence[Mapping[str, Any]]) -> str:
+    """Flat records, one line each; numbers with four decimals, confidences as they are, nothing for what there is not."""
+
+    def said(name: str, value: Any) -> Any:
+        if value is None or (isinstance(value, float) and np.isnan(value)):
+            return ""
+        return f"{value:.4f}" if isinstance(value, float) and name != "alpha" else value
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names := list(records[0]) if records else [])
+    writer.writerows([said(name, record[name]) for name in names] for record in records)
+    return text.getvalue()
+
+
+def figure_3(results: Results) -> list[dict[str, Any]]:
+    """The points of Figure 3, as flat records."""
+    made = []
+    for row in ROWS:
+        for method in (DNN, NMF, IDEAL):
+            for alpha in results.alphas(method) or [None]:
+                sir, sar = (results.mean(method, row, measure, alpha) for measure in ("sir", "sar"))
+                if sir and sar and (alpha is None or USED[0] < alpha < USED[1]):
+                    made.append({"source": row, "method": method, "alpha": alpha, "sir": sir.mean, "sar": sar.mean})
+    return made
+
+
+def to_markdown(results: Results, about: str, pictures: Sequence[str]) -> str:
+    """All tables and findings as one page, with `pictures` of Figures 2 and 3, files beside it."""
+    shows = ("SDR, SIR and SAR by confidence", "SAR by SIR")
+    return page("Paper 004 on real songs", about, dict(zip(pictures, shows, strict=True)), tables(results), findings(results))
+
+
+def about(results: Results, budget: str, *, seed: int, planned: int, lasting: float) -> str:
+    """What was run, in a paragraph; `planned` is how many results there are when all is done, `lasting` for how many
+    seconds songs last."""
+    of, there = BUDGETS[budget], len(results.lines)
+    extent = (
+        "A part of it (--quick): one excerpt of each song, few steps, templates and confidences; these numbers say that it runs, "
+        "not how good anything is. "
+    )
+    learned, fitted = results.learned(DNN), results.learned(NMF)
+    trained = ", ".join(f"{told['epochs']} (the best: {told['best_epoch']})" for _, told in sorted(learned.items()))
+    spent = [sum(told["seconds"] for told in by_fold.values()) for by_fold in (learned, fitted)]
+    left = f" Not all of it has been run: {there} of {planned} results are there." if there < planned else ""
+    gone = sorted({f"fold {line['fold'] + 1}" for line in results.lines if "diverged" in line})
+    diverged = f" Trainings that diverged have no scores: {', '.join(gone)}." if gone else ""
+    silent = ", ".join(f"{method} {n}" for method, n in results.silent().items() if n)
+    silence = f" Silent estimates have no scores and are left out: {silent}." if silent else ""
+    songs, excerpts = len({line["group"] for line in results.lines}), len({line["song"] for line in results.lines})
+    return (
+        f"{extent if budget == 'quick' else ''}Printed by `bayessep reproduce simpson2015`, budget “{budget}”, seed {seed}, "
+        f"{results.seconds() / 60:.0f} minutes of computation in all, of which the network learned {spent[0] / 60:.1f} and NMF "
+        f"{spent[1] / 60:.1f}. {songs} songs in {excerpts} excerpts, "
+        f"{lasting / 60:.1f} minutes of sound (the paper: 63 whole songs), dealt into {FOLDS} folds; each song is taken apart by "
+        f"what learned from the songs of the other folds (the paper: one split, 50 and 13). The network has the preset "
+        f"{of.preset} (the paper’s has 80 times as many parameters) and at most {of.epochs} epochs of {of.steps} steps; by fold it "
+        f"had {trained or 'none yet'}. NMF has {of.templates} templates for each source (the paper 1500), {of.sweeps} sweeps to "
+        f"learn them, {of.activation_sweeps} to find them in a mixture. BSS-Eval over whole excerpts, excerpts of a song averaged "
+        f"first, means over songs with 95 % intervals (Student’s t).{silence}{left}{diverged}"
+    )
+
+
+def pictures(results: Results) -> dict[str, bytes]:
+    """Figures 2 and 3 by name."""
+    from bayessep import plots, plots_karaoke  # matplotlib takes a while to import
+
+    def spans(means: Sequence[Mean | None]) -> Float[np.ndarray, "n 2"]:
+        return np.array([(np.nan, np.nan) if m is None else (m.mean, m.margin) for m in means])
+
+    methods = (DNN, IDEAL, NMF)
+    levels: dict[tuple[str, str], plots_karaoke.Curves] = {}
+    for method in methods:
+        alphas = results.alphas(method)
+        for row in ROWS:
+            of = {m.upper(): spans([results.mean(method, row, m, alpha) for alpha in alphas or [None]]) for m in MEASURES}
+            levels[method, row] = plots_karaoke.Curves(alphas, of)
+    trade = {row: {method: results.curve(method, row) for method in (DNN, NMF)} for row in ROWS}
+    ideal = {p["source"]: (p["sir"], p["sar"]) for p in figure_3(results) if p["method"] == IDEAL}
+    figures = (plots_karaoke.confidence_figure(levels, methods, ROWS), plots_karaoke.trade_off_figure(trade, ideal))
+    return {f"figure{n}": plots.png(figure) for n, figure in enumerate(figures, 2)}
