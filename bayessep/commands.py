@@ -378,6 +378,37 @@ def reproduce_karaoke(
     terminal.result(document, Group(about, "", *shown, statements, "", f"all of it: {page}"))
 
 
+def reproduce_separation(
+    folder: Path, data: Path, seed: int, budget: str, finished: bool, device: str, terminal: Terminal
+) -> None:
+    """The separation of paper 001: train and test what the folder lacks (nothing, if `finished`), and print tables."""
+    from rich.console import Group
+
+    from bayessep import woo2020 as experiment
+    from bayessep import woo2020_tables as made
+    from bayessep.pages import to_rich
+
+    if finished:
+        lines = experiment.finished(folder)
+    else:
+        with terminal.working() as progress:
+            lines = experiment.run(folder, data, budget, seed=seed, progress=progress)
+    setup = json.loads((folder / experiment.SETUP).read_text(encoding="utf-8"))
+    results = made.Results(lines)
+    found, about = made.findings(results), made.about(results, setup)
+    document: dict[str, Any] = {"command": "reproduce", "experiment": "woo2020", "version": __version__, "device": device, **setup}
+    document |= {"about": about, "means": results.rows(), "findings": [f._asdict() for f in found]}
+    names = {"json": "separation.json", "csv": "separation.csv", "markdown": "separation.md"}
+    document["output"] = {"folder": str(folder), "results": experiment.RESULTS} | names
+    with output.draft(folder) as part:
+        (part / names["json"]).write_text(to_json(document), encoding="utf-8")
+        (part / names["csv"]).write_text(made.to_csv(results), encoding="utf-8")
+        (part / names["markdown"]).write_text(made.to_markdown(results, about), encoding="utf-8")
+    statements = "\n".join(f"{'yes' if f.holds else 'no ':<4}{f.statement} ({f.numbers})" for f in found)
+    page = folder / names["markdown"]
+    terminal.result(document, Group(*map(to_rich, made.tables(results)), statements, "", f"all of it: {page}"))
+
+
 # --- evaluate ------------------------------------------------------------------------------------------------------------
 
 

@@ -47,6 +47,17 @@ class Results:
         pairs = self.values(row, ratio, measure), self.values(MIXTURE, ratio, measure)
         return [a - b for a, b in zip(*pairs, strict=True)] if len(pairs[0]) == len(pairs[1]) else []
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Means over mixtures of each row and ratio."""
+        made = []
+        for row in ROWS:
+            for ratio in RATIOS:
+                values = {measure: self.values(row, ratio, measure) for measure in MEASURES}
+                if count := len(values[MEASURES[0]]):
+                    means = {measure: round(float(np.mean(v)), 3) for measure, v in values.items()}
+                    made.append({"row": row, "smr_db": ratio, "mixtures": count, **means})
+        return made
+
     @property
     def genres(self) -> dict[str, int]:
         """With how many mixtures, most of them first."""
@@ -148,24 +159,20 @@ def _singing(results: Results) -> Finding | None:
 def to_csv(results: Results) -> str:
     """A line for each row and ratio: means over mixtures."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "smr_db", "mixtures", *MEASURES])
-    for row in ROWS:
-        for ratio in RATIOS:
-            values = [results.values(row, ratio, measure) for measure in MEASURES]
-            if values[0]:
-                writer.writerow([row, ratio, len(values[0]), *(round(float(np.mean(v)), 3) for v in values)])
+    writer = csv.DictWriter(text, ["row", "smr_db", "mixtures", *MEASURES], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(results.rows())
     return text.getvalue()
 
 
-def about(results: Results, budget: str, setup: Mapping[str, Any]) -> str:
+def about(results: Results, setup: Mapping[str, Any]) -> str:
     """What was run, in a paragraph."""
     minutes = {name: seconds / 60 for name, seconds in setup["seconds"].items()}
     parts = {of: f"{minutes[f'{of} speech']:.0f} min of speech and {minutes[f'{of} music']:.0f} min of music" for of in USES}
     steps = "; ".join(f"{name} in at most {of['epochs'] * of['steps_per_epoch']} steps" for name, of in setup["recipes"].items())
     count = sum(results.genres.values())
     return (
-        f"Separation as in paper 001 (Woo et al., 2020): {steps} of 8 mixtures on {parts['learn']} (budget “{budget}”). Tested on "
+        f"Separation as in paper 001 (Woo et al., 2020): {steps} on {parts['learn']} (budget “{setup['budget']}”). Tested on "
         f"{count} mixtures of {parts['test']} of other speakers and artists, each at three ratios. The paper's networks learned "
         "from 290 hours."
     )

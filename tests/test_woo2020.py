@@ -18,6 +18,7 @@ from bayessep.models.blstm_mask import BlstmMask
 from bayessep.models.conv_tasnet import ConvTasNet
 from bayessep.separator_training import RATE
 from bayessep.woo2020 import FREQUENCY, MIXTURE, RATIOS, TIME, Budget
+from tests.commandline import Caller
 
 TINY: dict[str, Any] = {"seconds": 0.1, "batch": 1, "held": 1, "epochs": 2, "steps_per_epoch": 1}
 
@@ -76,7 +77,7 @@ def test_genres_are_read_off_notes(note: str, genre: str) -> None:
 
 
 @pytest.mark.loose_arrays  # optax
-def test_an_interrupted_run_goes_on(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_goes_on(call: Caller, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, real, left = small / "out", woo2020.tested, iter(range(9))
 
     def interrupted(*given: Any) -> dict[str, Any]:
@@ -97,9 +98,19 @@ def test_an_interrupted_run_goes_on(small: Path, monkeypatch: pytest.MonkeyPatch
     assert results.genres == {"songs with vocals": 2, "waltz": 2}
     assert np.mean(results.gains("ideal-ratio-mask", 0.0, "speech SI-SDR")) > 5
     assert results.gains(MIXTURE, 0.0, "speech SDR") == [0.0] * 4
-    page = made.to_markdown(results, made.about(results, "full", json.loads((folder / "setup.json").read_text())))
+    page = made.to_markdown(results, made.about(results, json.loads((folder / "setup.json").read_text())))
     assert "20.7" in page and "time domain (conv-tasnet)" in page and "at most 2 steps" in page
     assert len(made.to_csv(results).splitlines()) == 1 + 4 * len(RATIOS)
+
+    line = ("reproduce", "woo2020", "--part", "separation", "--data", small, "-o", folder)
+    done = call(*line, "--finished", "--json")
+    assert done.code == 0, done.err
+    assert len(json.loads(done.out)["means"]) == 4 * len(RATIOS)
+    assert {"separation.md", "separation.csv", "separation.json"} <= {path.name for path in folder.iterdir()}
+    other = call(*line, "--transfer", small)
+    assert other.code == 2 and "--transfer is of another experiment" in other.err
+    none = call(*line[:-1], small / "none", "--finished")
+    assert none.code == 2 and "holds no results of woo2020" in none.err
 
     figures = separator_release.release(small, folder, small / "weights")
     assert figures["trainings"][TIME]["steps"] == 2 and figures["count"] == 4
