@@ -24,7 +24,7 @@ from bayessep.commands import begin
 from bayessep.errors import UserError
 from bayessep.extras import library
 from bayessep.models import conv_tasnet
-from bayessep.models.conv_tasnet import EPS, LOUDER, ConvTasNet
+from bayessep.models.conv_tasnet import EPS, ConvTasNet
 from bayessep.models.waveform_separation import SOURCES
 from bayessep.terminal import Terminal
 
@@ -87,13 +87,7 @@ def conv_tasnet_model(config: ConvTasNet, parameters: PyTree, sample_rate: int) 
     padded = g("Pad", "mixture", g("Concat", g.integers(0, hop, 0), behind, axis=0))
     encoder = g.constant("encoder", np.asarray(model.encoder[...]).T[:, None])
     w = g("Relu", g("Conv", g("Unsqueeze", padded, g.integers(1)), encoder, strides=[hop]))
-    seen = w
-    if config.sees == "magnitudes":
-        quarters = g("Reshape", g("Mul", w, w), g.integers(0, 4, config.seen, -1))
-        power = g("Add", g("ReduceSum", quarters, g.integers(1), keepdims=0), g.constant("epsilon", EPS))
-        louder = g("Mul", g("Sqrt", power), g.constant("louder", LOUDER))
-        seen = g("Log", g("Add", louder, g.constant("whole", 1.0)))
-    y = _normalised(g, seen, "frame", "norm", model.norm_gain[...], model.norm_bias[...], "")
+    y = _normalised(g, w, "frame", "norm", model.norm_gain[...], model.norm_bias[...], "")
     y = _product(g, y, "narrow", model.narrow[...])
 
     count = ""

@@ -38,7 +38,7 @@ def halved(separator: Separator, **about: object) -> Weights:
 
 def pace(network: str, items: Items, steps: int = 6) -> float:
     """Seconds of a step of its training here, the median after the first."""
-    made = task(BUDGETS[BUDGET].recipes[network], items, items)
+    made = task(BUDGETS[BUDGET].recipes[network][0], items, items)
     state, spent = made.init(jax.random.key(0)), []
     for n in range(steps):
         batch, started = made.batch(n), time.perf_counter()
@@ -51,7 +51,7 @@ def pace(network: str, items: Items, steps: int = 6) -> float:
 def release(data: Path, work: Path, output: Path, progress: Progress = lambda *_: None) -> dict[str, Any]:
     """Train, measure, and put the weights and their card into `output`; returns the figures of the card."""
     parts, own = division(data), BUDGETS[BUDGET]
-    made = {name: woo2020.trained(recipe, parts, work / name, progress) for name, recipe in own.recipes.items()}
+    made = {name: woo2020.trained(recipes, parts, work / name, progress) for name, recipes in own.recipes.items()}
     lines = woo2020.run(work, data, BUDGET, progress=progress)
     weights = halved(woo2020.separator_of(own.recipes[TIME], made[TIME]))
     ships = neural.separator_of(weights)
@@ -66,9 +66,9 @@ def release(data: Path, work: Path, output: Path, progress: Progress = lambda *_
     figures["most"] = dict(zip(Items._fields, map(most_of, parts.test), strict=True))
     figures["trainings"] = {
         name: {
-            "steps": one.epochs * own.recipes[name].steps_per_epoch,
-            "best": one.epoch * own.recipes[name].steps_per_epoch,
-            "validation": round(-one.loss, 2),
+            "steps": sum(f.epochs * r.steps_per_epoch for f, r in zip(one, own.recipes[name], strict=True)),
+            "best": [f.epoch for f in one],
+            "validation": [round(-f.loss, 2) for f in one],
             "seconds_per_step": round(pace(name, parts.learn), 2),
         }
         for name, one in made.items()
@@ -109,7 +109,7 @@ def scores(lines: list[dict[str, Any]]) -> dict[str, Any]:
 def card(figures: dict[str, Any]) -> str:
     """The model card."""
     minutes = {name: seconds / 60 for name, seconds in figures["seconds"].items()}
-    config, ours = BUDGETS[BUDGET].recipes[TIME].config, figures["scores"]
+    config, ours = BUDGETS[BUDGET].recipes[TIME][-1].config, figures["scores"]
     rows = []
     for row, name in ROWS.items():
         cells = [f"{ours[row][f'{r:g}'][key]:.1f}" for key in ("speech SDR", "gain", "music SDR") for r in RATIOS]
@@ -127,8 +127,7 @@ Speech and music taken apart: `bayessep separate --method conv-tasnet`.
 
 - Conv-TasNet of paper 001 (Woo et al., 2020) in the preset small: {conv_tasnet.parameter_count(config):,} parameters in half
   precision, N={config.filters}, L={config.length}, B={config.bottleneck}, H={config.hidden}, X={config.blocks}, R={config.repeats};
-  {config.mask} masks, stems that sum to the mixture, 16 kHz. Its filter bank began as sines and cosines, and its blocks are given
-  magnitudes of them, not what the paper gives them (`models/conv_tasnet.py`, `sees`).
+  {config.mask} masks, stems that sum to the mixture, 16 kHz. Its filter bank began as sines and cosines.
 - Trained on {figures["machine"]}: {spent} (steps timed after the training).
 - Made by `python -m bayessep.separator_release DATA -o bayessep/weights --work FOLDER`.
 

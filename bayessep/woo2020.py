@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -39,37 +39,49 @@ class Budget:
     """How long networks are trained, and with how much they are tested.
 
     Attributes:
-        recipes: of each network.
+        recipes: of each network, one training after the other; the weights of one begin the next.
         each: mixtures of every recording of music that is tested with.
         seconds: of a mixture.
     """
 
-    recipes: Mapping[str, Recipe]
+    recipes: Mapping[str, tuple[Recipe, ...]]
     each: int
     seconds: float = 4.0
 
 
-FULL = Recipe(seconds=3.0, held=48, average=0.995, epochs=36, steps_per_epoch=100, patience=50, falls=True)
+FULL = Recipe(network=TIME, seconds=3.0, held=48, average=0.995, epochs=52, steps_per_epoch=100, patience=50)
 QUICK = replace(FULL, seconds=1.0, batch=2, held=4, epochs=2, steps_per_epoch=20)
 BUDGETS = {
-    "full": Budget({name: replace(FULL, network=name) for name in (TIME, FREQUENCY)}, each=5),
-    "quick": Budget({name: replace(QUICK, network=name) for name in (TIME, FREQUENCY)}, each=1),
+    "full": Budget(
+        {
+            TIME: (FULL, replace(FULL, rate=8e-4, epochs=27, falls=True)),
+            FREQUENCY: (replace(FULL, network=FREQUENCY, epochs=36, falls=True),),
+        },
+        each=5,
+    ),
+    "quick": Budget({name: (replace(QUICK, network=name),) for name in (TIME, FREQUENCY)}, each=1),
 }
-"""That of the weights that ship (an hour of a core for each network), and one that shows that it runs."""
+"""That of the weights that ship (three hours of a core), and one that shows that it runs."""
 
 
 # --- networks ------------------------------------------------------------------------------------------------------------
 
 
-def trained(recipe: Recipe, parts: Division, folder: Path, progress: Progress = lambda *_: None) -> Trained[State]:
-    """The training of a recipe, gone on with where `folder` holds a part of it."""
-    made = task(recipe, parts.learn, parts.held)
-    return train(made, recipe.training, folder, progress=lambda _, *at: progress(recipe.network, *at))
+def trained(
+    recipes: Sequence[Recipe], parts: Division, folder: Path, progress: Progress = lambda *_: None
+) -> list[Trained[State]]:
+    """The trainings of recipes, one after the other, gone on with where `folder` holds a part of them."""
+    found: list[Trained[State]] = []
+    for n, recipe in enumerate(recipes, start=1):
+        made = task(recipe, parts.learn, parts.held, begun=found[-1].state.parameters if found else None)
+        named = f"{recipe.network}, training {n} of {len(recipes)}"
+        found.append(train(made, recipe.training, folder / str(n), progress=lambda _, *at, named=named: progress(named, *at)))
+    return found
 
 
-def separator_of(recipe: Recipe, found: Trained[State]) -> Separator:
-    """What was trained, ready to be run."""
-    return Separator(recipe.network, recipe.config, found.state.parameters, RATE)
+def separator_of(recipes: Sequence[Recipe], found: Sequence[Trained[State]]) -> Separator:
+    """What was trained in the end, ready to be run."""
+    return Separator(recipes[-1].network, recipes[-1].config, found[-1].state.parameters, RATE)
 
 
 # --- mixtures to test with -----------------------------------------------------------------------------------------------
@@ -194,7 +206,7 @@ def tested(separate: Separate, one: Mixture, ratio: float) -> dict[str, Any]:
 
 def _check_setup(folder: Path, parts: Division, budget: str, seed: int) -> None:
     lasting = {name: round(value, 1) for name, value in parts.seconds.items()}
-    recipes = {name: asdict(recipe) for name, recipe in BUDGETS[budget].recipes.items()}
+    recipes = {name: [asdict(recipe) for recipe in own] for name, own in BUDGETS[budget].recipes.items()}
     setup = {"version": __version__, "budget": budget, "seed": seed, "seconds": lasting, "recipes": recipes}
 
     def other(before: Any, now: dict[str, Any]) -> str:

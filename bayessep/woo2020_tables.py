@@ -169,12 +169,13 @@ def about(results: Results, setup: Mapping[str, Any]) -> str:
     """What was run, in a paragraph."""
     minutes = {name: seconds / 60 for name, seconds in setup["seconds"].items()}
     parts = {of: f"{minutes[f'{of} speech']:.0f} min of speech and {minutes[f'{of} music']:.0f} min of music" for of in USES}
-    steps = "; ".join(f"{name} in at most {of['epochs'] * of['steps_per_epoch']} steps" for name, of in setup["recipes"].items())
-    count = sum(results.genres.values())
+    count = {name: sum(r["epochs"] * r["steps_per_epoch"] for r in recipes) for name, recipes in setup["recipes"].items()}
+    steps = "; ".join(f"{name} in at most {n} steps" for name, n in count.items())
+    mixtures = sum(results.genres.values())
     return (
         f"Separation as in paper 001 (Woo et al., 2020): {steps} on {parts['learn']} (budget “{setup['budget']}”). Tested on "
-        f"{count} mixtures of {parts['test']} of other speakers and artists, each at three ratios. The paper's networks learned "
-        "from 290 hours."
+        f"{mixtures} mixtures of {parts['test']} of other speakers and artists, each at three ratios. The paper's networks "
+        "learned from 290 hours."
     )
 
 

@@ -44,9 +44,6 @@ from bayessep.models.waveform_separation import (
 NORMS = ("global", "cumulative", "frame")
 MASKS = ("relu", "sigmoid")
 BANKS = ("random", "fourier")
-SEES = ("filters", "magnitudes")
-LOUDER = 100.0
-"""Of what is seen as magnitudes, log(1 + 100 x) is: of mixtures with a mean square of 1, quiet cells count, too."""
 PRECISIONS = ("float32", "bfloat16")
 EPS = 1e-8
 """Added to variances, as in paper 001's code."""
@@ -66,9 +63,6 @@ class ConvTasNet:
         bank: what encoder and decoder start as. ``random`` as in the paper. ``fourier``: windowed sines and cosines, both halves of
             each, from which the decoder makes what the encoder was given; 2 L filters. Where training is short, more is
             learned from there.
-        sees: what the blocks are given of the encoder. ``filters`` as in the paper. ``magnitudes``, of a bank that is fourier: the
-            logarithm of the magnitude of each frequency, whatever its phase, of the sine, the cosine and their negatives. Masks of
-            the four are then the same at first. From there, as much is learned in a third of the steps.
         precision: of products of matrices; ``bfloat16`` is for accelerators.
         rate, steps: of Adam, and in which its rate falls to nothing; 0: it stays.
 
@@ -88,13 +82,12 @@ class ConvTasNet:
     causal: bool = False
     consistent: bool = False
     bank: str = "random"
-    sees: str = "filters"
     precision: str = "float32"
     rate: float = 1e-3
     steps: int = 0
 
     def __post_init__(self) -> None:
-        for name, known in (("mask", MASKS), ("norm", NORMS), ("bank", BANKS), ("sees", SEES), ("precision", PRECISIONS)):
+        for name, known in (("mask", MASKS), ("norm", NORMS), ("bank", BANKS), ("precision", PRECISIONS)):
             if getattr(self, name) not in known:
                 raise UserError(f"{name} {getattr(self, name)!r} is not known; choose one of {', '.join(known)}.")
         for name in ("filters", "length", "bottleneck", "hidden", "kernel", "blocks", "repeats"):
@@ -104,8 +97,6 @@ class ConvTasNet:
             raise UserError(f"length is {self.length}, but must be even: frames overlap by half.")
         if self.bank == "fourier" and self.filters != 2 * self.length:
             raise UserError(f"filters is {self.filters}, but must be twice the length {self.length} where the bank is fourier.")
-        if self.sees == "magnitudes" and self.bank != "fourier":
-            raise UserError("magnitudes are of sines and cosines: take the bank fourier.")
         if self.kernel % 2 == 0:
             raise UserError(f"kernel is {self.kernel}, but must be odd: it has a middle.")
         if self.causal and self.norm == "global":
@@ -121,11 +112,6 @@ class ConvTasNet:
         return self.length // 2
 
     @property
-    def seen(self) -> int:
-        """Numbers of a frame that the blocks are given."""
-        return self.filters // 4 if self.sees == "magnitudes" else self.filters
-
-    @property
     def context(self) -> int:
         """Samples to each side that a sample depends on, norms over time apart."""
         frames = self.repeats * (2**self.blocks - 1) * (self.kernel - 1) // (1 if self.causal else 2)
@@ -134,7 +120,7 @@ class ConvTasNet:
 
 PRESETS = {
     "paper": ConvTasNet(),
-    "small": ConvTasNet(512, 256, 128, 192, 3, 7, 2, "sigmoid", consistent=True, bank="fourier", sees="magnitudes"),
+    "small": ConvTasNet(512, 256, 128, 192, 3, 7, 2, consistent=True, bank="fourier"),
 }
 """That of paper 001, and one that two cores can train."""
 
@@ -176,8 +162,8 @@ class Network(nnx.Module):
         self.decoder = drawn(c.filters, c.length, fan=c.length + c.filters)
         if c.bank == "fourier":
             self.encoder, self.decoder = (nnx.Param(jnp.asarray(w, jnp.float32)) for w in fourier_bank(c.length))
-        self.norm_gain, self.norm_bias = nnx.Param(jnp.ones(c.seen)), nnx.Param(jnp.zeros(c.seen))
-        self.narrow = drawn(c.seen, c.bottleneck, fan=c.seen + c.bottleneck)
+        self.norm_gain, self.norm_bias = nnx.Param(jnp.ones(c.filters)), nnx.Param(jnp.zeros(c.filters))
+        self.narrow = drawn(c.filters, c.bottleneck, fan=c.filters + c.bottleneck)
         self.enter = drawn(c.bottleneck, c.hidden, fan=c.bottleneck + c.hidden, before=every)
         self.slope = nnx.Param(jnp.full((*every, 2), 0.25, jnp.float32))
         # Paper 001's code draws gains and biases at random, too, which looks like an oversight: here a norm does nothing at first.
@@ -185,9 +171,6 @@ class Network(nnx.Module):
         self.taps = drawn(c.kernel, c.hidden, fan=2 * c.kernel, before=every)
         self.leave = drawn(c.hidden, c.bottleneck, fan=c.bottleneck + c.hidden, before=every)
         self.masks = drawn(c.bottleneck, 2 * c.filters, fan=c.bottleneck + 2 * c.filters)
-        if c.sees == "magnitudes":
-            one = self.masks[...].reshape(c.bottleneck, 2, 4, -1)[:, :, :1]
-            self.masks = nnx.Param(jnp.tile(one, (1, 1, 4, 1)).reshape(c.bottleneck, -1))
 
     @property
     def stacked(self) -> Blocks:
@@ -319,12 +302,9 @@ def block(
 
 def encoded(model: Network, frames: Float[Array, "T L"], config: ConvTasNet) -> tuple[Float[Array, "T N"], Float[Array, "T B"]]:
     """What the encoder says of frames, and what the blocks are given of it."""
-    w = seen = jax.nn.relu(product(frames, model.encoder[...], config.precision))
-    if config.sees == "magnitudes":
-        power = (w**2).reshape(len(w), 4, -1).sum(1)
-        seen = jnp.log1p(jnp.float32(LOUDER) * jnp.sqrt(power + EPS))
-    mean, inverse, _ = normalisation(seen, "frame", None)
-    y = (seen - mean) * inverse * model.norm_gain[...][None] + model.norm_bias[...][None]
+    w = jax.nn.relu(product(frames, model.encoder[...], config.precision))
+    mean, inverse, _ = normalisation(w, "frame", None)
+    y = (w - mean) * inverse * model.norm_gain[...][None] + model.norm_bias[...][None]
     return w, product(y, model.narrow[...], config.precision)
 
 

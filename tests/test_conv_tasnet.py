@@ -49,10 +49,7 @@ def _plainly(config: ConvTasNet, parameters: nnx.State, x: np.ndarray) -> np.nda
             out[t] = (h[t] - part.mean()) / np.sqrt(part.var() + 1e-8) * gain + bias
         return out
 
-    seen = w
-    if config.sees == "magnitudes":
-        seen = np.log(1 + 100 * np.sqrt((w**2).reshape(count, 4, -1).sum(1) + 1e-8))
-    y = normed(seen, p["norm_gain"], p["norm_bias"], "frame") @ p["narrow"]
+    y = normed(w, p["norm_gain"], p["norm_bias"], "frame") @ p["narrow"]
     for r in range(config.repeats):
         for b in range(config.blocks):
             own = {name: p[name][r, b] for name in ("enter", "slope", "gain", "bias", "taps", "leave")}
@@ -84,7 +81,6 @@ def _plainly(config: ConvTasNet, parameters: nnx.State, x: np.ndarray) -> np.nda
         {"norm": "frame"},
         {"norm": "cumulative"},
         {"norm": "cumulative", "causal": True, "kernel": 5},
-        {"bank": "fourier", "filters": 16, "sees": "magnitudes", "mask": "sigmoid"},
     ],
 )
 def test_it_says_what_a_plain_implementation_says(changes: dict, length: int) -> None:
@@ -144,22 +140,6 @@ def test_the_context_is_as_far_as_gradients_reach() -> None:
         reached = np.flatnonzero(gradient)
         assert n // 2 - config.context <= reached[0] <= n // 2 - config.context + 2 * config.length
         assert reached[-1] <= n // 2 + config.context
-
-
-def test_magnitudes_do_not_depend_on_phase() -> None:
-    """Of a tone that begins elsewhere in its period, the blocks are given nearly the same; of filters alone, something else."""
-    time, spread = np.arange(640), {}
-    for sees in ("filters", "magnitudes"):
-        config = dataclasses.replace(TINY, bank="fourier", length=64, filters=128, sees=sees)
-        model = nnx.merge(conv_tasnet.graph(config), conv_tasnet.init(config, jax.random.key(0)).parameters)
-        given = []
-        for phase in (0.0, 1.0, 2.5):
-            frames = conv_tasnet.framed(jnp.asarray(np.sin(0.5 * time + phase), jnp.float32), config.hop)
-            given.append(np.asarray(conv_tasnet.encoded(model, frames, config)[1][5]))
-        spread[sees] = np.std(given, axis=0).mean() / np.abs(given).mean()
-    assert spread["magnitudes"] < 0.2 * spread["filters"]
-    masks = np.asarray(model.masks[...]).reshape(config.bottleneck, 2, 4, -1)
-    assert np.ptp(masks, axis=2).max() == 0  # all phases of a frequency start with one mask
 
 
 def test_a_fourier_bank_gives_back_what_it_was_given() -> None:
@@ -249,7 +229,6 @@ def test_it_learns_to_tell_two_tones_apart_and_compiles_once() -> None:
         ({"mask": "tanh"}, "mask 'tanh' is not known"),
         ({"norm": "batch"}, "norm 'batch' is not known"),
         ({"precision": "int8"}, "precision 'int8' is not known"),
-        ({"sees": "magnitudes"}, "take the bank fourier"),
         ({"steps": -1}, "steps is -1"),
         ({"bank": "wavelet"}, "bank 'wavelet' is not known"),
         ({"bank": "fourier"}, "twice the length 20"),

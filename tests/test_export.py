@@ -69,7 +69,6 @@ CHANGES: list[dict[str, Any]] = [
     {"norm": "cumulative", "causal": True, "kernel": 5, "blocks": 3, "consistent": True},
     {"length": 2, "kernel": 1, "blocks": 1, "repeats": 1},
     {"filters": 3, "bottleneck": 1, "hidden": 1},
-    {"length": 8, "filters": 16, "bank": "fourier", "sees": "magnitudes", "mask": "sigmoid", "consistent": True},
 ]
 
 

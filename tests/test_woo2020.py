@@ -37,7 +37,9 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     tiny = ConvTasNet(filters=8, length=8, bottleneck=6, hidden=8, blocks=2, repeats=1, consistent=True)
     monkeypatch.setitem(conv_tasnet.PRESETS, "small", tiny)
     monkeypatch.setitem(blstm_mask.PRESETS, "small", BlstmMask(layers=1, units=3, window=64, hop=32))
-    recipes = {name: dataclasses.replace(woo2020.FULL, network=name, **TINY) for name in (TIME, FREQUENCY)}
+    first = dataclasses.replace(woo2020.FULL, **TINY)
+    last = dataclasses.replace(first, epochs=1, falls=True)
+    recipes = {TIME: (first, last), FREQUENCY: (dataclasses.replace(first, network=FREQUENCY),)}
     budget = Budget(recipes, each=2, seconds=0.5)
     monkeypatch.setitem(woo2020.BUDGETS, "full", budget)
     parts = Division(_items("ab", 0), _items("c", 50), _items("de", 90), ["here: CC0 (1 min)"], {})
@@ -99,7 +101,7 @@ def test_an_interrupted_run_goes_on(call: Caller, small: Path, monkeypatch: pyte
     assert np.mean(results.gains("ideal-ratio-mask", 0.0, "speech SI-SDR")) > 5
     assert results.gains(MIXTURE, 0.0, "speech SDR") == [0.0] * 4
     page = made.to_markdown(results, made.about(results, json.loads((folder / "setup.json").read_text())))
-    assert "20.7" in page and "time domain (conv-tasnet)" in page and "at most 2 steps" in page
+    assert "20.7" in page and "time domain (conv-tasnet)" in page and "at most 3 steps" in page
     assert len(made.to_csv(results).splitlines()) == 1 + 4 * len(RATIOS)
 
     line = ("reproduce", "woo2020", "--part", "separation", "--data", small, "-o", folder)
@@ -113,9 +115,9 @@ def test_an_interrupted_run_goes_on(call: Caller, small: Path, monkeypatch: pyte
     assert none.code == 2 and "holds no results of woo2020" in none.err
 
     figures = separator_release.release(small, folder, small / "weights")
-    assert figures["trainings"][TIME]["steps"] == 2 and figures["count"] == 4
+    assert figures["trainings"][TIME]["steps"] == 3 and figures["count"] == 4
     separator = neural.separator_of(shipped.read_file(small / "weights" / "conv-tasnet.safetensors"))
-    assert separator.config == woo2020.BUDGETS["full"].recipes[TIME].config
+    assert separator.config == woo2020.BUDGETS["full"].recipes[TIME][-1].config
     card = (small / "weights" / "conv-tasnet.md").read_text()
     gained = figures["scores"][separator_release.SHIPS]["0"]["gain"]
     assert f"{gained:.1f}" in card and "here: CC0" in card
