@@ -236,9 +236,7 @@ def _gain(results: Results, source: str) -> Finding | None:
     if network is None or before is None:
         return None
     numbers = ", ".join(f"{method} {shown(found)}" for method, found in levels.items() if found is not None)
-    statement = f"The DNN’s {source} have more SDR than the mixture"
-    statement = statement.replace("accompaniment have", "accompaniment has")
-    return Finding(statement, network.mean > before.mean, f"{numbers} dB")
+    return Finding(f"More SDR than the mixture: the DNN’s {source}", network.mean > before.mean, f"{numbers} dB")
 
 
 # --- files ---------------------------------------------------------------------------------------------------------------
