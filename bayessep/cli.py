@@ -11,6 +11,7 @@ import typer
 from bayessep import __version__, cli_experiments, cli_export, cli_networks, cli_separators
 from bayessep.errors import UserError
 from bayessep.options import (
+    ORACLES,
     Align,
     Alpha,
     AnyMethod,
@@ -115,13 +116,32 @@ def _by_network(options: Mapping[str, Any], terminal: Terminal) -> None:
 
     taken = {"mix", "output", "method", "weights", "device", "json", "quiet"}
     taken |= {"alpha"} if options["method"] == "deep-karaoke" else set()
-    for name, value in options.items():
-        if name not in taken and value not in (None, 0, []):
-            raise UserError(f"--{name.replace('_', '-')} is nothing that {options['method']} takes: leave it out.")
+    _refuse_others(options, taken)
     paths = options["mix"], options["output"]
     separator_commands.separate(
         *paths, str(options["method"]), options["weights"], options["device"], terminal, alpha=options["alpha"]
     )
+
+
+def _by_templates(options: Mapping[str, Any], terminal: Terminal) -> None:
+    """Separate by convolutive NMF, which is told what the Bayesian methods are told."""
+    own = {"bases": "templates", "sweeps": "sweeps", "training_sweeps": "training_sweeps", "overlap": "overlap"}
+    own |= {"max_frequency": "max_frequency", "seed": "seed", "alpha": "alpha"}
+    _refuse_others(options, {*own, "mix", "output", "method", "speech", "music", "labels", "device", "json", "quiet"})
+    from bayessep import recordings, separator_commands
+    from bayessep.convolutive import Convolutive
+
+    config = Convolutive(**{theirs: options[name] for name, theirs in own.items() if options[name] is not None})
+    known = options["speech"] or [], options["music"] or [], options["labels"]
+    material = recordings.gather(options["mix"], *known, methods=["conv-nmf"], warn=terminal.warn)
+    separator_commands.separate_by_templates(material, config, options["output"], options["device"], terminal)
+
+
+def _refuse_others(options: Mapping[str, Any], taken: set[str]) -> None:
+    """Refuse what a method does not take, rather than do without it in silence."""
+    for name, value in options.items():
+        if name not in taken and value not in (None, 0, []):
+            raise UserError(f"--{name.replace('_', '-')} is nothing that {options['method']} takes: leave it out.")
 
 
 # --- verbs ---------------------------------------------------------------------------------------------------------------
@@ -197,12 +217,12 @@ def separate(
     from bayessep import commands, recordings
 
     if method not in list(Method):
-        _by_network(options, terminal)
+        (_by_templates if method == AnyMethod["conv-nmf"] else _by_network)(options, terminal)
         return
     if weights is not None:
         raise UserError(f"--weights is of the methods that are networks; {method} learns from --speech and --music.")
     if alpha is not None:
-        raise UserError(f"--alpha is of the method deep-karaoke; {method} has none.")
+        raise UserError(f"--alpha is of the methods deep-karaoke and conv-nmf; {method} has none.")
     settings = _settings(options, [method], terminal)
     material = recordings.gather(mix, speech or [], music or [], labels, methods=[settings.method], warn=terminal.warn)
     commands.separate(material, settings, output, _begin(device, terminal), terminal, draws=draws)
@@ -258,7 +278,9 @@ def clean(
 
 bayessep compare mix.wav --speech host.wav --music jingle.wav --reference-speech s.wav --reference-music m.wav -o compared
 
-bayessep compare mix.wav --labels mix.csv --methods nmf,joint -o compared""",
+bayessep compare mix.wav --labels mix.csv --methods nmf,joint -o compared
+
+bayessep compare mix.wav --methods conv-tasnet,blstm-mask --weights a.safetensors b.safetensors -o compared""",
 )
 def compare(
     mix: Mix,
@@ -273,8 +295,18 @@ def compare(
         Path | None, typer.Option("--reference-music", metavar="FILE", help="The true music in MIX, to score against.")
     ] = None,
     methods: Annotated[
-        str, typer.Option("--methods", metavar="A,B,...", show_default="all", help=f"Of: {', '.join(Method)}.")
-    ] = ",".join(Method),
+        str | None,
+        typer.Option(
+            "--methods",
+            metavar="A,B,...",
+            show_default="all that can be run",
+            help=f"Of: {', '.join((*AnyMethod, *ORACLES))}. The last two are made of the references.",
+        ),
+    ] = None,
+    weights: Annotated[
+        list[Path] | None,
+        typer.Option("--weights", metavar="FILE...", help="Of the networks among the methods: what bayessep train has made."),
+    ] = None,
     bases: Bases = None,
     sweeps: Sweeps = None,
     training_sweeps: TrainingSweeps = None,
@@ -311,22 +343,31 @@ def compare(
     and seconds. Writes a figure, a page to listen to, and the audio of each method in a folder of its own.
     """
     terminal = Terminal(json=json, quiet=quiet)
-    from bayessep import commands, recordings
+    from bayessep import commands, recordings, separator_commands
 
-    chosen = [name.strip() for name in methods.split(",") if name.strip()]
-    for name in chosen:
-        if name not in list(Method):
-            raise UserError(f"--methods: there is no method {name!r}; choose among {', '.join(Method)}.")
-    if not chosen:
-        raise UserError(f"--methods: name at least one of {', '.join(Method)}.")
     if (reference_speech is None) != (reference_music is None):
         raise UserError("give both --reference-speech and --reference-music, or neither: scores need the two of them.")
-    settings = _settings(locals(), chosen, terminal)
-    material = recordings.gather(mix, speech or [], music or [], labels, methods=chosen, warn=terminal.warn)
+    known = (*AnyMethod, *ORACLES)
+    if methods is None:
+        chosen = [*Method, *separator_commands.everything(weights or [], reference_speech is not None)]
+    else:
+        chosen = [name.strip() for name in methods.split(",") if name.strip()]
+    for name in chosen:
+        if name not in known:
+            raise UserError(f"--methods: there is no method {name!r}; choose among {', '.join(known)}.")
+        if name in ORACLES and reference_speech is None:
+            raise UserError(f"{name} is made of the truth: give --reference-speech and --reference-music.")
+    if not chosen:
+        raise UserError(f"--methods: name at least one of {', '.join(known)}.")
+    bayesian = [name for name in chosen if name in list(Method)]
+    settings = _settings(locals(), bayesian, terminal)
+    learning = [name for name in chosen if name in bayesian or name == "conv-nmf"]
+    material = recordings.gather(mix, speech or [], music or [], labels, methods=learning, warn=terminal.warn)
     references = None
     if reference_speech is not None and reference_music is not None:
         references = {"speech": reference_speech, "music": reference_music}
-    commands.compare(material, chosen, references, settings, output, _begin(device, terminal), terminal)
+    others = separator_commands.estimators(chosen, weights or [], material, settings)
+    commands.compare(material, chosen, references, settings, output, _begin(device, terminal), terminal, others)
 
 
 @app.command(

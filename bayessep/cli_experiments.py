@@ -17,6 +17,13 @@ class Experiment(StrEnum):
     demir2011 = "demir2011"
     bhattacharjee2022 = "bhattacharjee2022"
     simpson2015 = "simpson2015"
+    woo2020 = "woo2020"
+
+
+class Part(StrEnum):
+    """What of paper 001 can be run."""
+
+    separation = "separation"
 
 
 def register(app: typer.Typer) -> None:
@@ -34,14 +41,17 @@ bayessep reproduce bhattacharjee2022 --data musan --transfer dafx12
 
 bayessep reproduce bhattacharjee2022 --data recordings -o tables --long --finished
 
-bayessep reproduce simpson2015 --data recordings --quick"""
+bayessep reproduce simpson2015 --data recordings --quick
+
+bayessep reproduce woo2020 --part separation --data recordings"""
 
 _OF = {
     "development": (Experiment.demir2011,),
     "jobs": (Experiment.demir2011,),
     "transfer": (Experiment.bhattacharjee2022,),
     "long": (Experiment.bhattacharjee2022,),
-    "finished": (Experiment.bhattacharjee2022, Experiment.simpson2015),
+    "finished": (Experiment.bhattacharjee2022, Experiment.simpson2015, Experiment.woo2020),
+    "part": (Experiment.woo2020,),
 }
 """Options that not all experiments have."""
 
@@ -50,7 +60,8 @@ def reproduce(
     experiment: Annotated[
         Experiment,
         typer.Argument(
-            help="Which paper's: demir2011 is 000 (separation), bhattacharjee2022 003 (detection), simpson2015 004 (vocals).",
+            help="Which paper's: demir2011 is 000 (separation), woo2020 001 (separation by networks), bhattacharjee2022 003 "
+            "(detection), simpson2015 004 (vocals).",
             show_default=False,
         ),
     ],
@@ -67,8 +78,11 @@ def reproduce(
     quick: Annotated[bool, typer.Option("--quick", help="A small part of it: five to ten minutes or so.")] = False,
     long: Annotated[bool, typer.Option("--long", help="Of 003: as long as on a GPU, on any device.")] = False,
     finished: Annotated[
-        bool, typer.Option("--finished", help="Of 003 and 004: run nothing, make tables of what is there.")
+        bool, typer.Option("--finished", help="Of 001, 003 and 004: run nothing, make tables of what is there.")
     ] = False,
+    part: Annotated[
+        Part | None, typer.Option("--part", metavar="separation", help="Of 001: which part of the paper; there is one so far.")
+    ] = None,
     development: Annotated[
         bool, typer.Option("--development", help="Of 000: also other mixtures, by which settings are weighed, another hour.")
     ] = False,
@@ -92,19 +106,22 @@ def reproduce(
     and head, trained here. Each result is kept in -o DIR at once: called again after an interruption, it goes on. The full run
     takes an hour or so on two cores; that of 003 a night; on a GPU, its trainings are longer (--long). Of 004: scores of vocals and
     accompaniment by the confidence of masks (Figures 2 and 3), of a network, NMF and the ideal binary mask; twenty minutes for
-    six minutes of songs.
+    six minutes of songs. Of 001: the time domain against the frequency domain, an hour of a core for each network.
     """
     terminal = Terminal(json=json, quiet=quiet)
     from bayessep import commands
     from bayessep.errors import UserError
 
-    given = {"development": development, "jobs": jobs, "transfer": transfer, "long": long, "finished": finished}
+    given = {"development": development, "jobs": jobs, "transfer": transfer, "long": long, "finished": finished, "part": part}
     for name, value in given.items():
         if value and experiment not in _OF[name]:
             raise UserError(f"--{name} is of another experiment ({', '.join(_OF[name])}); leave it out for {experiment}.")
     if quick and long:
         raise UserError("--quick runs a part of the experiment, --long all of it; take one of the two.")
     described, output = commands.begin(device, terminal), output or Path(experiment)
+    if experiment == Experiment.woo2020:
+        commands.reproduce_separation(output, data, seed, "quick" if quick else "full", finished, described, terminal)
+        return
     if experiment == Experiment.simpson2015:
         commands.reproduce_karaoke(output, data, seed, "quick" if quick else "full", finished, described, terminal)
         return

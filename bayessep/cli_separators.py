@@ -23,7 +23,15 @@ from bayessep.terminal import Resumable, Terminal
 Preset = Annotated[
     str | None, recipe("--preset", metavar="paper|small", show_default="small", help="Sizes: paper 001's, or for two cores.")
 ]
+Start = Annotated[
+    Path | None,
+    typer.Option("--start", metavar="FILE", help="Weights to begin with, of an earlier training of the same network."),
+]
 Rate = Annotated[float | None, recipe("--rate", metavar="X", show_default="0.001", help="Of Adam's steps.")]
+Falls = Annotated[
+    bool | None,
+    recipe("--falls/--stays", show_default="stays", help="The rate falls to nothing by the last epoch: how to end a training."),
+]
 InBatch = Annotated[
     int | None, recipe("--batch", metavar="N", show_default="8", help="Mixtures of a step; a multiple of the number of devices.")
 ]
@@ -75,6 +83,7 @@ def conv_tasnet(
     data: Data,
     output: Trained,
     config: Config = None,
+    start: Start = None,
     redistributable: Redistributable = False,
     preset: Preset = None,
     mask: Annotated[
@@ -99,6 +108,7 @@ def conv_tasnet(
         str | None, recipe("--precision", metavar="float32|bfloat16", show_default="float32", help="bfloat16 is for accelerators.")
     ] = None,
     rate: Rate = None,
+    falls: Falls = None,
     batch: InBatch = None,
     seconds: Seconds = None,
     snr_mean: SnrMean = None,
@@ -130,9 +140,11 @@ def blstm_mask(
     data: Data,
     output: Trained,
     config: Config = None,
+    start: Start = None,
     redistributable: Redistributable = False,
     preset: Preset = None,
     rate: Rate = None,
+    falls: Falls = None,
     batch: InBatch = None,
     seconds: Seconds = None,
     snr_mean: SnrMean = None,
@@ -230,4 +242,5 @@ def _train(network: str, options: dict[str, Any]) -> None:
         together=together,
         device=options["device"],
         terminal=terminal,
+        start=options["start"],
     )

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
@@ -192,29 +192,37 @@ def compare(
     folder: Path,
     device: str,
     terminal: Terminal,
+    estimators: Callable[[Mapping[str, np.ndarray]], Mapping[str, Any]] = lambda references: {},
 ) -> None:
-    """All methods on one mixture: the table, a figure, a page, and the audio of each."""
+    """All methods on one mixture: the table, a figure, a page, and the audio of each.
+
+    `estimators` says, of the true sources, how those among the methods separate that are not Bayesian.
+    """
     from bayessep import comparison, report
 
     if material.is_long:
         terminal.warn(f"{material.path} is long, and compare holds all of it in memory; a part of it would do.")
-    recordings.warn_of_long_music(material, settings, terminal.warn)
+    if any(name in METHODS for name in methods):
+        recordings.warn_of_long_music(material, settings, terminal.warn)
     mixture, rate = recordings.read_mixture(material), material.info.sample_rate
     true = None
     if references is not None:
         true = {name: recordings.read_reference(path, material) for name, path in references.items()}
-    everything = [name for method in METHODS for name in comparison.files_of(method)]
+    others = estimators(true or {})
+    everything = [name for method in dict.fromkeys((*METHODS, *others)) for name in comparison.files_of(method)]
     inputs = [*material.inputs, *(references or {}).values()]
     output.keep_inputs(folder, [*everything, "report.html", *comparison.FILES.values()], inputs)
     with output.draft(folder, replacing=everything) as part:
         with terminal.working() as progress:
-            result = comparison.compare(mixture, rate, material.known, methods, settings, references=true, progress=progress)
+            result = comparison.compare(
+                mixture, rate, material.known, methods, settings, references=true, estimators=others, progress=progress
+            )
         labels = material.labels
         written = comparison.write(result, mixture, part, references=true, labels=labels)
         report.write_report(part / "report.html", result, mixture, rate, references=true, labels=labels)
         document = {"command": "compare", "version": __version__, "device": device, "seed": settings.seed}
         common = {name: value for name, value in dataclasses.asdict(settings).items() if name != "method"}
-        document |= {"methods": list(result.separations), "settings": common, "input": _input(material)}
+        document |= {"methods": list(result.apart), "settings": common, "input": _input(material)}
         document["notes"] = {method: list(found.notes) for method, found in result.separations.items()}
         document |= json.loads(written["json"].read_text(encoding="utf-8"))  # the rows, and the gain if there was one
         document["output"] = {"folder": str(folder), "report": "report.html"} | {k: p.name for k, p in written.items()}
@@ -368,6 +376,37 @@ def reproduce_karaoke(
     page = folder / names["markdown"]
     shown = map(to_rich, made.tables(results, brief=True))
     terminal.result(document, Group(about, "", *shown, statements, "", f"all of it: {page}"))
+
+
+def reproduce_separation(
+    folder: Path, data: Path, seed: int, budget: str, finished: bool, device: str, terminal: Terminal
+) -> None:
+    """The separation of paper 001: train and test what the folder lacks (nothing, if `finished`), and print tables."""
+    from rich.console import Group
+
+    from bayessep import woo2020 as experiment
+    from bayessep import woo2020_tables as made
+    from bayessep.pages import to_rich
+
+    if finished:
+        lines = experiment.finished(folder)
+    else:
+        with terminal.working() as progress:
+            lines = experiment.run(folder, data, budget, seed=seed, progress=progress)
+    setup = json.loads((folder / experiment.SETUP).read_text(encoding="utf-8"))
+    results = made.Results(lines)
+    found, about = made.findings(results), made.about(results, setup)
+    document: dict[str, Any] = {"command": "reproduce", "experiment": "woo2020", "version": __version__, "device": device, **setup}
+    document |= {"about": about, "means": results.rows(), "findings": [f._asdict() for f in found]}
+    names = {"json": "separation.json", "csv": "separation.csv", "markdown": "separation.md"}
+    document["output"] = {"folder": str(folder), "results": experiment.RESULTS} | names
+    with output.draft(folder) as part:
+        (part / names["json"]).write_text(to_json(document), encoding="utf-8")
+        (part / names["csv"]).write_text(made.to_csv(results), encoding="utf-8")
+        (part / names["markdown"]).write_text(made.to_markdown(results, about), encoding="utf-8")
+    statements = "\n".join(f"{'yes' if f.holds else 'no ':<4}{f.statement} ({f.numbers})" for f in found)
+    page = folder / names["markdown"]
+    terminal.result(document, Group(*map(to_rich, made.tables(results)), statements, "", f"all of it: {page}"))
 
 
 # --- evaluate ------------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from rich.text import Text
 
 from bayessep import accounts, audio, metrics, terminal
 from bayessep.errors import UserError
+from bayessep.estimates import ORACLES, Estimate, Estimator, estimate_of
 from bayessep.metrics import StemScores
 from bayessep.output import draft
 from bayessep.pipeline import Separation, analyse, separate
@@ -45,12 +46,19 @@ class Row(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Rows in the order the methods were asked for, after the mixture; separations by method."""
+    """Rows in the order the methods were asked for, after the mixture; what they found, by method."""
 
     rows: list[Row]
-    separations: dict[str, Separation]
+    separations: dict[str, Separation]  # of the Bayesian methods
     sample_rate: int
     training_seconds: float  # shared by the methods that use trained templates
+    estimates: Mapping[str, Estimate] = {}  # of all others
+
+    @property
+    def apart(self) -> dict[str, Separation | Estimate]:
+        """Both of them, in the order of the rows."""
+        every = {**self.separations, **self.estimates}
+        return {row.method: every[row.method] for row in self.rows if row.method in every}
 
 
 def compare(
@@ -61,29 +69,32 @@ def compare(
     settings: Settings = Settings(),
     *,
     references: Mapping[str, Float[np.ndarray, " _"]] | None = None,
+    estimators: Mapping[str, Estimator] = {},
     progress: Progress = silent,
 ) -> Comparison:
-    """Run methods on one mixture, all with the same settings and the same trained templates.
+    """Run methods on one mixture; the Bayesian ones with the same settings and the same trained templates.
 
     Args:
         mixture: float waveform, every channel of it.
         sample_rate: in Hz.
         known: training speech, music to look for, labels.
-        methods: keys of `METHODS`; one named twice is run once.
-        settings: of all methods; their `method` does not matter.
+        methods: keys of `METHODS` and of `estimators`; one named twice is run once.
+        settings: of the Bayesian methods; their `method` does not matter.
         references: true ``speech`` and ``music``, mono; without them nothing is scored. Estimates are scored by the
             mean of their channels.
+        estimators: other ways to separate, by name (`estimates`).
         progress: called now and then.
 
     Raises:
         UserError: a method does not exist, has nothing to learn from, or a reference is silent or of another length.
     """
-    chosen = [dataclasses.replace(settings, method=name) for name in dict.fromkeys(methods)]
-    if not chosen:
-        raise UserError(f"no method is given; choose from {', '.join(METHODS)}.")
+    names = list(dict.fromkeys(methods))
+    if not names:
+        raise UserError(f"no method is given; choose from {', '.join((*METHODS, *estimators))}.")
+    chosen = {name: dataclasses.replace(settings, method=name) for name in names if name not in estimators}
     true = _checked(references or {}, mixture.shape[1])
     started = time.perf_counter()
-    needing = next((s for s in chosen if METHODS[s.method].needs_speech), None)
+    needing = next((s for s in chosen.values() if METHODS[s.method].needs_speech), None)
     trained = None
     if needing is not None:
         _, plan = analyse(mixture, sample_rate, known, needing)
@@ -92,13 +103,19 @@ def compare(
 
     rows = [Row(MIXTURE, *score(true, mixture, mixture), None, None, None)]
     separations: dict[str, Separation] = {}
-    for one in chosen:
-        shared = trained if METHODS[one.method].needs_speech else None
-        found = separate(mixture, sample_rate, known, one, progress=progress, trained=shared)
-        separations[one.method] = found
-        scores = score(true, found.speech, found.music)
-        rows.append(Row(one.method, *scores, found.bound, found.steps, found.seconds))
-    return Comparison(rows, separations, sample_rate, training_seconds)
+    estimates: dict[str, Estimate] = {}
+    for name in names:
+        if name in estimators:
+            started = time.perf_counter()
+            stems = estimators[name](mixture, sample_rate, progress)
+            estimates[name] = estimate_of(stems, sample_rate, time.perf_counter() - started)
+            rows.append(Row(name, *score(true, *stems), None, None, estimates[name].seconds))
+            continue
+        shared = trained if METHODS[name].needs_speech else None
+        found = separate(mixture, sample_rate, known, chosen[name], progress=progress, trained=shared)
+        separations[name] = found
+        rows.append(Row(name, *score(true, found.speech, found.music), found.bound, found.steps, found.seconds))
+    return Comparison(rows, separations, sample_rate, training_seconds, estimates)
 
 
 def score(
@@ -165,15 +182,16 @@ class Column(NamedTuple):
 
 
 def columns(comparison: Comparison) -> list[Column]:
-    """What the table shows, column by column. The mixture competes for no best value, and bounds do not compete."""
+    """What the table shows, column by column. Mixture and ideal masks compete for no best value, and bounds do not compete."""
     rows = comparison.rows
+    competing = [n for n, row in enumerate(rows) if n > 0 and row.method not in ORACLES]
 
     def stem(name: str, field: str) -> list[float | int | None]:
         scores = [getattr(row, name) for row in rows]
         return [None if s is None else exact(getattr(s, field)) for s in scores]
 
     def best(values: list[float | int | None], sign: int) -> int | None:
-        finite = [(sign * v, -n) for n, v in enumerate(values) if n > 0 and v is not None and math.isfinite(v)]
+        finite = [(sign * v, -n) for n, v in enumerate(values) if n in competing and v is not None and math.isfinite(v)]
         return -max(finite)[1] if len(finite) > 1 else None
 
     wanted = [
@@ -248,8 +266,8 @@ def write(
 ) -> dict[str, Path]:
     """Write the audio of each method, a figure and the tables; all files appear together, or none.
 
-    FOLDER/<method>/ with speech.wav, music.wav, labels.csv and separation.json, and compare.png, compare.json, compare.csv. Where
-    any stem would clip, all of them are turned down by one gain, which compare.json then names.
+    FOLDER/<method>/ with speech.wav, music.wav and, of Bayesian methods, labels.csv and separation.json; and compare.png,
+    compare.json, compare.csv. Where any stem would clip, all of them are turned down by one gain, which compare.json then names.
 
     Returns the paths of the three files by their extension.
 
@@ -258,7 +276,7 @@ def write(
     """
     from bayessep import plots  # matplotlib takes a while to import
 
-    stems = [w for s in comparison.separations.values() for w in (s.speech, s.music)]
+    stems = [w for s in comparison.apart.values() for w in (s.speech, s.music)]
     gain = audio.common_gain(*stems)
     document = to_json(comparison) | ({"gain": gain} if gain != 1.0 else {})
     with draft(folder) as place:
@@ -266,6 +284,9 @@ def write(
             accounts.write(place / name, found, comparison.sample_rate, gain)
             details = {"method": name, **accounts.of_separation(found), "output_gain": gain}
             (place / name / accounts.FILES["details"]).write_text(terminal.to_json(details), encoding="utf-8")
+        for name, one in comparison.estimates.items():
+            for stem in STEMS:
+                audio.write(place / name / accounts.FILES[stem], getattr(one, stem) * np.float32(gain), comparison.sample_rate)
         (place / FILES["json"]).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         _write_csv(place / FILES["csv"], comparison)
         (place / FILES["png"]).write_bytes(plots.png(plots.compare_figure(comparison, mixture, references, labels)))

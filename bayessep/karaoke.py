@@ -16,16 +16,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Complex, Float, Key
+from jaxtyping import Array, Float, Key
 
 from bayessep import audio, data, shipped
 from bayessep.errors import UserError
 from bayessep.models import deep_karaoke
 from bayessep.models.deep_karaoke import PRESETS, Batch, DeepKaraoke, State
+from bayessep.pipeline import masked
 from bayessep.preparation import magnitude
-from bayessep.resampling import resample
 from bayessep.shipped import Weights
-from bayessep.stft import Stft, istft, stft
+from bayessep.stft import Stft, frame_count, stft
 from bayessep.train import Task, Training, settings_besides, training_of
 
 RATE = 44_100
@@ -196,16 +196,50 @@ def task(recipe: Recipe, learn: Sequence[Song], held: Sequence[Song], about: Map
 
 
 class Karaoke(NamedTuple):
-    """A trained network, ready to be run."""
+    """A trained network, ready to be run: a `neural.Windowed`.
+
+    Attributes:
+        config: the network.
+        parameters: its numbers.
+        scale: of `scale_of`.
+        alpha: above which confidence a cell is the vocals' (equation 1); None shares each cell by its confidence.
+    """
 
     config: DeepKaraoke
     parameters: Any
-    scale: float  # of `scale_of`
+    scale: float
+    alpha: float | None = None
 
     @property
     def sample_rate(self) -> int:
         """Of what it learned from."""
         return RATE
+
+    @property
+    def hop(self) -> int:
+        """Of `STFT`."""
+        return STFT.hop
+
+    @property
+    def context(self) -> int:
+        """A cell depends on as many frames to each side as a window of it has, less one, and a sample on those it lies in."""
+        return (self.config.frames - 1) * STFT.hop + STFT.n_fft
+
+    def level(self, power: float, peak: float) -> float:
+        """Songs have a peak of 1."""
+        del power
+        return peak
+
+    def predict(self, x: Float[np.ndarray, "C N"], length: int, begin: int) -> Float[np.ndarray, "C 2 N"]:
+        """Vocals and accompaniment of a window of a song; every channel has the mask of their mean."""
+        del begin
+        heard = magnitude(x.mean(0), STFT)[: frame_count(length, STFT)]  # beyond its end, fewer windows cover a cell
+        mean = deep_karaoke.averaged_mask(self.config, self.parameters, heard, self.scale)
+        mask = mean if self.alpha is None else deep_karaoke.thresholded(mean, self.alpha).vocal
+        spectrum = np.asarray(stft(jnp.asarray(x), STFT))
+        mask = np.pad(mask, ((0, spectrum.shape[1] - len(mask)), (0, 0)), mode="edge")  # of frames that share its last samples
+        vocals = masked(spectrum, mask, STFT, x.shape[1], 1.0)
+        return np.stack([vocals, x - vocals], axis=1)
 
 
 def weights_of(karaoke: Karaoke, **about: object) -> Weights:
@@ -231,37 +265,21 @@ def karaoke_of(weights: Weights) -> Karaoke:
     return Karaoke(config, jax.tree.map(jnp.asarray, shipped.filled(like.parameters, weights.arrays)), scale)
 
 
+def load(path: Path | None, alpha: float | None = None) -> Karaoke:
+    """The network of a file.
+
+    Raises:
+        UserError: there is none, it cannot be read or is of something else, or alpha is not between 0 and 1.
+    """
+    if alpha is not None and not 0 < alpha < 1:
+        raise UserError(f"alpha is {alpha}, but must be above 0 and below 1.")
+    if path is None:
+        raise UserError("no deep-karaoke is installed; give --weights FILE, a file that bayessep train deep-karaoke has written.")
+    return shipped.made_of_file(path, karaoke_of)._replace(alpha=alpha)
+
+
 def mask_of(mixture: Float[np.ndarray, " N"], karaoke: Karaoke) -> Float[np.ndarray, "T F"]:
     """The mean probability of each cell of a mixture, at `RATE`, that it is the vocals' (of `STFT`)."""
     peak = max(float(np.abs(mixture).max()), 1e-9)
     x = magnitude(mixture / np.float32(peak), STFT)
     return deep_karaoke.averaged_mask(karaoke.config, karaoke.parameters, x, karaoke.scale)
-
-
-def masked(spectrum: Complex[np.ndarray, "*C T F"], mask: Float[np.ndarray, "T F"], length: int) -> Float[np.ndarray, "*C N"]:
-    """The waveform that a mask takes out of a spectrogram of `STFT`."""
-    return np.asarray(istft(jnp.asarray(spectrum * np.broadcast_to(mask, spectrum.shape)), STFT, length))
-
-
-def separate(
-    mixture: Float[np.ndarray, "C N"], sample_rate: int, karaoke: Karaoke, alpha: float | None = None
-) -> Float[np.ndarray, "C N"]:
-    """The vocals of a song; what is left of it is the accompaniment.
-
-    Args:
-        mixture: every channel of it; the mask is that of their mean.
-        sample_rate: in Hz; what lies above half of `RATE` is left to the accompaniment.
-        karaoke: the network.
-        alpha: above which confidence a cell is the vocals' (equation 1); None shares each cell by its confidence.
-
-    Raises:
-        UserError: the song is silent, or alpha is not between 0 and 1.
-    """
-    if not mixture.any():
-        raise UserError("the recording is silent: there is nothing to take apart.")
-    x = resample(np.asarray(mixture, np.float32), sample_rate, RATE)
-    mean = mask_of(x.mean(0), karaoke)
-    mask = mean if alpha is None else deep_karaoke.thresholded(mean, alpha).vocal
-    vocals = masked(np.asarray(stft(jnp.asarray(x), STFT)), np.asarray(mask), x.shape[1])
-    found = resample(vocals, RATE, sample_rate)[:, : mixture.shape[1]]
-    return np.pad(found, ((0, 0), (0, mixture.shape[1] - found.shape[1])))

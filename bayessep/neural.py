@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +44,38 @@ FADE = 0.25
 """Seconds in which windows fade into each other."""
 
 Samples = Float[np.ndarray, "_ _"]
+"""Channels, and so many samples of each."""
+
+
+@runtime_checkable
+class Windowed(Protocol):
+    """What separates a window of a recording without the rest of it."""
+
+    @property
+    def sample_rate(self) -> int:
+        """Of the windows."""
+        ...
+
+    @property
+    def hop(self) -> int:
+        """Samples between its frames: windows begin at multiples of it."""
+        ...
+
+    @property
+    def context(self) -> int:
+        """Samples to each side that a sample depends on."""
+        ...
+
+    def level(self, power: float, peak: float) -> float:
+        """What a recording is divided by, of its mean square and its largest sample."""
+        ...
+
+    def predict(self, x: Samples, length: int, begin: int) -> Float[np.ndarray, "_ 2 _"]:
+        """Speech and music of every channel of a window, which they sum to.
+
+        So many samples are of the recording, and zeros follow; the first is that number `begin` of the recording.
+        """
+        ...
 
 
 class Separator(NamedTuple):
@@ -54,8 +86,27 @@ class Separator(NamedTuple):
     parameters: PyTree
     sample_rate: int
 
-    def predict(self, x: Float[np.ndarray, " N"], length: int) -> Float[np.ndarray, "2 N"]:
-        """Speech and music of a window, of which so many samples are of the recording, and zeros follow; they sum to it."""
+    @property
+    def hop(self) -> int:
+        """Of its frames."""
+        return self.config.hop
+
+    @property
+    def context(self) -> int:
+        """That of the network."""
+        return self.config.context
+
+    def level(self, power: float, peak: float) -> float:
+        """Mixtures have a mean square of 1 in training."""
+        del peak
+        return power**0.5
+
+    def predict(self, x: Samples, length: int, begin: int) -> Float[np.ndarray, "_ 2 _"]:
+        """Each channel by itself; where a window begins makes no difference."""
+        del begin
+        return np.stack([self._channel(channel, length) for channel in x])
+
+    def _channel(self, x: Float[np.ndarray, " N"], length: int) -> Float[np.ndarray, "2 N"]:
         module = NETWORKS[self.network][0]
         found = np.asarray(module.predict(self.config, self.parameters, jnp.asarray(x)[None], jnp.asarray(length)))[0]
         return found if self.sums else to_scale(x, found, products(x[:length], found[:, :length]))
@@ -105,7 +156,8 @@ def separator_of(weights: Weights) -> Separator:
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"these are no weights of a separator ({error}); bayessep train conv-tasnet makes some.") from None
     like = jax.eval_shape(lambda key: module.init(config, key), jax.random.key(0))
-    return Separator(name, config, jax.tree.map(jnp.asarray, shipped.filled(like.parameters, weights.arrays)), rate)
+    parameters = shipped.filled(like.parameters, weights.arrays)  # what ships is in half precision
+    return Separator(name, config, jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), parameters), rate)
 
 
 def load(network: str, path: str | Path | None = None) -> Separator:
@@ -128,20 +180,20 @@ def load(network: str, path: str | Path | None = None) -> Separator:
 
 
 def in_windows(
-    pieces: Iterable[Samples], separator: Separator, scale: float, windows: tuple[float, ...] = WINDOWS
+    pieces: Iterable[Samples], separator: Windowed, scale: float, windows: tuple[float, ...] = WINDOWS
 ) -> Iterator[Float[np.ndarray, "_ 2 _"]]:
-    """Speech and music of a recording that comes in pieces, at the network's rate; as many samples come out as go in."""
-    if isinstance(separator.config, ConvTasNet) and separator.config.causal:
+    """Speech and music of a recording that comes in pieces, at the separator's rate; as many samples come out as go in."""
+    if isinstance(separator, Separator) and isinstance(separator.config, ConvTasNet) and separator.config.causal:
         yield from _streamed(pieces, separator, scale)
         return
-    rate, context, hop = separator.sample_rate, separator.config.context, separator.config.hop
+    rate, context, hop = separator.sample_rate, separator.context, separator.hop
     fade = round(FADE * rate)
     sizes = [round(seconds * rate) for seconds in windows]
     longest = sizes[-1] = max(sizes[-1], 4 * (context + fade))
     step = (longest - 2 * context - fade) // hop * hop  # or frames would lie between those of the whole recording
     fade = longest - 2 * context - step
     rise = (np.arange(fade, dtype=np.float32) + 0.5) / np.float32(fade)
-    held, faded, ended = np.zeros((1, 0), np.float32), None, False
+    held, faded, ended, begin = np.zeros((1, 0), np.float32), None, False, 0
     source = iter(pieces)
     while not ended:
         while not ended and held.shape[1] <= longest:  # one more than a window, to know whether it is the last
@@ -156,7 +208,7 @@ def in_windows(
             return
         size = next(s for s in sizes if s >= n) if faded is None else longest
         padded = np.pad(here * np.float32(1 / scale), ((0, 0), (0, size - n)))
-        found = np.stack([separator.predict(channel, n) for channel in padded])[..., :n] * np.float32(scale)
+        found = separator.predict(padded, n, begin)[..., :n] * np.float32(scale)
         if faded is not None:  # the end of the window before, of which the same is known
             found[..., context : context + fade] *= rise
             found[..., context : context + fade] += faded
@@ -164,7 +216,7 @@ def in_windows(
         if not ended:
             faded = found[..., -context - fade : -context] * (1 - rise)
             found = found[..., : -context - fade]
-        held = held[:, step:]
+        held, begin = held[:, step:], begin + step
         yield found
 
 
@@ -212,22 +264,23 @@ def _streamed(pieces: Iterable[Samples], separator: Separator, scale: float) -> 
 
 
 def speech_of(
-    read: Callable[[], Iterable[Samples]], sample_rate: int, separator: Separator
+    read: Callable[[], Iterable[Samples]], sample_rate: int, separator: Windowed
 ) -> Iterator[tuple[Samples, Samples]]:
     """Pieces of a recording, and the speech in each of them; `read` begins the recording anew, and is called three times.
 
     Raises:
         UserError: the recording is silent.
     """
-    power, count = 0.0, 0
+    power, peak, count = 0.0, 0.0, 0
     for piece in read():
         power += float(np.sum(np.square(piece, dtype=np.float64)))
+        peak = max(peak, float(np.abs(piece).max(initial=0)))
         count += piece.size
     if not np.isfinite(power):
         raise UserError("the recording has samples that are no finite numbers; repair it.")
     if not power:
         raise UserError("the recording is silent: there is nothing to take apart.")
-    scale = (power / count) ** 0.5
+    scale = separator.level(power / count, peak)
     rate = separator.sample_rate
 
     if sample_rate <= rate:
@@ -265,7 +318,7 @@ class Stems(NamedTuple):
     music: Float[np.ndarray, "C N"]  # exactly the mixture less the speech
 
 
-def separate(mixture: Samples, sample_rate: int, separator: Separator) -> Stems:
+def separate(mixture: Samples, sample_rate: int, separator: Windowed, *, progress: Progress = silent) -> Stems:
     """Take speech and music apart: a recording that is held at once.
 
     Raises:
@@ -276,12 +329,16 @@ def separate(mixture: Samples, sample_rate: int, separator: Separator) -> Stems:
     mixture = np.asarray(mixture, np.float32)
     size = 10 * max(1, round(sample_rate))
     pieces = [mixture[:, k : k + size] for k in range(0, mixture.shape[1], size)]
-    speech = np.concatenate([speech for _, speech in speech_of(lambda: pieces, sample_rate, separator)], axis=1)
+    parts: list[Samples] = []
+    for _, speech in speech_of(lambda: pieces, sample_rate, separator):
+        parts.append(speech)
+        progress("separating", sum(part.shape[1] for part in parts), mixture.shape[1], float("nan"))
+    speech = np.concatenate(parts, axis=1)
     return Stems(speech, mixture - speech)
 
 
 def separate_file(
-    path: Path, separator: Separator, speech_path: Path, music_path: Path, subtype: str = "FLOAT", *, progress: Progress = silent
+    path: Path, separator: Windowed, speech_path: Path, music_path: Path, subtype: str = "FLOAT", *, progress: Progress = silent
 ) -> None:
     """The same of a file, from file to files.
 

@@ -12,10 +12,10 @@ import typer
 
 # The names of settings.METHODS, which costs a second to import.
 Method = StrEnum("Method", ["nmf", "variational", "icm", "joint", "svi", "unsupervised"])
-# The same, and those of separator_commands.METHODS.
-AnyMethod = StrEnum(
-    "AnyMethod", ["nmf", "variational", "icm", "joint", "svi", "unsupervised", "conv-tasnet", "blstm-mask", "deep-karaoke"]
-)
+# The same, convolutive NMF, and those of separator_commands.METHODS.
+AnyMethod = StrEnum("AnyMethod", [*Method, "conv-nmf", "conv-tasnet", "blstm-mask", "deep-karaoke"])
+# The names of estimates.ORACLES.
+ORACLES = ("ideal-binary-mask", "ideal-ratio-mask")
 Device = StrEnum("Device", ["auto", "cpu", "cuda"])
 Rule = StrEnum("Rule", ["exact", "printed"])
 
@@ -72,7 +72,8 @@ TheMethod = Annotated[
         "--method",
         metavar="METHOD",
         help="nmf keeps templates learned from the speech; variational and icm move them on MIX; joint learns from both "
-        "at once; svi is variational by stochastic gradients; unsupervised needs no --speech. conv-tasnet, blstm-mask "
+        "at once; svi is variational by stochastic gradients; unsupervised needs no --speech. conv-nmf has templates of "
+        "20 frames of both. conv-tasnet, blstm-mask "
         "and deep-karaoke (of songs: vocals are the speech) are networks, of --weights: they need nothing but MIX.",
     ),
 ]
@@ -90,7 +91,8 @@ Alpha = Annotated[
         "--alpha",
         metavar="X",
         show_default="shares",
-        help="Method deep-karaoke: cells of which it is surer than X (0 to 1) are vocals, the others not; else they are shared.",
+        help="Methods deep-karaoke and conv-nmf: cells of which they are surer than X (0 to 1) are speech, or vocals, the others "
+        "not; else they are shared.",
     ),
 ]
 Bases = Annotated[

@@ -21,6 +21,7 @@ from PIL import Image
 from scipy.ndimage import median_filter
 
 from bayessep.comparison import MIXTURE, Comparison, cell, exact
+from bayessep.estimates import Estimate
 from bayessep.metrics import StemScores
 from bayessep.pipeline import Separation
 from bayessep.preparation import window_of
@@ -37,6 +38,7 @@ COLOURS = {
     "joint": "#009E73",
     "svi": "#56B4E9",
     "unsupervised": "#CC79A7",
+    "conv-tasnet": "#7a5195",
 }
 LINES = {"nmf": "-", "variational": "-", "icm": "--", "joint": "-", "svi": ":", "unsupervised": "-."}
 LABEL_COLOURS = {
@@ -151,8 +153,8 @@ def draw_spectrogram(
     return _draw(axes, levels, frame_times(len(levels), window, sample_rate), frequencies[keep], LOUDNESS, scale)
 
 
-def draw_mask(axes: Axes, found: Separation) -> AxesImage:
-    """The posterior mean share of speech in every bin, in kHz over seconds."""
+def draw_mask(axes: Axes, found: Separation | Estimate) -> AxesImage:
+    """The (posterior mean) share of speech in every bin, in kHz over seconds."""
     return _draw(axes, found.mask, found.times, found.frequencies, SHARE, Normalize(0, 1))
 
 
@@ -242,26 +244,27 @@ def compare_figure(
     where it is known, the true speech: so many seconds from the middle, as more would blur. Below, scores, traces, and
     where each method heard music.
     """
-    found, rate = comparison.separations, comparison.sample_rate
+    found, apart, rate = comparison.separations, comparison.apart, comparison.sample_rate
     scored = any(row.speech is not None for row in comparison.rows)
-    upper, lower = 1.05 * (len(found) + 1), 0.2 * len(comparison.rows) + 1.15
-    figure = Figure(figsize=(11, upper + (2 if scored else 1) * lower), layout="constrained")
-    heights = [upper, *([lower] * (2 if scored else 1))]
+    upper, lower = 1.05 * (len(apart) + 1), 0.2 * len(comparison.rows) + 1.15
+    heights = [upper, *([lower] * (scored + bool(found)))]
+    figure = Figure(figsize=(11, sum(heights)), layout="constrained")
     top, *bottom = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
-    _draw_methods(top, found, mixture, rate, references or {}, excerpt)
+    _draw_methods(top, apart, mixture, rate, references or {}, excerpt)
     if scored:
         draw_scores(bottom[0], {row.method: row.speech for row in comparison.rows}, "speech")
-    left, right = bottom[-1].subplots(1, 2, width_ratios=[1, 1.25])
-    draw_traces(left, found)
-    left.set_title("Bound still to gain, as a share of each method’s own rise")
-    left.legend(ncols=2, loc="upper right", handlelength=1.8, columnspacing=1)
-    _draw_presence(right, found, mixture.shape[1] / rate, labels)
+    if found:
+        left, right = bottom[-1].subplots(1, 2, width_ratios=[1, 1.25])
+        draw_traces(left, found)
+        left.set_title("Bound still to gain, as a share of each method’s own rise")
+        left.legend(ncols=2, loc="upper right", handlelength=1.8, columnspacing=1)
+        _draw_presence(right, found, mixture.shape[1] / rate, labels)
     return figure
 
 
 def _draw_methods(
     page: FigureBase,
-    found: Mapping[str, Separation],
+    found: Mapping[str, Separation | Estimate],
     mixture: np.ndarray,
     rate: int,
     references: Mapping[str, np.ndarray],

@@ -78,7 +78,7 @@ def gather(
         mixture: the recording to take apart.
         speech, music: files or folders.
         labels: a file of labelled segments of the mixture.
-        methods: what is going to be done, which decides what must be known.
+        methods: what is going to be done, which decides what must be known; nothing where there is none.
         warn: told of what may not be what the user meant.
 
     Raises:
@@ -87,11 +87,12 @@ def gather(
     info = audio.probe(mixture)
     known_labels = None if labels is None else _read_labels(labels, info.frames / info.sample_rate, warn)
     of_labels = known_labels or []
-    needing = [m for m in methods if METHODS[m].needs_speech]
+    methods = list(methods)
+    needing = [m for m in methods if m not in METHODS or METHODS[m].needs_speech]
     if needing and not speech and not total(of_labels, SPEECH):
         lacking = f"--speech FILES or --labels{_none_in(labels, 'speech')}; the method 'unsupervised' needs none"
         raise UserError(f"{needing[0]} needs examples of the speech in {mixture}: give {lacking}.")
-    if not music and not total(of_labels, MUSIC):
+    if methods and not music and not total(of_labels, MUSIC):
         lacking = f"--music FILES or --labels{_none_in(labels, 'music')}"
         raise UserError(f"examples of the music in {mixture} are needed: give {lacking}.")
     speech_files, music_files = _files(speech), _files(music)

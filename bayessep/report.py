@@ -15,6 +15,7 @@ from jaxtyping import Float
 from bayessep import audio, plots
 from bayessep.comparison import CAPTION, Comparison, cell, columns
 from bayessep.errors import UserError
+from bayessep.estimates import SUMMARIES, Estimate
 from bayessep.pipeline import Separation
 from bayessep.settings import METHODS
 from bayessep.timeline import Segment
@@ -77,9 +78,12 @@ def render(
 
     known = [track(f"true {name}", np.asarray(w)[None], name) for name, w in references.items()]
     methods = [
-        _method(name, found, comparison, mixture, track, labels, seconds) for name, found in comparison.separations.items()
+        _estimate(name, found, track)
+        if isinstance(found, Estimate)
+        else _method(name, found, comparison, mixture, track, labels, seconds)
+        for name, found in comparison.apart.items()
     ]
-    contents = "".join(f'<li><a href="#{name}">{name}</a></li>' for name in comparison.separations)
+    contents = "".join(f'<li><a href="#{name}">{name}</a></li>' for name in comparison.apart)
     return Template(_PAGE).substitute(
         title=html.escape(title),
         style=STYLE,
@@ -90,9 +94,9 @@ def render(
         mixture=track("mixture", mixture, "mixture"),
         references="".join(known),
         references_heading="<h2>The truth</h2>" if known else "",
-        traces=_traces(comparison.separations),
+        reasoning=_REASONING.format(_setting(comparison)) if comparison.separations else "",
+        traces=_TRACES + _traces(comparison.separations) if comparison.separations else "",
         methods="".join(methods),
-        setting=_setting(comparison),
     )
 
 
@@ -249,6 +253,14 @@ each</h3>{_uncertainty(found, mixture, rate, seconds)}
 {_own_trace(found)}</section>"""
 
 
+def _estimate(name: str, found: Estimate, track) -> str:
+    """What can be said and heard of a method without a posterior."""
+    said = f"{SUMMARIES.get(name, name)}. It took {found.seconds:.1f} s."
+    return f"""
+<section id="{name}"><h2>{name}</h2><p>{html.escape(said)}</p>
+{track(f"speech by {name}", found.speech, "speech")}{track(f"music by {name}", found.music, "music")}</section>"""
+
+
 def _table(comparison: Comparison) -> str:
     found = columns(comparison)
     head = "".join(f'<th scope="col">{html.escape(c.heading)}</th>' for c in found)
@@ -263,6 +275,18 @@ def _table(comparison: Comparison) -> str:
 <thead><tr><th scope="col">method</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>"""
 
 
+_REASONING = """ The Bayesian methods are several ways of reasoning about one model: music is a
+catalogue of short spectra, some or all of them known from an example; speech is a sum of
+templates learned from other speech. They differ in how they weigh what they do not know.
+They share these settings: {}"""
+
+_TRACES = """<h2>How they got there</h2>
+<p>Every Bayesian method raises an objective, sweep by sweep: a lower bound on how probable the recording is under its model, or for
+<em>icm</em> the logarithm of the posterior density. They stand on different footings, so each line shows how much of a
+method’s <em>own</em> rise was still missing. It says how each
+came to its end, not who is better; one that was stopped before it converged had more to gain.</p>
+"""
+
 # --- the page -----------------------------------------------------------------------------------------------------
 
 _PAGE = """<!DOCTYPE html>
@@ -270,10 +294,7 @@ _PAGE = """<!DOCTYPE html>
 <title>$title</title><style>$style</style></head><body><main>
 <h1>$title</h1>
 $intro
-<p>A recording of speech over music was taken apart into the two, by several ways of reasoning about one model: music is a
-catalogue of short spectra, some or all of them known from an example; speech is a sum of
-templates learned from other speech. The methods differ in how they weigh what they do not know.
-They share these settings: $setting</p>
+<p>A recording of speech over music was taken apart into the two.$reasoning</p>
 <nav aria-label="Methods"><ul>$contents</ul></nav>
 <h2>The mixture</h2>$mixture
 $references_heading$references
@@ -282,11 +303,6 @@ $references_heading$references
 separation itself added. More is better; 10 dB more is a tenth of the error. The row <em>mixture</em> is what was there
 before: the mixture taken for both. It has no artefacts, so nobody beats its SAR.</p>
 $scores
-<h2>How they got there</h2>
-<p>Every method raises an objective, sweep by sweep: a lower bound on how probable the recording is under its model, or for
-<em>icm</em> the logarithm of the posterior density. They stand on different footings, so each line shows how much of a
-method’s <em>own</em> rise was still missing. It says how each
-came to its end, not who is better; one that was stopped before it converged had more to gain.</p>
 $traces
 $methods
 <footer><p>Pictures: the stronger, the louder, on one scale that reaches 70 dB down from the loudest point of the mixture. Click one

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,34 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from bayessep import __version__, accounts, audio, corpora, karaoke, neural, output, recordings, segments, shipped, timeline, train
+from bayessep import (
+    __version__,
+    accounts,
+    audio,
+    convolutive,
+    corpora,
+    estimates,
+    karaoke,
+    neural,
+    output,
+    recordings,
+    segments,
+    shipped,
+    timeline,
+    train,
+)
 from bayessep.commands import begin, earlier_draws
+from bayessep.convolutive import Convolutive
 from bayessep.detector_data import Items, read_items
 from bayessep.detector_training import divide, read_recipe, read_settings
 from bayessep.errors import UserError
+from bayessep.estimates import Estimator
 from bayessep.network_commands import SHARE, Processes, about_items, begin_together, conclude, licences_of
-from bayessep.neural import Separator
+from bayessep.neural import Separator, Windowed
+from bayessep.recordings import Material
 from bayessep.separator_training import RATE, Recipe, task
+from bayessep.separators import Progress
+from bayessep.settings import Settings
 from bayessep.shipped import Weights
 from bayessep.terminal import Terminal, to_json
 from bayessep.timeline import BOTH, MUSIC, SILENCE, SPEECH, Segment
@@ -34,24 +54,28 @@ def train_separator(
     together: Processes | None,
     device: str,
     terminal: Terminal,
+    start: Path | None = None,
 ) -> None:
-    """Train a separator, or go on with a training; writes its weights.
+    """Train a separator, or go on with a training; writes its weights. `start` are weights to begin with.
 
     Raises:
-        UserError: as `read_recipe`, `corpora.speech_and_music` and `train.train`.
+        UserError: as `read_recipe`, `begun_by`, `corpora.speech_and_music` and `train.train`.
         Diverged: the loss is no number any more.
     """
     told = read_settings(config, Recipe).get("network", given["network"])
     if told != given["network"]:
         raise UserError(f"{config} is a recipe of {told}, and not of {given['network']}; call bayessep train {told}.")
     recipe = read_recipe(config, given, Recipe)
+    begun = None if start is None else begun_by(start, recipe)
     sounds = corpora.speech_and_music(data, redistributable=redistributable, missing=terminal.warn)
     described = begin_together(together, device, terminal)
     items = Items(*(read_items(of, RATE, pauses=True) for of in sounds))
     about = {"data": about_items(items) | {"redistributable": redistributable}}
+    if begun is not None and start is not None:
+        about |= {"start": hashlib.sha256(start.read_bytes()).hexdigest()}
     learn, held = divide(items, SHARE, recipe.seed)
     with terminal.working() as progress:
-        trained = train.train(task(recipe, learn, held, about), recipe.training, folder, progress=progress)
+        trained = train.train(task(recipe, learn, held, about, begun), recipe.training, folder, progress=progress)
     if jax.process_index() > 0:
         return
     separator = Separator(recipe.network, recipe.config, trained.state.parameters, RATE)
@@ -64,6 +88,21 @@ def train_separator(
         return f"validation at 0 dB: SI-SDR of speech {speech:.1f} dB, of music {music:.1f} dB"
 
     conclude(recipe.network, recipe, trained, about, weights, told, folder, described, terminal)
+
+
+def begun_by(start: Path, recipe: Recipe) -> Any:
+    """Parameters of a file, to begin a training with.
+
+    Raises:
+        UserError: as `neural.load`, or they are of a network of other sizes or kinds.
+    """
+    found = neural.load(recipe.network, start)
+    theirs, ours = (dataclasses.asdict(config) for config in (found.config, recipe.config))
+    for name, value in ours.items():
+        if name not in ("rate", "steps", "precision") and theirs[name] != value:
+            differs = f"{start} holds a network whose {name} is {theirs[name]}, and not {value}"
+            raise UserError(f"{differs}: no training can begin with it; leave --start out, or change the recipe.")
+    return found.parameters
 
 
 def train_karaoke(
@@ -101,56 +140,119 @@ METHODS = (*neural.NETWORKS, "deep-karaoke")
 """Methods of separate that are networks."""
 
 
+def network_of(method: str, weights: Path | None, alpha: float | None) -> Separator | karaoke.Karaoke:
+    """The network of a method, one of `METHODS`.
+
+    Raises:
+        UserError: as `neural.load` and `karaoke.load`.
+    """
+    return karaoke.load(weights, alpha) if method == "deep-karaoke" else neural.load(method, weights)
+
+
+def estimators(
+    names: Sequence[str], weights: Sequence[Path], material: Material, settings: Settings
+) -> Callable[[Mapping[str, np.ndarray]], dict[str, Estimator]]:
+    """How those of `names` separate that are not Bayesian, of the true sources; files of weights say which network they are of.
+
+    Raises:
+        UserError: as `network_of`; two files are of one network, or one is of none that is asked for.
+    """
+    files: dict[str, Path] = {}
+    for path in weights:
+        name = str(shipped.read_file(path).settings.get("network"))
+        if name in files:
+            raise UserError(f"{files[name]} and {path} both hold weights of {name}; give one of them.")
+        if name not in names:
+            raise UserError(f"{path} holds weights of {name}, which is not among --methods {','.join(names)}; name it there.")
+        files[name] = path
+    common = {name: getattr(settings, name) for name in ("overlap", "max_frequency", "seed")}
+    found = {name: estimates.by(network_of(name, files.get(name), None)) for name in names if name in METHODS}
+    if "conv-nmf" in names:
+        found["conv-nmf"] = estimates.by_templates(material.known, Convolutive(**common))
+
+    def with_truth(references: Mapping[str, np.ndarray]) -> dict[str, Estimator]:
+        return found | {name: estimates.by_truth(name, references) for name in names if name in estimates.ORACLES}
+
+    return with_truth
+
+
+def everything(weights: Sequence[Path], truth: bool) -> list[str]:
+    """What compare runs beside the Bayesian methods where nothing else is said: all that it has what it needs for."""
+    given = {str(shipped.read_file(path).settings.get("network")) for path in weights} | set(shipped.names())
+    return ["conv-nmf", *(name for name in METHODS if name in given), *(estimates.ORACLES if truth else ())]
+
+
 def separate(
     mix: Path, folder: Path, network: str, weights: Path | None, device: str, terminal: Terminal, *, alpha: float | None = None
 ) -> None:
     """Take one recording apart by a network, one of `METHODS`; writes what `commands.separate` writes.
 
     Raises:
-        UserError: as `neural.load`, `neural.separate`, `karaoke.separate` and `audio.read`; nothing is left half written.
+        UserError: as `network_of`, `neural.separate` and `audio.read`; nothing is left half written.
     """
+    separator = network_of(network, weights, alpha)
+    about: dict[str, Any] = {"network": dataclasses.asdict(separator.config) | {"sample_rate": separator.sample_rate}}
+    about |= {"weights": None if weights is None else str(weights)}
+    read = [] if weights is None else [str(weights)]
+    _separate(mix, folder, network, lambda _: separator, read, about, device, terminal)
+
+
+def separate_by_templates(material: Material, config: Convolutive, folder: Path, device: str, terminal: Terminal) -> None:
+    """The same by convolutive NMF, of what is known of the recording.
+
+    Raises:
+        UserError: as `convolutive.learn_of_file` and `neural.separate`; nothing is left half written.
+    """
+
+    def learned(progress: Progress) -> Windowed:
+        return convolutive.learn_of_file(material.path, material.known, config, progress)
+
+    about = {"settings": dataclasses.asdict(config), "training": material.files}
+    given = material.labels
+    _separate(material.path, folder, "conv-nmf", learned, material.inputs[1:], about, device, terminal, labels=given or ())
+
+
+def _separate(
+    mix: Path,
+    folder: Path,
+    method: str,
+    made: Callable[[Progress], Windowed],
+    read: Sequence[str],
+    about: Mapping[str, Any],
+    device: str,
+    terminal: Terminal,
+    *,
+    labels: Sequence[Segment] = (),
+) -> None:
+    """Take a recording apart by what `made` makes; `read` are the files that must not be written over."""
     info = audio.probe(mix)
-    output.keep_inputs(folder, accounts.FILES.values(), [mix, *([weights] if weights else [])])
-    separator = _karaoke(weights) if network == "deep-karaoke" else neural.load(network, weights)
+    output.keep_inputs(folder, accounts.FILES.values(), [mix, *read])
     described = begin(device, terminal)
     started = time.perf_counter()
     gain = 1.0
     with output.draft(folder, replacing=earlier_draws(folder)) as part:
         stems = [part / accounts.FILES[stem] for stem in (SPEECH, MUSIC)]
         with terminal.working() as progress:
-            if isinstance(separator, karaoke.Karaoke):
-                if recordings.is_long(info):
-                    raise UserError(f"{mix} is longer than deep-karaoke holds at once ({recordings.LONG_SECONDS:.0f} s); cut it.")
-                mixture = audio.read(mix).samples
-                vocals = karaoke.separate(mixture, info.sample_rate, separator, alpha)
-                gain = _written(stems, neural.Stems(vocals, mixture - vocals), mixture, info.sample_rate)
-            elif recordings.is_long(info):
+            separator = made(progress)
+            if recordings.is_long(info):
                 terminal.note(f"{mix} is long, and is worked on in pieces")
                 neural.separate_file(mix, separator, stems[0], stems[1], progress=progress)
             else:
                 mixture = audio.read(mix).samples
-                found = neural.separate(mixture, info.sample_rate, separator)
-                gain = _written(stems, found, mixture, info.sample_rate)
-        labels = labels_of(*stems)
-        segments.write(part / accounts.FILES["labels"], labels)
+                apart = neural.separate(mixture, info.sample_rate, separator, progress=progress)
+                gain = _written(stems, apart, mixture, info.sample_rate)
+        found = labels_of(*stems, labels)
+        segments.write(part / accounts.FILES["labels"], found)
         spent, seconds = time.perf_counter() - started, info.frames / info.sample_rate
-        document: dict[str, Any] = {"command": "separate", "version": __version__, "method": network, "device": described}
-        document |= {"network": dataclasses.asdict(separator.config) | {"sample_rate": separator.sample_rate}}
-        document |= {"weights": None if weights is None else str(weights)}
+        document: dict[str, Any] = {"command": "separate", "version": __version__, "method": method, "device": described, **about}
         document |= {"input": {"path": str(mix), "seconds": seconds, **info._asdict()}, "seconds": spent}
-        document |= {"real_time_factor": spent / seconds, "segments": [s._asdict() for s in labels], "output_gain": gain}
+        document |= {"real_time_factor": spent / seconds, "segments": [s._asdict() for s in found], "output_gain": gain}
         document["output"] = {"folder": str(folder)} | accounts.FILES
         (part / accounts.FILES["details"]).write_text(to_json(document), encoding="utf-8")
-    lines = [f"{network}: {spent:.1f} s, {document['real_time_factor']:.3f} of the length of the recording"]
+    lines = [f"{method}: {spent:.1f} s, {document['real_time_factor']:.3f} of the length of the recording"]
     if gain != 1:
         lines.append(f"both stems are quieter by a factor of {gain:.3f}, or one would clip")
     terminal.result(document, "\n".join([*lines, *(str(folder / name) for name in accounts.FILES.values())]))
-
-
-def _karaoke(weights: Path | None) -> karaoke.Karaoke:
-    if weights is None:
-        raise UserError("no deep-karaoke is installed; give --weights FILE, a file that bayessep train deep-karaoke has written.")
-    return shipped.made_of_file(weights, karaoke.karaoke_of)
 
 
 def _written(paths: Sequence[Path], stems: neural.Stems, mixture: Float[np.ndarray, "C N"], sample_rate: int) -> float:
@@ -167,8 +269,8 @@ LEAST, QUIET = 0.02, 1e-5
 """A stem is heard that has this share of the energy; silence has this share of that of the loudest second."""
 
 
-def labels_of(speech: Path, music: Path) -> list[Segment]:
-    """Which stem is heard when: what has a fiftieth of the energy of half a second.
+def labels_of(speech: Path, music: Path, given: Sequence[Segment] = ()) -> list[Segment]:
+    """Which stem is heard when, beside what was given: what has a fiftieth of the energy of half a second.
 
     Where one stem follows the other, both are in that half second: what lasts less than 0.6 s does not count.
     """
@@ -182,7 +284,7 @@ def labels_of(speech: Path, music: Path) -> list[Segment]:
     names = np.where(on.all(0), BOTH, np.where(on[0], SPEECH, MUSIC))
     names = np.where(total <= QUIET * total.max(), SILENCE, names)
     times = (np.arange(len(names)) + 0.5) * n / info.sample_rate
-    return timeline.from_frames(names.tolist(), times, info.frames / info.sample_rate, min_duration=0.6)
+    return timeline.complete(given, names.tolist(), times, info.frames / info.sample_rate, min_duration=0.6)
 
 
 def _energies(path: Path, n: int) -> Float[np.ndarray, " T"]:

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
@@ -23,7 +24,7 @@ from bayessep.detector_data import Item, Items, gain_of
 from bayessep.errors import UserError
 from bayessep.models.blstm_mask import BlstmMask
 from bayessep.models.conv_tasnet import ConvTasNet
-from bayessep.models.waveform_separation import Batch, State, losses
+from bayessep.models.waveform_separation import Batch, State, again, losses
 from bayessep.train import Task, Training, settings_besides, training_of
 
 RATE = 16_000
@@ -43,6 +44,7 @@ class Recipe:
         mask, norm, causal, consistent, precision: `ConvTasNet`, in place of the preset's where they are given: an empty name is
             the preset's.
         rate: of Adam.
+        falls: whether the rate falls to nothing until the last epoch, along half a cosine: the end of a training.
         batch: mixtures of a step.
         seconds: length of each.
         snr_mean, snr_deviation: of the ratio of speech to music, in decibels.
@@ -63,6 +65,7 @@ class Recipe:
     consistent: bool = False
     precision: str = "float32"
     rate: float = 1e-3
+    falls: bool = False
     batch: int = 8
     seconds: float = 4.0
     snr_mean: float = 0.0
@@ -94,10 +97,11 @@ class Recipe:
     def config(self) -> ConvTasNet | BlstmMask:
         """The network."""
         preset = NETWORKS[self.network].PRESETS[self.preset]
+        steps = self.epochs * self.steps_per_epoch if self.falls else 0
         if self.network != "conv-tasnet":
             if self.mask or self.norm or self.causal or self.consistent or self.precision != "float32":
                 raise UserError(f"mask, norm, causal, consistent and precision are of conv-tasnet, not of {self.network}.")
-            return dataclasses.replace(preset, rate=self.rate)
+            return dataclasses.replace(preset, rate=self.rate, steps=steps)
         norm = self.norm or ("cumulative" if self.causal else preset.norm)
         return dataclasses.replace(
             preset,
@@ -107,6 +111,7 @@ class Recipe:
             consistent=self.consistent or preset.consistent,
             precision=self.precision,
             rate=self.rate,
+            steps=steps,
         )
 
     @property
@@ -174,8 +179,13 @@ def drawn(
     return Batch(sources.sum(1), sources)
 
 
-def task(recipe: Recipe, learn: Items, held: Items, about: Mapping[str, Any] = {}) -> Task[State, Batch]:
-    """What the loop trains. `about` says what the items are: it is compared when a training is gone on with."""
+def task(
+    recipe: Recipe, learn: Items, held: Items, about: Mapping[str, Any] = {}, begun: PyTree | None = None
+) -> Task[State, Batch]:
+    """What the loop trains. `about` says what the items are: it is compared when a training is gone on with.
+
+    `begun` are parameters to begin with, of an earlier training of the same network.
+    """
     network, config = NETWORKS[recipe.network], recipe.config
 
     def batch(n: int) -> Batch:
@@ -201,5 +211,10 @@ def task(recipe: Recipe, learn: Items, held: Items, about: Mapping[str, Any] = {
         found = [measured(state.parameters, one) for one in validation()]
         return {name: float(np.mean([getattr(one, name) for one in found])) for name in found[0]._fields}
 
+    def init(key: Key[Array, ""]) -> State:
+        if begun is None:
+            return network.init(config, key)
+        return again(jax.tree.map(jnp.array, begun), config.rate, config.steps)  # copies: steps take what they are given
+
     settings = settings_besides(recipe) | {"config": asdict(config)}
-    return Task(lambda key: network.init(config, key), step, batch, validate, settings | dict(about))
+    return Task(init, step, batch, validate, settings | dict(about))

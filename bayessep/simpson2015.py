@@ -30,6 +30,7 @@ from bayessep.errors import UserError
 from bayessep.karaoke import RATE, STFT, Karaoke, Recipe, Song
 from bayessep.models import convolutive_nmf, deep_karaoke
 from bayessep.models.deep_karaoke import Masks
+from bayessep.pipeline import masked
 from bayessep.preparation import magnitude
 from bayessep.reproduction import RESULTS, SETUP, drop_half_a_line, key_of, read
 from bayessep.stft import stft
@@ -282,7 +283,8 @@ def estimates(song: Song, masks: Masks, spectrum: Complex[np.ndarray, "T F"] | N
     """Both sources as masks take them out of the mixture, whose spectrogram may be given."""
     if spectrum is None:
         spectrum = np.asarray(stft(jnp.asarray(song.mixture), STFT))
-    return {name: karaoke.masked(spectrum, mask, len(song.mixture)) for name, mask in zip(SOURCES, masks, strict=True)}
+    length = len(song.mixture)
+    return {name: masked(spectrum[None], mask, STFT, length, 1.0)[0] for name, mask in zip(SOURCES, masks, strict=True)}
 
 
 def scored(song: Song, found: dict[str, Float[np.ndarray, " N"]]) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ class BlstmMask:
         layers: of LSTM in both directions.
         units: of each direction.
         window, hop: of the spectrogram, in samples: 25 ms and 10 ms at 16 kHz.
-        rate: of Adam.
+        rate, steps: of Adam, and in which its rate falls to nothing; 0: it stays.
 
     Raises:
         UserError: a number is out of range.
@@ -40,6 +40,7 @@ class BlstmMask:
     window: int = 400
     hop: int = 160
     rate: float = 1e-3
+    steps: int = 0
 
     def __post_init__(self) -> None:
         for name in ("layers", "units", "window", "hop"):
@@ -47,6 +48,8 @@ class BlstmMask:
                 raise UserError(f"{name} is {getattr(self, name)}, but must be at least 1.")
         if not 0 < self.rate < 1:
             raise UserError(f"rate is {self.rate}, but must be above 0 and below 1.")
+        if self.steps < 0:
+            raise UserError(f"steps is {self.steps}, but must be at least 0.")
         _ = self.stft
 
     @property
@@ -145,10 +148,10 @@ def predict(
 
 def init(config: BlstmMask, key: Key[Array, ""]) -> State:
     """A network that has learned nothing yet."""
-    return started(Network(config, nnx.Rngs(key)), config.rate)
+    return started(Network(config, nnx.Rngs(key)), config.rate, config.steps)
 
 
 @partial(jax.jit, static_argnames=("config",), donate_argnames=("state",))
 def step(config: BlstmMask, state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, Metrics]:
     """One step of Adam on minus the mean SI-SDR of both sources; nothing in it is random."""
-    return learn(partial(separated, config), config.rate, state, batch)
+    return learn(partial(separated, config), config.rate, state, batch, steps=config.steps)

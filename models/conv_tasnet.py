@@ -64,7 +64,7 @@ class ConvTasNet:
             each, from which the decoder makes what the encoder was given; 2 L filters. Where training is short, more is
             learned from there.
         precision: of products of matrices; ``bfloat16`` is for accelerators.
-        rate: of Adam.
+        rate, steps: of Adam, and in which its rate falls to nothing; 0: it stays.
 
     Raises:
         UserError: a name is not known, a number is out of range, or a causal network looks at everything.
@@ -84,6 +84,7 @@ class ConvTasNet:
     bank: str = "random"
     precision: str = "float32"
     rate: float = 1e-3
+    steps: int = 0
 
     def __post_init__(self) -> None:
         for name, known in (("mask", MASKS), ("norm", NORMS), ("bank", BANKS), ("precision", PRECISIONS)):
@@ -102,6 +103,8 @@ class ConvTasNet:
             raise UserError("a causal network cannot be normalised by what it has not heard; take the norm cumulative or frame.")
         if not 0 < self.rate < 1:
             raise UserError(f"rate is {self.rate}, but must be above 0 and below 1.")
+        if self.steps < 0:
+            raise UserError(f"steps is {self.steps}, but must be at least 0.")
 
     @property
     def hop(self) -> int:
@@ -364,13 +367,13 @@ def predict(
 
 def init(config: ConvTasNet, key: Key[Array, ""]) -> State:
     """A network that has learned nothing yet."""
-    return started(Network(config, nnx.Rngs(key)), config.rate)
+    return started(Network(config, nnx.Rngs(key)), config.rate, config.steps)
 
 
 @partial(jax.jit, static_argnames=("config",), donate_argnames=("state",))
 def step(config: ConvTasNet, state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, Metrics]:
     """One step of Adam on minus the mean SI-SDR of both sources; nothing in it is random."""
-    return learn(partial(separated, config), config.rate, state, batch, together_here())
+    return learn(partial(separated, config), config.rate, state, batch, together_here(), config.steps)
 
 
 # --- as it comes, causal networks alone ----------------------------------------------------------------------------------

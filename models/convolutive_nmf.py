@@ -110,9 +110,10 @@ def activations(
 ) -> Float[Array, "n K"]:
     """How much of each template is in each window, the templates being kept; from a uniform random start.
 
-    The divergence is convex in them, so the start matters little.
+    The divergence is convex in them, so the start matters little. It is the same for all windows, so that what is found in one
+    does not depend on those beside it.
     """
-    begun = Factors(_uniform(key, (len(windows), len(templates)), windows.dtype), templates)
+    begun = Factors(jnp.tile(_uniform(key, (1, len(templates)), windows.dtype), (len(windows), 1)), templates)
     return lax.fori_loop(0, sweeps, lambda _, factors: _activated(windows, factors), begun).activations
 
 

@@ -60,9 +60,13 @@ def consistent(mixture: Float[Array, "*B N"], sources: Float[Array, "*B 2 N"]) -
     return sources + (mixture - sources.sum(-2))[..., None, :] / 2
 
 
-def optimiser(rate: float) -> optax.GradientTransformation:
-    """Adam, with gradients whose length is at most 5 (paper 001's code)."""
-    return optax.chain(optax.clip_by_global_norm(5.0), optax.adam(rate))
+def optimiser(rate: float, steps: int = 0) -> optax.GradientTransformation:
+    """Adam, with gradients whose length is at most 5 (paper 001's code).
+
+    In so many steps, the rate falls to nothing along half a cosine; 0: it stays.
+    """
+    falling = optax.cosine_decay_schedule(rate, steps) if steps else rate
+    return optax.chain(optax.clip_by_global_norm(5.0), optax.adam(falling))
 
 
 class Abstract(NamedTuple):
@@ -79,10 +83,14 @@ def abstract(network: Callable[[Any, nnx.Rngs], nnx.Module], config: Any) -> Abs
     return Abstract(graph, sum(leaf.size for leaf in jax.tree.leaves(parameters)))
 
 
-def started(network: nnx.Module, rate: float) -> State:
+def started(network: nnx.Module, rate: float, steps: int = 0) -> State:
     """A network that has learned nothing yet, and its optimiser."""
-    parameters = nnx.split(network)[1]
-    return State(parameters, optimiser(rate).init(parameters))
+    return again(nnx.split(network)[1], rate, steps)
+
+
+def again(parameters: PyTree, rate: float, steps: int = 0) -> State:
+    """A network that has learned something, and an optimiser that has not."""
+    return State(parameters, optimiser(rate, steps).init(parameters))
 
 
 Separate = Callable[[PyTree, Float[Array, "B N"]], Float[Array, "B 2 N"]]
@@ -94,7 +102,9 @@ def losses(separate: Separate, parameters: PyTree, batch: Batch) -> Metrics:
     return Metrics(-found.mean(), found[0], found[1])
 
 
-def learn(separate: Separate, rate: float, state: State, batch: Batch, together: int = 0) -> tuple[State, Metrics]:
+def learn(
+    separate: Separate, rate: float, state: State, batch: Batch, together: int = 0, steps: int = 0
+) -> tuple[State, Metrics]:
     """One step of the optimiser; the losses are those before it.
 
     Args:
@@ -104,6 +114,7 @@ def learn(separate: Separate, rate: float, state: State, batch: Batch, together:
         batch: what is learned from.
         together: how many examples go through the network at a time, a divisor of B, and 0 for all of them. Gradients are the
             same; fewer need less memory, and on a CPU they are faster, for what one example needs stays in the cache.
+        steps: in which the rate falls (`optimiser`).
     """
 
     def loss(parameters: PyTree, part: Batch) -> tuple[Float[Array, ""], Metrics]:
@@ -122,7 +133,7 @@ def learn(separate: Separate, rate: float, state: State, batch: Batch, together:
         zeros = jax.tree.map(jnp.zeros_like, state.parameters), Metrics(*(jnp.zeros(()),) * 3)
         sums, _ = lax.scan(add, zeros, parts)
         gradient, found = jax.tree.map(lambda x: x * jnp.asarray(together / size, x.dtype), sums)
-    change, carried = optimiser(rate).update(gradient, state.optimiser, state.parameters)
+    change, carried = optimiser(rate, steps).update(gradient, state.optimiser, state.parameters)
     return State(optax.apply_updates(state.parameters, change), carried), found
 
 

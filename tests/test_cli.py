@@ -19,7 +19,7 @@ import typer
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from bayessep import cli, commands, output, recordings, separator_commands, terminal
+from bayessep import cli, commands, estimates, output, recordings, separator_commands, terminal
 from bayessep.errors import UserError
 from bayessep.settings import METHODS, Settings
 from bayessep.terminal import spread, to_json
@@ -112,7 +112,9 @@ def test_help_lists_the_verbs(call: Caller) -> None:
 @pytest.mark.parametrize("verb", ["separate", "compare"])
 def test_options_are_the_settings_of_the_library(verb: str) -> None:
     assert tuple(cli.Method) == tuple(METHODS)
-    assert tuple(cli.AnyMethod) == (*METHODS, *separator_commands.METHODS)
+    assert tuple(cli.AnyMethod) == (*METHODS, "conv-nmf", *separator_commands.METHODS)
+    assert tuple(cli.ORACLES) == tuple(estimates.ORACLES)
+    assert set(estimates.SUMMARIES) == {*cli.AnyMethod, *cli.ORACLES} - {*METHODS}
     defaults = dataclasses.asdict(Settings()) | {"chain": "chain" if Settings().chain else "independent"}
     defaults |= {"complete": "complete" if Settings().complete else "as-given"}
     defaults |= {"align": "align" if Settings().align else "level-as-given", "weigh": "weigh" if Settings().weigh else "median"}

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,11 +15,12 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from bayessep import audio, comparison, metrics, pipeline, plots, separators
+from bayessep import audio, comparison, estimates, metrics, pipeline, plots, report, separators
 from bayessep.comparison import Comparison, Row
 from bayessep.data import Broadcast, generate_broadcast
 from bayessep.errors import UserError
 from bayessep.metrics import StemScores
+from bayessep.neural import Stems
 from bayessep.preparation import Known
 from bayessep.settings import Settings
 
@@ -121,6 +123,37 @@ def test_what_cannot_be_compared(
     references = None if reference is None else {"speech": reference}
     with pytest.raises(UserError, match=words):
         comparison.compare(made.mixture[None], made.sample_rate, known, methods, SMALL, references=references)
+
+
+def test_methods_without_a_posterior_have_rows_pages_and_files(
+    made: Broadcast, known: Known, references: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    """Ideal masks, and a network that halves what it hears; alone, and beside a Bayesian method."""
+    mixture = made.mixture[None]
+
+    def halved(x: np.ndarray, rate: int, progress: Any) -> Stems:
+        return Stems(x / 2, x - x / 2)
+
+    ideal = {name: estimates.by_truth(name, references) for name in estimates.ORACLES}
+    others = {"blstm-mask": halved, **ideal}
+    for methods in (["ideal-ratio-mask", "nmf", "blstm-mask", "ideal-binary-mask"], ["blstm-mask", "ideal-ratio-mask"]):
+        found = comparison.compare(
+            mixture, made.sample_rate, known, methods, SMALL, references=references, estimators=others
+        )
+        assert [row.method for row in found.rows] == ["mixture", *methods] and list(found.apart) == methods
+        rows = {row.method: row for row in found.rows}
+        before, ideal_speech, half = (rows[name].speech for name in ("mixture", "ideal-ratio-mask", "blstm-mask"))
+        assert before is not None and ideal_speech is not None and half is not None
+        assert ideal_speech.si_sdr > before.si_sdr + 5 and abs(half.si_sdr - before.si_sdr) < 1e-3
+        np.testing.assert_allclose(found.estimates["blstm-mask"].mask, 0.5, atol=1e-5)
+        assert all(c.best is None or found.rows[c.best].method not in estimates.ORACLES for c in comparison.columns(found))
+        comparison.write(found, mixture, tmp_path / "out", references=references)
+        report.write_report(tmp_path / "page.html", found, mixture, made.sample_rate, references=references)
+        page = (tmp_path / "page.html").read_text()
+        assert "made of the truth" in page and ("Bayesian methods are" in page) == ("nmf" in methods)
+        assert (tmp_path / "out" / "ideal-ratio-mask" / "music.wav").exists() and (tmp_path / "out" / "compare.png").exists()
+    with pytest.raises(UserError, match="the music is not known"):
+        estimates.by_truth("ideal-ratio-mask", {"speech": made.speech})
 
 
 def test_a_silent_estimate_has_no_score(references: dict[str, np.ndarray], made: Broadcast) -> None:

@@ -229,6 +229,7 @@ def test_it_learns_to_tell_two_tones_apart_and_compiles_once() -> None:
         ({"mask": "tanh"}, "mask 'tanh' is not known"),
         ({"norm": "batch"}, "norm 'batch' is not known"),
         ({"precision": "int8"}, "precision 'int8' is not known"),
+        ({"steps": -1}, "steps is -1"),
         ({"bank": "wavelet"}, "bank 'wavelet' is not known"),
         ({"bank": "fourier"}, "twice the length 20"),
         ({"blocks": 0}, "blocks is 0"),

@@ -132,8 +132,8 @@ def test_what_the_network_does_not_hear_is_shared_as_what_it_hears() -> None:
     for share in (0.0, 1.0):
 
         class Fixed(Separator):
-            def predict(self, x: np.ndarray, length: int) -> np.ndarray:
-                return np.stack([share * x, (1 - share) * x]).astype(np.float32)  # noqa: B023
+            def predict(self, x: np.ndarray, length: int, begin: int) -> np.ndarray:
+                return np.stack([share * x, (1 - share) * x], axis=1).astype(np.float32)  # noqa: B023
 
         found = neural.separate(x + high, rate, Fixed(*separator))
         middle = slice(1000, -1000)

@@ -49,7 +49,7 @@ def test_flags_are_the_fields_of_the_recipe() -> None:
         known = {f.name: str(f.default) for f in dataclasses.fields(Recipe) if f.name not in own | {"network"}}
         assert said.keys() == known.keys()
         preset = {"mask", "norm", "consistent"}
-        words = {"varied": "varied", "causal": "both-ways"}
+        words = {"varied": "varied", "causal": "both-ways", "falls": "stays"}
         for name in known.keys() - preset:
             assert said[name] == words.get(name, known[name])
 
@@ -105,6 +105,28 @@ def test_what_is_missing_is_named(call: Caller, mix: Path, weights: Path, tmp_pa
     broken = _separate(call, mix, mix, tmp_path)
     assert broken.code == 2 and "holds no weights of bayessep" in broken.err
     assert not (tmp_path / "apart").exists()
+
+
+def test_networks_and_ideal_masks_are_compared(call: Caller, mix: Path, weights: Path, tmp_path: Path) -> None:
+    speech = audio.read(mix).samples.mean(0, keepdims=True) * np.float32(0.4)
+    audio.write(tmp_path / "s.wav", speech, 8000)
+    audio.write(tmp_path / "m.wav", speech[:, ::-1], 8000)
+    truth = ["--reference-speech", tmp_path / "s.wav", "--reference-music", tmp_path / "m.wav"]
+    names = ["conv-tasnet", "ideal-binary-mask"]
+    line = ["compare", mix, "-o", tmp_path / "out", "--weights", weights, "--methods"]
+    done = call(*line, ",".join(names), *truth, "--json")
+    assert done.code == 0, done.err
+    assert [row["method"] for row in json.loads(done.out)["rows"]] == ["mixture", *names]
+    assert (tmp_path / "out" / "conv-tasnet" / "speech.wav").exists()
+    for methods, more, says in (
+        ("ideal-ratio-mask", (), "made of the truth: give --reference-speech"),
+        ("blstm-mask", (), "holds weights of conv-tasnet, which is not among"),
+        ("conv-tasnet", (weights,), "both hold weights of conv-tasnet"),
+    ):
+        bad = call("compare", mix, "-o", tmp_path / "bad", "--methods", methods, "--weights", weights, *more)
+        assert bad.code == 2 and says in bad.err, bad.err
+    assert not (tmp_path / "bad").exists()
+    assert set(separator_commands.everything([weights], True)) >= {"conv-nmf", *names}
 
 
 def test_labels_say_which_stem_is_heard(tmp_path: Path) -> None:
@@ -176,5 +198,5 @@ def test_deep_karaoke_is_trained_and_separates_from_the_command_line(
     none = call("separate", song, "--method", "deep-karaoke", "-o", tmp_path / "bad")
     assert none.code == 2 and "no deep-karaoke is installed" in none.err
     other = call("separate", song, "--method", "nmf", "--alpha", "0.5", "-o", tmp_path / "bad")
-    assert other.code == 2 and "--alpha is of the method deep-karaoke" in other.err
+    assert other.code == 2 and "--alpha is of the methods deep-karaoke and conv-nmf" in other.err
     assert not (tmp_path / "bad").exists()

@@ -1,8 +1,11 @@
 """The Conv-TasNet of paper 001 in PyTorch, written plainly: what the one in JAX is compared with.
 
-Needs torch, which nothing else in this repository does.
+Needs torch, which nothing else in this repository does: the extra `bench`.
 """
 
+from collections.abc import Mapping
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -99,6 +102,43 @@ class ConvTasNet(nn.Module):
         columns = frames.flatten(0, 1).transpose(1, 2)
         heard = functional.fold(columns, (1, samples), (1, self.length), stride=(1, self.hop))
         return heard.view(batch, self.sources, samples)
+
+
+class WholeFrames(nn.Module):
+    """The same with half a frame of silence on both sides, as ours has it: every sample is in two frames."""
+
+    def __init__(self, network: ConvTasNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, mixture: Tensor) -> Tensor:
+        """The sources of (B, N) mixtures, (B, 2, N)."""
+        hop = self.network.hop
+        return self.network(functional.pad(mixture, (hop, hop)))[..., hop:-hop]
+
+
+def fill(network: ConvTasNet, weights: Mapping[str, np.ndarray]) -> None:
+    """Give it the weights of ours, by the names in `bayessep.models.conv_tasnet`, where matrices are (in, out)."""
+    separator = network.separator
+
+    def put(parameter: Tensor, values: np.ndarray) -> None:
+        parameter.data = torch.from_numpy(np.array(values.T, np.float32)).reshape(parameter.shape)
+
+    put(network.encoder.weight, weights["encoder"])
+    put(network.decoder.weight, weights["decoder"])
+    put(separator[0].norm.weight, weights["norm_gain"])
+    put(separator[0].norm.bias, weights["norm_bias"])
+    put(separator[1].weight, weights["narrow"])
+    put(separator[-2].weight, weights["masks"])
+    for n, block in enumerate(separator[2:-2]):
+        own = {name: w.reshape(-1, *w.shape[2:])[n] for name, w in weights.items() if w.ndim > 2}
+        enter, first, norm, taps, second, other_norm, leave = block.layers
+        for layer, name in ((enter, "enter"), (taps, "taps"), (leave, "leave")):
+            put(layer.weight, own[name])
+        for n_th, (prelu, normed) in enumerate(((first, norm), (second, other_norm))):
+            put(prelu.weight, own["slope"][n_th])
+            put(normed.gain, own["gain"][n_th])
+            put(normed.bias, own["bias"][n_th])
 
 
 def si_sdr(estimate: Tensor, true: Tensor) -> Tensor:

@@ -1,0 +1,91 @@
+"""Sources without a posterior: what networks, convolutive NMF and ideal masks say of a recording, beside the Bayesian methods."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from bayessep import baselines, convolutive, neural
+from bayessep.convolutive import Convolutive
+from bayessep.errors import UserError
+from bayessep.neural import Stems, Windowed
+from bayessep.pipeline import masked
+from bayessep.preparation import Known, magnitude, speech_share
+from bayessep.separators import Progress
+from bayessep.stft import bin_frequencies, frame_times, stft, stft_for_rate
+
+Mixture = Float[np.ndarray, "C N"]
+Estimator = Callable[[Mixture, int, Progress], Stems]
+"""From a mixture and its sample rate to its stems, which sum to it."""
+
+ORACLES = {
+    "ideal-binary-mask": "Each cell of the spectrogram goes to the louder source: made of the truth, a limit for binary masks",
+    "ideal-ratio-mask": "Each cell is shared as the true magnitudes are: made of the truth, a limit for masks between 0 and 1",
+}
+"""Made of the truth: nobody can win against them."""
+SUMMARIES = {
+    "conv-nmf": "Non-negative templates of 20 frames of both sources, learned from examples (paper 004)",
+    "conv-tasnet": "Masks on a filter bank that was learned with them, by dilated convolutions (paper 001)",
+    "blstm-mask": "A mask of the spectrogram by recurrent layers that read it in both directions (paper 001)",
+    "deep-karaoke": "A mask of the spectrogram by one wide layer that was trained on songs (paper 004)",
+} | ORACLES
+"""What each of them is, in a sentence."""
+
+
+class Estimate(NamedTuple):
+    """Both stems, and the share of the speech in the magnitudes of both: what a mask would have had to be."""
+
+    speech: Mixture
+    music: Mixture
+    times: Float[np.ndarray, " T"]  # seconds
+    frequencies: Float[np.ndarray, " F"]  # Hz
+    mask: Float[np.ndarray, "T F"]
+    seconds: float
+
+
+def estimate_of(stems: Stems, sample_rate: int, seconds: float, top: float = 8000.0) -> Estimate:
+    """Stems with what can be seen of them, up to `top` Hz."""
+    window = stft_for_rate(sample_rate)
+    frequencies = bin_frequencies(window, sample_rate)
+    keep = frequencies <= top
+    speech, music = (magnitude(stem, window).mean(0)[:, keep] for stem in stems)
+    mask = speech_share(speech, speech + music)
+    return Estimate(*stems, frame_times(len(mask), window, sample_rate), frequencies[keep], mask, seconds)
+
+
+def by(separator: Windowed) -> Estimator:
+    """A trained network, or anything else that separates window by window."""
+    return lambda mixture, sample_rate, progress: neural.separate(mixture, sample_rate, separator, progress=progress)
+
+
+def by_templates(known: Known, config: Convolutive = Convolutive()) -> Estimator:
+    """Convolutive NMF of what is known of the mixture, which it learns from first."""
+
+    def separate(mixture: Mixture, sample_rate: int, progress: Progress) -> Stems:
+        learned = convolutive.learn_of(mixture, sample_rate, known, config, progress)
+        return neural.separate(mixture, sample_rate, learned, progress=progress)
+
+    return separate
+
+
+def by_truth(name: str, references: Mapping[str, Float[np.ndarray, " N"]]) -> Estimator:
+    """One of `ORACLES`, made of the true ``speech`` and ``music``.
+
+    Raises:
+        UserError: one of them is not known.
+    """
+    if missing := {"speech", "music"} - references.keys():
+        raise UserError(f"{name} is made of the truth, and the {min(missing)} is not known: give its reference, too.")
+    make, _ = baselines.MASKS[name.replace("-", " ")]
+
+    def separate(mixture: Mixture, sample_rate: int, progress: Progress) -> Stems:
+        del progress
+        window = stft_for_rate(sample_rate)
+        spectrum = np.asarray(stft(mixture, window))
+        none = np.zeros(0, np.float32)
+        problem = baselines.Problem(mixture.mean(0), (), none, references["speech"], references["music"], window, sample_rate)
+        speech = masked(spectrum, make(problem, np.abs(spectrum).mean(0)), window, mixture.shape[1], 1.0)
+        return Stems(speech, mixture - speech)
+
+    return separate

@@ -1,0 +1,216 @@
+"""The separation of paper 001 on real recordings: the time domain (Conv-TasNet) against the frequency domain (a BiLSTM's mask).
+
+Both are trained on the same mixtures of one division of a manifest's recordings, and tested on mixtures of its other recordings
+at 5, 0 and -5 dB. The paper trained on 260 hours of speech and 30 of music; here it is less than an hour of each.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from bayessep import __version__, data, estimates, metrics, neural, output
+from bayessep.detector_data import Items
+from bayessep.detector_release import Division, division
+from bayessep.errors import UserError
+from bayessep.models.waveform_separation import State
+from bayessep.neural import Separator
+from bayessep.reproduction import RESULTS, SETUP, drop_half_a_line, key_of, read
+from bayessep.separator_training import RATE, Recipe, mixed, stretch, task
+from bayessep.train import Progress, Trained, train
+
+MIXTURE, TIME, FREQUENCY = "mixture", "conv-tasnet", "blstm-mask"
+ORACLES = ("ideal-ratio-mask",)
+RATIOS = (5.0, 0.0, -5.0)
+KEY = ("row", "smr_db", "mixture")
+"""What tells results apart."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long networks are trained, and with how much they are tested.
+
+    Attributes:
+        recipes: of each network, one training after the other; the weights of one begin the next.
+        each: mixtures of every recording of music that is tested with.
+        seconds: of a mixture.
+    """
+
+    recipes: Mapping[str, tuple[Recipe, ...]]
+    each: int
+    seconds: float = 4.0
+
+
+FULL = Recipe(network=TIME, seconds=3.0, held=48, average=0.995, epochs=52, steps_per_epoch=100, patience=50)
+QUICK = replace(FULL, seconds=1.0, batch=2, held=4, epochs=2, steps_per_epoch=20)
+BUDGETS = {
+    "full": Budget(
+        {
+            TIME: (FULL, replace(FULL, rate=8e-4, epochs=27, falls=True)),
+            FREQUENCY: (replace(FULL, network=FREQUENCY, epochs=36, falls=True),),
+        },
+        each=5,
+    ),
+    "quick": Budget({name: (replace(QUICK, network=name),) for name in (TIME, FREQUENCY)}, each=1),
+}
+"""That of the weights that ship (three hours of a core), and one that shows that it runs."""
+
+
+# --- networks ------------------------------------------------------------------------------------------------------------
+
+
+def trained(
+    recipes: Sequence[Recipe], parts: Division, folder: Path, progress: Progress = lambda *_: None
+) -> list[Trained[State]]:
+    """The trainings of recipes, one after the other, gone on with where `folder` holds a part of them."""
+    found: list[Trained[State]] = []
+    for n, recipe in enumerate(recipes, start=1):
+        made = task(recipe, parts.learn, parts.held, begun=found[-1].state.parameters if found else None)
+        named = f"{recipe.network}, training {n} of {len(recipes)}"
+        found.append(train(made, recipe.training, folder / str(n), progress=lambda _, *at, named=named: progress(named, *at)))
+    return found
+
+
+def separator_of(recipes: Sequence[Recipe], found: Sequence[Trained[State]]) -> Separator:
+    """What was trained in the end, ready to be run."""
+    return Separator(recipes[-1].network, recipes[-1].config, found[-1].state.parameters, RATE)
+
+
+# --- mixtures to test with -----------------------------------------------------------------------------------------------
+
+
+class Mixture(NamedTuple):
+    """Speech and music, before they are brought to a ratio."""
+
+    number: int
+    speech: Float[np.ndarray, " N"]
+    music: Float[np.ndarray, " N"]
+    group: str  # of the music
+    genre: str
+
+
+def genre_of(note: str) -> str:
+    """What a manifest says of music, in a word or two."""
+    if note.startswith("song"):
+        return "songs with vocals"
+    parts = [part.strip() for part in note.replace(":", ";").replace(",", ";").split(";")]
+    return parts[1] if len(parts) > 1 and parts[0] == "instrumental" else parts[0] or "not said"
+
+
+def genres(folder: Path) -> dict[str, str]:
+    """The genre of most music of each split group."""
+    found: dict[str, dict[str, float]] = {}
+    for r in data.read_manifest(folder):
+        if r.category in ("music", "songs", "broadcast"):
+            of = found.setdefault(r.split_group, {})
+            genre = genre_of(r.note) if r.category != "broadcast" else "not said"
+            of[genre] = of.get(genre, 0.0) + r.duration
+    return {group: max(of, key=lambda name: of[name]) for group, of in found.items()}
+
+
+def mixtures(items: Items, named: Mapping[str, str], each: int, seconds: float, seed: int) -> Iterator[Mixture]:
+    """Of every recording of music `each` stretches, with speech from anywhere."""
+    n = round(seconds * RATE)
+    for number, music in enumerate(item for item in items.music for _ in range(each)):
+        rng = np.random.default_rng([seed, 5, number])
+        genre = named.get(music.group, "not said")
+        yield Mixture(number, stretch(items.speech, n, rng), stretch([music], n, rng), music.group, genre)
+
+
+Separate = Callable[[Float[np.ndarray, "1 N"], Float[np.ndarray, "2 N"]], Float[np.ndarray, "2 N"]]
+"""Of a mixture, and of the truth for those that know it: speech and music."""
+
+
+def separates(name: str, separator: Separator | None) -> Separate:
+    """What a row does: a network, an ideal mask, or nothing."""
+    if separator is not None:
+        return lambda x, _: np.concatenate(neural.separate(x, RATE, separator))
+    if name == MIXTURE:
+        return lambda x, _: np.concatenate([x, x])
+
+    def ideal(x: Float[np.ndarray, "1 N"], truth: Float[np.ndarray, "2 N"]) -> Float[np.ndarray, "2 N"]:
+        made = estimates.by_truth(name, {"speech": truth[0], "music": truth[1]})
+        return np.concatenate(made(x, RATE, lambda *_: None))
+
+    return ideal
+
+
+def scores(truth: Float[np.ndarray, "2 N"], found: Float[np.ndarray, "2 N"]) -> dict[str, float]:
+    """BSS-Eval (version 3) and SI-SDR of both, in decibels; what is only rounding is 99."""
+    bss = metrics.bss_eval(truth, found)
+    values: dict[str, float] = {}
+    for n, source in enumerate(("speech", "music")):
+        alone = float(metrics.si_sdr(truth[n], found[n]))
+        values |= {f"{source} SDR": bss.sdr[n], f"{source} SIR": bss.sir[n], f"{source} SAR": bss.sar[n], f"{source} SI-SDR": alone}
+    return {name: round(min(float(value), 99.0), 4) for name, value in values.items()}
+
+
+# --- the run -------------------------------------------------------------------------------------------------------------
+
+
+def run(
+    folder: Path, recordings: Path, budget: str, *, seed: int = 0, progress: Progress = lambda *_: None
+) -> list[dict[str, Any]]:
+    """Train what `folder` lacks, and test; each result is a line of its results.jsonl at once. All of them are returned.
+
+    Raises:
+        UserError: the recordings cannot be used, or the folder holds results of others, of another budget, seed or version.
+    """
+    own, parts = BUDGETS[budget], division(recordings)
+    _check_setup(folder, parts, budget, seed)
+    drop_half_a_line(folder / RESULTS)
+    done = {key_of(result, KEY) for result in read(folder, KEY)}
+    every = list(mixtures(parts.test, genres(recordings), own.each, own.seconds, seed))
+    rows = (MIXTURE, *own.recipes, *ORACLES)
+    for row in rows:
+        # Trained when it is first needed; a folder with all results needs no training.
+        network = cache(lambda row=row: separator_of(own.recipes[row], trained(own.recipes[row], parts, folder / row, progress)))
+        for ratio in RATIOS:
+            left = [one for one in every if (row, ratio, one.number) not in done]
+            for n, one in enumerate(left):
+                result = tested(separates(row, network() if row in own.recipes else None), one, ratio)
+                with (folder / RESULTS).open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"row": row, "smr_db": ratio} | result) + "\n")
+                progress(f"{row}, {ratio:g} dB", n + 1, len(left), float("nan"))
+    wanted = {(row, ratio, one.number) for row in rows for ratio in RATIOS for one in every}
+    return [result for result in read(folder, KEY) if key_of(result, KEY) in wanted]
+
+
+def finished(folder: Path) -> list[dict[str, Any]]:
+    """What a folder holds.
+
+    Raises:
+        UserError: that is nothing.
+    """
+    if not (results := read(folder, KEY)):
+        raise UserError(f"{folder} holds no results of woo2020; leave --finished out, or name another folder with -o.")
+    return results
+
+
+def tested(separate: Separate, one: Mixture, ratio: float) -> dict[str, Any]:
+    """Scores of a row on one mixture."""
+    truth = mixed(one.speech, one.music, ratio)
+    started = time.perf_counter()
+    found = separate(truth.sum(0, keepdims=True), truth)
+    spent = time.perf_counter() - started
+    return {"mixture": one.number, "genre": one.genre, "group": one.group, **scores(truth, found), "seconds": spent}
+
+
+def _check_setup(folder: Path, parts: Division, budget: str, seed: int) -> None:
+    lasting = {name: round(value, 1) for name, value in parts.seconds.items()}
+    recipes = {name: [asdict(recipe) for recipe in own] for name, own in BUDGETS[budget].recipes.items()}
+    setup = {"version": __version__, "budget": budget, "seed": seed, "seconds": lasting, "recipes": recipes}
+
+    def other(before: Any, now: dict[str, Any]) -> str:
+        differing = [name for name in now if before.get(name) != now[name]]
+        return f"results of another run (it differs in {', '.join(differing)})" if differing else ""
+
+    output.settle(folder / SETUP, setup, other)

@@ -1,0 +1,113 @@
+"""Rows of `make bench` about Conv-TasNet: beside the same network of torch.nn modules, and on a recording.
+
+Both networks have the same weights, and what they say is compared before anything is measured. Both are given all cores. What
+compares them needs torch, which the extra `bench` brings; without it those rows are left out, with that reason.
+"""
+
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bayessep.extras import library
+
+RATE, SECONDS = 16_000, 4.0
+SAME = 1e-3
+"""The largest difference of outputs, as a share of their peak, and of losses, as a share of the loss."""
+
+Side = Callable[[], object]
+
+
+class Compared(NamedTuple):
+    """Two sides of a row that do the same, and the difference of what they say as a share of its peak."""
+
+    ours: Side
+    theirs: Side
+    difference: float
+
+
+def _same(ours: np.ndarray, theirs: np.ndarray) -> float:
+    difference = float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+    if not difference < SAME:
+        raise SystemExit(f"the two networks do not compute the same: they differ by {difference:.1e} of the peak.")
+    return difference
+
+
+def _pair(config: Any) -> tuple[Any, Any, np.ndarray]:
+    """Our parameters, the torch network with the same weights, and a mixture's sources, (1, 2, N)."""
+    import jax
+    from flax import nnx
+
+    torch = library("torch", "bench")
+    from bayessep.models import conv_tasnet
+    from tests.benchmarks import torch_networks
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    parameters = conv_tasnet.init(config, jax.random.key(0)).parameters
+    model = nnx.merge(conv_tasnet.graph(config), parameters)
+    arrays = {name: np.array(getattr(model, name)[...]) for name in nnx.to_pure_dict(parameters)}
+    sizes = ("filters", "length", "bottleneck", "hidden", "kernel", "blocks", "repeats")
+    theirs = torch_networks.WholeFrames(torch_networks.ConvTasNet(**{name: getattr(config, name) for name in sizes}))
+    torch_networks.fill(theirs.network, arrays)
+    return parameters, theirs, np.random.default_rng(0).standard_normal((1, 2, round(SECONDS * RATE)), np.float32)
+
+
+def forward(config: Any) -> Compared:
+    """What both say of a mixture."""
+    import jax.numpy as jnp
+
+    torch = library("torch", "bench")
+    from bayessep.models import conv_tasnet
+
+    parameters, network, sources = _pair(config)
+    x = jnp.asarray(sources.sum(1))
+    mixture = torch.from_numpy(sources.sum(1))
+
+    def ours() -> np.ndarray:
+        return np.asarray(conv_tasnet.predict(config, parameters, x))
+
+    @torch.inference_mode()
+    def theirs() -> np.ndarray:
+        return network(mixture).numpy()
+
+    return Compared(ours, theirs, _same(ours(), theirs()))
+
+
+def steps(config: Any) -> Compared:
+    """A step of training on one mixture; the losses of the first are compared."""
+    import jax
+    import jax.numpy as jnp
+
+    torch = library("torch", "bench")
+    from bayessep.models import conv_tasnet
+    from bayessep.models.waveform_separation import Batch
+    from tests.benchmarks import torch_networks
+
+    _, network, sources = _pair(config)
+    batch = Batch(jnp.asarray(sources.sum(1)), jnp.asarray(sources))
+    state, key = conv_tasnet.init(config, jax.random.key(0)), jax.random.key(0)
+    mixture, true, optimiser = torch.from_numpy(sources.sum(1)), torch.from_numpy(sources), torch_networks.optimiser(network)
+
+    def ours() -> float:
+        nonlocal state
+        state, found = conv_tasnet.step(config, state, batch, key)
+        return float(jax.block_until_ready((state, found))[1].loss)
+
+    theirs = partial(torch_networks.train_step, network, optimiser, mixture, true)
+    return Compared(ours, theirs, _same(np.asarray(ours()), np.asarray(theirs())))
+
+
+def recording(seconds: float) -> tuple[Side, float]:
+    """Separation of a generated recording by the preset small, as it starts; and how long the recording is."""
+    import jax
+
+    from bayessep.broadcast import generate_broadcast
+    from bayessep.models import conv_tasnet
+    from bayessep.neural import Separator, separate
+
+    made = generate_broadcast(0, seconds=seconds, sample_rate=RATE)
+    config = conv_tasnet.PRESETS["small"]
+    separator = Separator("conv-tasnet", config, conv_tasnet.init(config, jax.random.key(0)).parameters, RATE)
+    return partial(separate, made.mixture[None], made.sample_rate, separator), len(made.mixture) / made.sample_rate

@@ -1,0 +1,47 @@
+"""Rows of `make bench` that need a library which is not there say so; those of Conv-TasNet compare like with like."""
+
+import json
+import sys
+
+import pytest
+
+from bayessep.models.conv_tasnet import ConvTasNet
+from tests.benchmarks import __main__ as benchmarks
+from tests.benchmarks import waveforms
+
+TINY = ConvTasNet(filters=12, length=8, bottleneck=6, hidden=10, kernel=3, blocks=2, repeats=2)
+
+
+@pytest.mark.parametrize("row", ["conv_tasnet", "conv_tasnet_step"])
+def test_without_torch_a_row_is_left_out_with_the_reason(
+    row: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--row", row])
+    benchmarks.main()
+    found = json.loads(capsys.readouterr().out)
+    assert found["name"] == row
+    assert "torch is not installed" in found["skipped"] and "bayessep[bench]" in found["skipped"]
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_the_table_goes_on_after_a_row_that_is_left_out(
+    as_json: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured = benchmarks._row(1.0, 2.0, 1.0, "something") | {"name": "scores", "peak_gib": 0.5}
+    rows = {"conv_tasnet": {"name": "conv_tasnet", "skipped": "torch is not installed"}, "scores": measured}
+    monkeypatch.setattr(benchmarks, "_measure", rows.get)
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--only", "conv_tasnet", "--only", "scores", *["--json"] * as_json])
+    benchmarks.main()
+    said = capsys.readouterr().out
+    if as_json:
+        assert json.loads(said) == {"rows": list(rows.values())}
+    else:
+        assert "skipped: torch is not installed" in said and "0.500" in said
+
+
+@pytest.mark.loose_arrays  # optax
+def test_both_networks_compute_the_same() -> None:
+    pytest.importorskip("torch", reason="the extra bench is not installed")
+    assert waveforms.forward(TINY).difference < waveforms.SAME
+    assert waveforms.steps(TINY).difference < waveforms.SAME
