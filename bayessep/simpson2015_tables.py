@@ -183,7 +183,8 @@ def _by_alpha(results: Results, row: str) -> Table:
         ideal = [shown(results.mean(IDEAL, row, measure)) for measure in MEASURES]
         rows.append([IDEAL, *ideal, *("" for _ in MEASURES)])
     head = ["α", *(f"{method} {measure.upper()}" for method in (DNN, NMF) for measure in MEASURES)]
-    return Table(f"Figure 2 of the paper: {row} (dB)", head, rows)
+    note = "No SAR: masks keep every cell, and estimates are the mixture, without artefacts."
+    return Table(f"Figure 2 of the paper: {row} (dB)", head, rows, note if any("–" in cells for cells in rows) else "")
 
 
 # --- what they say -------------------------------------------------------------------------------------------------------
@@ -236,9 +237,7 @@ def _gain(results: Results, source: str) -> Finding | None:
     if network is None or before is None:
         return None
     numbers = ", ".join(f"{method} {shown(found)}" for method, found in levels.items() if found is not None)
-    statement = f"The DNN’s {source} have more SDR than the mixture"
-    statement = statement.replace("accompaniment have", "accompaniment has")
-    return Finding(statement, network.mean > before.mean, f"{numbers} dB")
+    return Finding(f"More SDR than the mixture: the DNN’s {source}", network.mean > before.mean, f"{numbers} dB")
 
 
 # --- files ---------------------------------------------------------------------------------------------------------------
