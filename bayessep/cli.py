@@ -125,13 +125,11 @@ def _by_network(options: Mapping[str, Any], terminal: Terminal) -> None:
 
 def _by_templates(options: Mapping[str, Any], terminal: Terminal) -> None:
     """Separate by convolutive NMF, which is told what the Bayesian methods are told."""
-    own = {"bases": "templates", "sweeps": "sweeps", "training_sweeps": "training_sweeps", "overlap": "overlap"}
-    own |= {"max_frequency": "max_frequency", "seed": "seed", "alpha": "alpha"}
-    _refuse_others(options, {*own, "mix", "output", "method", "speech", "music", "labels", "device", "json", "quiet"})
     from bayessep import recordings, separator_commands
-    from bayessep.convolutive import Convolutive
 
-    config = Convolutive(**{theirs: options[name] for name, theirs in own.items() if options[name] is not None})
+    given = {"mix", "output", "method", "speech", "music", "labels", "device", "json", "quiet"}
+    _refuse_others(options, {*separator_commands.OF_CONVOLUTIVE, *given})
+    config = separator_commands.convolutive_of(options)
     known = options["speech"] or [], options["music"] or [], options["labels"]
     material = recordings.gather(options["mix"], *known, methods=["conv-nmf"], warn=terminal.warn)
     separator_commands.separate_by_templates(material, config, options["output"], options["device"], terminal)
@@ -140,7 +138,7 @@ def _by_templates(options: Mapping[str, Any], terminal: Terminal) -> None:
 def _refuse_others(options: Mapping[str, Any], taken: set[str]) -> None:
     """Refuse what a method does not take, rather than do without it in silence."""
     for name, value in options.items():
-        if name not in taken and value not in (None, 0, []):
+        if name not in taken and value is not None and value != [] and (name not in ("draws", "seed") or value):
             raise UserError(f"--{name.replace('_', '-')} is nothing that {options['method']} takes: leave it out.")
 
 
@@ -345,6 +343,7 @@ def compare(
     terminal = Terminal(json=json, quiet=quiet)
     from bayessep import commands, recordings, separator_commands
 
+    options = dict(locals())
     if (reference_speech is None) != (reference_music is None):
         raise UserError("give both --reference-speech and --reference-music, or neither: scores need the two of them.")
     known = (*AnyMethod, *ORACLES)
@@ -366,8 +365,9 @@ def compare(
     references = None
     if reference_speech is not None and reference_music is not None:
         references = {"speech": reference_speech, "music": reference_music}
-    others = separator_commands.estimators(chosen, weights or [], material, settings)
-    commands.compare(material, chosen, references, settings, output, _begin(device, terminal), terminal, others)
+    described = _begin(device, terminal)
+    others = separator_commands.estimators(chosen, weights or [], material, separator_commands.convolutive_of(options))
+    commands.compare(material, chosen, references, settings, output, described, terminal, others, weights or [])
 
 
 @app.command(

@@ -193,12 +193,13 @@ def compare(
     device: str,
     terminal: Terminal,
     estimators: Callable[[Mapping[str, np.ndarray]], Mapping[str, Any]] = lambda references: {},
+    weights: Sequence[Path] = (),
 ) -> None:
     """All methods on one mixture: the table, a figure, a page, and the audio of each.
 
-    `estimators` says, of the true sources, how those among the methods separate that are not Bayesian.
+    `estimators` says, of the true sources, how those among the methods separate that are not Bayesian; some are of `weights`.
     """
-    from bayessep import comparison, report
+    from bayessep import comparison, estimates, report
 
     if material.is_long:
         terminal.warn(f"{material.path} is long, and compare holds all of it in memory; a part of it would do.")
@@ -209,8 +210,8 @@ def compare(
     if references is not None:
         true = {name: recordings.read_reference(path, material) for name, path in references.items()}
     others = estimators(true or {})
-    everything = [name for method in dict.fromkeys((*METHODS, *others)) for name in comparison.files_of(method)]
-    inputs = [*material.inputs, *(references or {}).values()]
+    everything = [name for method in (*METHODS, *estimates.SUMMARIES) for name in comparison.files_of(method)]
+    inputs = [*material.inputs, *(references or {}).values(), *weights]
     output.keep_inputs(folder, [*everything, "report.html", *comparison.FILES.values()], inputs)
     with output.draft(folder, replacing=everything) as part:
         with terminal.working() as progress:
@@ -223,6 +224,7 @@ def compare(
         document = {"command": "compare", "version": __version__, "device": device, "seed": settings.seed}
         common = {name: value for name, value in dataclasses.asdict(settings).items() if name != "method"}
         document |= {"methods": list(result.apart), "settings": common, "input": _input(material)}
+        document["weights"] = list(map(str, weights))
         document["notes"] = {method: list(found.notes) for method, found in result.separations.items()}
         document |= json.loads(written["json"].read_text(encoding="utf-8"))  # the rows, and the gain if there was one
         document["output"] = {"folder": str(folder), "report": "report.html"} | {k: p.name for k, p in written.items()}
@@ -389,11 +391,11 @@ def reproduce_separation(
     from bayessep.pages import to_rich
 
     if finished:
-        lines = experiment.finished(folder)
+        lines = experiment.finished(folder, budget, seed)
     else:
         with terminal.working() as progress:
             lines = experiment.run(folder, data, budget, seed=seed, progress=progress)
-    setup = json.loads((folder / experiment.SETUP).read_text(encoding="utf-8"))
+    setup = experiment.setup_of(folder)
     results = made.Results(lines)
     found, about = made.findings(results), made.about(results, setup)
     document: dict[str, Any] = {"command": "reproduce", "experiment": "woo2020", "version": __version__, "device": device, **setup}

@@ -85,6 +85,7 @@ class Separator(NamedTuple):
     config: Any
     parameters: PyTree
     sample_rate: int
+    both_signs: bool = False  # take the mean of what is said of a window, and of the window upside down; in streams, it is not
 
     @property
     def hop(self) -> int:
@@ -107,9 +108,14 @@ class Separator(NamedTuple):
         return np.stack([self._channel(channel, length) for channel in x])
 
     def _channel(self, x: Float[np.ndarray, " N"], length: int) -> Float[np.ndarray, "2 N"]:
-        module = NETWORKS[self.network][0]
-        found = np.asarray(module.predict(self.config, self.parameters, jnp.asarray(x)[None], jnp.asarray(length)))[0]
+        found = self._said(x, length)
+        if self.both_signs:
+            found = (found - self._said(-x, length)) / np.float32(2)
         return found if self.sums else to_scale(x, found, products(x[:length], found[:, :length]))
+
+    def _said(self, x: Float[np.ndarray, " N"], length: int) -> Float[np.ndarray, "2 N"]:
+        module = NETWORKS[self.network][0]
+        return np.asarray(module.predict(self.config, self.parameters, jnp.asarray(x)[None], jnp.asarray(length)))[0]
 
     @property
     def sums(self) -> bool:
@@ -134,6 +140,7 @@ def to_scale(
 def weights_of(separator: Separator, **about: object) -> Weights:
     """What `separator_of` reads."""
     settings = {"network": separator.network, "config": dataclasses.asdict(separator.config), "sample_rate": separator.sample_rate}
+    settings |= {"both_signs": separator.both_signs}
     return Weights(shipped.flat(separator.parameters), settings | about)
 
 
@@ -157,7 +164,8 @@ def separator_of(weights: Weights) -> Separator:
         raise UserError(f"these are no weights of a separator ({error}); bayessep train conv-tasnet makes some.") from None
     like = jax.eval_shape(lambda key: module.init(config, key), jax.random.key(0))
     parameters = shipped.filled(like.parameters, weights.arrays)  # what ships is in half precision
-    return Separator(name, config, jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), parameters), rate)
+    parameters = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), parameters)
+    return Separator(name, config, parameters, rate, settings.get("both_signs") is True)
 
 
 def load(network: str, path: str | Path | None = None) -> Separator:

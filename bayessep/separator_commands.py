@@ -33,12 +33,11 @@ from bayessep.detector_data import Items, read_items
 from bayessep.detector_training import divide, read_recipe, read_settings
 from bayessep.errors import UserError
 from bayessep.estimates import Estimator
-from bayessep.network_commands import SHARE, Processes, about_items, begin_together, conclude, licences_of
+from bayessep.network_commands import SHARE, WEIGHTS, Processes, about_items, begin_together, conclude, licences_of
 from bayessep.neural import Separator, Windowed
 from bayessep.recordings import Material
 from bayessep.separator_training import RATE, Recipe, task
 from bayessep.separators import Progress
-from bayessep.settings import Settings
 from bayessep.shipped import Weights
 from bayessep.terminal import Terminal, to_json
 from bayessep.timeline import BOTH, MUSIC, SILENCE, SPEECH, Segment
@@ -66,9 +65,11 @@ def train_separator(
     if told != given["network"]:
         raise UserError(f"{config} is a recipe of {told}, and not of {given['network']}; call bayessep train {told}.")
     recipe = read_recipe(config, given, Recipe)
-    begun = None if start is None else begun_by(start, recipe)
     sounds = corpora.speech_and_music(data, redistributable=redistributable, missing=terminal.warn)
     described = begin_together(together, device, terminal)
+    begun = None if start is None else begun_by(start, recipe)
+    if start is not None:
+        output.keep_inputs(folder, [WEIGHTS], [start])
     items = Items(*(read_items(of, RATE, pauses=True) for of in sounds))
     about = {"data": about_items(items) | {"redistributable": redistributable}}
     if begun is not None and start is not None:
@@ -94,9 +95,13 @@ def begun_by(start: Path, recipe: Recipe) -> Any:
     """Parameters of a file, to begin a training with.
 
     Raises:
-        UserError: as `neural.load`, or they are of a network of other sizes or kinds.
+        UserError: as `neural.load`; they are of a network of other sizes or kinds, or learned with another seed, by which other
+            recordings were held out: what they learned from would be validated with.
     """
     found = neural.load(recipe.network, start)
+    before = shipped.read_file(start).settings.get("recipe")
+    if isinstance(before, dict) and before.get("seed", recipe.seed) != recipe.seed:
+        raise UserError(f"{start} was trained with --seed {before['seed']}, which says what is held out; give the same seed here.")
     theirs, ours = (dataclasses.asdict(config) for config in (found.config, recipe.config))
     for name, value in ours.items():
         if name not in ("rate", "steps", "precision") and theirs[name] != value:
@@ -150,25 +155,26 @@ def network_of(method: str, weights: Path | None, alpha: float | None) -> Separa
 
 
 def estimators(
-    names: Sequence[str], weights: Sequence[Path], material: Material, settings: Settings
+    names: Sequence[str], weights: Sequence[Path], material: Material, config: Convolutive
 ) -> Callable[[Mapping[str, np.ndarray]], dict[str, Estimator]]:
     """How those of `names` separate that are not Bayesian, of the true sources; files of weights say which network they are of.
+
+    `config` is that of conv-nmf.
 
     Raises:
         UserError: as `network_of`; two files are of one network, or one is of none that is asked for.
     """
     files: dict[str, Path] = {}
     for path in weights:
-        name = str(shipped.read_file(path).settings.get("network"))
+        name = _network_in(path)
         if name in files:
             raise UserError(f"{files[name]} and {path} both hold weights of {name}; give one of them.")
         if name not in names:
             raise UserError(f"{path} holds weights of {name}, which is not among --methods {','.join(names)}; name it there.")
         files[name] = path
-    common = {name: getattr(settings, name) for name in ("overlap", "max_frequency", "seed")}
     found = {name: estimates.by(network_of(name, files.get(name), None)) for name in names if name in METHODS}
     if "conv-nmf" in names:
-        found["conv-nmf"] = estimates.by_templates(material.known, Convolutive(**common))
+        found["conv-nmf"] = estimates.by_templates(material.known, config)
 
     def with_truth(references: Mapping[str, np.ndarray]) -> dict[str, Estimator]:
         return found | {name: estimates.by_truth(name, references) for name in names if name in estimates.ORACLES}
@@ -176,9 +182,21 @@ def estimators(
     return with_truth
 
 
+def _network_in(path: Path) -> str:
+    """Of which network a file holds weights.
+
+    Raises:
+        UserError: of none that separates.
+    """
+    name = shipped.read_file(path).settings.get("network")
+    if name not in METHODS:
+        raise UserError(f"{path} holds no weights of a separator; bayessep train {' or '.join(METHODS)} makes some.")
+    return name
+
+
 def everything(weights: Sequence[Path], truth: bool) -> list[str]:
     """What compare runs beside the Bayesian methods where nothing else is said: all that it has what it needs for."""
-    given = {str(shipped.read_file(path).settings.get("network")) for path in weights} | set(shipped.names())
+    given = {_network_in(path) for path in weights} | set(shipped.names())
     return ["conv-nmf", *(name for name in METHODS if name in given), *(estimates.ORACLES if truth else ())]
 
 
@@ -195,6 +213,15 @@ def separate(
     about |= {"weights": None if weights is None else str(weights)}
     read = [] if weights is None else [str(weights)]
     _separate(mix, folder, network, lambda _: separator, read, about, device, terminal)
+
+
+OF_CONVOLUTIVE = {"bases": "templates"} | {n: n for n in ("sweeps", "training_sweeps", "overlap", "max_frequency", "seed", "alpha")}
+"""Options of conv-nmf, and what they are in `Convolutive`."""
+
+
+def convolutive_of(options: Mapping[str, Any]) -> Convolutive:
+    """The settings of conv-nmf among the options of a verb; those not given (None) are its own."""
+    return Convolutive(**{own: options[name] for name, own in OF_CONVOLUTIVE.items() if options.get(name) is not None})
 
 
 def separate_by_templates(material: Material, config: Convolutive, folder: Path, device: str, terminal: Terminal) -> None:

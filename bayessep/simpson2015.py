@@ -99,7 +99,10 @@ class Corpus:
     """Songs in their folds."""
 
     def __init__(self, folder: Path) -> None:
-        self.songs = {song.name: song for song in karaoke.read_songs(folder)}
+        songs = karaoke.read_songs(folder)
+        self.songs = {song.name: song for song in songs}
+        if len(self.songs) < len(songs):
+            raise UserError(f"{folder} has stems in folders of the same name; give each song a name of its own.")
         for song in self.songs.values():
             for name in SOURCES:
                 if not getattr(song, name).any():

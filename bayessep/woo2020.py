@@ -1,7 +1,8 @@
 """The separation of paper 001 on real recordings: the time domain (Conv-TasNet) against the frequency domain (a BiLSTM's mask).
 
 Both are trained on the same mixtures of one division of a manifest's recordings, and tested on mixtures of its other recordings
-at 5, 0 and -5 dB. The paper trained on 260 hours of speech and 30 of music; here it is less than an hour of each.
+at 5, 0 and -5 dB. The paper trained on 260 hours of speech and 30 of music; here it is less than an hour of each. A training that
+goes on with the weights of another has its seed, too: it begins with the mixtures that the other began with.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from bayessep.train import Progress, Trained, train
 MIXTURE, TIME, FREQUENCY = "mixture", "conv-tasnet", "blstm-mask"
 ORACLES = ("ideal-ratio-mask",)
 RATIOS = (5.0, 0.0, -5.0)
+SUNG = "songs with vocals"
 KEY = ("row", "smr_db", "mixture")
 """What tells results apart."""
 
@@ -57,7 +59,7 @@ BUDGETS = {
             TIME: (FULL, replace(FULL, rate=8e-4, epochs=27, falls=True)),
             FREQUENCY: (replace(FULL, network=FREQUENCY, epochs=36, falls=True),),
         },
-        each=5,
+        each=3,
     ),
     "quick": Budget({name: (replace(QUICK, network=name),) for name in (TIME, FREQUENCY)}, each=1),
 }
@@ -100,7 +102,7 @@ class Mixture(NamedTuple):
 def genre_of(note: str) -> str:
     """What a manifest says of music, in a word or two."""
     if note.startswith("song"):
-        return "songs with vocals"
+        return SUNG
     parts = [part.strip() for part in note.replace(":", ";").replace(",", ";").split(";")]
     return parts[1] if len(parts) > 1 and parts[0] == "instrumental" else parts[0] or "not said"
 
@@ -109,9 +111,9 @@ def genres(folder: Path) -> dict[str, str]:
     """The genre of most music of each split group."""
     found: dict[str, dict[str, float]] = {}
     for r in data.read_manifest(folder):
-        if r.category in ("music", "songs", "broadcast"):
+        if r.category in ("music", "songs", "stems", "broadcast"):
             of = found.setdefault(r.split_group, {})
-            genre = genre_of(r.note) if r.category != "broadcast" else "not said"
+            genre = SUNG if r.category == "stems" else genre_of(r.note) if r.category != "broadcast" else "not said"
             of[genre] = of.get(genre, 0.0) + r.duration
     return {group: max(of, key=lambda name: of[name]) for group, of in found.items()}
 
@@ -184,15 +186,32 @@ def run(
     return [result for result in read(folder, KEY) if key_of(result, KEY) in wanted]
 
 
-def finished(folder: Path) -> list[dict[str, Any]]:
+def finished(folder: Path, budget: str, seed: int) -> list[dict[str, Any]]:
     """What a folder holds.
 
     Raises:
-        UserError: that is nothing.
+        UserError: that is nothing, or of another budget or seed.
     """
     if not (results := read(folder, KEY)):
         raise UserError(f"{folder} holds no results of woo2020; leave --finished out, or name another folder with -o.")
+    setup = setup_of(folder)
+    if (setup["budget"], setup["seed"]) != (budget, seed):
+        raise UserError(f"{folder} holds results of the budget {setup['budget']} and the seed {setup['seed']}; name those.")
     return results
+
+
+def setup_of(folder: Path) -> dict[str, Any]:
+    """What the results of a folder are of.
+
+    Raises:
+        UserError: it does not say so.
+    """
+    try:
+        setup = json.loads((folder / SETUP).read_text(encoding="utf-8"))
+        _ = setup["budget"], setup["seed"], setup["seconds"]["learn speech"], setup["recipes"].items()
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        raise UserError(f"{folder / SETUP} cannot be read; choose another folder with -o.") from None
+    return setup
 
 
 def tested(separate: Separate, one: Mixture, ratio: float) -> dict[str, Any]:
@@ -208,6 +227,7 @@ def _check_setup(folder: Path, parts: Division, budget: str, seed: int) -> None:
     lasting = {name: round(value, 1) for name, value in parts.seconds.items()}
     recipes = {name: [asdict(recipe) for recipe in own] for name, own in BUDGETS[budget].recipes.items()}
     setup = {"version": __version__, "budget": budget, "seed": seed, "seconds": lasting, "recipes": recipes}
+    setup |= {"each": BUDGETS[budget].each, "length": BUDGETS[budget].seconds}
 
     def other(before: Any, now: dict[str, Any]) -> str:
         differing = [name for name in now if before.get(name) != now[name]]

@@ -141,6 +141,16 @@ def test_what_the_network_does_not_hear_is_shared_as_what_it_hears() -> None:
         np.testing.assert_allclose(got, share, atol=0.05)
 
 
+def test_upside_down_the_same_is_said_upside_down() -> None:
+    """Where both signs are heard; heard once, a network of ReLUs has no reason to."""
+    separator, x = _separator(), _sound(1, 1.5)
+    for both in (False, True):
+        one, other = (neural.separate(sign * x, RATE, separator._replace(both_signs=both)).speech for sign in (1, -1))
+        assert bool(np.abs(one + other).max() < 1e-5 * np.abs(one).max()) is both
+    again = neural.separator_of(neural.weights_of(separator._replace(both_signs=True)))
+    assert again.both_signs and not neural.separator_of(neural.weights_of(separator)).both_signs
+
+
 def test_level_and_channels_make_no_difference_to_what_is_speech() -> None:
     separator, x = _separator(), _sound(2, 1.5)
     found = neural.separate(x, RATE, separator).speech

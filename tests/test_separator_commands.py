@@ -82,6 +82,8 @@ def test_stems_add_up_and_the_document_tells(
     [
         (("--bases", "10"), "--bases is nothing that conv-tasnet takes"),
         (("--draws", "2"), "--draws is nothing that conv-tasnet takes"),
+        (("--independent",), "--chain is nothing that conv-tasnet takes"),
+        (("--tolerance", "0"), "--tolerance is nothing that conv-tasnet takes"),
     ],
 )
 def test_options_of_other_methods_are_refused(
@@ -164,6 +166,13 @@ def test_networks_are_trained_from_the_command_line(call: Caller, tmp_path: Path
     assert separated.code == 0, separated.err
     assert (tmp_path / "apart" / "speech.wav").exists()
     (tmp_path / "recipe.json").write_text('{"network": "blstm-mask"}')
+    begun = call("train", "blstm-mask", "--data", tmp_path, "-o", tmp_path / "on", *flags, "--start", weights, "--falls", "--json")
+    assert begun.code == 0, begun.err
+    for more, says in ((("--seed", "1"), "was trained with --seed 0"), (("--preset", "paper"), "holds a network whose layers")):
+        bad = call("train", "blstm-mask", "--data", tmp_path, "-o", tmp_path / "bad", *flags, "--start", weights, *more)
+        assert bad.code == 2 and says in bad.err, bad.err
+    itself = call("train", "blstm-mask", "--data", tmp_path, "-o", trained, *flags, "--start", weights)
+    assert itself.code == 2 and weights.exists()
     other = call("train", "conv-tasnet", "--data", tmp_path, "-o", tmp_path / "x", "--config", tmp_path / "recipe.json")
     assert other.code == 2 and "is a recipe of blstm-mask" in other.err
     refused = call("train", "conv-tasnet", "--data", tmp_path, "-o", tmp_path / "x", "--causal", "--norm", "global")

@@ -127,7 +127,8 @@ def test_an_interrupted_run_goes_on(call: Caller, small: Path, monkeypatch: pyte
 
 
 def _line(row: str, ratio: float, n: int, value: float, genre: str) -> dict[str, Any]:
-    return {"row": row, "smr_db": ratio, "mixture": n, "genre": genre, **dict.fromkeys(made.MEASURES, value)}
+    about = {"row": row, "smr_db": ratio, "mixture": n, "genre": genre, "group": f"{genre} {n}"}
+    return about | dict.fromkeys(made.MEASURES, value)
 
 
 def test_findings_are_those_by_hand() -> None:
@@ -141,5 +142,8 @@ def test_findings_are_those_by_hand() -> None:
     assert lead.holds and "+5.2" in lead.numbers
     assert time.holds and time.numbers.startswith("8.2 dB") and not frequency.holds
     assert sung.holds and "7.2 against 9.1" in sung.numbers
-    low, high = made.interval([1.0] * 9)
-    assert low == high == 1.0 and made.findings(made.Results([])) == []
+    low, high = made.interval({"a": [1.0] * 9, "b": [1.0]})
+    assert low == high == 1.0
+    low, high = made.interval({"a": [0.0] * 50, "b": [1.0] * 50})
+    assert (low, high) == (0.0, 1.0)  # two artists say little, however many mixtures there are of each
+    assert made.findings(made.Results([])) == []
