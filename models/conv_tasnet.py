@@ -256,6 +256,13 @@ def _affine(
     return _kept((x - mean) * (inverse * own.gain[n][None]) + own.bias[n][None], valid), after
 
 
+def _moved(x: Float[Array, "T H"], by: int) -> Float[Array, "T H"]:
+    """Frames later by so many, or earlier if it is negative; silence comes in, and what leaves is lost."""
+    by = max(-len(x), min(by, len(x)))
+    kept = x[: len(x) - by] if by >= 0 else x[-by:]
+    return jnp.pad(kept, ((max(by, 0), max(-by, 0)), (0, 0)))
+
+
 def depthwise(
     x: Float[Array, "T H"], taps: Float[Array, "P H"], dilation: int, causal: bool, past: Float[Array, "S H"] | None = None
 ) -> Float[Array, "T H"]:
@@ -263,12 +270,11 @@ def depthwise(
     reach = (len(taps) - 1) * dilation
     if past is not None:
         padded = jnp.concatenate([past, x])
-    else:
-        padded = jnp.pad(x, ((reach, 0) if causal else (reach // 2, reach - reach // 2), (0, 0)))
-    return sum(
-        (padded[k * dilation : k * dilation + len(x)] * tap[None] for k, tap in enumerate(taps)),
-        start=jnp.zeros((), x.dtype),
-    )
+        shifted = [padded[k * dilation : k * dilation + len(x)] * tap[None] for k, tap in enumerate(taps)]
+    else:  # what is multiplied is moved, not x: so there is no padded copy of x, and gradients keep less
+        late = [(reach if causal else reach // 2) - k * dilation for k in range(len(taps))]
+        shifted = [_moved(x * tap[None], by) for by, tap in zip(late, taps, strict=True)]
+    return sum(shifted, start=jnp.zeros((), x.dtype))
 
 
 class Past(NamedTuple):
@@ -324,7 +330,8 @@ def _one(config: ConvTasNet, model: Network, mixture: Float[Array, " N"], length
     if length is not None:  # frames that have a sample of the recording
         valid = (jnp.arange(len(y)) < (length + hop - 1) // hop + 1)[:, None]
 
-    @jax.checkpoint  # of what is inside a repeat, nothing is kept for the gradient but what enters its blocks
+    # For the gradient, products of matrices are kept of a repeat, which are most of its work; what is between them is made again.
+    @partial(jax.checkpoint, policy=jax.checkpoint_policies.checkpoint_dots)
     def repeat(y: Float[Array, "T B"], own: Blocks) -> tuple[Float[Array, "T B"], None]:
         for x in range(config.blocks):
             y, _ = block(y, Blocks(*(part[x] for part in own)), 2**x, config, valid)
