@@ -57,7 +57,7 @@ BUDGETS = {
     "full": Budget(
         {
             TIME: (FULL, replace(FULL, rate=8e-4, epochs=27, falls=True)),
-            FREQUENCY: (replace(FULL, network=FREQUENCY, epochs=36, falls=True),),
+            FREQUENCY: tuple(replace(FULL, network=FREQUENCY, epochs=8, **last) for last in ({}, {"rate": 8e-4, "falls": True})),
         },
         each=3,
     ),

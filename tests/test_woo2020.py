@@ -95,7 +95,7 @@ def test_an_interrupted_run_goes_on(call: Caller, small: Path, monkeypatch: pyte
     monkeypatch.setattr(woo2020, "tested", real)
     lines = woo2020.run(folder, small, "full")
     assert len(lines) == 4 * len(RATIOS) * 4 and (folder / "results.jsonl").read_text().startswith(kept)
-    assert woo2020.finished(folder) == lines
+    assert woo2020.finished(folder, "full", 0) == lines
     results = made.Results(lines)
     assert results.genres == {"songs with vocals": 2, "waltz": 2}
     assert np.mean(results.gains("ideal-ratio-mask", 0.0, "speech SI-SDR")) > 5
