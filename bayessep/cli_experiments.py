@@ -106,7 +106,7 @@ def reproduce(
     and head, trained here. Each result is kept in -o DIR at once: called again after an interruption, it goes on. The full run
     takes an hour or so on two cores; that of 003 a night; on a GPU, its trainings are longer (--long). Of 004: scores of vocals and
     accompaniment by the confidence of masks (Figures 2 and 3), of a network, NMF and the ideal binary mask; twenty minutes for
-    six minutes of songs. Of 001: the time domain against the frequency domain, an hour of a core for each network.
+    six minutes of songs. Of 001: the time domain against the frequency domain, two to three hours of a core.
     """
     terminal = Terminal(json=json, quiet=quiet)
     from bayessep import commands

@@ -63,7 +63,7 @@ BUDGETS = {
     ),
     "quick": Budget({name: (replace(QUICK, network=name),) for name in (TIME, FREQUENCY)}, each=1),
 }
-"""That of the weights that ship (three hours of a core), and one that shows that it runs."""
+"""That of the weights that ship (two to three hours of a core), and one that shows that it runs."""
 
 
 # --- networks ------------------------------------------------------------------------------------------------------------

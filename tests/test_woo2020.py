@@ -123,7 +123,7 @@ def test_an_interrupted_run_goes_on(call: Caller, small: Path, monkeypatch: pyte
     assert f"{gained:.1f}" in card and "here: CC0" in card
     assert f"{conv_tasnet.parameter_count(separator.config):,} parameters" in card
     rounded, whole = (figures["scores"][row]["0"]["speech SDR"] for row in (separator_release.SHIPS, TIME))
-    assert abs(rounded - whole) < 0.2
+    assert separator.both_signs and rounded > whole - 0.2  # half precision costs little, and a mean of two never much
 
 
 def _line(row: str, ratio: float, n: int, value: float, genre: str) -> dict[str, Any]:
