@@ -215,7 +215,7 @@ def separate(
     from bayessep import commands, recordings
 
     if method not in list(Method):
-        (_by_templates if method == AnyMethod["conv-nmf"] else _by_network)(options, terminal)
+        (_by_templates if method == "conv-nmf" else _by_network)(options, terminal)
         return
     if weights is not None:
         raise UserError(f"--weights is of the methods that are networks; {method} learns from --speech and --music.")

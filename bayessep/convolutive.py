@@ -123,7 +123,7 @@ class Templates(NamedTuple):
         c = self.config
         key = jax.random.fold_in(jax.random.key(c.seed), 2)
         mean = convolutive_nmf.averaged_shares(key, magnitude, self.speech, self.music, c.sweeps)
-        return mean if c.alpha is None else deep_karaoke.thresholded(mean, c.alpha).vocal
+        return mean if c.alpha is None else np.asarray(deep_karaoke.thresholded(mean, c.alpha).vocal)
 
 
 def learn(
@@ -147,7 +147,7 @@ def learn(
         few = min(config.templates, len(windows))
         found.append(convolutive_nmf.fit(key, windows.reshape(len(windows), -1), few, config.training_sweeps))
         progress("training", n + 1, 2, float("nan"))
-    return Templates(*found, speech.shape[1], None if labels is None else tuple(labels), sample_rate, config)
+    return Templates(found[0], found[1], speech.shape[1], None if labels is None else tuple(labels), sample_rate, config)
 
 
 def learn_of(

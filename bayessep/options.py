@@ -13,7 +13,10 @@ import typer
 # The names of settings.METHODS, which costs a second to import.
 Method = StrEnum("Method", ["nmf", "variational", "icm", "joint", "svi", "unsupervised"])
 # The same, convolutive NMF, and those of separator_commands.METHODS.
-AnyMethod = StrEnum("AnyMethod", [*Method, "conv-nmf", "conv-tasnet", "blstm-mask", "deep-karaoke"])
+AnyMethod = StrEnum(
+    "AnyMethod",
+    ["nmf", "variational", "icm", "joint", "svi", "unsupervised", "conv-nmf", "conv-tasnet", "blstm-mask", "deep-karaoke"],
+)
 # The names of estimates.ORACLES.
 ORACLES = ("ideal-binary-mask", "ideal-ratio-mask")
 Device = StrEnum("Device", ["auto", "cpu", "cuda"])

@@ -268,7 +268,7 @@ def _separate(
                 mixture = audio.read(mix).samples
                 apart = neural.separate(mixture, info.sample_rate, separator, progress=progress)
                 gain = _written(stems, apart, mixture, info.sample_rate)
-        found = labels_of(*stems, labels)
+        found = labels_of(stems[0], stems[1], labels)
         segments.write(part / accounts.FILES["labels"], found)
         spent, seconds = time.perf_counter() - started, info.frames / info.sample_rate
         document: dict[str, Any] = {"command": "separate", "version": __version__, "method": method, "device": described, **about}

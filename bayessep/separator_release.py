@@ -113,6 +113,7 @@ def card(figures: dict[str, Any]) -> str:
     """The model card."""
     minutes = {name: seconds / 60 for name, seconds in figures["seconds"].items()}
     config, ours = BUDGETS[BUDGET].recipes[TIME][-1].config, figures["scores"]
+    assert isinstance(config, conv_tasnet.ConvTasNet)
     rows = []
     for row, name in ROWS.items():
         cells = [f"{ours[row][f'{r:g}'][key]:.1f}" for key in ("speech SDR", "gain", "music SDR") for r in RATIOS]
@@ -131,8 +132,9 @@ Speech and music taken apart: `bayessep separate --method conv-tasnet`.
 - Conv-TasNet of paper 001 (Woo et al., 2020) in the preset small: {conv_tasnet.parameter_count(config):,} parameters in half
   precision, N={config.filters}, L={config.length}, B={config.bottleneck}, H={config.hidden}, X={config.blocks}, R={config.repeats};
   {config.mask} masks, stems that sum to the mixture, 16 kHz. Its filter bank began as sines and cosines.
-- Trained for {spent} (steps timed on {figures["machine"]} after the training). The last steps, in which the rate falls to nothing,
-  repeat the first mixtures. What ships is heard twice, the second time upside down, and the mean is taken.
+- Trained for {spent}
+  (steps timed on {figures["machine"]} after the training). The last steps, in which the rate falls to nothing, repeat the first
+  mixtures. What ships is heard twice, the second time upside down, and the mean is taken.
 - Made by `python -m bayessep.separator_release DATA -o bayessep/weights --work FOLDER`.
 
 ## How good

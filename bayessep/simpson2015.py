@@ -287,7 +287,8 @@ def estimates(song: Song, masks: Masks, spectrum: Complex[np.ndarray, "T F"] | N
     if spectrum is None:
         spectrum = np.asarray(stft(jnp.asarray(song.mixture), STFT))
     length = len(song.mixture)
-    return {name: masked(spectrum[None], mask, STFT, length, 1.0)[0] for name, mask in zip(SOURCES, masks, strict=True)}
+    taken = (masked(spectrum[None], np.asarray(mask), STFT, length, 1.0)[0] for mask in masks)
+    return dict(zip(SOURCES, taken, strict=True))
 
 
 def scored(song: Song, found: dict[str, Float[np.ndarray, " N"]]) -> list[dict[str, Any]]:
