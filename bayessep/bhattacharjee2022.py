@@ -43,7 +43,7 @@ from bayessep.errors import UserError
 from bayessep.features import Front, extract_in_pieces, patches, standardise
 from bayessep.models import speech_music_detector as detector
 from bayessep.models.speech_music_detector import BOTH, MUSIC, SPEECH
-from bayessep.reproduction import RESULTS, SETUP, drop_half_a_line, key_of, read
+from bayessep.reproduction import RESULTS, SETUP, append, drop_half_a_line, key_of, read
 from bayessep.train import Diverged, Progress, Training, train
 
 HELD = 0.3  # of what there is to learn from: it says when to stop
@@ -123,8 +123,7 @@ def run(
         if task not in done:
             named = f"{task.row}, fold {task.fold + 1} ({n + 1} of {len(tasks)})"
             result = work(task, folder, corpus, seed, transfer, lambda _, *counts, named=named: progress(named, *counts))
-            with (folder / RESULTS).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(task._asdict() | result) + "\n")
+            append(folder, task._asdict() | result)
         # An interruption may have come between a result and this.
         for checkpoints in (folder / task.place).rglob("checkpoints"):
             shutil.rmtree(checkpoints)

@@ -261,10 +261,9 @@ def reproduce(
     folder: Path, data: Path, seed: int, quick: bool, development: bool, jobs: int, device: str, terminal: Terminal
 ) -> None:
     """Paper 000's experiment: run what the folder lacks, then write and print its tables."""
-    from rich.console import Group
 
     from bayessep import recognition, reproduction, tables
-    from bayessep.pages import to_rich
+    from bayessep.pages import account
 
     if quick and development:
         raise UserError("--quick runs a part of the experiment, --development more than all of it; take one of the two.")
@@ -290,21 +289,18 @@ def reproduce(
         (part / names["csv"]).write_text(tables.to_csv(results), encoding="utf-8")
         (part / names["markdown"]).write_text(tables.to_markdown(results, about, names["png"]), encoding="utf-8")
         (part / names["png"]).write_bytes(tables.picture(results))
-    statements = "\n".join(f"{'yes' if f.holds else 'no ':<4}{f.statement} ({f.numbers})" for f in found)
-    page = folder / names["markdown"]
-    terminal.result(document, Group(*map(to_rich, tables.tables(results)), statements, "", f"all of it: {page}"))
+    terminal.result(document, account(tables.tables(results), found, folder / names["markdown"]))
 
 
 def reproduce_detection(
     folder: Path, data: Path, seed: int, budget: str, transfer: Path | None, finished: bool, device: str, terminal: Terminal
 ) -> None:
     """Paper 003's experiment: run what the folder lacks (nothing, if `finished`), then write and print its tables."""
-    from rich.console import Group
 
     from bayessep import bhattacharjee2022 as experiment
     from bayessep import bhattacharjee2022_tables as made
     from bayessep.bhattacharjee2022_rows import BUDGETS, plan
-    from bayessep.pages import to_rich
+    from bayessep.pages import account
 
     if (budget == "quick" or finished) and transfer is not None:
         without = "--finished runs nothing" if finished else "--quick leaves Table V out"
@@ -334,20 +330,17 @@ def reproduce_detection(
         (part / f"{stem}.md").write_text(made.to_markdown(results, about, list(pictures)), encoding="utf-8")
         for name, content in pictures.items():
             (part / name).write_bytes(content)
-    statements = "\n".join(f"{'yes' if f.holds else 'no ':<4}{f.statement} ({f.numbers})" for f in found)
-    page = folder / f"{stem}.md"
-    terminal.result(document, Group(*map(to_rich, made.tables(results, brief=True)), statements, "", f"all of it: {page}"))
+    terminal.result(document, account(made.tables(results, brief=True), found, folder / names["markdown"]))
 
 
 def reproduce_karaoke(
     folder: Path, data: Path, seed: int, budget: str, finished: bool, device: str, terminal: Terminal
 ) -> None:
     """Paper 004's experiment: run what the folder lacks (nothing, if `finished`), then write and print figures and tables."""
-    from rich.console import Group
 
     from bayessep import simpson2015 as experiment
     from bayessep import simpson2015_tables as made
-    from bayessep.pages import to_rich
+    from bayessep.pages import account
 
     corpus = experiment.Corpus(data)
     if finished:
@@ -374,21 +367,17 @@ def reproduce_karaoke(
             (part / name).write_text(made.to_csv(records), encoding="utf-8")
         for name, content in pictures.items():
             (part / name).write_bytes(content)
-    statements = "\n".join(f"{'yes' if f.holds else 'no ':<4}{f.statement} ({f.numbers})" for f in found)
-    page = folder / names["markdown"]
-    shown = map(to_rich, made.tables(results, brief=True))
-    terminal.result(document, Group(about, "", *shown, statements, "", f"all of it: {page}"))
+    terminal.result(document, account(made.tables(results, brief=True), found, folder / names["markdown"], about, ""))
 
 
 def reproduce_separation(
     folder: Path, data: Path, seed: int, budget: str, finished: bool, device: str, terminal: Terminal
 ) -> None:
     """The separation of paper 001: train and test what the folder lacks (nothing, if `finished`), and print tables."""
-    from rich.console import Group
 
     from bayessep import woo2020 as experiment
     from bayessep import woo2020_tables as made
-    from bayessep.pages import to_rich
+    from bayessep.pages import account
 
     if finished:
         lines = experiment.finished(folder, budget, seed)
@@ -406,9 +395,7 @@ def reproduce_separation(
         (part / names["json"]).write_text(to_json(document), encoding="utf-8")
         (part / names["csv"]).write_text(made.to_csv(results), encoding="utf-8")
         (part / names["markdown"]).write_text(made.to_markdown(results, about), encoding="utf-8")
-    statements = "\n".join(f"{'yes' if f.holds else 'no ':<4}{f.statement} ({f.numbers})" for f in found)
-    page = folder / names["markdown"]
-    terminal.result(document, Group(*map(to_rich, made.tables(results)), statements, "", f"all of it: {page}"))
+    terminal.result(document, account(made.tables(results), found, folder / names["markdown"]))
 
 
 # --- evaluate ------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ speech, of the music, and labels. A learned one is a `neural.Windowed`: recordin
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +21,7 @@ from bayessep import audio, preparation, streaming
 from bayessep.errors import UserError
 from bayessep.models import convolutive_nmf, deep_karaoke
 from bayessep.pipeline import analyse, masked
-from bayessep.preparation import Given, Known, Lessons
+from bayessep.preparation import Known
 from bayessep.separators import Progress, silent
 from bayessep.settings import Settings
 from bayessep.stft import Stft, frame_count, frame_times, stft, stft_for_rate
@@ -58,8 +59,7 @@ class Convolutive:
         for name in ("templates", "frames", "training_sweeps", "sweeps"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}, but must be at least 1.")
-        if self.alpha is not None and not 0 < self.alpha < 1:
-            raise UserError(f"alpha is {self.alpha}, but must be above 0 and below 1.")
+        deep_karaoke.check_alpha(self.alpha)
         if not 0 < self.max_frequency < math.inf:
             raise UserError(f"max_frequency is {self.max_frequency}, but must be above 0, and finite.")
         _ = self.common
@@ -108,7 +108,7 @@ class Templates(NamedTuple):
         """Speech and music of a window; every channel has one mask, and labels settle what they label."""
         spectrum = np.asarray(stft(jnp.asarray(x), self.stft))
         times = frame_times(spectrum.shape[1], self.stft, self.sample_rate) + begin / self.sample_rate
-        given = preparation.read_labels(self.labels, times, 0.5)
+        given = preparation.read_labels(self.labels, times, self.config.common.p_music)
         mask, _, _ = preparation.settled(given, self.bins)
         heard = frame_count(length, self.stft)  # beyond its end, fewer windows cover a cell
         rows = np.flatnonzero(given.target[:heard])
@@ -130,7 +130,7 @@ def learn(
     speech: Float[np.ndarray, "Ts F"],
     music: Float[np.ndarray, "Tm F"],
     sample_rate: int,
-    labels: list[Segment] | tuple[Segment, ...] | None,
+    labels: Sequence[Segment] | None,
     config: Convolutive,
     progress: Progress = silent,
 ) -> Templates:
@@ -159,8 +159,7 @@ def learn_of(
         UserError: as `pipeline.analyse` and `learn`.
     """
     _, plan = analyse(mixture, sample_rate, known, config.common)
-    labels = None if known.labels is None else tuple(known.labels)
-    return learn(plan.spectra.speech, plan.spectra.music, sample_rate, labels, config, progress)
+    return learn(plan.spectra.speech, plan.spectra.music, sample_rate, known.labels, config, progress)
 
 
 def learn_of_file(path: Path, known: Known, config: Convolutive, progress: Progress = silent) -> Templates:
@@ -172,14 +171,5 @@ def learn_of_file(path: Path, known: Known, config: Convolutive, progress: Progr
     rate = audio.probe(path).sample_rate
     window = preparation.window_of(config.common, rate)
     bins = preparation.modelled_bins(window, rate, min(config.max_frequency, known.bandwidth))
-
-    def read(times: np.ndarray) -> Lessons:
-        given: Given = preparation.read_labels(known.labels, times, 0.5)
-        return Lessons(given, given.only_speech, given.only_music)
-
-    own = streaming.survey(path, window, bins, read)
-    both = [
-        np.concatenate([preparation.stack(files, window, bins), preparation.loud(of)])
-        for files, of in ((known.speech, own.speech), (known.music, own.music))
-    ]
-    return learn(both[0], both[1], rate, known.labels if known.labels is None else tuple(known.labels), config, progress)
+    _, speech, music = streaming.material(path, known, window, bins, config.common.p_music)
+    return learn(speech, music, rate, known.labels, config, progress)

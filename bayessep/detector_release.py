@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -315,12 +315,16 @@ Noise, applause and street are called silence: neither speech nor music.
 """
 
 
-def main() -> None:
+Release = Callable[..., dict[str, Any]]
+"""Of recordings, a folder of work and one of weights: makes what ships, and returns the figures of its card."""
+
+
+def main(release: Release = release, description: str | None = __doc__) -> None:
     """Make what ships."""
     from bayessep.commands import use_cache
     from bayessep.terminal import Terminal
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder with a manifest.csv")
     parser.add_argument("-o", "--output", type=Path, default=shipped.FOLDER)
     parser.add_argument("--work", type=Path, required=True, help="folder of the training, gone on with")

@@ -237,10 +237,10 @@ class Karaoke(NamedTuple):
     def predict(self, x: Float[np.ndarray, "C N"], length: int, begin: int) -> Float[np.ndarray, "C 2 N"]:
         """Vocals and accompaniment of a window of a song; every channel has the mask of their mean."""
         del begin
-        heard = magnitude(x.mean(0), STFT)[: frame_count(length, STFT)]  # beyond its end, fewer windows cover a cell
+        spectrum = np.asarray(stft(jnp.asarray(x), STFT))
+        heard = np.abs(spectrum.mean(0))[: frame_count(length, STFT)]  # beyond its end, fewer windows cover a cell
         mean = deep_karaoke.averaged_mask(self.config, self.parameters, heard, self.scale)
         mask = mean if self.alpha is None else deep_karaoke.thresholded(mean, self.alpha).vocal
-        spectrum = np.asarray(stft(jnp.asarray(x), STFT))
         mask = np.pad(mask, ((0, spectrum.shape[1] - len(mask)), (0, 0)), mode="edge")  # of frames that share its last samples
         vocals = masked(spectrum, mask, STFT, x.shape[1], 1.0)
         return np.stack([vocals, x - vocals], axis=1)
@@ -275,8 +275,7 @@ def load(path: Path | None, alpha: float | None = None) -> Karaoke:
     Raises:
         UserError: there is none, it cannot be read or is of something else, or alpha is not between 0 and 1.
     """
-    if alpha is not None and not 0 < alpha < 1:
-        raise UserError(f"alpha is {alpha}, but must be above 0 and below 1.")
+    deep_karaoke.check_alpha(alpha)
     if path is None:
         raise UserError("no deep-karaoke is installed; give --weights FILE, a file that bayessep train deep-karaoke has written.")
     return shipped.made_of_file(path, karaoke_of)._replace(alpha=alpha)

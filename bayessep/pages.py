@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from rich.console import Group
+
 from bayessep.comparison import plain_table
 
 
@@ -31,6 +33,12 @@ def to_rich(table: Table) -> Any:
     for row in table.rows:
         made.add_row(*row)
     return made
+
+
+def account(tables: Iterable[Table], findings: Iterable[Finding], path: object, *before: str) -> Any:
+    """Tables, findings and where all of it is, for a terminal."""
+    statements = "\n".join(f"{'yes' if f.holds else 'no ':<4}{f.statement} ({f.numbers})" for f in findings)
+    return Group(*before, *map(to_rich, tables), statements, "", f"all of it: {path}")
 
 
 def page(title: str, about: str, pictures: Mapping[str, str], tables: Iterable[Table], findings: Iterable[Finding]) -> str:

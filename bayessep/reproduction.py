@@ -8,7 +8,7 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -244,6 +244,12 @@ def read(folder: Path, names: Sequence[str] = KEY) -> list[dict[str, Any]]:
     return list({key_of(result, names): result for result in results}.values())
 
 
+def append(folder: Path, result: Mapping[str, Any]) -> None:
+    """One more result, on disk at once."""
+    with (folder / RESULTS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(result) + "\n")
+
+
 def drop_half_a_line(path: Path) -> None:
     """What an interruption may have left at the end: the next result would be written onto it."""
     if path.exists():
@@ -293,8 +299,7 @@ def work(task: Task, folder: Path, data: Path, seed: int) -> int:
         if task.words and item.transcript and recognition.is_installed():
             errors, words = recognition.word_errors(item.transcript, recognition.transcribe(estimate))
             result |= {"word_errors": errors, "words": words}
-        with (folder / RESULTS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(result) + "\n")
+        append(folder, result)
     return len(task.rows)
 
 

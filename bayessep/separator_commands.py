@@ -208,11 +208,12 @@ def separate(
     Raises:
         UserError: as `network_of`, `neural.separate` and `audio.read`; nothing is left half written.
     """
+    described = begin(device, terminal)  # before numbers are put anywhere
     separator = network_of(network, weights, alpha)
     about: dict[str, Any] = {"network": dataclasses.asdict(separator.config) | {"sample_rate": separator.sample_rate}}
     about |= {"weights": None if weights is None else str(weights)}
     read = [] if weights is None else [str(weights)]
-    _separate(mix, folder, network, lambda _: separator, read, about, device, terminal)
+    _separate(mix, folder, network, lambda _: separator, read, about, described, terminal)
 
 
 OF_CONVOLUTIVE = {"bases": "templates"} | {n: n for n in ("sweeps", "training_sweeps", "overlap", "max_frequency", "seed", "alpha")}
@@ -235,8 +236,8 @@ def separate_by_templates(material: Material, config: Convolutive, folder: Path,
         return convolutive.learn_of_file(material.path, material.known, config, progress)
 
     about = {"settings": dataclasses.asdict(config), "training": material.files}
-    given = material.labels
-    _separate(material.path, folder, "conv-nmf", learned, material.inputs[1:], about, device, terminal, labels=given or ())
+    described, labels = begin(device, terminal), material.labels or ()
+    _separate(material.path, folder, "conv-nmf", learned, material.inputs[1:], about, described, terminal, labels=labels)
 
 
 def _separate(
@@ -254,7 +255,6 @@ def _separate(
     """Take a recording apart by what `made` makes; `read` are the files that must not be written over."""
     info = audio.probe(mix)
     output.keep_inputs(folder, accounts.FILES.values(), [mix, *read])
-    described = begin(device, terminal)
     started = time.perf_counter()
     gain = 1.0
     with output.draft(folder, replacing=earlier_draws(folder)) as part:
@@ -271,7 +271,7 @@ def _separate(
         found = labels_of(stems[0], stems[1], labels)
         segments.write(part / accounts.FILES["labels"], found)
         spent, seconds = time.perf_counter() - started, info.frames / info.sample_rate
-        document: dict[str, Any] = {"command": "separate", "version": __version__, "method": method, "device": described, **about}
+        document: dict[str, Any] = {"command": "separate", "version": __version__, "method": method, "device": device, **about}
         document |= {"input": {"path": str(mix), "seconds": seconds, **info._asdict()}, "seconds": spent}
         document |= {"real_time_factor": spent / seconds, "segments": [s._asdict() for s in found], "output_gain": gain}
         document["output"] = {"folder": str(folder)} | accounts.FILES

@@ -8,7 +8,6 @@ half precision, measured once more as they ship. A few hours of a core.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import time
@@ -20,7 +19,7 @@ import numpy as np
 
 from bayessep import neural, shipped, woo2020, woo2020_tables
 from bayessep.detector_data import Items
-from bayessep.detector_release import GENERATED, division, most_of
+from bayessep.detector_release import GENERATED, division, main, most_of
 from bayessep.models import conv_tasnet
 from bayessep.neural import Separator
 from bayessep.separator_training import task
@@ -59,7 +58,7 @@ def release(data: Path, work: Path, output: Path, progress: Progress = lambda *_
     ships = neural.separator_of(weights)
     for n, one in enumerate(woo2020.mixtures(parts.test, woo2020.genres(data), own.each, own.seconds, 0)):
         for ratio in RATIOS:
-            result = woo2020.tested(woo2020.separates(TIME, ships), one, ratio)
+            result = woo2020.tested(TIME, ships, one, ratio)
             lines.append({"row": SHIPS, "smr_db": ratio} | result)
         progress("as it ships", n + 1, len(parts.test.music) * own.each, float("nan"))
     figures: dict[str, Any] = {"scores": scores(lines), "sources": parts.sources, "count": lines[-1]["mixture"] + 1}
@@ -164,21 +163,5 @@ sounds thinner where music is loud. Above 8 kHz it hears nothing: what is there 
 """
 
 
-def main() -> None:
-    """Make what ships."""
-    from bayessep.commands import use_cache
-    from bayessep.terminal import Terminal
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="folder with a manifest.csv")
-    parser.add_argument("-o", "--output", type=Path, default=shipped.FOLDER)
-    parser.add_argument("--work", type=Path, required=True, help="folder of the run, gone on with")
-    given = parser.parse_args()
-    use_cache()
-    with Terminal().working() as progress:
-        figures = release(given.data, given.work, given.output, progress=progress)
-    print(json.dumps(figures, indent=1))
-
-
 if __name__ == "__main__":
-    main()
+    main(release, __doc__)

@@ -32,7 +32,7 @@ from bayessep.models import convolutive_nmf, deep_karaoke
 from bayessep.models.deep_karaoke import Masks
 from bayessep.pipeline import masked
 from bayessep.preparation import magnitude
-from bayessep.reproduction import RESULTS, SETUP, drop_half_a_line, key_of, read
+from bayessep.reproduction import RESULTS, SETUP, append, drop_half_a_line, key_of, read
 from bayessep.stft import stft
 from bayessep.train import CHECKPOINTS, Diverged, Progress, train
 
@@ -169,8 +169,7 @@ def run(folder: Path, corpus: Corpus, budget: str, *, seed: int = 0, progress: P
         if task not in done:
             progress("results", n, len(tasks), float("nan"))
             result = work(task)
-            with (folder / RESULTS).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(task._asdict() | result) + "\n")
+            append(folder, task._asdict() | result)
     for checkpoints in (folder / "training" / budget).rglob(CHECKPOINTS):
         shutil.rmtree(checkpoints)  # a gigabyte that nobody asks for any more
     return [result for result in read(folder, KEY) if key_of(result, KEY) in tasks]

@@ -119,13 +119,7 @@ def separate_file(
     window = preparation.window_of(settings, info.sample_rate)
     n_bins = preparation.modelled_bins(window, info.sample_rate, min(settings.max_frequency, known.bandwidth))
 
-    def read(times: np.ndarray) -> Lessons:
-        given = preparation.read_labels(known.labels, times, settings.p_music)
-        return Lessons(given, given.only_speech, given.only_music)
-
-    found = survey(path, window, n_bins, read)
-    speech = np.concatenate([preparation.stack(known.speech, window, n_bins), preparation.loud(found.speech)])
-    music = np.concatenate([preparation.stack(known.music, window, n_bins), preparation.loud(found.music)])
+    found, speech, music = material(path, known, window, n_bins, settings.p_music)
     preparation.require(music, "music")
     if found.level <= 0:
         raise UserError(f"{path} is silent; there is nothing to separate.")
@@ -258,6 +252,21 @@ def survey(
         first += len(mixed)
     level = total / max(n_target * n_bins, 1)
     return Survey(lessons, n_samples, first, level, loudest == 0, *(np.concatenate(pieces) for _, _, pieces in kept))
+
+
+def material(
+    path: str | Path, known: Known, window: Stft, n_bins: int, p_music: float
+) -> tuple[Survey, Float[np.ndarray, "Ts F"], Float[np.ndarray, "Tm F"]]:
+    """The first pass with the labels that are known; and the speech and the music to learn from, the file's own among it."""
+
+    def read(times: np.ndarray) -> Lessons:
+        given = preparation.read_labels(known.labels, times, p_music)
+        return Lessons(given, given.only_speech, given.only_music)
+
+    found = survey(path, window, n_bins, read)
+    speech = np.concatenate([preparation.stack(known.speech, window, n_bins), preparation.loud(found.speech)])
+    music = np.concatenate([preparation.stack(known.music, window, n_bins), preparation.loud(found.music)])
+    return found, speech, music
 
 
 def _blocks(job: Job) -> Iterator[_Block]:

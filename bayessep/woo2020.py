@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -18,14 +18,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from bayessep import __version__, data, estimates, metrics, neural, output
+from bayessep import __version__, data, estimates, metrics, output
 from bayessep.detector_data import Items
 from bayessep.detector_release import Division, division
 from bayessep.errors import UserError
+from bayessep.estimates import Estimator
 from bayessep.models.waveform_separation import State
-from bayessep.neural import Separator
-from bayessep.reproduction import RESULTS, SETUP, drop_half_a_line, key_of, read
+from bayessep.neural import Separator, Stems
+from bayessep.reproduction import RESULTS, SETUP, append, drop_half_a_line, key_of, read
 from bayessep.separator_training import RATE, Recipe, mixed, stretch, task
+from bayessep.separators import silent
 from bayessep.train import Progress, Trained, train
 
 MIXTURE, TIME, FREQUENCY = "mixture", "conv-tasnet", "blstm-mask"
@@ -127,22 +129,13 @@ def mixtures(items: Items, named: Mapping[str, str], each: int, seconds: float, 
         yield Mixture(number, stretch(items.speech, n, rng), stretch([music], n, rng), music.group, genre)
 
 
-Separate = Callable[[Float[np.ndarray, "1 N"], Float[np.ndarray, "2 N"]], Float[np.ndarray, "2 N"]]
-"""Of a mixture, and of the truth for those that know it: speech and music."""
-
-
-def separates(name: str, separator: Separator | None) -> Separate:
+def estimator(row: str, separator: Separator | None, truth: Float[np.ndarray, "2 N"]) -> Estimator:
     """What a row does: a network, an ideal mask, or nothing."""
     if separator is not None:
-        return lambda x, _: np.concatenate(neural.separate(x, RATE, separator))
-    if name == MIXTURE:
-        return lambda x, _: np.concatenate([x, x])
-
-    def ideal(x: Float[np.ndarray, "1 N"], truth: Float[np.ndarray, "2 N"]) -> Float[np.ndarray, "2 N"]:
-        made = estimates.by_truth(name, {"speech": truth[0], "music": truth[1]})
-        return np.concatenate(made(x, RATE, lambda *_: None))
-
-    return ideal
+        return estimates.by(separator)
+    if row == MIXTURE:
+        return lambda x, *_: Stems(x, x)
+    return estimates.by_truth(row, {"speech": truth[0], "music": truth[1]})
 
 
 def scores(truth: Float[np.ndarray, "2 N"], found: Float[np.ndarray, "2 N"]) -> dict[str, float]:
@@ -178,9 +171,8 @@ def run(
         for ratio in RATIOS:
             left = [one for one in every if (row, ratio, one.number) not in done]
             for n, one in enumerate(left):
-                result = tested(separates(row, network() if row in own.recipes else None), one, ratio)
-                with (folder / RESULTS).open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({"row": row, "smr_db": ratio} | result) + "\n")
+                result = tested(row, network() if row in own.recipes else None, one, ratio)
+                append(folder, {"row": row, "smr_db": ratio} | result)
                 progress(f"{row}, {ratio:g} dB", n + 1, len(left), float("nan"))
     wanted = {(row, ratio, one.number) for row in rows for ratio in RATIOS for one in every}
     return [result for result in read(folder, KEY) if key_of(result, KEY) in wanted]
@@ -214,11 +206,11 @@ def setup_of(folder: Path) -> dict[str, Any]:
     return setup
 
 
-def tested(separate: Separate, one: Mixture, ratio: float) -> dict[str, Any]:
+def tested(row: str, separator: Separator | None, one: Mixture, ratio: float) -> dict[str, Any]:
     """Scores of a row on one mixture."""
     truth = mixed(one.speech, one.music, ratio)
     started = time.perf_counter()
-    found = separate(truth.sum(0, keepdims=True), truth)
+    found = np.concatenate(estimator(row, separator, truth)(truth.sum(0, keepdims=True), RATE, silent))
     spent = time.perf_counter() - started
     return {"mixture": one.number, "genre": one.genre, "group": one.group, **scores(truth, found), "seconds": spent}
 

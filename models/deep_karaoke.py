@@ -275,6 +275,16 @@ class Masks(NamedTuple):
     other: Float[Array | np.ndarray, "T F"]
 
 
+def check_alpha(alpha: float | None) -> None:
+    """Refuse a confidence that nothing, or everything, is above; None is that of no threshold.
+
+    Raises:
+        UserError: it is not between 0 and 1.
+    """
+    if alpha is not None and not 0 < alpha < 1:
+        raise UserError(f"alpha is {alpha}, but must be above 0 and below 1.")
+
+
 def thresholded(mean: Float[Array | np.ndarray, "T F"], alpha: float) -> Masks:
     """Vocals where the mean is above alpha, the rest where it is below 1 - alpha (equations 1 and 2).
 
@@ -285,6 +295,5 @@ def thresholded(mean: Float[Array | np.ndarray, "T F"], alpha: float) -> Masks:
     Raises:
         UserError: alpha is not between 0 and 1.
     """
-    if not 0 < alpha < 1:
-        raise UserError(f"alpha is {alpha}, but must be above 0 and below 1.")
+    check_alpha(alpha)
     return Masks((mean > alpha).astype(mean.dtype), (mean < 1 - alpha).astype(mean.dtype))
