@@ -28,7 +28,7 @@ from bayessep.settings import Settings
 from bayessep.stft import bin_frequencies, frame_times, stft
 from bayessep.timeline import BOTH, MUSIC, SILENCE, SPEECH, Segment, labels_at, runs, total
 
-MODEL = Settings(complete=False, max_catalogue=2000)
+MODEL = Settings(complete=False, max_catalogue=2000, faint=15.0)
 
 
 @dataclasses.dataclass(frozen=True)

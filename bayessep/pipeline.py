@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Complex, Float
 
 from bayessep.errors import UserError
-from bayessep.preparation import Known, Plan, full_mask, label_frames, prepare, settled, speech_share, window_of
+from bayessep.preparation import Known, Plan, full_mask, label_frames, prepare, settled, speech_share, window_of, without_faint
 from bayessep.separators import Posterior, Progress, Trained, infer, score_hidden, silent, train
 from bayessep.settings import Settings
 from bayessep.stft import Stft, bin_frequencies, istft, stft
@@ -171,14 +171,15 @@ def take_apart(
     mask, std, p_music = settled(given, plan.n_bins)
     gain = np.full(len(given.target), np.nan, np.float32)
     mask[given.target] = speech_share(inferred.sources.speech, x)
+    window, magnitudes = window_of(settings, sample_rate), np.abs(spectrum).mean(0)
+    mask = without_faint(mask, magnitudes[:, : plan.n_bins], given, sample_rate / window.hop, settings.faint)
     own = np.sqrt(inferred.sources.variance) / np.maximum(x, 1e-9)
     std[given.target] = own if (temper := tempering(settings)) is None else tempered_std(mask[given.target], temper)
     p_music[given.target] = inferred.sources.p_music
     gain[given.target] = inferred.gain
 
-    window = window_of(settings, sample_rate)
     speech = masked(spectrum, mask, window, mixture.shape[1], settings.mask_power)
-    heard = label_frames(p_music, mask, np.abs(spectrum).mean(0), sample_rate / window.hop)
+    heard = label_frames(p_music, mask, magnitudes, sample_rate / window.hop)
     duration = mixture.shape[1] / sample_rate
     period = None if inferred.period is None else inferred.period * window.hop / sample_rate
     notes = ()

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Bool, Float
 from scipy import special
+from scipy.ndimage import uniform_filter1d
 
 from bayessep.errors import UserError
 from bayessep.settings import Settings
@@ -170,6 +171,30 @@ def settled(given: Given, n_bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
 def speech_share(speech: Float[ArrayLike, "T F"], x: Float[np.ndarray, "T F"]) -> Float[np.ndarray, "T F"]:
     """The share of speech in the magnitudes x: a mask. Silence has no shares, and is given to the speech."""
     return np.where(x > 0, np.asarray(speech) / np.maximum(x, 1e-9), 1.0)
+
+
+DOUBTED = 0.75
+"""P(music) of a detector, up to which an inference that hardly hears any music is believed rather than the detector."""
+
+
+def without_faint(
+    mask: Float[np.ndarray, "T F"], x: Float[np.ndarray, "T F"], given: Given, frame_rate: float, faint: float | None
+) -> Float[np.ndarray, "T F"]:
+    """A mask that gives the speech all of the frames in which so little music was inferred that there is likely none.
+
+    Args:
+        mask: the share of speech, whatever settled it.
+        x: magnitudes of the mixture, consecutive frames.
+        given: what is known of each frame; nothing but what was inferred is changed.
+        frame_rate: frames a second.
+        faint: by how many decibels the energy of the music lies below that of the mixture there, over about a second; None: never.
+    """
+    if faint is None:
+        return mask
+    reach = 2 * round(frame_rate / 2) + 1
+    energy = uniform_filter1d(np.stack([((1 - mask) * x) ** 2, x**2]).sum(2, dtype=np.float64), reach, axis=1, mode="nearest")
+    passes = given.target & (given.p_music < DOUBTED) & (energy[0] < 10 ** (-faint / 10) * energy[1])
+    return np.where(passes[:, None], np.float32(1), mask)
 
 
 def sharpen(mask: Float[np.ndarray, "T F"], power: float) -> Float[np.ndarray, "T F"]:

@@ -68,6 +68,7 @@ class Settings:
         speech_shape: how closely a bin of speech is held to its templates when the sources are read: shape of a Gamma prior; None
             holds it fast, as in the paper.
         mask_power: stems share each bin by their magnitudes to this power: 1 as in the paper, 2 as a Wiener filter.
+        faint: where P(music) is in doubt and the music inferred is so many decibels below the mixture, all is speech; None: never.
         temperature: how many times too sure the model is of a bin: its log-odds are divided by this where uncertainty is read
             (`tempering`); the mask itself stays.
         spread: standard deviation of the true log-odds around these; None leaves the posterior as sure as it is.
@@ -98,6 +99,7 @@ class Settings:
     max_catalogue: int = 1000
     speech_shape: float | None = 0.3
     mask_power: float = 1.5
+    faint: float | None = None
     temperature: float = 2.0
     spread: float | None = 2.4
     log_modes: bool = False
@@ -107,7 +109,7 @@ class Settings:
         if self.method not in METHODS:
             raise UserError(f"there is no method {self.method!r}; choose one of {', '.join(METHODS)}.")
         shapes = ("filter_shape", "gain_shape", "entry_shape", "speech_shape")
-        for name in (*shapes, "mask_power", "temperature", "spread", "level", "max_frequency"):
+        for name in (*shapes, "mask_power", "faint", "temperature", "spread", "level", "max_frequency"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise UserError(f"{name} is {value}, but must be above 0, and finite.")

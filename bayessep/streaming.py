@@ -254,16 +254,22 @@ def survey(
     return Survey(lessons, n_samples, first, level, loudest == 0, *(np.concatenate(pieces) for _, _, pieces in kept))
 
 
+MOST_SECONDS = 600.0
+"""Of each source of a recording that are learned from: what is learned from is held at once."""
+
+
 def material(
     path: str | Path, known: Known, window: Stft, n_bins: int, p_music: float
 ) -> tuple[Survey, Float[np.ndarray, "Ts F"], Float[np.ndarray, "Tm F"]]:
-    """The first pass with the labels that are known; and the speech and the music to learn from, the file's own among it."""
+    """The first pass with the labels that are known; and the speech and the music to learn from, of the file's own the first
+    `MOST_SECONDS` of each."""
 
     def read(times: np.ndarray) -> Lessons:
         given = preparation.read_labels(known.labels, times, p_music)
         return Lessons(given, given.only_speech, given.only_music)
 
-    found = survey(path, window, n_bins, read)
+    most = round(MOST_SECONDS * audio.probe(path).sample_rate / window.hop)
+    found = survey(path, window, n_bins, read, most=most)
     speech = np.concatenate([preparation.stack(known.speech, window, n_bins), preparation.loud(found.speech)])
     music = np.concatenate([preparation.stack(known.music, window, n_bins), preparation.loud(found.music)])
     return found, speech, music
@@ -338,16 +344,20 @@ def _fit_templates(job: Job, trained: Trained | None) -> tuple[Trained | None, F
 def _separated(job: Job, trained: Trained | None) -> Iterator[tuple[_Block, np.ndarray, np.ndarray]]:
     """Each block with the mask and P(music) of the frames it keeps; templates are held. What is settled is not inferred."""
     settings = dataclasses.replace(job.settings, method="nmf", sweeps=min(job.settings.sweeps, _MAX_SWEEPS))
+    given, last = job.survey.lessons.given, job.survey.n_frames - 1
     for index, block in enumerate(_blocks(job)):
-        rows = preparation.Given(*(field[block.first : block.first + block.keep] for field in job.survey.lessons.given))
+        keep = slice(block.before, block.before + block.keep)
+        frames = np.clip(np.arange(block.spectrum.shape[1]) + block.first - block.before, 0, last)
+        rows = preparation.Given(*(field[frames] for field in given))
         mask, _, p_music = preparation.settled(rows, job.n_bins)
         if not job.is_settled(index):
             problem = _problem(job, block, trained, settings)
             found = separators.sources_of(separators.fit_problem(problem, trained, settings))
-            keep = slice(block.before, block.before + block.keep)
-            x = np.asarray(problem.frames.x)[keep]
-            mask = np.where(rows.target[:, None], preparation.speech_share(found.speech[keep], x), mask)
-            p_music = np.where(rows.target, found.p_music[keep], p_music)
+            x = np.asarray(problem.frames.x)
+            mask = np.where(rows.target[:, None], preparation.speech_share(found.speech, x), mask)
+            mask = preparation.without_faint(mask, x, rows, job.sample_rate / job.window.hop, settings.faint)
+            p_music = np.where(rows.target, found.p_music, p_music)
+        mask, p_music = mask[keep], p_music[keep]
         yield block, mask, p_music
         job.progress("separating", index + 1, job.n_blocks, float("nan"))
 

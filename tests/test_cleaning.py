@@ -165,6 +165,30 @@ def test_what_is_mixed_is_separated_and_the_rest_passes(made: Broadcast, how: st
     assert stems.account.notes == ()
 
 
+@pytest.mark.parametrize("in_pieces", [False, True])
+def test_speech_that_is_taken_for_both_passes(
+    made: Broadcast, in_pieces: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A detector is in doubt over the last stretch of speech, and wrong; the model hears no music in it."""
+    last = [s for s in made.segments if s.label == SPEECH][-1]
+    found = oracle([s._replace(label=BOTH) if s is last else s for s in made.segments])
+    doubt = np.arange(len(found.music)) * found.hop
+    found.music[(doubt >= last.start) & (doubt < last.end)] = 0.6
+    where = _where([last, *made.segments[-1:]], SPEECH, inside=0.6)
+    monkeypatch.setattr(streaming, "BLOCK_SECONDS", 5.0)
+    reached = []
+    for faint in (None, 13.0):
+        settings = dataclasses.replace(SMALL, model=dataclasses.replace(SMALL.model, faint=faint))
+        if in_pieces:
+            paths = tmp_path / "speech.wav", tmp_path / "music.wav"
+            cleaning.clean_file(save(tmp_path / "radio.wav", made.mixture, RATE, "FLOAT"), found, *paths, settings)
+            speech = load(paths[0])[0]
+        else:
+            speech = clean(made.mixture[None], RATE, found, settings).speech[0]
+        reached.append(_si_sdr(made.speech, speech, where))
+    assert reached[0] < 30 < reached[1]
+
+
 @pytest.mark.parametrize("channels", [1, 2])
 def test_stems_have_the_shape_of_the_mixture(made: Broadcast, channels: int) -> None:
     mixture = np.stack([made.mixture, 0.5 * made.mixture])[:channels, :-7]

@@ -15,6 +15,7 @@ from bayessep.errors import UserError
 from bayessep.pipeline import separate
 from bayessep.preparation import Known
 from bayessep.settings import METHODS, Settings
+from bayessep.timeline import Segment
 
 pytestmark = pytest.mark.loose_arrays
 RATE = 16000
@@ -247,6 +248,19 @@ def test_blocks_of_a_long_file_share_one_prior(broadcast, known, tmp_path, monke
     np.testing.assert_allclose(weights, [0.0, 0.25, 1 / 3] if method == "joint" else [0.0, 1.0])
 
 
+def test_no_more_is_learned_from_a_long_file_than_can_be_held(tmp_path, monkeypatch) -> None:
+    """Of six labelled seconds of each, two; what is given besides is learned from in full."""
+    monkeypatch.setattr(streaming, "MOST_SECONDS", 2.0)
+    sound = np.random.default_rng(0).normal(0, 0.1, (1, 12 * RATE)).astype(np.float32)
+    write(tmp_path / "mix.wav", sound, RATE, "FLOAT")
+    labels = [Segment(0.0, 6.0, "speech"), Segment(6.0, 12.0, "music")]
+    window = preparation.window_of(Settings(), RATE)
+    found, speech, music = streaming.material(tmp_path / "mix.wav", Known([sound[0, :RATE]], labels=labels), window, 20, 0.5)
+    second = RATE / window.hop
+    assert len(found.speech) == len(music) == round(2 * second)
+    assert abs(len(speech) - 3 * second) < 5
+
+
 def test_method_table_is_complete() -> None:
     assert set(METHODS) == {"nmf", "variational", "icm", "joint", "svi", "unsupervised"}
     assert Settings().method in METHODS
@@ -257,6 +271,22 @@ def test_a_mask_may_be_sharper_than_shares() -> None:
     np.testing.assert_array_equal(preparation.sharpen(shares, 1.0), shares)
     np.testing.assert_allclose(preparation.sharpen(np.array([[0.0, 0.4, 0.5, 1.0]]), 1e4), [[0, 0, 0.5, 1]], atol=1e-9)
     np.testing.assert_allclose(preparation.sharpen(shares, 2.0), shares**2 / (shares**2 + (1 - shares) ** 2), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("faint", "passing"), [(None, []), (20.0, [0, 1, 2]), (6.0, [0, 1, 2, 4, 5]), (1e-3, [0, 1, 2, 4, 5])])
+def test_music_that_is_hardly_heard_is_none(faint: float | None, passing: list[int]) -> None:
+    """Six stretches of four seconds: speech for sure, faint music twice, faint music without doubt, music of -12 dB twice."""
+    n, music = 40, np.array([0.0, 0.01, 0.05, 0.01, 0.25, 0.25], np.float32)
+    mask = np.repeat(1 - music, n)[:, None] * np.ones((1, 3), np.float32)
+    prior = np.repeat(np.array([0.05, 0.6, 0.74, 0.8, 0.6, 0.5], np.float32), n)
+    target = np.repeat(np.array([False, True, True, True, True, True]), n)
+    given = preparation.Given(target, np.ones(6 * n, bool), ~target, np.zeros(6 * n, bool), prior)
+    found = preparation.without_faint(mask, np.ones((6 * n, 3), np.float32), given, 10.0, faint)
+    middle = found.reshape(6, n, 3)[:, 10:-10]
+    assert [k for k in range(6) if (middle[k] == 1).all()] == (passing or [0])
+    changed = (found != mask).any(1)
+    np.testing.assert_array_equal(found[~changed], mask[~changed])
+    assert not changed[prior > preparation.DOUBTED].any()
 
 
 def test_the_power_of_the_mask_changes_stems_alone(broadcast, known) -> None:
@@ -291,7 +321,7 @@ def test_a_repeat_that_is_silent_somewhere_breaks_nothing(broadcast, known, monk
     assert np.isfinite(separate(broadcast.mixture[None], RATE, known, few).bound)
 
 
-@pytest.mark.parametrize("name", ["overlap", "mask_power", "temperature", "spread", "entry_shape", "speech_shape"])
+@pytest.mark.parametrize("name", ["overlap", "mask_power", "faint", "temperature", "spread", "entry_shape", "speech_shape"])
 def test_settings_that_make_no_sense_are_refused(name: str) -> None:
     with pytest.raises(UserError, match=f"{name} is"):
         Settings(**{name: -1.0})
