@@ -16,6 +16,7 @@ from typing import Any
 
 import typer
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from typer.core import TyperCommand
 
@@ -76,6 +77,15 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+def _console(human: Any) -> Console:
+    """Standard output, as wide as it is; in a file or a pipe, which have no width, wide enough for every column of a table."""
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal and not isinstance(human, str):
+        wide = Measurement.get(console, console.options.update(max_width=1000), human).maximum
+        console.width = max(console.width, wide)
+    return console
+
+
 class Terminal:
     """Where a verb's words go.
 
@@ -104,7 +114,7 @@ class Terminal:
         else:
             human = writable(human) if isinstance(human, str) else human
             with self._writing():
-                Console(highlight=False, markup=False).print(human, soft_wrap=isinstance(human, str))
+                _console(human).print(human, soft_wrap=isinstance(human, str))
 
     def out(self, text: str) -> None:
         """A text for programs to read, on standard output as it stands."""

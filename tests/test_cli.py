@@ -18,6 +18,7 @@ import pytest
 import typer
 from hypothesis import given as for_all
 from hypothesis import strategies as st
+from rich.table import Table
 
 from bayessep import cli, commands, estimates, output, recordings, separator_commands, terminal
 from bayessep.errors import UserError
@@ -378,6 +379,15 @@ def test_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert commands.cache_folder() == tmp_path / "home" / ".cache" / "bayessep" / "jax"
+
+
+def test_tables_are_whole_in_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where there is no terminal, there is no width that they must fit."""
+    table = Table(*(f"column {n}" for n in range(20)))
+    table.add_row(*(f"{n}.{n:012}" for n in range(20)))
+    terminal.Terminal().result({}, table)
+    said = capsys.readouterr().out
+    assert all(f"column {n} " in said and f"{n}.{n:012} " in said for n in range(20))
 
 
 def test_an_interruption_that_was_swallowed_is_served_later(monkeypatch: pytest.MonkeyPatch) -> None:
