@@ -75,8 +75,10 @@ def train_separator(
     if begun is not None and start is not None:
         about |= {"start": hashlib.sha256(start.read_bytes()).hexdigest()}
     learn, held = divide(items, SHARE, recipe.seed)
+    made = task(recipe, learn, held, about, begun)
     with terminal.working() as progress:
-        trained = train.train(task(recipe, learn, held, about, begun), recipe.training, folder, progress=progress)
+        trained = train.train(made, recipe.training, folder, progress=progress)
+    before = None if begun is None else made.validate(made.init(jax.random.key(recipe.seed)))["loss"]
     if jax.process_index() > 0:
         return
     separator = Separator(recipe.network, recipe.config, trained.state.parameters, RATE)
@@ -89,6 +91,9 @@ def train_separator(
         return f"validation at 0 dB: SI-SDR of speech {speech:.1f} dB, of music {music:.1f} dB"
 
     conclude(recipe.network, recipe, trained, about, weights, told, folder, described, terminal)
+    if before is not None and trained.loss >= before:
+        told_before = f"validation {before:.2f}, at its best epoch {trained.loss:.2f}; less is better"
+        terminal.warn(f"no epoch was better than {start}, which it began with ({told_before}): keep that file.")
 
 
 def begun_by(start: Path, recipe: Recipe) -> Any:

@@ -220,6 +220,7 @@ def _check_setup(folder: Path, parts: Division, budget: str, seed: int) -> None:
     recipes = {name: [asdict(recipe) for recipe in own] for name, own in BUDGETS[budget].recipes.items()}
     setup = {"version": __version__, "budget": budget, "seed": seed, "seconds": lasting, "recipes": recipes}
     setup |= {"each": BUDGETS[budget].each, "length": BUDGETS[budget].seconds}
+    setup |= {"tested with": {what: sorted({item.group for item in own}) for what, own in parts.test._asdict().items()}}
 
     def other(before: Any, now: dict[str, Any]) -> str:
         differing = [name for name in now if before.get(name) != now[name]]

@@ -168,6 +168,8 @@ def test_networks_are_trained_from_the_command_line(call: Caller, tmp_path: Path
     (tmp_path / "recipe.json").write_text('{"network": "blstm-mask"}')
     begun = call("train", "blstm-mask", "--data", tmp_path, "-o", tmp_path / "on", *flags, "--start", weights, "--falls", "--json")
     assert begun.code == 0, begun.err
+    worse = call("train", "blstm-mask", "--data", tmp_path, "-o", tmp_path / "worse", *flags, "--start", weights, "--rate", "0.9")
+    assert worse.code == 0 and f"no epoch was better than {weights}" in worse.err
     for more, says in ((("--seed", "1"), "was trained with --seed 0"), (("--preset", "paper"), "holds a network whose layers")):
         bad = call("train", "blstm-mask", "--data", tmp_path, "-o", tmp_path / "bad", *flags, "--start", weights, *more)
         assert bad.code == 2 and says in bad.err, bad.err
