@@ -74,6 +74,7 @@ def read(
     mono: bool = False,
     start: float | int = 0.0,
     stop: float | int | None = None,
+    track: int = 0,
 ) -> Audio:
     """The samples of a file, or of a part of it.
 
@@ -83,12 +84,13 @@ def read(
         mono: replace the channels by their mean; by the loudest of them where they cancel each other (`bayessep.downmix`).
         start: beginning of the part, in seconds.
         stop: end of the part, in seconds; None, or a time after the end, for the end of the file.
+        track: which of the sound tracks of a container; stem files have several.
 
     Raises:
-        UserError: the file is missing, unreadable, not audio, cut off, empty, or has samples that are NaN, infinite or
-            beyond reason; or the part asked for is not in it.
+        UserError: the file is missing, unreadable, not audio, has no such track, is cut off or empty, or has samples that are NaN,
+            infinite or beyond reason; or the part asked for is not in it.
     """
-    with _open(path) as source:
+    with _open(path, track) as source:
         rate = source.sample_rate
         if not 0 <= start or (stop is not None and stop <= start):
             raise UserError(f"{path}: cannot read from {start} s to {stop} s; give 0 <= start < stop.")
@@ -173,7 +175,7 @@ def _regrouped(pieces: Iterable[Samples], size: int) -> Iterator[Samples]:
 
 
 @contextmanager
-def _open(path: AnyPath) -> Iterator[_SoundFile | _Container]:
+def _open(path: AnyPath, track: int = 0) -> Iterator[_SoundFile | _Container]:
     """Open a file with whatever can read it."""
     try:
         mode = os.stat(path).st_mode
@@ -189,12 +191,14 @@ def _open(path: AnyPath) -> Iterator[_SoundFile | _Container]:
             except soundfile.LibsndfileError:
                 sound = None
             if sound is not None:
+                if track:
+                    raise UserError(f"{path} has one sound track, and not {track + 1}.")
                 with sound:
                     yield _SoundFile(sound, path)
                 return
     except OSError as error:
         raise UserError(f"cannot read {path}: {_reason(error)}.") from error
-    with _open_container(path) as source:
+    with _open_container(path, track) as source:
         yield source
 
 
@@ -232,7 +236,7 @@ class _SoundFile:
 
 
 @contextmanager
-def _open_container(path: AnyPath) -> Iterator[_SoundFile | _Container]:
+def _open_container(path: AnyPath, track: int) -> Iterator[_SoundFile | _Container]:
     """Open a file that libsndfile does not know with PyAV."""
     try:
         import av  # pyright: ignore[reportMissingImports]
@@ -245,17 +249,19 @@ def _open_container(path: AnyPath) -> Iterator[_SoundFile | _Container]:
         with av.open(os.fspath(path)) as container:
             if not container.streams.audio:
                 raise UserError(f"{path} holds no sound; give a file that does.")
-            yield _Container(container, av.AudioResampler)
+            if track >= len(container.streams.audio):
+                raise UserError(f"{path} has {len(container.streams.audio)} sound tracks, and not {track + 1}.")
+            yield _Container(container, av.AudioResampler, track)
     except (av.FFmpegError, OSError) as error:
         raise UserError(f"{path} is not audio known here, or is damaged: {_reason(error)}.") from error
 
 
 class _Container:
-    """A file that PyAV reads. Only the first sound track counts."""
+    """One sound track of a file that PyAV reads."""
 
-    def __init__(self, container: Any, resampler: Any) -> None:
+    def __init__(self, container: Any, resampler: Any, track: int) -> None:
         self._container, self._resampler = container, resampler
-        self._stream = container.streams.audio[0]
+        self._stream = container.streams.audio[track]
         self.sample_rate, self.channels = int(self._stream.rate), int(self._stream.channels)
 
     def info(self) -> AudioInfo:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from bayessep import audio, data, shipped
+from bayessep import shipped, song_stems
 from bayessep.errors import UserError
 from bayessep.models import deep_karaoke
 from bayessep.models.deep_karaoke import PRESETS, Batch, DeepKaraoke, State
@@ -64,28 +64,13 @@ def _halved(x: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
 
 
 def read_songs(folder: str | Path, sample_rate: int = RATE) -> list[Song]:
-    """Songs of a folder with manifest.csv, which lists files of the category stems: vocals and accompaniment in a folder a song.
-
-    Folders whose names differ in what follows the last underscore hold excerpts of one song.
+    """The songs of a folder, in any layout of `song_stems`.
 
     Raises:
-        UserError: as `data.read_manifest`; there are no stems, a song lacks one, or its stems differ in length.
+        UserError: as `song_stems.listed` and `song_stems.read`.
     """
-    found: dict[Path, dict[str, Path]] = {}
-    for r in data.select(data.read_manifest(folder), category="stems"):
-        found.setdefault(r.path.parent, {})[r.path.stem] = r.path
-    if not found:
-        manifest = Path(folder) / "manifest.csv"
-        raise UserError(f"{manifest} lists no files of the category stems; add songs with vocals and accompaniment.")
-    songs = []
-    for place, paths in sorted(found.items()):
-        if absent := {"vocals", "accompaniment"} - paths.keys():
-            raise UserError(f"{place} lacks the {min(absent)}; each song needs vocals and accompaniment.")
-        stems = [audio.read(paths[part], mono=True, sample_rate=sample_rate).samples[0] for part in ("vocals", "accompaniment")]
-        if len(stems[0]) != len(stems[1]):
-            raise UserError(f"the stems of {place} have {len(stems[0])} and {len(stems[1])} samples; they must be equally long.")
-        songs.append(Song(place.name, place.name.rpartition("_")[0] or place.name, *stems))
-    return songs
+    found = ((song, song_stems.read(song, sample_rate)) for song in song_stems.listed(folder))
+    return [Song(song.name, song.group, vocals[0], accompaniment[0]) for song, (vocals, accompaniment) in found]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,138 @@
+"""Songs whose vocals and accompaniment are known, as folders hold them.
+
+| | |
+|---|---|
+| a manifest | ``manifest.csv`` lists files of the category stems: ``…/<song>/{vocals,accompaniment}.*`` |
+| any folder | ``[songs/]<song>/{vocals,accompaniment}.*`` |
+| MUSDB18, as wav | ``{train,test}/<song>/{vocals,bass,drums,other}.wav`` |
+| MUSDB18, as stem files | ``{train,test}/<song>.stem.mp4`` (`TRACKS`), which PyAV reads |
+| DSD100 | ``Sources/{Dev,Test}/<song>/{vocals,bass,drums,other}.wav`` |
+
+Songs of a manifest whose folders differ in what follows the last underscore are excerpts of one song, and have one group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from bayessep import audio, data
+from bayessep.errors import UserError
+
+VOCALS, ACCOMPANIMENT = "vocals", "accompaniment"
+INSTRUMENTS = ("bass", "drums", "other")
+PARTS = {"train": "train", "test": "test", "Dev": "train", "Test": "test"}
+"""Folders of corpora that are divided, and what they are for."""
+TRACKS = {VOCALS: (4,), ACCOMPANIMENT: (1, 2, 3)}
+"""Sound tracks of a stem file of MUSDB18, from 0; the first is the mixture."""
+
+
+class Source(NamedTuple):
+    """Where a part of a song is."""
+
+    path: Path
+    track: int = 0
+
+
+class Listed(NamedTuple):
+    """A song that was found and not yet read. What has several sources is their sum."""
+
+    name: str
+    group: str  # one for all excerpts of a song
+    part: str  # train, test, or nothing where the corpus says nothing of it
+    vocals: tuple[Source, ...]
+    accompaniment: tuple[Source, ...]
+
+
+def listed(folder: str | Path) -> list[Listed]:
+    """The songs of a folder in one of the layouts above, by name.
+
+    Raises:
+        UserError: as `data.read_manifest`; the folder is in none of the layouts, a song lacks a part, or two have one name.
+    """
+    top = Path(folder)
+    if (top / "manifest.csv").exists():
+        found = list(_of_manifest(top))
+    elif not top.is_dir():
+        raise UserError(f"{top} is not a folder; give one with songs.")
+    else:
+        found = [*_of_stem_files(top), *_of_folders(top)]
+        if not found:
+            raise UserError(
+                f"{top} has no songs with their parts: neither <song>/vocals and <song>/accompaniment, nor MUSDB18 or DSD100, "
+                "nor a manifest.csv; give a folder in one of these layouts."
+            )
+    names = [song.name for song in found]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise UserError(f"{top} has several songs named {min(twice)}; give each song a name of its own.")
+    return sorted(found)
+
+
+def read(song: Listed, sample_rate: int, *, mono: bool = True) -> tuple[Float[np.ndarray, "C N"], Float[np.ndarray, "C N"]]:
+    """Vocals and accompaniment, equally long.
+
+    Raises:
+        UserError: as `audio.read`; parts differ in length or in channels.
+    """
+    shapes: dict[Source, tuple[int, ...]] = {}
+    sums: list[np.ndarray] = []
+    for sources in (song.vocals, song.accompaniment):
+        total = np.zeros(0, np.float32)
+        for source in sources:
+            samples = audio.read(source.path, mono=mono, sample_rate=sample_rate, track=source.track).samples
+            shapes[source] = samples.shape
+            if len(set(shapes.values())) > 1:
+                lengths = " and ".join(f"{c} × {n}" for c, n in dict.fromkeys(shapes.values()))
+                raise UserError(f"the stems of {song.name} have {lengths} samples; they must be equally long.")
+            total = samples if not total.size else total + samples
+        sums.append(total)
+    return sums[0], sums[1]
+
+
+def _of_manifest(top: Path) -> Iterator[Listed]:
+    found: dict[Path, dict[str, Source]] = {}
+    for r in data.select(data.read_manifest(top), category="stems"):
+        found.setdefault(r.path.parent, {})[r.path.stem] = Source(r.path)
+    if not found:
+        raise UserError(f"{top / 'manifest.csv'} lists no files of the category stems; add songs with vocals and accompaniment.")
+    for place, parts in found.items():
+        yield _pair(place.name, place, parts, group=place.name.rpartition("_")[0])
+
+
+def _of_folders(top: Path) -> Iterator[Listed]:
+    """Every folder, however deep, that holds vocals."""
+    of: dict[Path, dict[str, Source]] = {}
+    for path in sorted(top.rglob("*")):
+        named = path.stem in (VOCALS, ACCOMPANIMENT, *INSTRUMENTS)
+        if named and path.suffix.lower() in data.AUDIO_EXTENSIONS and not path.name.startswith("."):
+            if (before := of.setdefault(path.parent, {}).get(path.stem)) is not None:
+                raise UserError(f"{before.path} and {path} are the same part of one song; remove one of them.")
+            of[path.parent][path.stem] = Source(path)
+    for place, parts in of.items():
+        yield _pair(place.name, place, parts)
+
+
+def _pair(name: str, place: Path, parts: Mapping[str, Source], group: str = "") -> Listed:
+    """A song of its parts; where there is no accompaniment, it is all the instruments.
+
+    Raises:
+        UserError: a part is absent.
+    """
+    if VOCALS in parts and ACCOMPANIMENT not in parts and any(name in parts for name in INSTRUMENTS):
+        needed = (VOCALS, *INSTRUMENTS)
+    else:
+        needed = (VOCALS, ACCOMPANIMENT)
+    if absent := [part for part in needed if part not in parts]:
+        raise UserError(f"{place} lacks the {absent[0]}; each song needs vocals and accompaniment.")
+    return Listed(name, group or name, PARTS.get(place.parent.name, ""), (parts[VOCALS],), tuple(parts[n] for n in needed[1:]))
+
+
+def _of_stem_files(top: Path) -> Iterator[Listed]:
+    for path in sorted(top.rglob("*.stem.mp4")):
+        name, part = path.name.removesuffix(".stem.mp4"), PARTS.get(path.parent.name, "")
+        own = {what: tuple(Source(path, track) for track in tracks) for what, tracks in TRACKS.items()}
+        yield Listed(name, name, part, own[VOCALS], own[ACCOMPANIMENT])
