@@ -74,6 +74,14 @@ class BssEval(NamedTuple):
     permutation: Int[np.ndarray, " S"]  # estimate permutation[j] is scored against reference j
 
 
+class WindowScores(NamedTuple):
+    """Scores in dB of each source in each window; NaN where a reference or an estimate is silent."""
+
+    sdr: Float[np.ndarray, "S W"]  # target against everything else, a filter of it included
+    sir: Float[np.ndarray, "S W"]
+    sar: Float[np.ndarray, "S W"]
+
+
 class StemScores(NamedTuple):
     """Scores of one stem in dB. For speech with music beside it, ``sir`` is the SMR of paper 000."""
 
@@ -114,6 +122,39 @@ def bss_eval(
     best = max(orders, key=lambda order: sum(scores[j, e][1] for j, e in enumerate(order)))
     sdr, sir, sar = np.array([scores[j, e] for j, e in enumerate(best)]).T
     return BssEval(sdr, sir, sar, np.array(best))
+
+
+def bss_eval_windows(
+    references: Float[AnyArray, "S N"], estimates: Float[AnyArray, "S N"], window: int, hop: int, *, filter_length: int = 512
+) -> WindowScores:
+    """BSS-Eval version 3 for images (Vincent, Sawada, Bofill et al. 2007), in float64, in windows of a song of its own filters.
+
+    SIR and SAR are those of `bss_eval`. In the SDR a filter counts as an error, a gain too: an image is the source as it is heard.
+    The scores are those of ``mir_eval.separation.bss_eval_images_framewise``, and of museval's.
+
+    Args:
+        references: (S, N) true sources, mono.
+        estimates: (S, N) estimated sources in the same order.
+        window: samples; a signal that has less than a window and a hop is one window.
+        hop: samples between the starts of windows; what is left over at the end does not count.
+        filter_length: taps of the distortion filters that SIR and SAR allow.
+
+    Raises:
+        UserError: all of a signal is silent or it is not finite, or the shapes differ.
+    """
+    references, estimates = _checked(references, estimates)
+    n = references.shape[1]
+    starts = range(0, n - window + 1, hop) if n >= window + hop else [0]
+    length = window if n >= window + hop else n
+    found = np.full((3, len(references), len(starts)), np.nan)
+    for w, start in enumerate(starts):
+        true, estimated = (x[:, start : start + length] for x in (references, estimates))
+        if true.any(1).all() and estimated.any(1).all():
+            missed = ((estimated - true) ** 2).sum(1)
+            scores = bss_eval(true, estimated, filter_length=filter_length)
+            sdr = [_decibel(float(s), float(e)) for s, e in zip((true**2).sum(1), missed, strict=True)]
+            found[:, :, w] = sdr, scores.sir, scores.sar
+    return WindowScores(*found)
 
 
 def evaluate_stems(

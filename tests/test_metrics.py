@@ -14,7 +14,7 @@ from bayessep.metrics import bss_eval, evaluate_stems, si_sdr
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # mir_eval announces that its version 0.9 will have no separation metrics
-    from mir_eval.separation import bss_eval_sources
+    from mir_eval.separation import bss_eval_images_framewise, bss_eval_sources
 
 
 def _noise(seed: int, *shape: int) -> np.ndarray:
@@ -132,6 +132,22 @@ def test_bss_eval_equals_mir_eval_over_many_blocks():
     estimates = _mixed(sources, 10.0)
     for mine, oracle in zip(bss_eval(sources, estimates), _reference_scores(sources, estimates), strict=True):
         np.testing.assert_allclose(mine, oracle, atol=1e-6)
+
+
+@pytest.mark.parametrize("n", [5500, 6000, 9000, 9999])
+def test_windows_are_scored_as_mir_eval_scores_images(n: int):
+    """Windows of 4000 samples every 2000: one, two and three of them; in the third, a source is silent."""
+    sources = SOURCES["coloured"][:, :n].copy()
+    sources[1, 4000:8000] = 0
+    estimates = _mixed(sources, 12.0)
+    found = metrics.bss_eval_windows(sources, estimates, 4000, 2000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sdr, _, sir, sar, _ = bss_eval_images_framewise(sources, estimates, 4000, 2000)
+    assert found.sdr.shape == (2, {5500: 1, 6000: 2, 9000: 3, 9999: 3}[n])
+    for mine, oracle in zip(found, (sdr, sir, sar), strict=True):
+        np.testing.assert_allclose(mine, oracle, atol=1e-6)
+    assert np.isnan(found.sdr).any(0).tolist() == [k == 2 for k in range(found.sdr.shape[1])]
 
 
 def test_bss_eval_finds_the_order_as_mir_eval_does():
