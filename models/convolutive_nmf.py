@@ -131,6 +131,38 @@ def shares(
     return jnp.where(one + two > 0, one / _or_one(one + two), 0.5)
 
 
+@partial(jax.jit, static_argnames=("free",))
+def half_kept(windows: Float[Array, "n D"], factors: Factors, free: int) -> Factors:
+    """A sweep in which the first so many templates are updated, and the others kept (Smaragdis, Raj, Shashanka, 2007)."""
+    h, w = factors = _activated(windows, factors)
+    found = w[:free] * (h[:, :free].T @ _missed(windows, factors)) / _or_one(h[:, :free].sum(0))[:, None]
+    sums = found.sum(1)
+    return Factors(h.at[:, :free].multiply(sums), w.at[:free].set(found / _or_one(sums)[:, None]))
+
+
+@partial(jax.jit, static_argnames=("free", "sweeps"))
+def free_shares(
+    key: Key[Array, ""], windows: Float[Array, "n D"], kept: Float[Array, "K D"], free: int, sweeps: int = 100
+) -> Float[Array, "n D"]:
+    """Semi-supervised: the part of each cell that is of a source of which nothing is known, beside one whose templates are kept.
+
+    Args:
+        key: of the random start.
+        windows: of the mixture; D is the bins of a frame where a window is a frame.
+        kept: templates of the known source.
+        free: how many templates the other source is given.
+        sweeps: over both.
+    """
+    one, two = jax.random.split(key)
+    begun = Factors(
+        _uniform(one, (len(windows), free + len(kept)), windows.dtype),
+        jnp.concatenate([_uniform(two, (free, windows.shape[1]), windows.dtype) / windows.shape[1], kept]),
+    )
+    h, w = lax.fori_loop(0, sweeps, lambda _, factors: half_kept(windows, factors, free), begun)
+    unknown, known = h[:, :free] @ w[:free], h[:, free:] @ w[free:]
+    return jnp.where(unknown + known > 0, unknown / _or_one(unknown + known), 0.5)
+
+
 def averaged_shares(
     key: Key[Array, ""],
     magnitude: Float[Array | np.ndarray, "T F"],

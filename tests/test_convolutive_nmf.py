@@ -29,6 +29,30 @@ def test_the_divergence_never_rises(x64: None) -> None:
     assert 0 < found[-1] < 0.7 * found[1]
 
 
+def test_the_divergence_never_rises_where_some_templates_are_kept(x64: None) -> None:
+    windows = jnp.asarray(_windows(), jnp.float64).at[4].set(0)
+    factors = nmf.start(jax.random.key(0), windows, 5)
+    kept, found = factors.templates[2:], []
+    for _ in range(60):
+        factors = nmf.half_kept(windows, factors, 2)
+        found.append(float(nmf.divergence(windows, factors)))
+    np.testing.assert_array_equal(factors.templates[2:], kept)
+    np.testing.assert_allclose(factors.templates[:2].sum(1), 1)
+    assert (np.diff(found) <= 1e-12 * found[0]).all() and found[-1] < 0.8 * found[0]
+
+
+def test_an_unknown_source_is_found_beside_a_known_one() -> None:
+    """Two sounds with templates of their own, one of which is known; each frame has as much of both as chance gives it."""
+    rng = np.random.default_rng(3)
+    known, unknown = rng.gamma(0.3, 1.0, (3, 40)), rng.gamma(0.3, 1.0, (2, 40))
+    parts = [(rng.gamma(0.5, 1.0, (200, len(w))) @ w).astype(np.float32) for w in (unknown, known)]
+    templates = nmf.fit(jax.random.key(0), parts[1], 3, 300)
+    share = np.asarray(nmf.free_shares(jax.random.key(1), jnp.asarray(sum(parts)), templates, 2, 500))
+    wrong = np.abs(share * sum(parts) - parts[0]).sum() / parts[0].sum()
+    assert wrong < 0.15
+    assert np.abs(0.5 * sum(parts) - parts[0]).sum() / parts[0].sum() > 0.5
+
+
 def test_the_divergence_is_that_of_kullback_and_leibler() -> None:
     windows, factors = jnp.asarray([[0.0, 2.0]]), Factors(jnp.ones((1, 1)), jnp.asarray([[0.5, 3.0]]))
     assert float(nmf.divergence(windows, factors)) == pytest.approx(0.5 + 2 * np.log(2 / 3) - 2 + 3, rel=1e-6)
