@@ -4,16 +4,16 @@
 |---|---|
 | a manifest | ``manifest.csv`` lists files of the category stems: ``…/<song>/{vocals,accompaniment}.*`` |
 | any folder | ``[songs/]<song>/{vocals,accompaniment}.*`` |
-| MUSDB18, as wav | ``{train,test}/<song>/{vocals,bass,drums,other}.wav`` |
+| MUSDB18, as wav | ``{train,test}/<song>/{mixture,vocals,bass,drums,other}.wav`` |
 | MUSDB18, as stem files | ``{train,test}/<song>.stem.mp4`` (`TRACKS`), which PyAV reads |
-| DSD100 | ``Sources/{Dev,Test}/<song>/{vocals,bass,drums,other}.wav`` |
+| DSD100 | ``Sources/{Dev,Test}/<song>/{vocals,bass,drums,other}.wav``, ``Mixtures/{Dev,Test}/<song>/mixture.wav`` |
 
 Songs of a manifest whose folders differ in what follows the last underscore are excerpts of one song, and have one group.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,12 +23,12 @@ from jaxtyping import Float
 from bayessep import audio, data
 from bayessep.errors import UserError
 
-VOCALS, ACCOMPANIMENT = "vocals", "accompaniment"
+VOCALS, ACCOMPANIMENT, MIXTURE = "vocals", "accompaniment", "mixture"
 INSTRUMENTS = ("bass", "drums", "other")
 PARTS = {"train": "train", "test": "test", "Dev": "train", "Test": "test"}
 """Folders of corpora that are divided, and what they are for."""
-TRACKS = {VOCALS: (4,), ACCOMPANIMENT: (1, 2, 3)}
-"""Sound tracks of a stem file of MUSDB18, from 0; the first is the mixture."""
+TRACKS = {VOCALS: (4,), ACCOMPANIMENT: (1, 2, 3), MIXTURE: (0,)}
+"""Sound tracks of a stem file of MUSDB18, from 0."""
 
 
 class Source(NamedTuple):
@@ -46,6 +46,7 @@ class Listed(NamedTuple):
     part: str  # train, test, or nothing where the corpus says nothing of it
     vocals: tuple[Source, ...]
     accompaniment: tuple[Source, ...]
+    mixture: tuple[Source, ...] = ()  # where a file holds it
 
 
 def listed(folder: str | Path) -> list[Listed]:
@@ -76,21 +77,28 @@ def read(song: Listed, sample_rate: int, *, mono: bool = True) -> tuple[Float[np
     """Vocals and accompaniment, equally long.
 
     Raises:
-        UserError: as `audio.read`; parts differ in length or in channels.
+        UserError: as `read_part`, also where the two differ in length or in channels.
     """
-    shapes: dict[Source, tuple[int, ...]] = {}
-    sums: list[np.ndarray] = []
-    for sources in (song.vocals, song.accompaniment):
-        total = np.zeros(0, np.float32)
-        for source in sources:
-            samples = audio.read(source.path, mono=mono, sample_rate=sample_rate, track=source.track).samples
-            shapes[source] = samples.shape
-            if len(set(shapes.values())) > 1:
-                lengths = " and ".join(f"{c} × {n}" for c, n in dict.fromkeys(shapes.values()))
-                raise UserError(f"the stems of {song.name} have {lengths} samples; they must be equally long.")
-            total = samples if not total.size else total + samples
-        sums.append(total)
-    return sums[0], sums[1]
+    vocals, accompaniment = (read_part(song.name, of, sample_rate, mono=mono) for of in (song.vocals, song.accompaniment))
+    _check_alike(song.name, [vocals.shape, accompaniment.shape])
+    return vocals, accompaniment
+
+
+def read_part(name: str, sources: Sequence[Source], sample_rate: int, *, mono: bool = True) -> Float[np.ndarray, "C N"]:
+    """The sum of sources of the song of a name; no other file is opened.
+
+    Raises:
+        UserError: as `audio.read`; they differ in length or in channels.
+    """
+    found = [audio.read(one.path, mono=mono, sample_rate=sample_rate, track=one.track).samples for one in sources]
+    _check_alike(name, [samples.shape for samples in found])
+    return np.sum(found, axis=0)
+
+
+def _check_alike(name: str, shapes: Sequence[tuple[int, ...]]) -> None:
+    if len(set(shapes)) > 1:
+        lengths = " and ".join(f"{c} × {n}" for c, n in dict.fromkeys(shapes))
+        raise UserError(f"the stems of {name} have {lengths} samples; they must be equally long.")
 
 
 def _of_manifest(top: Path) -> Iterator[Listed]:
@@ -107,13 +115,15 @@ def _of_folders(top: Path) -> Iterator[Listed]:
     """Every folder, however deep, that holds vocals."""
     of: dict[Path, dict[str, Source]] = {}
     for path in sorted(top.rglob("*")):
-        named = path.stem in (VOCALS, ACCOMPANIMENT, *INSTRUMENTS)
+        named = path.stem in (VOCALS, ACCOMPANIMENT, MIXTURE, *INSTRUMENTS)
         if named and path.suffix.lower() in data.AUDIO_EXTENSIONS and not path.name.startswith("."):
             if (before := of.setdefault(path.parent, {}).get(path.stem)) is not None:
                 raise UserError(f"{before.path} and {path} are the same part of one song; remove one of them.")
             of[path.parent][path.stem] = Source(path)
     for place, parts in of.items():
-        yield _pair(place.name, place, parts)
+        if parts.keys() != {MIXTURE}:  # in DSD100, mixtures are in folders of their own
+            apart = top / "Mixtures" / place.relative_to(top / "Sources") if place.is_relative_to(top / "Sources") else place
+            yield _pair(place.name, place, dict(of.get(apart, {})) | parts)
 
 
 def _pair(name: str, place: Path, parts: Mapping[str, Source], group: str = "") -> Listed:
@@ -128,11 +138,13 @@ def _pair(name: str, place: Path, parts: Mapping[str, Source], group: str = "") 
         needed = (VOCALS, ACCOMPANIMENT)
     if absent := [part for part in needed if part not in parts]:
         raise UserError(f"{place} lacks the {absent[0]}; each song needs vocals and accompaniment.")
-    return Listed(name, group or name, PARTS.get(place.parent.name, ""), (parts[VOCALS],), tuple(parts[n] for n in needed[1:]))
+    mixture = (parts[MIXTURE],) if MIXTURE in parts else ()
+    own = (parts[VOCALS],), tuple(parts[n] for n in needed[1:]), mixture
+    return Listed(name, group or name, PARTS.get(place.parent.name, ""), *own)
 
 
 def _of_stem_files(top: Path) -> Iterator[Listed]:
     for path in sorted(top.rglob("*.stem.mp4")):
         name, part = path.name.removesuffix(".stem.mp4"), PARTS.get(path.parent.name, "")
         own = {what: tuple(Source(path, track) for track in tracks) for what, tracks in TRACKS.items()}
-        yield Listed(name, name, part, own[VOCALS], own[ACCOMPANIMENT])
+        yield Listed(name, name, part, own[VOCALS], own[ACCOMPANIMENT], own[MIXTURE])

@@ -27,13 +27,14 @@ def test_instruments_are_summed_in_every_layout(tmp_path: Path, places: tuple[st
     for place, name in zip(places, ("one", "two"), strict=True):
         for what, value in PARTS.items():
             _put(tmp_path / place / name / f"{what}.wav", value)
-        _put(tmp_path / place / name / "mixture.wav", 0.17)
+        _put(tmp_path / place.replace("Sources", "Mixtures") / name / "mixture.wav", 0.17)
     found = song_stems.listed(tmp_path)
     assert [(s.name, s.group, s.part) for s in found] == [("one", "one", part[0]), ("two", "two", part[1])]
     for song in found:
         vocals, accompaniment = song_stems.read(song, RATE)
         np.testing.assert_allclose(vocals, 0.1)
         np.testing.assert_allclose(accompaniment, 0.07, rtol=1e-6)
+        np.testing.assert_allclose(song_stems.read_part(song.name, song.mixture, RATE), 0.17, rtol=1e-6)
 
 
 def test_an_accompaniment_is_taken_as_it_is(tmp_path: Path) -> None:
@@ -57,7 +58,7 @@ def test_tracks_of_a_stem_file_are_its_parts(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(audio, "read", read)
     (song,) = song_stems.listed(tmp_path)
     vocals, accompaniment = song_stems.read(song, RATE)
-    assert (song.name, song.part) == ("A Song", "test")
+    assert (song.name, song.part, song.mixture[0].track) == ("A Song", "test", 0)
     assert [track for _, track in asked] == [4, 1, 2, 3]
     np.testing.assert_allclose(vocals, 1e-4)
     np.testing.assert_allclose(accompaniment, 0.111, rtol=1e-6)
