@@ -1,0 +1,185 @@
+"""What networks are made of that make images from images: convolutions of mirrored edges, norms, residual blocks; pools."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Float, Int, Key
+
+Maps = Float[Array, "B _ _ _"]
+"""(B, H, W, C)."""
+
+
+def convolve(x: Maps, kernel: Float[Array, "h w C D"]) -> Maps:
+    """Where the kernel lies inside."""
+    return lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def halved(x: Maps, kernel: Float[Array, "4 4 C D"]) -> Maps:
+    """A 4×4 convolution of every second place, as one of 2×2 of images whose cells are 2×2 of theirs: far faster on a CPU."""
+    b, h, w, c = x.shape
+    cells = x.reshape(b, h // 2, 2, w // 2, 2, c).swapaxes(2, 3).reshape(b, h // 2, w // 2, 4 * c)
+    taps = kernel.reshape(2, 2, 2, 2, c, -1).swapaxes(1, 2).reshape(2, 2, 4 * c, -1)
+    return convolve(cells, taps)
+
+
+def from_one(x: Maps, kernel: Float[Array, "k k 1 D"]) -> Maps:
+    """A convolution of a single channel, whose neighbours above and below become channels first."""
+    k, height = len(kernel), x.shape[1] - len(kernel) + 1
+    rows = jnp.concatenate([x[:, n : n + height] for n in range(k)], axis=-1)
+    return convolve(rows, kernel.transpose(2, 1, 0, 3))
+
+
+def to_one(x: Maps, kernel: Float[Array, "k k C 1"]) -> Maps:
+    """A convolution to a single channel: along rows first, to a channel for each row of the kernel."""
+    k, height = len(kernel), x.shape[1] - len(kernel) + 1
+    found = convolve(x, kernel.transpose(3, 1, 2, 0))
+    return sum((found[:, n : n + height, :, n : n + 1] for n in range(1, k)), found[:, :height, :, :1])
+
+
+def reflected(x: Maps, by: int) -> Maps:
+    """Mirrored at its edges."""
+    return jnp.pad(x, ((0, 0), (by, by), (by, by), (0, 0)), mode="reflect") if by else x
+
+
+# Rows of an image that is doubled in size, each as sums of five taps: for its rows in pairs, (2, taps that are left, 5). The first
+# and the last pair see the mirrored rows.
+_FIRST = np.float32([[[0, 1, 1, 1, 0], [1, 0, 0, 0, 1]], [[1, 1, 1, 0, 0], [0, 0, 0, 1, 1]]])
+_INNER = np.float32([[[1, 1, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]], [[1, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 1, 1]]])
+_LAST = np.float32([[[1, 1, 0, 0, 0], [0, 0, 1, 1, 1]], [[1, 0, 0, 0, 1], [0, 1, 1, 1, 0]]])
+_PAIRS = ((slice(2), _FIRST), (slice(None), _INNER), (slice(-2, None), _LAST))
+
+
+def doubled(x: Maps, kernel: Float[Array, "5 5 C D"]) -> Maps:
+    """Every cell four times, mirrored at the edges, and a 5×5 convolution of that: the same with 9 products in place of 25.
+
+    Of each 2×2 cells of the large image there is one convolution of the small one, whose taps are sums of the kernel's.
+    """
+    bands = []
+    for rows, tall in _PAIRS:
+        parts = []
+        for columns, wide in _PAIRS:
+            taps = jnp.einsum("pai,qbj,ijcd->abcpqd", tall, wide, kernel)
+            found = convolve(x[:, rows, columns], taps.reshape(*taps.shape[:3], -1))
+            b, h, w, _ = found.shape
+            found = found.reshape(b, h, w, 2, 2, -1).swapaxes(2, 3)
+            parts.append(found.reshape(b, 2 * h, 2 * w, -1))
+        bands.append(jnp.concatenate(parts, axis=2))
+    return jnp.concatenate(bands, axis=1)
+
+
+def pooled(x: Maps) -> Maps:
+    """Half as fine: means over 3×3 cells, of those that there are."""
+
+    sums = lax.reduce_window(x, np.float32(0), lax.add, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    counts = np.full(sums.shape[1:3], 9, np.float32)
+    counts[0], counts[:, 0], counts[0, 0] = 6, 6, 4  # the last row and column of an even number have all
+    return sums / counts[None, :, :, None]
+
+
+def kaiming(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
+    """Normal, with a variance of 2 over the inputs of a unit (He et al., 2015): the generator."""
+    return jax.random.normal(key, shape) * math.sqrt(2 / math.prod(shape[:-1]))
+
+
+def narrow(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
+    """Normal, with a standard deviation of 0.02: the discriminators."""
+    return jax.random.normal(key, shape) * 0.02
+
+
+class Conv(nnx.Module):
+    """A convolution of mirrored edges; of stride 2, with 4×4 taps."""
+
+    def __init__(self, rngs: nnx.Rngs, taps: int, n_in: int, n_out: int, stride: int = 1, start: Callable = kaiming) -> None:
+        self.padding, self.stride = (taps - stride) // 2, stride
+        self.kernel, self.bias = nnx.Param(start(rngs.params(), (taps, taps, n_in, n_out))), nnx.Param(jnp.zeros((1, 1, 1, n_out)))
+
+    def __call__(self, x: Maps, larger: bool = False) -> Maps:
+        kernel = self.kernel[...]
+        if larger:
+            return doubled(x, kernel) + self.bias[...]
+        way = halved if self.stride == 2 else from_one if kernel.shape[2] == 1 else to_one if kernel.shape[3] == 1 else convolve
+        return way(reflected(x, self.padding), kernel) + self.bias[...]
+
+
+MOMENTUM, EPS = 0.1, 1e-5
+
+
+class InstanceNorm(nnx.Module):
+    """Each channel of each image with a mean of 0 and a variance of 1; at work, those of the training take their place."""
+
+    def __init__(self, channels: int) -> None:
+        self.mean = nnx.BatchStat(jnp.zeros((1, 1, 1, channels)))
+        self.variance = nnx.BatchStat(jnp.ones((1, 1, 1, channels)))
+
+    def __call__(self, x: Maps, learning: bool) -> Maps:
+        if not learning:
+            return (x - self.mean[...]) * lax.rsqrt(self.variance[...] + EPS)
+        mean = x.mean((1, 2), keepdims=True)
+        centred = x - mean
+        variance = (centred**2).mean((1, 2), keepdims=True)
+        cells = x.shape[1] * x.shape[2]
+        for running, seen in ((self.mean, mean), (self.variance, variance * (cells / (cells - 1)))):
+            running[...] += MOMENTUM * (lax.stop_gradient(seen).mean(0, keepdims=True) - running[...])
+        return centred * lax.rsqrt(variance + EPS)
+
+
+class LayerNorm(nnx.Module):
+    """Each image with a mean of 0 and a deviation of 1, then a gain and a bias of each channel; gains start between 0 and 1."""
+
+    def __init__(self, rngs: nnx.Rngs, channels: int) -> None:
+        self.gain = nnx.Param(jax.random.uniform(rngs.params(), (1, 1, 1, channels)))
+        self.bias = nnx.Param(jnp.zeros((1, 1, 1, channels)))
+
+    def __call__(self, x: Maps) -> Maps:
+        centred = x - x.mean((1, 2, 3), keepdims=True)
+        cells = math.prod(x.shape[1:])
+        # Beside nothing at all, a deviation has no slope: the least number that there is keeps it finite.
+        tiny = np.float32(np.finfo(np.float32).tiny)
+        deviation = jnp.sqrt((centred**2).sum((1, 2, 3), keepdims=True) / (cells - 1) + tiny)
+        return centred / (deviation + EPS) * self.gain[...] + self.bias[...]
+
+
+class Residual(nnx.Module):
+    """Two convolutions of 3×3, and what went in."""
+
+    def __init__(self, rngs: nnx.Rngs, channels: int) -> None:
+        self.first, self.second = (Conv(rngs, 3, channels, channels) for _ in range(2))
+        self.norm, self.last_norm = InstanceNorm(channels), InstanceNorm(channels)
+
+    def __call__(self, x: Maps, learning: bool) -> Maps:
+        hidden = nnx.relu(self.norm(self.first(x), learning))
+        return x + self.last_norm(self.second(hidden), learning)
+
+
+# --- earlier images ------------------------------------------------------------------------------------------------------
+
+
+class Pool(NamedTuple):
+    """Earlier images, for discriminators."""
+
+    images: Float[Array, "P T F"]
+    count: Int[Array, ""]
+
+
+def shown(pool: Pool, images: Float[Array, "B T F"], key: Key[Array, ""]) -> tuple[Pool, Float[Array, "B T F"]]:
+    """What discriminators get for new images: half of the time, once there are enough, earlier ones, whose places they take."""
+
+    def one(pool: Pool, given: tuple[Float[Array, "T F"], Key[Array, ""]]) -> tuple[Pool, Float[Array, "T F"]]:
+        new, key = given
+        which, whether = jax.random.split(key)
+        full = pool.count == len(pool.images)
+        place = jnp.where(full, jax.random.randint(which, (), 0, len(pool.images)), pool.count)
+        old = lax.dynamic_index_in_dim(pool.images, place, keepdims=False)
+        swapped = full & jax.random.bernoulli(whether)
+        images = lax.dynamic_update_index_in_dim(pool.images, jnp.where(swapped | ~full, new, old), place, 0)
+        return Pool(images, jnp.where(full, pool.count, pool.count + 1)), jnp.where(swapped, old, new)
+
+    return lax.scan(one, pool, (images, jax.random.split(key, len(images))))
