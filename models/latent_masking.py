@@ -1,0 +1,162 @@
+"""Music that a network makes of a few numbers, and voices that another makes of others: a baseline of paper 002, GLO masking.
+
+Halperin, Ephrat, Hoshen, “Neural separation of observed and unobserved distributions” (2019), after Bojanowski et al. (2018).
+First, a network and a latent vector for each image of music are found by which it makes these images. Then it is kept, and for each
+mixture there is a latent vector of its music and one of its voice, of which a second network makes the voice, so that both together
+are the mixture. Of a mixture's cell, music has the share of what the first network makes of it. Nothing keeps the second network
+from making music, too, which bounds what this can do.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from bayessep.errors import UserError
+from bayessep.models.idempotent_masker import Loss, magnitudes
+from bayessep.models.image_layers import Conv, LayerNorm
+from bayessep.models.waveform_separation import abstract
+
+DOUBLED = 4  # times, from the first maps to the image
+
+
+@dataclass(frozen=True)
+class LatentMasking:
+    """Sizes of both networks, and how they learn.
+
+    Attributes:
+        bins, frames: of an image, F and T.
+        latent: numbers that an image is made of.
+        channels: of the last maps; the first have eight times as many.
+        rate: of Adam, for networks; that of latent vectors is ten times as high.
+
+    Raises:
+        UserError: a number is out of range.
+    """
+
+    bins: int = 256
+    frames: int = 64
+    latent: int = 64
+    channels: int = 8
+    rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        for name in ("latent", "channels"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}, but must be at least 1.")
+        for name in ("bins", "frames"):
+            if getattr(self, name) < 3 * 2**DOUBLED or getattr(self, name) % 2**DOUBLED:
+                least = 3 * 2**DOUBLED
+                raise UserError(f"{name} is {getattr(self, name)}, but must be a multiple of {2**DOUBLED}, and at least {least}.")
+        if not 0 < self.rate < math.inf:
+            raise UserError(f"rate is {self.rate}, but must be above 0, and finite.")
+
+
+class Maker(nnx.Module):
+    """Magnitudes, 0 to 1, of latent vectors of length 1."""
+
+    def __init__(self, config: LatentMasking, rngs: nnx.Rngs) -> None:
+        c = config.channels
+        self.size = config.frames // 2**DOUBLED, config.bins // 2**DOUBLED
+        widths = [max(1, 8 >> n) * c for n in range(DOUBLED + 1)]
+        wide = math.prod(self.size) * widths[0]
+        self.enter = nnx.Param(jax.random.normal(rngs.params(), (config.latent, wide)))
+        self.up = nnx.List([Conv(rngs, 5, *pair) for pair in zip(widths[:-1], widths[1:], strict=True)])
+        self.norms = nnx.List([LayerNorm(rngs, n) for n in widths[1:]])
+        self.leave = Conv(rngs, 3, widths[-1], 1)
+
+    def __call__(self, latent: Float[Array, "B Z"]) -> Float[Array, "B T F"]:
+        z = latent / jnp.maximum(jnp.linalg.norm(latent, axis=1, keepdims=True), np.float32(1e-6))
+        x = nnx.relu(z @ self.enter[...]).reshape(len(z), *self.size, -1)
+        for layer, norm in zip(self.up, self.norms, strict=True):
+            x = nnx.relu(norm(layer(x, larger=True)))
+        return nnx.sigmoid(self.leave(x))[..., 0]
+
+
+class Part(NamedTuple):
+    """What one of the two networks needs to make images."""
+
+    maker: PyTree
+    latent: Float[Array, "n Z"]  # of each image
+
+
+class State(NamedTuple):
+    """What a training carries: the part that is learned, and (of mixtures) the latent vectors of their music."""
+
+    own: Part
+    music: Float[Array, "n Z"] | None
+    optimiser: optax.OptState
+
+
+class Batch(NamedTuple):
+    """Some of the images, by their numbers."""
+
+    number: Int[Array | np.ndarray, " B"]
+    image: Float[Array | np.ndarray, "B T F"]
+
+
+def made(config: LatentMasking, maker: PyTree, latent: Float[Array, "B Z"]) -> Float[Array, "B T F"]:
+    """Magnitudes of latent vectors."""
+    return nnx.merge(abstract(Maker, config).graph, maker)(latent)
+
+
+def _optimiser(config: LatentMasking) -> optax.GradientTransformation:
+    rates = {"maker": optax.adam(config.rate, 0.5, 0.999), "latent": optax.adam(10 * config.rate, 0.5, 0.999)}
+
+    def kinds(learned: tuple) -> tuple:
+        return Part(jax.tree.map(lambda _: "maker", learned[0].maker), "latent"), *("latent" for _ in learned[1:])  # pyright: ignore
+
+    return optax.multi_transform(rates, kinds)
+
+
+def _learned(own: Part, music: Float[Array, "n Z"] | None) -> tuple:
+    return (own,) if music is None else (own, music)
+
+
+def init(config: LatentMasking, key: Key[Array, ""], images: int, mixed: bool = False) -> State:
+    """Networks that have made nothing yet, and latent vectors at random, of so many images; `mixed`: which are mixtures."""
+    of_maker, of_own, of_music = jax.random.split(key, 3)
+    own = Part(nnx.split(Maker(config, nnx.Rngs(of_maker)))[1], jax.random.normal(of_own, (images, config.latent)))
+    music = jax.random.normal(of_music, (images, config.latent)) if mixed else None
+    return State(own, music, _optimiser(config).init(_learned(own, music)))
+
+
+@partial(jax.jit, static_argnames=("config",), donate_argnames=("state",))
+def step(
+    config: LatentMasking, state: State, batch: Batch, key: Key[Array, ""], kept: PyTree | None = None
+) -> tuple[State, dict[str, Loss]]:
+    """Come nearer to images: of music alone, or of mixtures, where `kept` makes the music. The key is not used."""
+    del key
+    rows, y = jnp.asarray(batch.number), magnitudes(jnp.asarray(batch.image))
+
+    def loss(learned: tuple) -> Loss:
+        own = learned[0]
+        found = made(config, own.maker, own.latent[rows])
+        if kept is not None:
+            found = found + made(config, kept, learned[1][rows])
+        return jnp.abs(found - y).mean()
+
+    learned = _learned(state.own, state.music)
+    found, gradient = jax.value_and_grad(loss)(learned)
+    change, carried = _optimiser(config).update(gradient, state.optimiser, learned)
+    moved = optax.apply_updates(learned, change)
+    return State(moved[0], moved[1] if state.music is not None else None, carried), {"loss": found}
+
+
+@partial(jax.jit, static_argnames=("config",))
+def shares(config: LatentMasking, kept: PyTree, state: State, number: Int[Array, " B"]) -> Float[Array, "B T F"]:
+    """Of the mixtures' cells, those of the music: a mask; half where neither is heard."""
+    if state.music is None:
+        raise ValueError("shares are those of mixtures; this state is of music alone")
+    music, voice = made(config, kept, state.music[number]), made(config, state.own.maker, state.own.latent[number])
+    both = music + voice
+    return jnp.where(both > 0, music / jnp.where(both > 0, both, 1), 0.5)

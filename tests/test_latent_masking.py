@@ -1,0 +1,49 @@
+"""Music made of a few numbers: images that are learned, and shares that come of them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bayessep.errors import UserError
+from bayessep.models import latent_masking as glo
+from bayessep.models.latent_masking import Batch, LatentMasking
+
+pytestmark = pytest.mark.loose_arrays  # optax
+TINY = LatentMasking(bins=48, frames=48, latent=8, channels=2, rate=3e-3)
+
+
+def _learned(state: glo.State, images: np.ndarray, steps: int, kept: object = None) -> tuple[glo.State, list[float]]:
+    rng, losses = np.random.default_rng(0), []
+    for n in range(steps):
+        rows = rng.integers(len(images), size=4).astype(np.int32)
+        state, found = glo.step(TINY, state, Batch(rows, images[rows]), jax.random.key(n), kept)
+        losses.append(float(found["loss"]))
+    return state, losses
+
+
+def test_mixtures_are_shared_by_what_makes_music_and_what_makes_the_rest() -> None:
+    """Music in the lower half, voices in the upper one. The kept network can make no voices; the other may well make music, too."""
+    levels = np.random.default_rng(1).uniform(0.3, 0.8, (2, 8)).astype(np.float32)
+    music, voices = np.zeros((8, 48, 48), np.float32), np.zeros((8, 48, 48), np.float32)
+    music[:, :, :24], voices[:, :, 24:] = levels[0, :, None, None], levels[1, :, None, None]
+    alone, losses = _learned(glo.init(TINY, jax.random.key(0), 8), 2 * music - 1, 250)
+    assert np.mean(losses[-20:]) < 0.3 * np.mean(losses[:5])
+    kept = jax.tree.map(lambda x: x, alone.own.maker)
+    mixed, after = _learned(glo.init(TINY, jax.random.key(1), 8, mixed=True), 2 * (music + voices) - 1, 250, kept)
+    assert np.mean(after[-20:]) < 0.5 * np.mean(after[:5])
+    jax.tree.map(np.testing.assert_array_equal, kept, alone.own.maker)
+    share = np.asarray(glo.shares(TINY, kept, mixed, jnp.arange(8)))
+    assert share[:, :, :20].mean() > share[:, :, 28:].mean() + 0.2
+
+
+def test_music_alone_has_no_shares() -> None:
+    state = glo.init(TINY, jax.random.key(0), 2)
+    with pytest.raises(ValueError, match="music alone"):
+        glo.shares(TINY, state.own.maker, state, jnp.arange(2))
+
+
+@pytest.mark.parametrize("given", [{"bins": 47}, {"frames": 32}, {"latent": 0}, {"channels": 0}, {"rate": 0.0}])
+def test_impossible_sizes_are_refused(given: dict[str, float]) -> None:
+    with pytest.raises(UserError, match=next(iter(given))):
+        LatentMasking(**given)
