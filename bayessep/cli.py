@@ -115,12 +115,10 @@ def _by_network(options: Mapping[str, Any], terminal: Terminal) -> None:
     from bayessep import separator_commands
 
     taken = {"mix", "output", "method", "weights", "device", "json", "quiet"}
-    taken |= {"alpha"} if options["method"] == "deep-karaoke" else set()
-    _refuse_others(options, taken)
-    paths = options["mix"], options["output"]
-    separator_commands.separate(
-        *paths, str(options["method"]), options["weights"], options["device"], terminal, alpha=options["alpha"]
-    )
+    own = {name: options[name] for method, name in separator_commands.OF_NETWORKS.items() if method == options["method"]}
+    _refuse_others(options, taken | own.keys())
+    given = options["mix"], options["output"], str(options["method"]), options["weights"], options["device"]
+    separator_commands.separate(*given, terminal, **own)
 
 
 def _by_templates(options: Mapping[str, Any], terminal: Terminal) -> None:

@@ -69,6 +69,7 @@ def register(train: typer.Typer) -> None:
     train.command("deep-karaoke", cls=Resumable, epilog="**Example**\n\nbayessep train deep-karaoke --data songs -o trained")(
         deep_karaoke
     )
+    train.command("idempotent-masker", cls=Resumable, epilog=_MASKER)(idempotent_masker)
     train.command("blstm-mask", cls=Resumable, epilog=_EXAMPLES.format("blstm-mask"))(blstm_mask)
 
 
@@ -77,6 +78,13 @@ _EXAMPLES = """**Examples**
 bayessep train {0} --data recordings -o trained
 
 bayessep train {0} --data musan -o trained --preset paper --batch 128"""
+
+
+_MASKER = """**Examples**
+
+bayessep train idempotent-masker --data recordings -o trained
+
+bayessep train idempotent-masker --data recordings -o trained --without GAN_C,R2"""
 
 
 def conv_tasnet(
@@ -222,6 +230,67 @@ def deep_karaoke(
 
     given = {f.name: options[f.name] for f in fields(Recipe) if options[f.name] is not None}
     separator_commands.train_karaoke(output, data, config, given, device=device, terminal=terminal)
+
+
+def idempotent_masker(
+    data: Annotated[
+        Path,
+        typer.Option(
+            "--data",
+            metavar="DIR",
+            show_default=False,
+            help="Folder with a manifest.csv that lists songs and music, or with the folders mixtures and instrumentals.",
+        ),
+    ],
+    output: Trained,
+    config: Config = None,
+    preset: Annotated[
+        str | None, recipe("--preset", metavar="paper|small", show_default="small", help="Sizes: paper 002's, or for two cores.")
+    ] = None,
+    without: Annotated[
+        str | None,
+        recipe("--without", metavar="LOSSES", show_default="", help="Losses to leave out: of R1, R2, R3, R4, GAN_C, GAN_A."),
+    ] = None,
+    pool: Annotated[
+        int | None,
+        recipe("--pool", metavar="N", show_default="0", help="Earlier images that discriminators are shown again, at times."),
+    ] = None,
+    quantised: Annotated[
+        bool | None, recipe("--quantised", show_default="False", help="Round images to 8 bits, as the authors' code does.")
+    ] = None,
+    rate: Annotated[
+        float | None, recipe("--rate", metavar="X", show_default="0.0", help="Of Adam's steps; 0: the preset's.")
+    ] = None,
+    batch: Annotated[
+        int | None, recipe("--batch", metavar="N", show_default="1", help="Mixtures of a step, and as many pieces of music.")
+    ] = None,
+    epochs: Annotated[int | None, recipe("--epochs", metavar="N", show_default="100", help="All of them are made.")] = None,
+    steps_per_epoch: Annotated[
+        int | None, recipe("--steps-per-epoch", metavar="N", show_default="500", help="Steps between validations.")
+    ] = None,
+    seed: TheSeed = None,
+    average: Annotated[
+        float | None,
+        recipe("--average", metavar="X", show_default="0.0", help="Moving mean of the weights, of which so much stays each step."),
+    ] = None,
+    device: TheDevice = Device.auto,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train the idempotent masker (paper 002) to take vocals out of songs, on songs and on music that has nothing to do with them.
+
+    No vocals are learned from, and files of other kinds are not opened. The weights of the last epoch are written, for no loss
+    tells which are best: what counts is whether separate --method idempotent-masker --weights does well on songs that are known.
+    """
+    options = dict(locals())
+    terminal = Terminal(json=json, quiet=quiet)
+    from dataclasses import fields
+
+    from bayessep import separator_commands
+    from bayessep.unmatched import Recipe
+
+    given = {f.name: options[f.name] for f in fields(Recipe) if options[f.name] is not None}
+    separator_commands.train_masker(output, data, config, given, device=device, terminal=terminal)
 
 
 def _train(network: str, options: dict[str, Any]) -> None:

@@ -29,6 +29,7 @@ SUMMARIES = {
     "conv-tasnet": "Masks on a filter bank that was learned with them, by dilated convolutions (paper 001)",
     "blstm-mask": "A mask of the spectrogram by recurrent layers that read it in both directions (paper 001)",
     "deep-karaoke": "A mask of the spectrogram by one wide layer that was trained on songs (paper 004)",
+    "idempotent-masker": "A mask that leaves music alone, learned from songs and unmatched music without vocals (paper 002)",
 } | ORACLES
 """What each of them is, in a sentence."""
 

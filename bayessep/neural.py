@@ -78,6 +78,15 @@ class Windowed(Protocol):
         ...
 
 
+@runtime_checkable
+class Fitting(Protocol):
+    """What must hear all of a recording before it separates a window of it."""
+
+    def fitted(self, pieces: Iterable[Samples]) -> Windowed:
+        """The same for the recording that these are all samples of, at its sample rate, divided by `Windowed.level`."""
+        ...
+
+
 class Separator(NamedTuple):
     """A trained network, ready to be run."""
 
@@ -274,7 +283,7 @@ def _streamed(pieces: Iterable[Samples], separator: Separator, scale: float) -> 
 def speech_of(
     read: Callable[[], Iterable[Samples]], sample_rate: int, separator: Windowed
 ) -> Iterator[tuple[Samples, Samples]]:
-    """Pieces of a recording, and the speech in each of them; `read` begins the recording anew, and is called three times.
+    """Pieces of a recording, and the speech in each of them; `read` begins the recording anew, and is called three or four times.
 
     Raises:
         UserError: the recording is silent.
@@ -291,14 +300,19 @@ def speech_of(
     scale = separator.level(power / count, peak)
     rate = separator.sample_rate
 
+    def at_its_rate() -> Iterable[Samples]:
+        return read() if sample_rate == rate else resampled(read(), sample_rate, rate)
+
+    if isinstance(separator, Fitting):
+        separator = separator.fitted(piece * np.float32(1 / scale) for piece in at_its_rate())
     if sample_rate <= rate:
-        heard = read() if sample_rate == rate else resampled(read(), sample_rate, rate)
+        heard = at_its_rate()
         low = (found[:, 0] for found in in_windows(heard, separator, scale))
         held = Held(low if sample_rate == rate else resampled(low, rate, sample_rate), padded=True)
         for piece in read():
             yield piece, held.take(piece.shape[1])
         return
-    both = in_windows(resampled(read(), sample_rate, rate), separator, scale)
+    both = in_windows(at_its_rate(), separator, scale)
     held = Held(resampled(_with_shares(both, rate), rate, sample_rate), padded=True)
     for piece in read():
         speech, below, share = np.split(held.take(piece.shape[1]), 3)

@@ -15,7 +15,8 @@ Method = StrEnum("Method", ["nmf", "variational", "icm", "joint", "svi", "unsupe
 # The same, convolutive NMF, and those of separator_commands.METHODS.
 AnyMethod = StrEnum(
     "AnyMethod",
-    ["nmf", "variational", "icm", "joint", "svi", "unsupervised", "conv-nmf", "conv-tasnet", "blstm-mask", "deep-karaoke"],
+    ["nmf", "variational", "icm", "joint", "svi", "unsupervised", "conv-nmf", "conv-tasnet", "blstm-mask", "deep-karaoke"]
+    + ["idempotent-masker"],
 )
 # The names of estimates.ORACLES.
 ORACLES = ("ideal-binary-mask", "ideal-ratio-mask")
@@ -76,8 +77,8 @@ TheMethod = Annotated[
         metavar="METHOD",
         help="nmf keeps templates learned from the speech; variational and icm move them on MIX; joint learns from both "
         "at once; svi is variational by stochastic gradients; unsupervised needs no --speech. conv-nmf has templates of "
-        "20 frames of both. conv-tasnet, blstm-mask "
-        "and deep-karaoke (of songs: vocals are the speech) are networks, of --weights: they need nothing but MIX.",
+        "20 frames of both. conv-tasnet, blstm-mask, deep-karaoke and idempotent-masker (these two of songs: vocals are the "
+        "speech) are networks, of --weights: they need nothing but MIX.",
     ),
 ]
 Weights = Annotated[
@@ -191,7 +192,8 @@ MaskPower = Annotated[
         "--mask-power",
         metavar="X",
         show_default="1.5",
-        help="Stems share each bin by their magnitudes to this power: 1 as in the paper, 2 as a Wiener filter.",
+        help="Stems share each bin by their magnitudes to this power: 1 as in the paper, 2 as a Wiener filter. Of the method "
+        "idempotent-masker: its masks of the accompaniment are raised to it (1 by default; its authors' code has 9).",
     ),
 ]
 Temperature = Annotated[

@@ -19,6 +19,7 @@ from bayessep import (
     corpora,
     estimates,
     karaoke,
+    masked_songs,
     neural,
     output,
     recordings,
@@ -26,6 +27,7 @@ from bayessep import (
     shipped,
     timeline,
     train,
+    unmatched,
 )
 from bayessep.commands import begin, earlier_draws
 from bayessep.convolutive import Convolutive
@@ -143,19 +145,52 @@ def train_karaoke(
     conclude("deep-karaoke", recipe, trained, about, weights, told, folder, described, terminal)
 
 
+def train_masker(
+    folder: Path, data: Path, config: Path | None, given: Mapping[str, Any], *, device: str, terminal: Terminal
+) -> None:
+    """Train the idempotent masker, or go on with a training; writes its weights.
+
+    Raises:
+        UserError: as `read_recipe`, `unmatched.read_unmatched` and `train.train`.
+        Diverged: the loss is no number any more.
+    """
+    recipe = read_recipe(config, given, unmatched.Recipe)
+    sounds = unmatched.read_unmatched(data)
+    described = begin(device, terminal)
+    about = {"data": about_items(sounds)}
+    with terminal.working() as progress:
+        trained = train.train(unmatched.task(recipe, sounds, about), recipe.training, folder, progress=progress)
+    masker = masked_songs.Masker(recipe.config, trained.state.generator)
+
+    def weights(settings: dict[str, Any]) -> Weights:
+        return masked_songs.weights_of(masker, recipe=dataclasses.asdict(recipe), **settings)
+
+    def told(scores: dict[str, float]) -> str:
+        twice, music = (100 * scores[f"validation/{name}"] for name in ("changed_twice", "changed_music"))
+        return f"validation: {music:.1f} % of music is changed, and {twice:.1f} % of what is left of mixtures by a second time"
+
+    conclude("idempotent-masker", recipe, trained, about, weights, told, folder, described, terminal)
+
+
 # --- separate ------------------------------------------------------------------------------------------------------------
 
 
-METHODS = (*neural.NETWORKS, "deep-karaoke")
+METHODS = (*neural.NETWORKS, "deep-karaoke", "idempotent-masker")
 """Methods of separate that are networks."""
+OF_NETWORKS = {"deep-karaoke": "alpha", "idempotent-masker": "mask_power"}
+"""Those that take an option of their own."""
 
 
-def network_of(method: str, weights: Path | None, alpha: float | None) -> Separator | karaoke.Karaoke:
+def network_of(
+    method: str, weights: Path | None, alpha: float | None = None, mask_power: float | None = None
+) -> Separator | karaoke.Karaoke | masked_songs.Masker:
     """The network of a method, one of `METHODS`.
 
     Raises:
-        UserError: as `neural.load` and `karaoke.load`.
+        UserError: as `neural.load`, `karaoke.load` and `masked_songs.load`.
     """
+    if method == "idempotent-masker":
+        return masked_songs.load(weights, mask_power)
     return karaoke.load(weights, alpha) if method == "deep-karaoke" else neural.load(method, weights)
 
 
@@ -177,7 +212,7 @@ def estimators(
         if name not in names:
             raise UserError(f"{path} holds weights of {name}, which is not among --methods {','.join(names)}; name it there.")
         files[name] = path
-    found = {name: estimates.by(network_of(name, files.get(name), None)) for name in names if name in METHODS}
+    found = {name: estimates.by(network_of(name, files.get(name))) for name in names if name in METHODS}
     if "conv-nmf" in names:
         found["conv-nmf"] = estimates.by_templates(material.known, config)
 
@@ -206,17 +241,19 @@ def everything(weights: Sequence[Path], truth: bool) -> list[str]:
 
 
 def separate(
-    mix: Path, folder: Path, network: str, weights: Path | None, device: str, terminal: Terminal, *, alpha: float | None = None
+    mix: Path, folder: Path, network: str, weights: Path | None, device: str, terminal: Terminal, **own: float | None
 ) -> None:
     """Take one recording apart by a network, one of `METHODS`; writes what `commands.separate` writes.
+
+    What it has of its own is an option of `OF_NETWORKS`.
 
     Raises:
         UserError: as `network_of`, `neural.separate` and `audio.read`; nothing is left half written.
     """
     described = begin(device, terminal)  # before numbers are put anywhere
-    separator = network_of(network, weights, alpha)
+    separator = network_of(network, weights, **own)
     about: dict[str, Any] = {"network": dataclasses.asdict(separator.config) | {"sample_rate": separator.sample_rate}}
-    about |= {"weights": None if weights is None else str(weights)}
+    about |= {"weights": None if weights is None else str(weights)} | own
     read = [] if weights is None else [str(weights)]
     _separate(mix, folder, network, lambda _: separator, read, about, described, terminal)
 

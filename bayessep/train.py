@@ -83,9 +83,9 @@ class Training:
             raise UserError(f"seed is {self.seed}, but must be at least 0 and below 2**32.")
 
 
-def training_of(recipe: Any) -> Training:
-    """How long a recipe is trained: a dataclass that has every field of `Training`, and others."""
-    return Training(**{f.name: getattr(recipe, f.name) for f in fields(Training)})
+def training_of(recipe: Any, **others: Any) -> Training:
+    """How long a recipe is trained: a dataclass that has every field of `Training` but these `others`, and more."""
+    return Training(**{f.name: getattr(recipe, f.name) for f in fields(Training) if f.name not in others}, **others)
 
 
 def settings_besides(recipe: Any) -> dict[str, Any]:
@@ -103,6 +103,7 @@ class Task(Generic[State, Batch]):
     batch: Callable[[int], Batch]  # of numpy arrays whose first axis is the batch
     validate: Callable[[State], Mapping[str, float]]  # "loss" decides when to stop
     config: Mapping[str, Any]  # what JSON can say; a folder is gone on with only where it is the same
+    latest: bool = False  # keep the last state and do all epochs: no loss tells which is best, where networks play against others
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ def train(
         log = held.enter_context(closing(_Log(folder, int(carried.epoch))))
         live = across.replicate((carried.state, carried.mean))
         step = across.jitted(task.step, training.average)
-        reason = _over(log.rows, training)
+        reason = _over(log.rows, training, task.latest)
         while not reason:
             done = int(carried.epoch)
             live, means = _epoch(task, training, across, step, live, np.asarray(jax.random.key_data(key_steps)), done, progress)
@@ -172,7 +173,7 @@ def train(
             loss = found["validation/loss"]
             if not math.isfinite(loss):
                 raise Diverged(f"the validation loss of epoch {done + 1} is {loss}; the epochs before it are kept.")
-            better = loss < float(carried.best_loss)
+            better = task.latest or loss < float(carried.best_loss)
             carried = _Carried(
                 state,
                 mean,
@@ -183,7 +184,7 @@ def train(
             )
             log.write(done + 1, {f"train/{name}": value for name, value in means.items()} | found)
             checkpoints.keep(done + 1, carried)  # last: what it says is done, is written down
-            reason = _over(log.rows, training)
+            reason = _over(log.rows, training, task.latest)
     return Trained(carried.best, int(carried.best_epoch), int(carried.epoch), float(carried.best_loss), reason, log.rows)
 
 
@@ -192,13 +193,13 @@ def _fresh(state: PyTree, training: Training) -> _Carried:
     return _Carried(state, state if training.average else (), state, np.array(np.inf), np.array(0), np.array(0))
 
 
-def _over(history: Sequence[Mapping[str, float]], training: Training) -> str:
+def _over(history: Sequence[Mapping[str, float]], training: Training, latest: bool) -> str:
     """Why there is no further epoch; nothing if there is one."""
     best, waited = math.inf, 0
     for row in history:
         better = row["validation/loss"] < best - training.min_delta
         best, waited = (row["validation/loss"], 0) if better else (best, waited + 1)
-    if waited >= training.patience:
+    if waited >= training.patience and not latest:
         return "patience"
     return "epochs" if len(history) >= training.epochs else ""
 

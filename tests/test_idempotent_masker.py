@@ -263,7 +263,7 @@ def test_the_rate_is_halved_every_so_many_steps() -> None:
 
 
 @pytest.mark.loose_arrays  # optax
-def test_steps_learn_with_pools_and_without_discriminators() -> None:
+def test_steps_learn_without_discriminators() -> None:
     """What is left is measured: music is changed less than before."""
     config = dataclasses.replace(TINY, weights=Weights().without("GAN_C", "GAN_A", "R3", "R4"))
     state, batch = masker.init(config, jax.random.key(0)), _batch(2)

@@ -396,7 +396,7 @@ def _command(*names: str) -> Any:
 
 VERBS = [
     *[("detect",), ("export", "conv-tasnet")],
-    *[("train", name) for name in ("detector", "conv-tasnet", "blstm-mask", "deep-karaoke")],
+    *[("train", name) for name in ("detector", "conv-tasnet", "blstm-mask", "deep-karaoke", "idempotent-masker")],
     *[("models", "list"), ("models", "info"), ("models", "verify")],
 ]
 

@@ -81,6 +81,13 @@ def test_it_ends_when_validation_stays_and_keeps_the_best(tmp_path):
     np.testing.assert_array_equal(found.state.weights, validated[1])
 
 
+def test_the_last_is_kept_where_no_loss_tells_which_is_best(tmp_path):
+    losses = iter([3.0, 1.0, 2.0, 2.0])
+    task = dataclasses.replace(line(), validate=lambda state: {"loss": next(losses)}, latest=True)
+    found = train(task, dataclasses.replace(SHORT, patience=1), tmp_path)
+    assert (found.stopped, found.epoch, found.epochs, found.loss) == ("epochs", 4, 4, 2.0)
+
+
 def validated(folder: Path, training: Training) -> np.ndarray:
     """What is validated after each epoch."""
     seen = []

@@ -1,0 +1,200 @@
+"""The idempotent masker at work: vocals taken out of songs of any length (paper 002, `models.idempotent_masker`).
+
+As in the authors' code: each channel by itself; magnitudes stretched by the least and the greatest of the whole song, which is read
+once for them; blocks as long as the images of the training, one behind the other, the last one at the end of the song, with the
+mean of both masks where it overlaps with the one before. The mask is one of the accompaniment's magnitudes, uncompressed, which
+keep the mixture's phases; vocals are what is left. Blocks lie where they do in the whole song whatever windows it is read in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from bayessep import shipped
+from bayessep.errors import UserError
+from bayessep.models import idempotent_masker
+from bayessep.models.idempotent_masker import IdempotentMasker, Parts, Weights
+from bayessep.shipped import Weights as File
+from bayessep.stft import frame_count, istft, stft, stream_finish, stream_init, stream_push
+from bayessep.unmatched import RATE, compressed, stft_of
+
+CODE_POWER = 9.0
+"""To which the authors' code raises masks, at work alone; the poster says nothing of it."""
+
+
+class Extent(NamedTuple):
+    """The least and the greatest magnitude of each channel of a song."""
+
+    least: Float[np.ndarray, " C"]
+    greatest: Float[np.ndarray, " C"]
+
+
+class Masker(NamedTuple):
+    """A trained network, ready to be run: a `neural.Windowed`, fitted to each song first.
+
+    Attributes:
+        config: the network.
+        parts: its numbers.
+        power: to which masks are raised; above 1 less is left to the accompaniment.
+        smoothing: smooth masks as the code does (`smoothed`).
+        extent: of the song that it is fitted to.
+    """
+
+    config: IdempotentMasker
+    parts: Any
+    power: float = 1.0
+    smoothing: bool = False
+    extent: Extent | None = None
+
+    @property
+    def sample_rate(self) -> int:
+        """Of what it learned from."""
+        return RATE
+
+    @property
+    def hop(self) -> int:
+        """Between frames."""
+        return self.config.hop
+
+    @property
+    def context(self) -> int:
+        """A cell depends on its block, and a sample on the frames it lies in."""
+        return (self.config.frames + 1) * self.config.hop + 2 * self.config.bins
+
+    def level(self, power: float, peak: float) -> float:
+        """Songs are stretched by what they are fitted to."""
+        del power, peak
+        return 1.0
+
+    def fitted(self, pieces: Iterable[Float[np.ndarray, "_ _"]]) -> Masker:
+        """The same for a song, of which these are all samples at `RATE`."""
+        settings, state, found = stft_of(self.config), None, []
+
+        def extent(spectrum: Any) -> None:
+            if spectrum.shape[-2]:
+                heard = np.abs(np.asarray(spectrum))[..., : self.config.bins]
+                found.append((heard.min((1, 2)), heard.max((1, 2))))
+
+        for piece in pieces:
+            state = state or stream_init(settings, piece.shape[:1])
+            state, spectrum = stream_push(state, piece, settings)
+            extent(spectrum)
+        if state is None:
+            raise UserError("the recording is empty: there is nothing to take apart.")
+        extent(stream_finish(state, settings))
+        least, greatest = (np.stack(of) for of in zip(*found, strict=True))
+        return self._replace(extent=Extent(least.min(0), greatest.max(0)))
+
+    def predict(self, x: Float[np.ndarray, "C N"], length: int, begin: int) -> Float[np.ndarray, "C 2 N"]:
+        """Vocals and accompaniment of a window of a song that begins at this sample of it; see `Windowed`.
+
+        Raises:
+            UserError: it is not fitted to a song.
+        """
+        if self.extent is None:
+            raise UserError("this masker is not fitted to a song; call fitted, with all of its samples.")
+        settings = stft_of(self.config)
+        spectrum = np.asarray(stft(jnp.asarray(x), settings))
+        heard = np.abs(spectrum)[:, : frame_count(length, settings), : self.config.bins]
+        masks = np.zeros(spectrum.shape, np.float32)
+        for n, (channel, *extent) in enumerate(zip(heard, *self.extent, strict=True)):
+            mask = self.mask_of(compressed(channel, *extent), begin // self.config.hop)
+            # What is beyond: the highest bin, and frames that share the last samples.
+            masks[n] = np.pad(mask, ((0, spectrum.shape[1] - len(mask)), (0, 1)), mode="edge")
+        accompaniment = np.asarray(istft(jnp.asarray(spectrum * masks), settings, x.shape[1]))
+        return np.stack([x - accompaniment, accompaniment], axis=1)
+
+    def mask_of(self, images: Float[np.ndarray, "T F"], first: int = 0) -> Float[np.ndarray, "T F"]:
+        """The mask of frames of a song, from its frame `first` on, of values from -1 to 1."""
+        size = self.config.frames
+        frames = np.pad(images, ((0, max(0, size - len(images))), (0, 0)), constant_values=-1)
+        total, count = np.zeros_like(frames), np.zeros((len(frames), 1), np.float32)
+        for k in blocks_of(len(frames), size, first):
+            found = idempotent_masker.predict(self.config, self.parts, jnp.asarray(frames[None, k : k + size]))
+            total[k : k + size] += np.asarray(found)[0]
+            count[k : k + size] += 1
+        mask = (total / count)[: len(images)] ** np.float32(self.power)
+        return smoothed(mask) if self.smoothing else mask
+
+
+def blocks_of(frames: int, size: int, first: int = 0) -> list[int]:
+    """Where blocks begin among so many frames, whose first has that number in the song: at its multiples of the size, and where
+    they leave frames over, at the beginning and at the end."""
+    whole = list(range(-first % size, frames - size + 1, size))
+    begin = [0] if not whole or whole[0] else []
+    end = [frames - size] if not whole or whole[-1] + size < frames else []
+    return sorted({*begin, *whole, *end})
+
+
+def smoothed(mask: Float[np.ndarray, "T F"], colour: float | int = 10.0, space: float | int = 10.0) -> Float[np.ndarray, "T F"]:
+    """Each cell with its four neighbours, weighed by how near and how alike they are: a bilateral filter of diameter 3.
+
+    With the deviations of the code, which are far above all differences of masks, it is nearly the mean of the five.
+    """
+    around = np.pad(mask, 1, mode="reflect")
+    near = np.float32(math.exp(-0.5 / space**2))
+    total, weight = mask.copy(), np.ones_like(mask)
+    for other in (around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:]):
+        alike = near * np.exp(-0.5 * ((other - mask) / np.float32(colour)) ** 2)
+        total, weight = total + alike * other, weight + alike
+    return total / weight
+
+
+# --- weights in files ----------------------------------------------------------------------------------------------------
+
+
+def weights_of(masker: Masker, **about: object) -> File:
+    """What `masker_of` reads."""
+    settings = {"network": "idempotent-masker", "config": asdict(masker.config), "sample_rate": RATE}
+    return File(shipped.flat(masker.parts), settings | about)
+
+
+def masker_of(file: File) -> Masker:
+    """A network from a file of weights.
+
+    Raises:
+        UserError: they are those of something else.
+    """
+    settings = file.settings
+    try:
+        if settings["network"] != "idempotent-masker":
+            raise ValueError(f"they are of {settings['network']}")
+        config = dict(settings["config"])
+        config = IdempotentMasker(**config | {"weights": Weights(**config["weights"])})
+    except (KeyError, TypeError, ValueError) as error:
+        made = "bayessep train idempotent-masker makes some"
+        raise UserError(f"these are no weights of idempotent-masker ({error}); {made}.") from None
+    like: Parts = jax.eval_shape(lambda key: idempotent_masker.init(config, key), jax.random.key(0)).generator
+    return Masker(config, jax.tree.map(jnp.asarray, shipped.filled(like, file.arrays)))
+
+
+def check_power(power: float | None) -> None:
+    """Refuse what a mask cannot be raised to.
+
+    Raises:
+        UserError: it is not above 0, or not finite.
+    """
+    if power is not None and not 0 < power < math.inf:
+        raise UserError(f"the power of masks is {power}, but must be above 0, and finite.")
+
+
+def load(path: Path | None, power: float | None = None, smoothing: bool = False) -> Masker:
+    """The network of a file.
+
+    Raises:
+        UserError: there is none, it cannot be read or is of something else, or the power is none.
+    """
+    check_power(power)
+    if path is None:
+        made = "give --weights FILE, a file that bayessep train idempotent-masker has written"
+        raise UserError(f"no idempotent-masker is installed; {made}.")
+    return shipped.made_of_file(path, masker_of)._replace(power=power or 1.0, smoothing=smoothing)

@@ -1,0 +1,207 @@
+"""What the idempotent masker learns from: mixtures and other music, never a voice; clips, their images, and a training."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import typer
+
+from bayessep import audio, cli, masked_songs, shipped, unmatched
+from bayessep.detector_data import Item
+from bayessep.errors import UserError
+from bayessep.models.idempotent_masker import IdempotentMasker
+from bayessep.unmatched import RATE, Clip, Recipe, Unmatched
+from tests.commandline import Caller
+
+HEADER = "path,category,split_group,duration_s,sample_rate,channels,transcript,genre_or_note,source_repo,source_path,licence"
+TINY = IdempotentMasker(bins=16, frames=16, hop=16, channels=2, blocks=1, critic=2, layers=1, scales=1)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(unmatched.PRESETS, "small", TINY)
+
+
+def _noise(path: Path, seed: int, seconds: float = 0.2) -> None:
+    samples = np.random.default_rng(seed).normal(0, 0.1, (2, round(seconds * RATE))).astype(np.float32)
+    audio.write(path, samples, RATE, "FLOAT")
+
+
+@pytest.fixture(params=["manifest", "folders"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Songs and music, beside vocals that cannot be read: they are no audio."""
+    folder = tmp_path / "recordings"
+    songs, music = ("songs", "music") if request.param == "manifest" else ("mixtures", "instrumentals")
+    rows = []
+    for n, (kind, category) in enumerate(((songs, "songs"), (music, "music"), (music, "music"))):
+        _noise(folder / kind / f"{n}.wav", n)
+        rows.append(f"{kind}/{n}.wav,{category},g{n},0.2,{RATE},2,,,here,x,CC0")
+    for poisoned in ("stems/song/vocals.wav", "stems/song/accompaniment.wav", "singing/alone.wav", "vocals/0.wav"):
+        (folder / poisoned).parent.mkdir(parents=True, exist_ok=True)
+        (folder / poisoned).write_text("nobody may read this")
+        rows.append(f"{poisoned},{poisoned.split('/')[0]},g9,0.2,{RATE},1,,,here,x,CC0")
+    if request.param == "manifest":
+        (folder / "manifest.csv").write_text("\n".join([HEADER, *rows]))
+    return folder
+
+
+# --- no voice ------------------------------------------------------------------------------------------------------------
+
+
+def test_files_of_vocals_are_not_opened(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(audio, "_open", _spied(audio._open, opened))
+    found = unmatched.read_unmatched(place)
+    assert [len(of) for of in found] == [1, 2] and all(item.samples.shape == (4096,) for of in found for item in of)
+    assert len(set(opened)) == 3 and {Path(path).parent.name for path in opened} in (
+        {"songs", "music"},
+        {"mixtures", "instrumentals"},
+    )
+
+
+def _spied(function: Any, seen: list[str]) -> Any:
+    def called(path: Any, *rest: Any) -> Any:
+        seen.append(str(path))
+        return function(path, *rest)
+
+    return called
+
+
+def test_a_task_is_made_of_mixtures_and_music_alone() -> None:
+    """There is no argument by which a voice could come to it, and no field of a batch in which it could lie."""
+    assert Unmatched._fields == ("mixtures", "music")
+    assert list(unmatched.task.__annotations__) == ["recipe", "sounds", "about", "return"]
+    assert unmatched.Batch._fields == ("mixture", "music")
+    assert set(unmatched.KINDS.values()) == {"songs", "music"}
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="neither a manifest.csv nor the folder mixtures"):
+        unmatched.read_unmatched(tmp_path)
+    (tmp_path / "manifest.csv").write_text(HEADER)
+    with pytest.raises(UserError, match="lists no files of the category songs"):
+        unmatched.read_unmatched(tmp_path)
+
+
+# --- images --------------------------------------------------------------------------------------------------------------
+
+
+def test_clips_are_those_of_the_code() -> None:
+    config = IdempotentMasker()
+    samples = np.ones(RATE, np.float32)
+    clips = unmatched.clips_of([Item("a", "a", np.zeros(RATE, np.float32)), Item("b", "b", np.tile(samples, 3))], config)
+    begins = [clip.begin for clip in clips if clip.item == 1]
+    assert len(begins) == len(clips)  # of silence there are none
+    assert begins == [16_320 * k for k in range(3)] + [6144 + 16_320 * k for k in range(3)] + [
+        12_288 + 16_320 * k for k in range(3)
+    ]
+
+
+def test_images_go_from_the_least_to_the_greatest_magnitude() -> None:
+    config, rng = IdempotentMasker(), np.random.default_rng(0)
+    items = [Item("a", "a", rng.normal(size=RATE).astype(np.float32))]
+    found = unmatched.image_of(items, Clip(0, 100), config)
+    assert found.shape == (256, 256) and found.dtype == np.float32
+    samples = np.pad(items[0].samples[100:16_420].astype(np.float64), 256)
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(512) / 512)
+    frames = np.stack([samples[64 * t : 64 * t + 512] * window for t in range(256)])
+    phases = np.exp(-2j * np.pi * np.outer(np.arange(512), np.arange(256)) / 512)
+    heard = np.abs(frames @ phases)
+    expected = 2 * ((heard - heard.min()) / (heard.max() - heard.min())) ** 0.3 - 1
+    np.testing.assert_allclose(found, expected, atol=2e-3)  # near 0, the power magnifies what rounding does
+    assert (found.min(), found.max()) == (-1, 1)
+    rounded = unmatched.image_of(items, Clip(0, 100), config, quantised=True)
+    levels = (rounded + 1) * 127.5
+    np.testing.assert_allclose(levels, np.round(levels), atol=1e-3)
+    assert 0 < np.abs(rounded - found).max() <= 1 / 255 + 1e-6
+
+
+# --- training ------------------------------------------------------------------------------------------------------------
+
+
+def _sounds(seconds: float = 0.5) -> Unmatched:
+    rng = np.random.default_rng(0)
+    return Unmatched(*([Item(n, n, rng.normal(size=round(seconds * RATE)).astype(np.float32)) for n in "ab"] for _ in range(2)))
+
+
+def test_every_clip_comes_before_one_comes_again(small: None) -> None:
+    sounds, recipe = _sounds(), Recipe(batch=3)
+    made = unmatched.task(recipe, sounds)
+    count = len(unmatched.clips_of(sounds.mixtures, TINY))
+    learn = count - max(1, round(0.05 * count))
+    turns = -(-2 * learn // 3)
+    batches = [made.batch(n) for n in range(turns)]
+    for what in ("mixture", "music"):
+        seen = [image.tobytes() for batch in batches for image in np.asarray(getattr(batch, what))]
+        assert len(set(seen[:learn])) == learn == len(set(seen[learn : 2 * learn])) and set(seen) == set(seen[:learn])
+        assert seen[:learn] != seen[learn : 2 * learn]
+    np.testing.assert_array_equal(batches[1].mixture, unmatched.task(recipe, sounds).batch(1).mixture)
+    assert made.latest and made.config["config"]["weights"]["R1"] == 20
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"preset": "huge"}, "no preset 'huge'"),
+        ({"batch": 0}, "batch is 0"),
+        ({"without": "R1,GAN"}, "no loss 'GAN'"),
+        ({"pool": -1}, "pool -1"),
+        ({"rate": -1.0}, "rate is -1"),
+        ({"epochs": 0}, "epochs is 0"),
+    ],
+)
+def test_impossible_recipes_are_refused(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        Recipe(**given)
+
+
+def test_recordings_that_are_too_short_are_refused() -> None:
+    with pytest.raises(UserError, match="the mixtures have no two clips of 0.7"):
+        unmatched.task(Recipe(), _sounds(0.1)).batch(0)
+
+
+def test_losses_are_left_out_by_name() -> None:
+    weights = Recipe(without="GAN_C, R2").config.weights
+    assert [name for name, weight in vars(weights).items() if not weight] == ["R2", "GAN_C"]
+
+
+def test_flags_are_the_fields_of_the_recipe() -> None:
+    train = typer.main.get_command(cli.app).commands["train"].commands["idempotent-masker"]
+    said = {p.name: p.show_default for p in train.params if isinstance(p.show_default, str)}
+    assert said == {f.name: str(f.default) for f in dataclasses.fields(Recipe)}
+
+
+@pytest.mark.loose_arrays  # optax
+@pytest.mark.parametrize("place", ["folders"], indirect=True)
+def test_it_is_trained_and_separates_from_the_command_line(small: None, place: Path, call: Caller, tmp_path: Path) -> None:
+    trained = tmp_path / "trained"
+    flags = ["--epochs", "2", "--steps-per-epoch", "2"]
+    done = call("train", "idempotent-masker", "--data", place, "-o", trained, *flags, "--json")
+    assert done.code == 0, done.err
+    document = json.loads(done.out)
+    assert (document["epoch"], document["stopped"]) == (2, "epochs")
+    assert document["data"]["mixtures"]["items"] == 1 and {"validation/changed_twice", "train/D_A"} <= document["scores"].keys()
+    song, weights = next(place.glob("[sm]*s/0.wav")), trained / "weights.safetensors"
+    heard = []
+    for more in ((), ("--mask-power", "9")):
+        line = ("separate", song, "--method", "idempotent-masker", "--weights", weights, "-o", tmp_path / "apart", *more, "--json")
+        apart = call(*line)
+        assert apart.code == 0, apart.err
+        stems = [audio.read(tmp_path / "apart" / name).samples for name in ("speech.wav", "music.wav")]
+        np.testing.assert_allclose(sum(stems), json.loads(apart.out)["output_gain"] * audio.read(song).samples, atol=1e-6)
+        heard.append(np.sum(stems[1] ** 2))
+    assert heard[1] < heard[0]
+    bad = call(*line[:6], "-o", tmp_path / "bad", "--mask-power", "0")
+    assert bad.code == 2 and "power of masks is 0" in bad.err
+    none = call(*line[:4], "-o", tmp_path / "bad")
+    assert none.code == 2 and "no idempotent-masker is installed" in none.err
+    other = call(*line[:6], "-o", tmp_path / "bad", "--alpha", "0.5")
+    assert other.code == 2 and "--alpha is nothing that idempotent-masker takes" in other.err
+    assert not (tmp_path / "bad").exists()
+    found = masked_songs.load(weights)
+    assert found.config == TINY
+    jax.tree.map(np.testing.assert_array_equal, shipped.flat(found.parts), shipped.read_file(weights).arrays)
