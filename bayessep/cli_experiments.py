@@ -1,4 +1,4 @@
-"""The verb of experiments, as `bayessep.cli` has it: reproduce. What it does is in `bayessep.commands`."""
+"""The verb of experiments, as `bayessep.cli` has it: reproduce. What it does is in `bayessep.experiment_commands`."""
 
 import os
 from enum import StrEnum
@@ -15,9 +15,10 @@ class Experiment(StrEnum):
     """What `reproduce` can run."""
 
     demir2011 = "demir2011"
+    woo2020 = "woo2020"
+    michelashvili2019 = "michelashvili2019"
     bhattacharjee2022 = "bhattacharjee2022"
     simpson2015 = "simpson2015"
-    woo2020 = "woo2020"
 
 
 class Part(StrEnum):
@@ -43,6 +44,8 @@ bayessep reproduce bhattacharjee2022 --data recordings -o tables --long --finish
 
 bayessep reproduce simpson2015 --data recordings --quick
 
+bayessep reproduce michelashvili2019 --data musdb18hq
+
 bayessep reproduce woo2020 --part separation --data recordings"""
 
 _OF = {
@@ -50,7 +53,7 @@ _OF = {
     "jobs": (Experiment.demir2011,),
     "transfer": (Experiment.bhattacharjee2022,),
     "long": (Experiment.bhattacharjee2022,),
-    "finished": (Experiment.bhattacharjee2022, Experiment.simpson2015, Experiment.woo2020),
+    "finished": tuple(one for one in Experiment if one != Experiment.demir2011),
     "part": (Experiment.woo2020,),
 }
 """Options that not all experiments have."""
@@ -60,15 +63,18 @@ def reproduce(
     experiment: Annotated[
         Experiment,
         typer.Argument(
-            help="Which paper's: demir2011 is 000 (separation), woo2020 001 (separation by networks), bhattacharjee2022 003 "
-            "(detection), simpson2015 004 (vocals).",
+            help="Which paper's: demir2011 is 000 (separation), woo2020 001 (separation by networks), michelashvili2019 002 "
+            "(vocals, learned without any), bhattacharjee2022 003 (detection), simpson2015 004 (vocals).",
             show_default=False,
         ),
     ],
     data: Annotated[
         Path,
         typer.Option(
-            "--data", metavar="DIR", show_default=False, help="Recordings and a manifest.csv; of 003, or MUSAN; of 004, with stems."
+            "--data",
+            metavar="DIR",
+            show_default=False,
+            help="Recordings and a manifest.csv; of 003, or MUSAN; of 002 and 004 with stems, or MUSDB18, DSD100, plain folders.",
         ),
     ],
     output: Annotated[
@@ -78,7 +84,7 @@ def reproduce(
     quick: Annotated[bool, typer.Option("--quick", help="A small part of it: five to ten minutes or so.")] = False,
     long: Annotated[bool, typer.Option("--long", help="Of 003: as long as on a GPU, on any device.")] = False,
     finished: Annotated[
-        bool, typer.Option("--finished", help="Of 001, 003 and 004: run nothing, make tables of what is there.")
+        bool, typer.Option("--finished", help="Of all but 000: run nothing, make tables of what is there.")
     ] = False,
     part: Annotated[
         Part | None, typer.Option("--part", metavar="separation", help="Of 001: which part of the paper; there is one so far.")
@@ -106,10 +112,11 @@ def reproduce(
     and head, trained here. Each result is kept in -o DIR at once: called again after an interruption, it goes on. The full run
     takes an hour or so on two cores; that of 003 a night; on a GPU, its trainings are longer (--long). Of 004: scores of vocals and
     accompaniment by the confidence of masks (Figures 2 and 3), of a network, NMF and the ideal binary mask; twenty minutes for
-    six minutes of songs. Of 001: the time domain against the frequency domain, two to three hours of a core.
+    six minutes of songs. Of 001: the time domain against the frequency domain, four hours of a core. Of 002:
+    the masker with and without its losses, and what the paper compares it with, HOURS.
     """
     terminal = Terminal(json=json, quiet=quiet)
-    from bayessep import commands
+    from bayessep import commands, experiment_commands
     from bayessep.errors import UserError
 
     given = {"development": development, "jobs": jobs, "transfer": transfer, "long": long, "finished": finished, "part": part}
@@ -119,16 +126,18 @@ def reproduce(
     if quick and long:
         raise UserError("--quick runs a part of the experiment, --long all of it; take one of the two.")
     described, output = commands.begin(device, terminal), output or Path(experiment)
-    if experiment == Experiment.woo2020:
-        commands.reproduce_separation(output, data, seed, "quick" if quick else "full", finished, described, terminal)
-        return
-    if experiment == Experiment.simpson2015:
-        commands.reproduce_karaoke(output, data, seed, "quick" if quick else "full", finished, described, terminal)
+    of_networks = {
+        Experiment.woo2020: experiment_commands.reproduce_separation,
+        Experiment.michelashvili2019: experiment_commands.reproduce_masking,
+        Experiment.simpson2015: experiment_commands.reproduce_karaoke,
+    }
+    if experiment in of_networks:
+        of_networks[experiment](output, data, seed, "quick" if quick else "full", finished, described, terminal)
         return
     if experiment == Experiment.bhattacharjee2022:
         budget = "quick" if quick else "long" if long or not described.startswith("cpu") else "full"
-        commands.reproduce_detection(output, data, seed, budget, transfer, finished, described, terminal)
+        experiment_commands.reproduce_detection(output, data, seed, budget, transfer, finished, described, terminal)
         return
     # Processes would have to share an accelerator, and its memory with this one.
     processes = jobs or (min(4, os.cpu_count() or 1) if described.startswith("cpu") else 1)
-    commands.reproduce(output, data, seed, quick, development, processes, described, terminal)
+    experiment_commands.reproduce_mixtures(output, data, seed, quick, development, processes, described, terminal)

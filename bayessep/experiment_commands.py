@@ -1,0 +1,180 @@
+"""What `reproduce` does: run the experiment of a paper, and write and print its tables."""
+
+import dataclasses
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from bayessep import __version__, output
+from bayessep.errors import UserError
+from bayessep.terminal import Terminal, to_json
+
+
+def reproduce_mixtures(
+    folder: Path, data: Path, seed: int, quick: bool, development: bool, jobs: int, device: str, terminal: Terminal
+) -> None:
+    """Paper 000's experiment: run what the folder lacks, then write and print its tables."""
+
+    from bayessep import recognition, reproduction, tables
+    from bayessep.pages import account
+
+    if quick and development:
+        raise UserError("--quick runs a part of the experiment, --development more than all of it; take one of the two.")
+    if not recognition.is_installed():
+        later = "results that are kept without are not transcribed later"
+        terminal.warn(f"no word error rates: pip install 'bayessep[asr]' brings a recogniser; {later}.")
+    tasks = reproduction.plan(quick, development)
+    with terminal.working() as progress:
+        lines = reproduction.run(folder, data, tasks, seed=seed, jobs=jobs, progress=progress)
+    results = tables.Results(lines)
+    found = tables.findings(results)
+    seconds = sum(line["seconds"] for line in lines)
+    about = tables.about(quick=quick, development=development, seed=seed, seconds=seconds)
+    document: dict[str, Any] = {"command": "reproduce", "experiment": "demir2011", "version": __version__, "device": device}
+    document |= {"seed": seed, "quick": quick, "development": development, "about": about, "seconds": seconds}
+    document["settings"] = dataclasses.asdict(reproduction.BEST)
+    document |= {"means": results.rows(), "findings": [f._asdict() for f in found]}
+    stem = "quick" if quick else "tables"
+    names = {"json": f"{stem}.json", "csv": f"{stem}.csv", "markdown": f"{stem}.md", "png": f"{stem}.png"}
+    document["output"] = {"folder": str(folder), "results": reproduction.RESULTS} | names
+    with output.draft(folder) as part:
+        (part / names["json"]).write_text(to_json(document), encoding="utf-8")
+        (part / names["csv"]).write_text(tables.to_csv(results), encoding="utf-8")
+        (part / names["markdown"]).write_text(tables.to_markdown(results, about, names["png"]), encoding="utf-8")
+        (part / names["png"]).write_bytes(tables.picture(results))
+    terminal.result(document, account(tables.tables(results), found, folder / names["markdown"]))
+
+
+def reproduce_detection(
+    folder: Path, data: Path, seed: int, budget: str, transfer: Path | None, finished: bool, device: str, terminal: Terminal
+) -> None:
+    """Paper 003's experiment: run what the folder lacks (nothing, if `finished`), then write and print its tables."""
+
+    from bayessep import bhattacharjee2022 as experiment
+    from bayessep import bhattacharjee2022_tables as made
+    from bayessep.bhattacharjee2022_rows import BUDGETS, plan
+    from bayessep.pages import account
+
+    if (budget == "quick" or finished) and transfer is not None:
+        without = "--finished runs nothing" if finished else "--quick leaves Table V out"
+        raise UserError(f"{without}, and --transfer says what Table V is run on; take one of the two.")
+    corpus = experiment.Corpus(data)
+    tasks = plan(budget, transfer=transfer is not None)
+    if finished:
+        lines = experiment.finished(folder, corpus, budget, seed=seed)
+    else:
+        with terminal.working() as progress:
+            lines = experiment.run(folder, corpus, tasks, seed=seed, transfer=transfer, progress=progress)
+    results = made.Results(lines)
+    found = made.findings(results)
+    seconds = sum(line["seconds"] for line in lines)
+    about = made.about(results, budget, seed=seed, seconds=seconds, spoken=corpus.seconds(), planned=len(tasks))
+    document: dict[str, Any] = {"command": "reproduce", "experiment": "bhattacharjee2022", "version": __version__, "device": device}
+    document |= {"seed": seed, "budget": budget, "about": about, "seconds": seconds}
+    document["settings"] = dataclasses.asdict(BUDGETS[budget])
+    document |= {"means": results.rows(), "findings": [f._asdict() for f in found]}
+    stem = {"full": "tables"}.get(budget, budget)
+    pictures = {f"{stem}-{name}.png": content for name, content in made.pictures(results).items()}
+    names = {"json": f"{stem}.json", "csv": f"{stem}.csv", "markdown": f"{stem}.md", "png": list(pictures)}
+    document["output"] = {"folder": str(folder), "results": experiment.RESULTS} | names
+    with output.draft(folder) as part:
+        (part / f"{stem}.json").write_text(to_json(document), encoding="utf-8")
+        (part / f"{stem}.csv").write_text(made.to_csv(results), encoding="utf-8")
+        (part / f"{stem}.md").write_text(made.to_markdown(results, about, list(pictures)), encoding="utf-8")
+        for name, content in pictures.items():
+            (part / name).write_bytes(content)
+    terminal.result(document, account(made.tables(results, brief=True), found, folder / names["markdown"]))
+
+
+def reproduce_karaoke(
+    folder: Path, data: Path, seed: int, budget: str, finished: bool, device: str, terminal: Terminal
+) -> None:
+    """Paper 004's experiment: run what the folder lacks (nothing, if `finished`), then write and print figures and tables."""
+
+    from bayessep import simpson2015 as experiment
+    from bayessep import simpson2015_tables as made
+    from bayessep.pages import account
+
+    corpus = experiment.Corpus(data)
+    if finished:
+        lines = experiment.finished(folder, corpus, budget, seed=seed)
+    else:
+        with terminal.working() as progress:
+            lines = experiment.run(folder, corpus, budget, seed=seed, progress=progress)
+    results = made.Results(lines)
+    found, of = made.findings(results), experiment.BUDGETS[budget]
+    planned, lasting = len(experiment.plan(corpus, budget)), corpus.seconds(of)
+    about = made.about(results, budget, seed=seed, planned=planned, lasting=lasting)
+    document: dict[str, Any] = {"command": "reproduce", "experiment": "simpson2015", "version": __version__, "device": device}
+    document |= {"seed": seed, "budget": budget, "about": about, "seconds": results.seconds(), "settings": dataclasses.asdict(of)}
+    document |= {"means": results.rows(), "findings": [f._asdict() for f in found], "silent": results.silent()}
+    before = "quick-" if budget == "quick" else ""
+    pictures = {f"{before}{name}.png": content for name, content in made.pictures(results).items()}
+    curves = {f"{before}figure2.csv": results.rows(), f"{before}figure3.csv": made.figure_3(results)}
+    names = {"json": f"{before}figures.json", "markdown": f"{before}figures.md", "csv": list(curves), "png": list(pictures)}
+    document["output"] = {"folder": str(folder), "results": experiment.RESULTS} | names
+    with output.draft(folder) as part:
+        (part / names["json"]).write_text(to_json(document), encoding="utf-8")
+        (part / names["markdown"]).write_text(made.to_markdown(results, about, list(pictures)), encoding="utf-8")
+        for name, records in curves.items():
+            (part / name).write_text(made.to_csv(records), encoding="utf-8")
+        for name, content in pictures.items():
+            (part / name).write_bytes(content)
+    terminal.result(document, account(made.tables(results, brief=True), found, folder / names["markdown"], about, ""))
+
+
+def reproduce_separation(
+    folder: Path, data: Path, seed: int, budget: str, finished: bool, device: str, terminal: Terminal
+) -> None:
+    """The separation of paper 001: train and test what the folder lacks (nothing, if `finished`), and print tables."""
+
+    from bayessep import woo2020, woo2020_tables
+
+    _trained_and_tested("separation", woo2020, woo2020_tables, folder, data, seed, budget, finished, device, terminal)
+
+
+def reproduce_masking(
+    folder: Path, data: Path, seed: int, budget: str, finished: bool, device: str, terminal: Terminal
+) -> None:
+    """Paper 002's experiment: train and test what the folder lacks (nothing, if `finished`), and print tables."""
+
+    from bayessep import michelashvili2019 as experiment
+    from bayessep import michelashvili2019_tables as made
+
+    _trained_and_tested("tables", experiment, made, folder, data, seed, budget, finished, device, terminal)
+
+
+def _trained_and_tested(
+    stem: str,
+    experiment: ModuleType,
+    made: ModuleType,
+    folder: Path,
+    data: Path,
+    seed: int,
+    budget: str,
+    finished: bool,
+    device: str,
+    terminal: Terminal,
+) -> None:
+    """An experiment whose setup says everything that its results depend on."""
+
+    from bayessep.pages import account
+
+    if finished:
+        lines = experiment.finished(folder, budget, seed)
+    else:
+        with terminal.working() as progress:
+            lines = experiment.run(folder, data, budget, seed=seed, progress=progress)
+    setup = experiment.setup_of(folder)
+    results = made.Results(lines)
+    found, about = made.findings(results), made.about(results, setup)
+    name = experiment.__name__.rpartition(".")[-1]
+    document: dict[str, Any] = {"command": "reproduce", "experiment": name, "version": __version__, "device": device, **setup}
+    document |= {"about": about, "means": results.rows(), "findings": [f._asdict() for f in found]}
+    names = {"json": f"{stem}.json", "csv": f"{stem}.csv", "markdown": f"{stem}.md"}
+    document["output"] = {"folder": str(folder), "results": experiment.RESULTS} | names
+    with output.draft(folder) as part:
+        (part / names["json"]).write_text(to_json(document), encoding="utf-8")
+        (part / names["csv"]).write_text(made.to_csv(results), encoding="utf-8")
+        (part / names["markdown"]).write_text(made.to_markdown(results, about), encoding="utf-8")
+    terminal.result(document, account(made.tables(results), found, folder / names["markdown"]))

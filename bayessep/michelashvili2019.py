@@ -1,0 +1,167 @@
+"""Paper 002's experiment, run: vocals of songs by methods that were shown none, a line of JSON for each result.
+
+The masker with all its losses and without some of them; the methods that the paper compares with (NMF whose accompaniment is known,
+a masking GAN, neural egg separation, GLO masking); and a separator that was shown speech (`bayessep.michelashvili2019_rows`).
+They are tested on songs with stems (`song_stems`): those that a corpus keeps for tests, or all of a manifest, whose stems nothing
+learns from.
+
+Songs are tested at the rate of the networks, as one channel; vocals are what is left of the mixture without the accompaniment.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from bayessep import __version__, metrics, output, song_stems, unmatched
+from bayessep.detector_data import Item
+from bayessep.errors import UserError
+from bayessep.michelashvili2019_rows import BUDGETS, ROWS, Budget, Song, Takes, Work
+from bayessep.reproduction import RESULTS, SETUP, append, drop_half_a_line, key_of, read
+from bayessep.song_stems import Listed
+from bayessep.train import CHECKPOINTS, Diverged, Progress
+from bayessep.unmatched import RATE, Unmatched
+
+KEY = ("row", "song")
+WINDOW, HOP = 30 * RATE, 15 * RATE
+"""Samples of the windows that are scored, and between them."""
+
+
+class Corpus(NamedTuple):
+    """What is learned from, and what is tested with."""
+
+    sounds: Unmatched
+    tested: list[Listed]
+
+
+def corpus(folder: Path) -> Corpus:
+    """Of a corpus that is divided, mixtures and accompaniments of the songs to learn from, and the others to test with; of another
+    folder, what `unmatched.read_unmatched` finds, and all songs with stems. No file of vocals is opened here.
+
+    Raises:
+        UserError: as `song_stems.listed`, `song_stems.read_part` and `unmatched.read_unmatched`.
+    """
+    songs = song_stems.listed(folder)
+    learned = [song for song in songs if song.part == "train"]
+    if not learned:
+        return Corpus(unmatched.read_unmatched(folder), songs)
+    if absent := [song.name for song in learned if not song.mixture]:
+        raise UserError(f"{folder}: {absent[0]} is to be learned from, and has no file of the mixture; add mixture.wav to it.")
+
+    def items(part: str) -> list[Item]:
+        read = (song_stems.read_part(song.name, getattr(song, part), RATE) for song in learned)
+        return [Item(f"{song.name}: {part}", song.group, samples[0]) for song, samples in zip(learned, read, strict=True)]
+
+    tested = [song for song in songs if song.part != "train"]
+    if not tested:
+        raise UserError(f"{folder} has no songs to test with; those of its folder train are learned from.")
+    return Corpus(Unmatched(items(song_stems.MIXTURE), items(song_stems.ACCOMPANIMENT)), tested)
+
+
+def run(
+    folder: Path, recordings: Path, budget: str, *, seed: int = 0, progress: Progress = lambda *_: None
+) -> list[dict[str, Any]]:
+    """Train what `folder` lacks, and test; each result is a line of its results.jsonl at once. All of them are returned.
+
+    Raises:
+        UserError: the recordings cannot be used, or the folder holds results of others, of another budget, seed or version.
+    """
+    found, own = corpus(recordings), BUDGETS[budget]
+    listed = found.tested[: own.songs or None]
+    own = dataclasses.replace(own, recipe=dataclasses.replace(own.recipe, seed=seed))
+    _check_setup(folder, found, listed, budget, own)
+    drop_half_a_line(folder / RESULTS)
+    songs = cache(lambda n: Song(listed[n], np.concatenate(song_stems.read(listed[n], RATE))))
+    work = Work(folder, found.sounds, [lambda n=n: songs(n) for n in range(len(listed))], own, progress)
+    done = {key_of(result, KEY) for result in read(folder, KEY)}
+    for row in ROWS:
+        left = [n for n, song in enumerate(listed) if (row, song.name) not in done]
+        if not left:
+            continue
+        started = time.perf_counter()
+        try:
+            takes, learned = work.row(row)
+        except Diverged as error:
+            takes, learned = None, {"diverged": str(error)}
+        learned |= {"learning": round(time.perf_counter() - started, 1)}
+        for k, n in enumerate(left):
+            progress(row, k, len(left), float("nan"))
+            line = {"row": row, "song": listed[n].name, "group": listed[n].group, "learned": learned}
+            append(folder, line | (tested(songs(n), takes) if takes else {"scores": {}, "seconds": 0.0}))
+    for checkpoints in (folder / "training").rglob(CHECKPOINTS):
+        shutil.rmtree(checkpoints)
+    wanted = {(row, song.name) for row in ROWS for song in listed}
+    return [result for result in read(folder, KEY) if key_of(result, KEY) in wanted]
+
+
+def tested(song: Song, takes: Takes) -> dict[str, Any]:
+    """Scores of vocals and accompaniment: means over windows; None where there are none, as of silence."""
+    started = time.perf_counter()
+    found = takes(song)
+    spent = time.perf_counter() - started
+    scores: dict[str, float | None] = {}
+    for measure, values in _windows(song.truth, found)._asdict().items():
+        for source, of in zip(("vocals", "accompaniment"), values, strict=True):
+            heard = of[np.isfinite(of)]
+            scores[f"{source} {measure.upper()}"] = round(float(heard.mean()), 4) if len(heard) else None
+    return {"scores": scores, "seconds": round(spent, 3)}
+
+
+def _windows(truth: Float[np.ndarray, "2 N"], found: Float[np.ndarray, "2 N"]) -> metrics.WindowScores:
+    """Scores of windows; a network that leaves nothing of one of the two has none."""
+    if not (truth.any(1).all() and found.any(1).all()):
+        return metrics.WindowScores(*(np.full((2, 1), np.nan),) * 3)
+    return metrics.bss_eval_windows(truth, found, WINDOW, HOP)
+
+
+def finished(folder: Path, budget: str, seed: int) -> list[dict[str, Any]]:
+    """What a folder holds.
+
+    Raises:
+        UserError: that is nothing, or of another budget or seed.
+    """
+    if not (results := read(folder, KEY)):
+        raise UserError(f"{folder} holds no results of michelashvili2019; leave --finished out, or name another folder with -o.")
+    setup = setup_of(folder)
+    if (setup["budget"], setup["seed"]) != (budget, seed):
+        raise UserError(f"{folder} holds results of the budget {setup['budget']} and the seed {setup['seed']}; name those.")
+    return results
+
+
+def setup_of(folder: Path) -> dict[str, Any]:
+    """What the results of a folder are of.
+
+    Raises:
+        UserError: it does not say so.
+    """
+    try:
+        setup = json.loads((folder / SETUP).read_text(encoding="utf-8"))
+        _ = setup["budget"], setup["seed"], setup["seconds"]["mixtures"], setup["steps"], setup["preset"]
+    except (OSError, ValueError, TypeError, KeyError):
+        raise UserError(f"{folder / SETUP} cannot be read; choose another folder with -o.") from None
+    return setup
+
+
+def _check_setup(folder: Path, found: Corpus, listed: Sequence[Listed], budget: str, own: Budget) -> None:
+    lasting = {what: round(sum(len(i.samples) for i in items) / RATE, 1) for what, items in found.sounds._asdict().items()}
+    setup = {"version": __version__, "budget": budget, "seed": own.recipe.seed, "seconds": lasting, "settings": asdict(own)}
+    setup |= {"songs": [song.name for song in listed], "config": asdict(own.recipe.config)}
+    setup |= {"steps": own.recipe.epochs * own.recipe.steps_per_epoch, "preset": own.recipe.preset}
+
+    def other(before: Any, now: dict[str, Any]) -> str:
+        differing = [name for name in now if before.get(name) != now[name]]
+        return f"results of another run (it differs in {', '.join(differing)})" if differing else ""
+
+    output.settle(folder / SETUP, json.loads(json.dumps(setup)), other)
+
+

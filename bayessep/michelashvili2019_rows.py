@@ -1,0 +1,279 @@
+"""The rows of paper 002's experiment: what each of them learns, and how it takes songs apart (`bayessep.michelashvili2019`).
+
+All networks are of one size, and look at the same images of the same mixtures and music, which have nothing to do with each other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from bayessep import estimates, masked_songs, neural, shipped, train, unmatched
+from bayessep.masked_songs import CODE_POWER, Masker
+from bayessep.models import convolutive_nmf, egg_separation, latent_masking
+from bayessep.models.egg_separation import State as Egg
+from bayessep.models.idempotent_masker import LOSSES, IdempotentMasker, Parts
+from bayessep.models.latent_masking import LatentMasking
+from bayessep.models.latent_masking import State as Made
+from bayessep.pipeline import masked
+from bayessep.preparation import magnitude
+from bayessep.separators import silent
+from bayessep.song_stems import Listed
+from bayessep.stft import stft
+from bayessep.train import Progress, Training
+from bayessep.unmatched import POWER, RATE, Recipe, Unmatched, clips_of, compressed, image_of, stft_of
+
+MIXTURE, IDEAL, NMF, GAN, GLO = "mixture", "ideal-ratio-mask", "NMF", "masking GAN", "GLO masking"
+EGGS, EGGS_TUNED, ALL = "NES", "NES from the masker", "masker"
+SHARPER = f"masker, mask to the power {CODE_POWER:g}"
+SMOOTHER = f"masker, mask to the power {CODE_POWER:g}, smoothed"
+ABLATED = (*(f"without {name}" for name in ("R1", "R2", "R3", "R4", "GAN_A", "GAN_C")), "without GAN_A and GAN_C")
+SUPERVISED = ("conv-tasnet",)
+"""Separators that ship, which were shown speech, and no singing."""
+OFF = {ALL: (), GAN: tuple(name for name in LOSSES if name != "GAN_C")} | {
+    row: tuple(row.removeprefix("without ").split(" and ")) for row in ABLATED
+}
+"""Rows that are trainings of the masker, and losses that are switched off for them."""
+AT_WORK = {SHARPER: {"power": CODE_POWER}, SMOOTHER: {"power": CODE_POWER, "smoothing": True}}
+"""Rows that are the masker with options that the authors' code has at work alone."""
+ROWS = (MIXTURE, IDEAL, NMF, ALL, *AT_WORK, GAN, EGGS, EGGS_TUNED, GLO, *ABLATED, *SUPERVISED)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long is learned, and how much is tested.
+
+    Attributes:
+        recipe: of the masker; the other networks have its preset, its batch and its seed.
+        rounds, round_steps: of neural egg separation.
+        glo_steps: of each of the two networks of GLO masking.
+        most: images that the two learn from, at most: they are held at once.
+        kept, free, sweeps: templates of the accompaniment and of the voice, and updates (NMF).
+        songs: that are tested with, at most; 0 for all.
+    """
+
+    recipe: Recipe
+    rounds: int = 5
+    round_steps: int = 400
+    glo_steps: int = 2000
+    most: int = 2000
+    kept: int = 60
+    free: int = 20
+    sweeps: int = 100
+    songs: int = 0
+
+
+BUDGETS = {
+    "full": Budget(Recipe(epochs=8, steps_per_epoch=500, average=0.99)),
+    "quick": Budget(Recipe(epochs=2, steps_per_epoch=60), 2, 60, 100, 200, 20, 10, 30, songs=3),
+}
+
+
+class Song(NamedTuple):
+    """One to test with, at `RATE`."""
+
+    listed: Listed
+    truth: Float[np.ndarray, "2 N"]  # vocals, accompaniment
+
+    @property
+    def mixture(self) -> Float[np.ndarray, " N"]:
+        """What is heard."""
+        return self.truth.sum(0)
+
+
+Takes = Callable[[Song], Float[np.ndarray, "2 N"]]
+"""Vocals and accompaniment of a song."""
+
+
+class Work:
+    """What makes rows. The masker serves several of them."""
+
+    def __init__(
+        self, folder: Path, sounds: Unmatched, songs: list[Callable[[], Song]], budget: Budget, progress: Progress
+    ) -> None:
+        self._folder, self._sounds, self._songs, self._budget, self._progress = folder / "training", sounds, songs, budget, progress
+        self._config: IdempotentMasker = budget.recipe.config
+        self._masker = cache(self._train)
+        self._images = cache(self._some_images)
+
+    def row(self, row: str) -> tuple[Takes, dict[str, Any]]:
+        """What takes the accompaniment out of songs, and what is to be said of how it learned to.
+
+        Raises:
+            Diverged: a loss is no number any more.
+        """
+        if row == MIXTURE:
+            return lambda song: np.stack([song.mixture] * 2), {}
+        if row == IDEAL:
+            return self._ideal, {}
+        if row in SUPERVISED:
+            return _by(neural.separator_of(shipped.read(row))), {}
+        if row == NMF:
+            return self._nmf(), {}
+        if row == GLO:
+            return self._glo()
+        if row in (EGGS, EGGS_TUNED):
+            return self._eggs(row)
+        parts, learned = self._masker(ALL if row in AT_WORK else row)
+        return _by(Masker(self._config, parts, **AT_WORK.get(row, {}))), learned
+
+    def _ideal(self, song: Song) -> Float[np.ndarray, "2 N"]:
+        truth = dict(zip(("speech", "music"), song.truth, strict=True))
+        return np.concatenate(estimates.by_truth(IDEAL, truth)(song.mixture[None], RATE, silent))
+
+    def _place(self, row: str) -> Path:
+        return self._folder / row.replace(" ", "-")
+
+    def _named(self, row: str) -> Progress:
+        return lambda _, *counts: self._progress(row, *counts)
+
+    def _train(self, row: str) -> tuple[Parts, dict[str, Any]]:
+        recipe = dataclasses.replace(self._budget.recipe, without=",".join(OFF[row]))
+        made = unmatched.task(recipe, self._sounds)
+        found = train.train(made, recipe.training, self._place(row), progress=self._named(row))
+        last = found.history[-1]
+        told = {name: round(last[f"validation/{name}"], 5) for name in ("changed_twice", "changed_music", "taken")}
+        return found.state.generator, told
+
+    def _some_images(self, kind: int) -> Float[np.ndarray, "n T F"]:
+        """Of the mixtures, or of the music: as many as may be held, from everywhere."""
+        clips = clips_of(self._sounds[kind], self._config)
+        rng = np.random.default_rng([self._budget.recipe.seed, 6, kind])
+        chosen = rng.permutation(len(clips))[: self._budget.most]
+        return np.stack([image_of(self._sounds[kind], clips[k], self._config) for k in chosen])
+
+    def _eggs(self, row: str) -> tuple[Takes, dict[str, Any]]:
+        """Rounds of neural egg separation; from the masker's guesses, or from a tenth of each mixture."""
+        mixtures, music, budget, config = self._images(0), self._images(1), self._budget, self._config
+        if row == EGGS_TUNED:
+            generator, _ = self._masker(ALL)
+            guesses = egg_separation.guesses(config, generator, mixtures)
+        else:
+            generator, guesses = None, np.asarray(egg_separation.first_guesses(jnp.asarray(mixtures), POWER))
+        for n in range(budget.rounds):
+            made = self._round(row, n, guesses, music, generator)
+            training = Training(epochs=1, steps_per_epoch=budget.round_steps, patience=1, seed=budget.recipe.seed)
+            found = train.train(made, training, self._place(row) / str(n + 1), progress=self._named(f"{row}, round {n + 1}"))
+            generator = found.state.generator
+            guesses = egg_separation.guesses(config, generator, mixtures)
+        assert generator is not None  # there is a round at least
+        return _by(Masker(config, generator)), {}
+
+    def _round(
+        self, row: str, n: int, guesses: Float[np.ndarray, "n T F"], music: Float[np.ndarray, "m T F"], begun: Parts | None
+    ) -> train.Task[Egg, egg_separation.Batch]:
+        config, recipe = self._config, self._budget.recipe
+        held = max(1, len(music) // 20)
+
+        def drawn(rng: np.random.Generator, count: int, least: int, most: int) -> egg_separation.Batch:
+            return egg_separation.Batch(guesses[rng.integers(len(guesses), size=count)], music[rng.integers(least, most, count)])
+
+        def batch(k: int) -> egg_separation.Batch:
+            return drawn(np.random.default_rng([recipe.seed, 7, n, k]), 4 * recipe.batch, held, max(held + 1, len(music)))
+
+        def validate(state: Egg) -> dict[str, float]:
+            own = drawn(np.random.default_rng([recipe.seed, 8]), 16, 0, held)
+            return {"loss": float(egg_separation.measure(config, state.generator, own))}
+
+        def init(key: Key[Array, ""]) -> Egg:
+            if begun is None:
+                return egg_separation.init(config, key)
+            return egg_separation.again(jax.tree.map(jnp.array, begun))
+
+        about = {"row": row, "round": n, "config": asdict(config), "images": [len(guesses), len(music)]}
+        return train.Task(init, lambda *given: egg_separation.step(config, *given), batch, validate, about, latest=True)
+
+    def _nmf(self) -> Takes:
+        """Templates of the music that is learned from; in each song, others beside them are the voice's."""
+        budget, settings = self._budget, stft_of(self._config)
+        clips = clips_of(self._sounds.music, self._config)
+        rng, length = np.random.default_rng([budget.recipe.seed, 9]), (self._config.frames - 1) * self._config.hop
+        chosen = [clips[k] for k in rng.permutation(len(clips))[: max(1, budget.most // 10)]]
+        heard = [magnitude(self._sounds.music[c.item].samples[c.begin : c.begin + length], settings) for c in chosen]
+        key = jax.random.key(budget.recipe.seed)
+        kept = convolutive_nmf.fit(key, np.concatenate(heard), budget.kept, budget.sweeps)
+
+        def takes(song: Song) -> Float[np.ndarray, "2 N"]:
+            x = jnp.asarray(magnitude(song.mixture, settings))
+            voice = convolutive_nmf.free_shares(jax.random.fold_in(key, 1), x, kept, budget.free, budget.sweeps)
+            return _taken(song, 1 - np.asarray(voice), self._config)
+
+        return takes
+
+    def _glo(self) -> tuple[Takes, dict[str, Any]]:
+        """A network that makes music; one that makes voices of all songs that are tested with, and latent vectors of both."""
+        c = self._config
+        config = LatentMasking(bins=c.bins, frames=c.frames, channels=c.channels)
+        spans: list[tuple[int, list[int]]] = []
+        blocks: list[np.ndarray] = []
+        for made in self._songs:
+            heard = _image_of(made(), c)
+            begins = masked_songs.blocks_of(len(heard), c.frames)
+            spans.append((len(heard), begins))
+            blocks += [heard[k : k + c.frames] for k in begins]
+        alone = self._made(config, self._images(1), GLO, None)
+        mixed = self._made(config, np.stack(blocks), f"{GLO}, songs", alone.own.maker)
+        numbers, first = {}, 0
+        for made, (_, begins) in zip(self._songs, spans, strict=True):
+            numbers[made().listed.name], first = range(first, first + len(begins)), first + len(begins)
+
+        def takes(song: Song) -> Float[np.ndarray, "2 N"]:
+            rows = numbers[song.listed.name]
+            length, begins = spans[list(numbers).index(song.listed.name)]
+            share = np.asarray(latent_masking.shares(config, alone.own.maker, mixed, jnp.asarray(rows)))
+            total, count = np.zeros((length, c.bins), np.float32), np.zeros((length, 1), np.float32)
+            for one, k in zip(share, begins, strict=True):
+                total[k : k + c.frames] += one
+                count[k : k + c.frames] += 1
+            return _taken(song, total / count, c)
+
+        return takes, {}
+
+    def _made(self, config: LatentMasking, images: Float[np.ndarray, "n T F"], name: str, kept: Any) -> Made:
+        seed, size = self._budget.recipe.seed, 8
+
+        def batch(k: int) -> latent_masking.Batch:
+            rows = np.random.default_rng([seed, 10, k]).integers(len(images), size=size).astype(np.int32)
+            return latent_masking.Batch(rows, images[rows])
+
+        def step(state: Made, batch: latent_masking.Batch, key: Key[Array, ""]) -> Any:
+            return latent_masking.step(config, state, batch, key, kept)
+
+        def init(key: Key[Array, ""]) -> Made:
+            return latent_masking.init(config, key, len(images), kept is not None)
+
+        about = {"row": name, "config": asdict(config), "images": len(images)}
+        # There is nothing to validate: what is made has its own latent vectors.
+        made = train.Task(init, step, batch, lambda _: {"loss": 0.0}, about, latest=True)
+        training = Training(epochs=1, steps_per_epoch=self._budget.glo_steps, patience=1, seed=seed)
+        return train.train(made, training, self._place(name), progress=self._named(name)).state
+
+
+def _by(network: neural.Windowed) -> Takes:
+    return lambda song: np.concatenate(neural.separate(song.mixture[None], RATE, network))
+
+
+def _image_of(song: Song, config: IdempotentMasker) -> Float[np.ndarray, "T F"]:
+    """All of a song, stretched as it is at work; silence after songs that are shorter than an image."""
+    heard = magnitude(song.mixture, stft_of(config))[:, : config.bins]
+    padded = np.pad(heard, ((0, max(0, config.frames - len(heard))), (0, 0)))
+    return compressed(padded, heard.min(), heard.max())
+
+
+def _taken(song: Song, mask: Float[np.ndarray, "T F"], config: IdempotentMasker) -> Float[np.ndarray, "2 N"]:
+    """Vocals and accompaniment, of the mask of the accompaniment."""
+    settings = stft_of(config)
+    spectrum = np.asarray(stft(jnp.asarray(song.mixture[None]), settings))
+    accompaniment = masked(spectrum, mask[: spectrum.shape[1]], settings, len(song.mixture), 1.0)[0]
+    return np.stack([song.mixture - accompaniment, accompaniment])
+
+

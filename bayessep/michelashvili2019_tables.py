@@ -1,0 +1,171 @@
+"""What the lines of `bayessep.michelashvili2019` come to: tables beside the paper's numbers, and findings.
+
+Scores are in decibels: of the vocals, means over windows of a song, and of these the median over songs, as in the paper. Its
+numbers are of networks that learned from a hundred songs, for days on a GPU; ours learned from a few, for minutes, so that only
+differences between rows can be compared.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bayessep.comparison import cell
+from bayessep.michelashvili2019_rows import ABLATED, ALL, AT_WORK, EGGS, EGGS_TUNED, GAN, GLO, IDEAL, MIXTURE, NMF, SUPERVISED
+from bayessep.pages import Finding, Table, page
+
+Result = Mapping[str, Any]
+
+MEASURES = ("SDR", "SIR", "SAR")
+PAPER_1 = {NMF: 0.0, GAN: 0.3, GLO: 0.6, EGGS: 0.3, EGGS_TUNED: 2.1, ALL: 3.2}
+"""Table 1: SDR of MUSDB18. Its other numbers are those of Halperin, Ephrat and Hoshen (2019)."""
+PAPER_2 = {
+    "GRA3": (-1.7, 1.3), "CHA": (1.6, 5.2), "STO2": (3.9, 6.7), "JEO2": (4.1, 6.1), "GRU-RIS-L": (4.2, 7.9),
+    "MaDTwinNet": (4.6, 8.2), ALL: (3.5, 15.2),
+}  # fmt: skip
+"""Table 2: SDR and SIR of DSD100, of methods that learn from vocals, and of this one."""
+PAPER_3 = {
+    ALL: (3.5, 15.2), "without R1": (-0.9, 3.4), "without R2": (2.3, 9.7), "without R3": (-4.3, 13.3), "without R4": (-6.3, -4.7),
+    "without GAN_A": (-6.3, -4.2), "without GAN_C": (-4.1, -2.4), "without GAN_A and GAN_C": (-17.0, -3.6),
+}  # fmt: skip
+"""Table 3: what is left without a loss."""
+
+
+class Results:
+    """Scores of the vocals by row, song by song."""
+
+    def __init__(self, lines: Iterable[Result]) -> None:
+        self.lines = sorted(lines, key=lambda line: (line["row"], line["song"]))
+
+    def values(self, row: str, measure: str) -> dict[str, float]:
+        """Of each song that has it, by its name."""
+        of = {line["song"]: line["scores"].get(f"vocals {measure}") for line in self.lines if line["row"] == row}
+        return {song: value for song, value in of.items() if value is not None}
+
+    def median(self, row: str, measure: str) -> float:
+        """Over songs; NaN of none."""
+        values = list(self.values(row, measure).values())
+        return float(np.median(values)) if values else float("nan")
+
+    def has(self, row: str) -> bool:
+        """Whether a row was run."""
+        return any(line["row"] == row for line in self.lines)
+
+    @property
+    def groups(self) -> dict[str, str]:
+        """Which song an excerpt is of."""
+        return {line["song"]: line["group"] for line in self.lines}
+
+    def interval(self, row: str, measure: str, other: str | None = None) -> tuple[float, float]:
+        """Between what the median (of the leads over another row) lies with 95 %: bootstrap over songs, excerpts together."""
+        values = self.values(row, measure)
+        if other is not None:
+            theirs = self.values(other, measure)
+            values = {song: value - theirs[song] for song, value in values.items() if song in theirs}
+        of: dict[str, list[float]] = {}
+        for song, value in values.items():
+            of.setdefault(self.groups[song], []).append(value)
+        if not of:
+            return float("nan"), float("nan")
+        groups, rng = list(of.values()), np.random.default_rng(0)
+        drawn = [np.median(np.concatenate([groups[n] for n in rng.integers(len(groups), size=len(groups))])) for _ in range(2000)]
+        low, high = np.percentile(drawn, [2.5, 97.5])
+        return float(low), float(high)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Medians and intervals of each row."""
+        made = []
+        for row in dict.fromkeys(line["row"] for line in self.lines):
+            found: dict[str, Any] = {"row": row, "songs": len(self.values(row, "SDR"))}
+            for measure in MEASURES:
+                values = (self.median(row, measure), *self.interval(row, measure))
+                names = (measure, f"{measure} from", f"{measure} to")
+                found |= {name: round(value, 3) for name, value in zip(names, values, strict=True)}
+            made.append(found)
+        return made
+
+
+def _said(results: Results, row: str, measure: str) -> str:
+    """A median with its interval."""
+    if np.isnan(median := results.median(row, measure)):
+        return "–"
+    low, high = results.interval(row, measure)
+    return f"{cell(median, 1)} ({low:.1f} to {high:.1f})"
+
+
+def _of(results: Results, row: str, *paper: float) -> list[str]:
+    return [row, *(_said(results, row, measure) for measure in MEASURES), *(cell(value, 1) for value in paper)]
+
+
+_HEAD = ["", *MEASURES]
+
+
+def tables(results: Results) -> list[Table]:
+    """The paper's three."""
+    nothing = float("nan")
+    first = [_of(results, row, PAPER_1.get(row, nothing)) for row in (MIXTURE, *PAPER_1, *AT_WORK, IDEAL) if results.has(row)]
+    second = [_of(results, row, *PAPER_2.get(row, (nothing, nothing))) for row in (*SUPERVISED, ALL) if results.has(row)]
+    second += [[name, "–", "–", "–", *(cell(v, 1) for v in values)] for name, values in PAPER_2.items() if name != ALL]
+    third = [_of(results, row, *PAPER_3[row]) for row in (ALL, *ABLATED) if results.has(row)]
+    return [
+        Table("Methods that are shown no vocals (Table 1)", [*_HEAD, "paper, SDR"], first),
+        Table("Methods that learn from vocals (Table 2)", [*_HEAD, "paper, SDR", "paper, SIR"], second),
+        Table("Without some of the losses (Table 3)", [*_HEAD, "paper, SDR", "paper, SIR"], third),
+    ]
+
+
+def findings(results: Results) -> list[Finding]:
+    """What the paper says, and what is owed to users."""
+    found = [_ahead(results, other) for other in (NMF, GAN, EGGS, EGGS_TUNED, MIXTURE)]
+    found += [_hurts(results, row) for row in ABLATED]
+    return [one for one in found if one is not None]
+
+
+def _ahead(results: Results, other: str) -> Finding | None:
+    if not (results.has(ALL) and results.has(other)):
+        return None
+    low, high = results.interval(ALL, "SDR", other)
+    numbers = f"{results.median(ALL, 'SDR'):.1f} against {results.median(other, 'SDR'):.1f} dB"
+    if other in PAPER_1:
+        numbers += f"; the paper: {PAPER_1[ALL]:.1f} against {PAPER_1[other]:.1f}"
+    numbers += f"; median of the leads 95 % from {low:+.1f} to {high:+.1f}"
+    return Finding(f"The masker is ahead of {other} in SDR", low > 0, numbers)
+
+
+def _hurts(results: Results, row: str) -> Finding | None:
+    if not (results.has(ALL) and results.has(row)):
+        return None
+    low, high = results.interval(row, "SDR", ALL)
+    lost, theirs = results.median(row, "SDR") - results.median(ALL, "SDR"), PAPER_3[row][0] - PAPER_3[ALL][0]
+    numbers = f"{lost:+.1f} dB, of the leads 95 % from {low:+.1f} to {high:+.1f}; the paper: {theirs:+.1f}"
+    return Finding(f"SDR is lower {row}", high < 0, numbers)
+
+
+def to_csv(results: Results) -> str:
+    """A line for each row."""
+    text, rows = io.StringIO(), results.rows()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else ["row"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def about(results: Results, setup: Mapping[str, Any]) -> str:
+    """What was run, in a paragraph."""
+    seconds = setup["seconds"]
+    learned = f"{seconds['mixtures'] / 60:.0f} min of songs and {seconds['music'] / 60:.0f} min of other music"
+    return (
+        f"Singing-voice separation as in paper 002 (Michelashvili et al., 2019): the masker in {setup['steps']} steps on {learned} "
+        f"(budget “{setup['budget']}”, preset {setup['preset']}), none of which it is tested on. Scores are of the vocals of "
+        f"{len(results.groups)} excerpts of {len(set(results.groups.values()))} songs, in windows of 30 s every 15 s; medians over "
+        "excerpts, intervals by bootstrap over songs."
+    )
+
+
+def to_markdown(results: Results, about: str, notes: Sequence[str] = ()) -> str:
+    """The whole page."""
+    return page("Separation without stems: paper 002", "\n\n".join([about, *notes]), {}, tables(results), findings(results))

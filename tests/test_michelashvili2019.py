@@ -1,0 +1,151 @@
+"""Paper 002's experiment: what is learned from and what is not, rows that run, a run that goes on, and tables by hand."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bayessep import audio, data, michelashvili2019, michelashvili2019_rows, song_stems
+from bayessep import michelashvili2019_tables as made
+from bayessep.errors import UserError
+from bayessep.michelashvili2019_rows import ALL, EGGS_TUNED, GAN, GLO, IDEAL, MIXTURE, NMF, SHARPER, Budget
+from bayessep.models import idempotent_masker
+from bayessep.models.idempotent_masker import LOSSES, IdempotentMasker
+from bayessep.unmatched import RATE, Recipe
+from tests.commandline import Caller
+
+TINY = IdempotentMasker(bins=48, frames=48, hop=24, channels=2, blocks=1, critic=2, layers=2, scales=1)
+RUN = (MIXTURE, IDEAL, NMF, ALL, SHARPER, EGGS_TUNED, GLO)
+
+
+def _tone(pitch: float, seconds: float = 0.4) -> np.ndarray:
+    return 0.2 * np.sin(2 * np.pi * pitch * np.arange(round(seconds * RATE)) / RATE).astype(np.float32)[None]
+
+
+@pytest.fixture
+def recordings(tmp_path: Path) -> Path:
+    """Two songs to learn from and two to test with, as MUSDB18 has them."""
+    for n, (part, name) in enumerate((("train", "a"), ("train", "b"), ("test", "c"), ("test", "d"))):
+        parts = {"vocals": _tone(3000 + 100 * n), "bass": _tone(400 + 50 * n), "drums": _tone(700), "other": _tone(900 + 10 * n)}
+        for what, x in (parts | {"mixture": np.sum(list(parts.values()), axis=0)}).items():
+            audio.write(tmp_path / "songs" / part / name / f"{what}.wav", x, RATE, "FLOAT")
+    return tmp_path / "songs"
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiny networks, a step or two, and some of the rows."""
+    monkeypatch.setitem(idempotent_masker.PRESETS, "small", TINY)
+    budget = Budget(Recipe(epochs=2, steps_per_epoch=1), 1, 1, 1, 8, 3, 2, 5)
+    monkeypatch.setitem(michelashvili2019.BUDGETS, "full", budget)
+    monkeypatch.setattr(michelashvili2019, "ROWS", RUN)
+
+
+def test_no_vocals_are_opened_to_learn_from(recordings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Path] = []
+    whole = audio.read
+
+    def spy(path: Any, **given: Any) -> audio.Audio:
+        opened.append(Path(path))
+        return whole(path, **given)
+
+    monkeypatch.setattr(audio, "read", spy)
+    found = michelashvili2019.corpus(recordings)
+    assert [item.group for item in found.sounds.mixtures] == [item.group for item in found.sounds.music] == ["a", "b"]
+    assert [song.name for song in found.tested] == ["c", "d"]
+    assert {path.stem for path in opened} == {"mixture", "bass", "drums", "other"}
+    assert {path.parent.parent.name for path in opened} == {"train"}
+    (recordings / "train" / "a" / "mixture.wav").unlink()
+    with pytest.raises(UserError, match="a is to be learned from, and has no file of the mixture"):
+        michelashvili2019.corpus(recordings)
+
+
+def test_songs_of_a_manifest_are_tested_and_not_learned_from(recordings: Path, tmp_path: Path) -> None:
+    kinds = dict.fromkeys(("test/c/vocals.wav", "test/c/accompaniment.wav"), "stems")
+    kinds |= {"train/a/mixture.wav": "songs", "train/b/bass.wav": "music"}
+    (recordings / "test" / "c" / "other.wav").rename(recordings / "test" / "c" / "accompaniment.wav")
+    rows = [f"{path},{kind},{path[6]},0.4,{RATE},1,,,here,x,CC0" for path, kind in kinds.items()]
+    (recordings / "manifest.csv").write_text("\n".join([",".join(data.MANIFEST_COLUMNS), *rows]))
+    found = michelashvili2019.corpus(recordings)
+    assert [item.name for item in found.sounds.mixtures] == ["train/a/mixture.wav"]
+    assert [item.name for item in found.sounds.music] == ["train/b/bass.wav"]
+    assert [song.name for song in found.tested] == ["c"]
+
+
+@pytest.mark.loose_arrays  # optax
+def test_an_interrupted_run_goes_on(
+    call: Caller, recordings: Path, small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, real, left = tmp_path / "out", michelashvili2019.tested, iter(range(7))
+
+    def interrupted(*given: Any) -> dict[str, Any]:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return real(*given)
+
+    monkeypatch.setattr(michelashvili2019, "tested", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        michelashvili2019.run(folder, recordings, "full")
+    kept = (folder / "results.jsonl").read_text()
+    assert kept.count("\n") == 7
+    monkeypatch.setattr(michelashvili2019, "tested", real)
+    lines = michelashvili2019.run(folder, recordings, "full")
+    assert len(lines) == 2 * len(RUN) and (folder / "results.jsonl").read_text().startswith(kept)
+    assert michelashvili2019.finished(folder, "full", 0) == lines
+    assert not list(folder.rglob("checkpoints"))
+    results = made.Results(lines)
+    assert results.median(IDEAL, "SDR") > 20 > results.median(MIXTURE, "SDR")
+    songs = [song_stems.read(song, RATE) for song in song_stems.listed(recordings) if song.part == "test"]
+    truth = np.concatenate(songs[0])
+    by_hand = 10 * np.log10((truth[0] ** 2).sum() / (truth[1] ** 2).sum())
+    assert results.values(MIXTURE, "SDR")["c"] == pytest.approx(by_hand, abs=1e-3)
+
+    line = ("reproduce", "michelashvili2019", "--data", recordings, "-o", folder)
+    done = call(*line, "--finished", "--json")
+    assert done.code == 0, done.err
+    assert [row["row"] for row in json.loads(done.out)["means"]] == sorted(RUN)
+    page = (folder / "tables.md").read_text()
+    assert "Table 3" in page and "2 steps" in page and f"| {ALL} |" in page
+    other = call(*line, "--finished", "--quick")
+    assert other.code == 2 and "holds results of the budget full" in other.err
+
+
+def test_losses_are_switched_off_by_their_names() -> None:
+    kept = {row: set(LOSSES) - set(off) for row, off in michelashvili2019_rows.OFF.items()}
+    assert kept[ALL] == set(LOSSES) and kept[GAN] == {"GAN_C"}
+    assert kept["without R4"] == set(LOSSES) - {"R4"} and kept["without GAN_A and GAN_C"] == {"R1", "R2", "R3", "R4"}
+    assert set(made.PAPER_3) == kept.keys() - {GAN}
+
+
+def test_silent_songs_have_no_scores(recordings: Path) -> None:
+    (song, *_) = song_stems.listed(recordings)
+    truth = np.concatenate(song_stems.read(song, RATE))
+    found = michelashvili2019.tested(
+        michelashvili2019_rows.Song(song, truth), lambda song: np.stack([song.mixture, 0 * song.mixture])
+    )
+    assert set(found["scores"].values()) == {None}
+    assert np.isnan(made.Results([{"row": ALL, "song": "c", "group": "c", **found}]).median(ALL, "SDR"))
+
+
+def _line(row: str, song: int, sdr: float) -> dict[str, Any]:
+    scores = {f"vocals {measure}": sdr for measure in made.MEASURES}
+    return {"row": row, "song": f"{song}", "group": f"{song // 2}", "scores": scores, "learned": {}}
+
+
+def test_findings_are_those_by_hand() -> None:
+    of = {ALL: 3.0, NMF: 1.0, MIXTURE: 4.0, "without R1": 2.5, "without R2": 3.5}
+    lines = [_line(row, n, value + 0.1 * n * (row == ALL)) for row, value in of.items() for n in range(5)]
+    results = made.Results(lines)
+    assert results.median(ALL, "SDR") == pytest.approx(3.2)
+    over_nmf, over_mixture, r1, r2 = made.findings(results)
+    assert over_nmf.holds and "3.2 against 1.0 dB; the paper: 3.2 against 0.0" in over_nmf.numbers
+    assert not over_mixture.holds and "3.2 against 4.0" in over_mixture.numbers
+    assert r1.holds and r1.numbers.startswith("-0.7 dB") and "the paper: -4.4" in r1.numbers
+    assert not r2.holds
+    low, high = results.interval(ALL, "SDR")
+    assert 3.0 <= low <= 3.2 <= high <= 3.4
+    assert made.findings(made.Results([])) == [] and made.to_csv(made.Results([])) == "row\n"
+    assert dataclasses.asdict(michelashvili2019.BUDGETS["full"])["recipe"]["preset"] == "small"
