@@ -26,7 +26,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax import lax
 from jaxtyping import Array, Float, Key, PyTree
 
 from bayessep.errors import UserError
@@ -284,12 +283,12 @@ class Batch(NamedTuple):
 
 
 class State(NamedTuple):
-    """What training carries. Of discriminators there are those whose losses are switched on, as `critics_of` has them."""
+    """What training carries. Of discriminators there are those whose losses are switched on, by the names of `critics_of`."""
 
     generator: Parts
-    critics: PyTree  # their parameters, one after the other along the first axis
+    critics: dict[str, PyTree]  # their parameters
     optimisers: tuple[optax.OptState, optax.OptState]  # of the generator and of the discriminators
-    pools: tuple[Pool, ...]
+    pools: dict[str, Pool]
 
 
 def optimiser(config: IdempotentMasker) -> optax.GradientTransformation:
@@ -308,16 +307,12 @@ def init(config: IdempotentMasker, key: Key[Array, ""]) -> State:
     """Networks that have learned nothing yet. (Not jitted: dozens of draws of numbers in one program take minutes to compile.)"""
     of_generator, of_critics = jax.random.split(key)
     generator = Parts(*nnx.split(Generator(config, nnx.Rngs(of_generator)), nnx.Param, nnx.BatchStat)[1:])
-    number = len(critics_of(config))
-
-    def critic(key: Key[Array, ""]) -> PyTree:
-        return nnx.state(Discriminator(config, nnx.Rngs(key)), nnx.Param)
-
-    critics = [critic(key) for key in jax.random.split(of_critics, number)] if number else ()
-    critics = jax.tree.map(lambda *each: jnp.stack(each), *critics) if critics else ()
+    names = critics_of(config)
+    keys = dict(zip(names, jax.random.split(of_critics, len(names)), strict=True)) if names else {}
+    critics = {name: nnx.state(Discriminator(config, nnx.Rngs(key)), nnx.Param) for name, key in keys.items()}
     optimisers = optimiser(config).init(generator.parameters), optimiser(config).init(critics)
-    empty = Pool(jnp.zeros((config.pool, config.frames, config.bins)), jnp.zeros((), jnp.int32))
-    return State(generator, critics, optimisers, (empty,) * number if config.pool else ())
+    pools = {name: Pool(jnp.zeros((config.pool, config.frames, config.bins)), jnp.zeros((), jnp.int32)) for name in names}
+    return State(generator, critics, optimisers, pools if config.pool else {})
 
 
 class Made(NamedTuple):
@@ -385,39 +380,41 @@ def step(config: IdempotentMasker, state: State, batch: Batch, key: Key[Array, "
     (near, fake), back, (losses, statistics) = jax.vjp(look, state.generator.parameters, has_aux=True)
     judges, of_judges, pools, slopes = state.critics, state.optimisers[1], state.pools, {}
     if critics:
-        pools, seen = _from_pools(pools, list(fake.values()), key)
+        pools, seen = _from_pools(pools, fake, key)
         real = {"C": jnp.asarray(batch.music), "A": jnp.asarray(batch.mixture)}
-        each = np.float32(list(critics.values()))
-        looked = seen, jnp.stack([real[name] for name in critics]), each
-        found, gradient = lax.map(lambda one: jax.value_and_grad(partial(_judged, config))(*one), (judges, *looked))
-        judges, of_judges = _moved(config, gradient, of_judges, judges)
-        shown_now = jnp.stack(list(fake.values()))
-        said, slope = lax.map(lambda one: jax.value_and_grad(partial(_deceived, config))(*one), (shown_now, judges, each))
-        slopes = dict(zip(critics, slope, strict=True))
-        for n, (name, weight) in enumerate(critics.items()):
-            losses |= {f"GAN_{name}": said[n] / np.float32(weight), f"D_{name}": found[n] / np.float32(weight)}
-        near += said.sum()
+        # One program for each, for in loops convolutions of a CPU are many times slower.
+        judged = {
+            name: jax.value_and_grad(partial(_judged, config))(judges[name], seen[name], real[name], critics[name])
+            for name in critics
+        }
+        judges, of_judges = _moved(config, {name: slope for name, (_, slope) in judged.items()}, of_judges, judges)
+        deceived = {
+            name: jax.value_and_grad(partial(_deceived, config))(fake[name], judges[name], critics[name]) for name in critics
+        }
+        for name, weight in critics.items():
+            said, slopes[name] = deceived[name]
+            near += said
+            losses |= {f"GAN_{name}": said / np.float32(weight), f"D_{name}": judged[name][0] / np.float32(weight)}
     parameters, of_generator = _moved(config, back((jnp.ones(()), slopes))[0], state.optimisers[0], state.generator.parameters)
     return State(Parts(parameters, statistics), judges, (of_generator, of_judges), pools), losses | {"loss": near}
 
 
-def _judged(config: IdempotentMasker, critic: PyTree, fake: Images, real: Images, weight: Loss) -> Loss:
+def _judged(config: IdempotentMasker, critic: PyTree, fake: Images, real: Images, weight: float) -> Loss:
     said = nnx.merge(abstract(Discriminator, config).graph, critic)(jnp.concatenate([fake, real]))
-    return weight * told_apart(*zip(*(jnp.split(of, 2) for of in said), strict=True))
+    return np.float32(weight) * told_apart(*zip(*(jnp.split(of, 2) for of in said), strict=True))
 
 
-def _deceived(config: IdempotentMasker, fake: Images, critic: PyTree, weight: Loss) -> Loss:
-    return weight * deceives(nnx.merge(abstract(Discriminator, config).graph, critic)(fake))
+def _deceived(config: IdempotentMasker, fake: Images, critic: PyTree, weight: float) -> Loss:
+    return np.float32(weight) * deceives(nnx.merge(abstract(Discriminator, config).graph, critic)(fake))
 
 
-def _from_pools(
-    pools: tuple[Pool, ...], fake: list[Images], key: Key[Array, ""]
-) -> tuple[tuple[Pool, ...], Float[Array, "K B T F"]]:
+def _from_pools(pools: dict[str, Pool], fake: dict[str, Images], key: Key[Array, ""]) -> tuple[dict[str, Pool], dict[str, Images]]:
     """What is shown to each discriminator."""
     if not pools:
-        return pools, jnp.stack(fake)
-    found = [shown(*one) for one in zip(pools, fake, jax.random.split(key, len(fake)), strict=True)]
-    return tuple(pool for pool, _ in found), jnp.stack([images for _, images in found])
+        return pools, fake
+    keys = dict(zip(fake, jax.random.split(key, len(fake)), strict=True))
+    found = {name: shown(pools[name], images, keys[name]) for name, images in fake.items()}
+    return {name: pool for name, (pool, _) in found.items()}, {name: images for name, (_, images) in found.items()}
 
 
 def _moved(config: IdempotentMasker, gradient: PyTree, carried: Any, parameters: PyTree) -> tuple[PyTree, Any]:

@@ -15,7 +15,7 @@ from bayessep.models import image_layers as layers
 from bayessep.models.idempotent_masker import LOSSES, PRESETS, Batch, IdempotentMasker, Weights
 from bayessep.models.image_layers import Pool
 
-TINY = IdempotentMasker(bins=16, frames=16, hop=8, channels=2, blocks=1, critic=2, layers=2, scales=2, rate=1e-2)
+TINY = IdempotentMasker(bins=16, frames=16, hop=8, channels=2, blocks=1, critic=2, layers=1, scales=2, rate=1e-2)
 
 
 def _images(n: int = 1, seed: int = 0, config: IdempotentMasker = TINY) -> np.ndarray:
@@ -205,8 +205,8 @@ def test_a_pool_shows_each_second_image_late() -> None:
 
 @pytest.mark.loose_arrays  # optax
 def test_an_iteration_is_that_of_two_optimizers() -> None:
-    """Against gradients of the whole objective, discriminators first, and Adam by hand."""
-    config, batch = dataclasses.replace(TINY, rate=1e-4), _batch(2)
+    """Against gradients of the whole objective, discriminators first, and Adam by hand. (Fewer losses compile sooner.)"""
+    config, batch = dataclasses.replace(TINY, rate=1e-4, weights=Weights().without("R2", "R3", "R4")), _batch(2)
     state = masker.init(config, jax.random.key(0))
     before = jax.tree.map(jnp.copy, state)
     after, found = masker.step(config, state, batch, jax.random.key(1))
@@ -217,9 +217,8 @@ def test_an_iteration_is_that_of_two_optimizers() -> None:
         )
         return masker.make(lambda x: masker.masked(network(x, True), x), batch, config.weights)
 
-    def critic(parameters: nnx.State, n: int, images: jax.Array) -> list[jax.Array]:
-        own = jax.tree.map(lambda x: x[n], parameters)
-        return nnx.merge(masker.abstract(masker.Discriminator, config).graph, own)(images)
+    def critic(parameters: dict[str, nnx.State], n: int, images: jax.Array) -> list[jax.Array]:
+        return nnx.merge(masker.abstract(masker.Discriminator, config).graph, parameters["CA"[n]])(images)
 
     def judged(parameters: nnx.State) -> jax.Array:
         made = fakes(before.generator.parameters)
@@ -243,7 +242,7 @@ def test_an_iteration_is_that_of_two_optimizers() -> None:
     critics = first(before.critics, of_critics)
     loss, gradient = jax.jit(jax.value_and_grad(objective))(before.generator.parameters, critics)
     assert float(found["loss"]) == pytest.approx(float(loss), rel=1e-4)
-    assert found.keys() == {*LOSSES, "D_C", "D_A", "loss"}
+    assert found.keys() == {"R1", "GAN_C", "GAN_A", "D_C", "D_A", "loss"}
     generator = first(before.generator.parameters, gradient)
     for mine, theirs, slopes in ((after.critics, critics, of_critics), (after.generator.parameters, generator, gradient)):
         for x, y, slope in zip(*map(jax.tree.leaves, (mine, theirs, slopes)), strict=True):
@@ -265,13 +264,13 @@ def test_the_rate_is_halved_every_so_many_steps() -> None:
 @pytest.mark.loose_arrays  # optax
 def test_steps_learn_without_discriminators() -> None:
     """What is left is measured: music is changed less than before."""
-    config = dataclasses.replace(TINY, weights=Weights().without("GAN_C", "GAN_A", "R3", "R4"))
+    config = dataclasses.replace(TINY, weights=Weights().without("GAN_C", "GAN_A", "R2", "R3", "R4"))
     state, batch = masker.init(config, jax.random.key(0)), _batch(2)
     losses = []
     for key in jax.random.split(jax.random.key(9), 30):
         state, found = masker.step(config, state, batch, key)
         losses.append(float(found["loss"]))
-    assert found.keys() == {"R1", "R2", "loss"} and losses[-1] < 0.7 * losses[0]
+    assert found.keys() == {"R1", "loss"} and losses[-1] < 0.7 * losses[0]
     measured = masker.measure(config, state.generator, batch)
     assert 0 <= measured["changed_music"] < 1 and 0 <= measured["taken"] <= 1
     assert measured.keys() == {"R1", "R2", "R3", "R4", "changed_twice", "changed_music", "taken", "loss"}
