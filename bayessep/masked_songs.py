@@ -168,8 +168,9 @@ def masker_of(file: File) -> Masker:
     try:
         if settings["network"] != "idempotent-masker":
             raise ValueError(f"they are of {settings['network']}")
-        config = dict(settings["config"])
-        config = IdempotentMasker(**config | {"weights": Weights(**config["weights"])})
+        sizes: dict[str, Any] = dict(settings["config"])
+        sizes["weights"] = Weights(**sizes["weights"])
+        config = IdempotentMasker(**sizes)
     except (KeyError, TypeError, ValueError) as error:
         made = "bayessep train idempotent-masker makes some"
         raise UserError(f"these are no weights of idempotent-masker ({error}); {made}.") from None

@@ -15,9 +15,9 @@ Method = StrEnum("Method", ["nmf", "variational", "icm", "joint", "svi", "unsupe
 # The same, convolutive NMF, and those of separator_commands.METHODS.
 AnyMethod = StrEnum(
     "AnyMethod",
-    ["nmf", "variational", "icm", "joint", "svi", "unsupervised", "conv-nmf", "conv-tasnet", "blstm-mask", "deep-karaoke"]
-    + ["idempotent-masker"],
-)
+    ["nmf", "variational", "icm", "joint", "svi", "unsupervised", "conv-nmf", "conv-tasnet", "blstm-mask", "deep-karaoke",
+     "idempotent-masker"],
+)  # fmt: skip
 # The names of estimates.ORACLES.
 ORACLES = ("ideal-binary-mask", "ideal-ratio-mask")
 Device = StrEnum("Device", ["auto", "cpu", "cuda"])

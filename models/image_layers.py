@@ -51,9 +51,11 @@ def reflected(x: Maps, by: int) -> Maps:
 
 # Rows of an image that is doubled in size, each as sums of five taps: for its rows in pairs, (2, taps that are left, 5). The first
 # and the last pair see the mirrored rows.
-_FIRST = np.float32([[[0, 1, 1, 1, 0], [1, 0, 0, 0, 1]], [[1, 1, 1, 0, 0], [0, 0, 0, 1, 1]]])
-_INNER = np.float32([[[1, 1, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]], [[1, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 1, 1]]])
-_LAST = np.float32([[[1, 1, 0, 0, 0], [0, 0, 1, 1, 1]], [[1, 0, 0, 0, 1], [0, 1, 1, 1, 0]]])
+_FIRST = np.array([[[0, 1, 1, 1, 0], [1, 0, 0, 0, 1]], [[1, 1, 1, 0, 0], [0, 0, 0, 1, 1]]], np.float32)
+_INNER = np.array(
+    [[[1, 1, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]], [[1, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 1, 1]]], np.float32
+)
+_LAST = np.array([[[1, 1, 0, 0, 0], [0, 0, 1, 1, 1]], [[1, 0, 0, 0, 1], [0, 1, 1, 1, 0]]], np.float32)
 _PAIRS = ((slice(2), _FIRST), (slice(None), _INNER), (slice(-2, None), _LAST))
 
 
@@ -166,7 +168,7 @@ class Pool(NamedTuple):
     """Earlier images, for discriminators."""
 
     images: Float[Array, "P T F"]
-    count: Int[Array, ""]
+    held: Int[Array, ""]
 
 
 def shown(pool: Pool, images: Float[Array, "B T F"], key: Key[Array, ""]) -> tuple[Pool, Float[Array, "B T F"]]:
@@ -175,11 +177,11 @@ def shown(pool: Pool, images: Float[Array, "B T F"], key: Key[Array, ""]) -> tup
     def one(pool: Pool, given: tuple[Float[Array, "T F"], Key[Array, ""]]) -> tuple[Pool, Float[Array, "T F"]]:
         new, key = given
         which, whether = jax.random.split(key)
-        full = pool.count == len(pool.images)
-        place = jnp.where(full, jax.random.randint(which, (), 0, len(pool.images)), pool.count)
+        full = pool.held == len(pool.images)
+        place = jnp.where(full, jax.random.randint(which, (), 0, len(pool.images)), pool.held)
         old = lax.dynamic_index_in_dim(pool.images, place, keepdims=False)
         swapped = full & jax.random.bernoulli(whether)
         images = lax.dynamic_update_index_in_dim(pool.images, jnp.where(swapped | ~full, new, old), place, 0)
-        return Pool(images, jnp.where(full, pool.count, pool.count + 1)), jnp.where(swapped, old, new)
+        return Pool(images, jnp.where(full, pool.held, pool.held + 1)), jnp.where(swapped, old, new)
 
     return lax.scan(one, pool, (images, jax.random.split(key, len(images))))

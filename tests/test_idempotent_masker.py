@@ -196,7 +196,7 @@ def test_a_pool_shows_each_second_image_late() -> None:
     new = jnp.arange(1.0, 201.0)[:, None, None] * jnp.ones((1, 2, 2))
     pool, found = jax.jit(layers.shown)(pool, new, jax.random.key(0))
     said, given = np.asarray(found[:, 0, 0]), np.arange(1, 201)
-    assert int(pool.count) == 3 and (said[:3] == given[:3]).all()
+    assert int(pool.held) == 3 and (said[:3] == given[:3]).all()
     late = said != given
     assert 0.4 < late[3:].mean() < 0.6 and (said <= given).all()
     assert len(set(said[late])) == late.sum()  # an image leaves the pool when it is shown
