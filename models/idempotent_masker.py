@@ -127,7 +127,7 @@ class IdempotentMasker:
 
 PRESETS = {
     "paper": IdempotentMasker(),
-    "small": IdempotentMasker(frames=64, hop=256, channels=8, blocks=1, critic=8, rate=1e-3),
+    "small": IdempotentMasker(frames=64, hop=256, channels=8, blocks=1, critic=16, rate=2e-4),
 }
 """The paper's 11.1 million parameters, and 8.3 million of each discriminator; and what learns on a CPU, from images as long."""
 
@@ -192,10 +192,10 @@ class Discriminator(nnx.Module):
     def __init__(self, config: IdempotentMasker, rngs: nnx.Rngs) -> None:
         widths = [1, *(config.critic * 2**n for n in range(config.layers))]
 
-        pairs = list(zip(widths[:-1], widths[1:], strict=True))
+        pairs, start = list(zip(widths[:-1], widths[1:], strict=True)), narrow(config.critic)
 
         def scale() -> list[Conv]:
-            return [*(Conv(rngs, 4, *pair, 2, narrow) for pair in pairs), Conv(rngs, 1, widths[-1], 1, 1, narrow)]
+            return [*(Conv(rngs, 4, *pair, 2, start) for pair in pairs), Conv(rngs, 1, widths[-1], 1, 1, start)]
 
         self.scales = nnx.List([nnx.List(scale()) for _ in range(config.scales)])
 

@@ -91,9 +91,12 @@ def kaiming(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
     return jax.random.normal(key, shape) * math.sqrt(2 / math.prod(shape[:-1]))
 
 
-def narrow(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
-    """Normal, with a standard deviation of 0.02: the discriminators."""
-    return jax.random.normal(key, shape) * 0.02
+def narrow(first: int) -> Callable[[Key[Array, ""], tuple[int, ...]], Float[Array, "..."]]:
+    """Normal, with a standard deviation of 0.02 where the first layer has 64 channels, as in the code: the discriminators.
+
+    With fewer, it is as much greater as keeps activations as large; else narrow discriminators would hear nothing at first.
+    """
+    return lambda key, shape: jax.random.normal(key, shape) * np.float32(0.02 * math.sqrt(64 / first))
 
 
 class Conv(nnx.Module):

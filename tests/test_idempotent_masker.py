@@ -129,7 +129,9 @@ def test_layer_norm_divides_by_the_unbiased_deviation() -> None:
 def test_numbers_start_as_in_the_code() -> None:
     kernel = layers.Conv(nnx.Rngs(0), 3, 64, 64).kernel[...]
     assert float(kernel.std()) == pytest.approx(math.sqrt(2 / (9 * 64)), rel=0.02)
-    assert float(layers.Conv(nnx.Rngs(0), 3, 64, 64, start=layers.narrow).kernel[...].std()) == pytest.approx(0.02, rel=0.02)
+    for first, deviation in ((64, 0.02), (16, 0.04)):
+        kernel = layers.Conv(nnx.Rngs(0), 3, 64, 64, start=layers.narrow(first)).kernel[...]
+        assert float(kernel.std()) == pytest.approx(deviation, rel=0.02)
 
 
 # --- images and losses ---------------------------------------------------------------------------------------------------
