@@ -86,9 +86,15 @@ def pooled(x: Maps) -> Maps:
     return sums / counts[None, :, :, None]
 
 
+def normal(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
+    """Normal numbers: the first of a power of two of them, for each count is a program to compile, and networks have many."""
+    count = math.prod(shape)
+    return jax.random.normal(key, (1 << (count - 1).bit_length(),))[:count].reshape(shape)
+
+
 def kaiming(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
     """Normal, with a variance of 2 over the inputs of a unit (He et al., 2015): the generator."""
-    return jax.random.normal(key, shape) * math.sqrt(2 / math.prod(shape[:-1]))
+    return normal(key, shape) * math.sqrt(2 / math.prod(shape[:-1]))
 
 
 def narrow(first: int) -> Callable[[Key[Array, ""], tuple[int, ...]], Float[Array, "..."]]:
@@ -96,7 +102,7 @@ def narrow(first: int) -> Callable[[Key[Array, ""], tuple[int, ...]], Float[Arra
 
     With fewer, it is as much greater as keeps activations as large; else narrow discriminators would hear nothing at first.
     """
-    return lambda key, shape: jax.random.normal(key, shape) * np.float32(0.02 * math.sqrt(64 / first))
+    return lambda key, shape: normal(key, shape) * np.float32(0.02 * math.sqrt(64 / first))
 
 
 class Conv(nnx.Module):
