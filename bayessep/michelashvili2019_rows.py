@@ -127,7 +127,7 @@ class Work:
         return _by(Masker(self._config, parts, **AT_WORK.get(row, {}))), learned
 
     def _ideal(self, song: Song) -> Float[np.ndarray, "2 N"]:
-        truth = dict(zip(("speech", "music"), song.truth, strict=True))
+        truth = {"speech": song.truth[0], "music": song.truth[1]}
         return np.concatenate(estimates.by_truth(IDEAL, truth)(song.mixture[None], RATE, silent))
 
     def _place(self, row: str) -> Path:
@@ -221,7 +221,7 @@ class Work:
             spans.append((len(heard), begins))
             blocks += [heard[k : k + c.frames] for k in begins]
         alone = self._made(config, self._images(1), GLO, None)
-        mixed = self._made(config, np.stack(blocks), f"{GLO}, songs", alone.own.maker)
+        mixed = self._made(config, np.stack(blocks), f"{GLO}, songs", alone.learned.own.maker)
         numbers, first = {}, 0
         for made, (_, begins) in zip(self._songs, spans, strict=True):
             numbers[made().listed.name], first = range(first, first + len(begins)), first + len(begins)
@@ -229,7 +229,7 @@ class Work:
         def takes(song: Song) -> Float[np.ndarray, "2 N"]:
             rows = numbers[song.listed.name]
             length, begins = spans[list(numbers).index(song.listed.name)]
-            share = np.asarray(latent_masking.shares(config, alone.own.maker, mixed, jnp.asarray(rows)))
+            share = np.asarray(latent_masking.shares(config, alone.learned.own.maker, mixed, jnp.asarray(rows)))
             total, count = np.zeros((length, c.bins), np.float32), np.zeros((length, 1), np.float32)
             for one, k in zip(share, begins, strict=True):
                 total[k : k + c.frames] += one

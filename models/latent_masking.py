@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -89,11 +89,17 @@ class Part(NamedTuple):
     latent: Float[Array, "n Z"]  # of each image
 
 
-class State(NamedTuple):
-    """What a training carries: the part that is learned, and (of mixtures) the latent vectors of their music."""
+class Learned(NamedTuple):
+    """The part that is learned, and (of mixtures) the latent vectors of their music."""
 
     own: Part
     music: Float[Array, "n Z"] | None
+
+
+class State(NamedTuple):
+    """What a training carries."""
+
+    learned: Learned
     optimiser: optax.OptState
 
 
@@ -112,22 +118,20 @@ def made(config: LatentMasking, maker: PyTree, latent: Float[Array, "B Z"]) -> F
 def _optimiser(config: LatentMasking) -> optax.GradientTransformation:
     rates = {"maker": optax.adam(config.rate, 0.5, 0.999), "latent": optax.adam(10 * config.rate, 0.5, 0.999)}
 
-    def kinds(learned: tuple) -> tuple:
-        return Part(jax.tree.map(lambda _: "maker", learned[0].maker), "latent"), *("latent" for _ in learned[1:])  # pyright: ignore
+    def kinds(learned: Any) -> Any:
+        return jax.tree.map(lambda _: "latent", learned)._replace(
+            own=Part(jax.tree.map(lambda _: "maker", learned.own.maker), "latent")  # type: ignore[arg-type]
+        )
 
     return optax.multi_transform(rates, kinds)
-
-
-def _learned(own: Part, music: Float[Array, "n Z"] | None) -> tuple:
-    return (own,) if music is None else (own, music)
 
 
 def init(config: LatentMasking, key: Key[Array, ""], images: int, mixed: bool = False) -> State:
     """Networks that have made nothing yet, and latent vectors at random, of so many images; `mixed`: which are mixtures."""
     of_maker, of_own, of_music = jax.random.split(key, 3)
     own = Part(nnx.split(Maker(config, nnx.Rngs(of_maker)))[1], jax.random.normal(of_own, (images, config.latent)))
-    music = jax.random.normal(of_music, (images, config.latent)) if mixed else None
-    return State(own, music, _optimiser(config).init(_learned(own, music)))
+    learned = Learned(own, jax.random.normal(of_music, (images, config.latent)) if mixed else None)
+    return State(learned, _optimiser(config).init(learned))
 
 
 @partial(jax.jit, static_argnames=("config",), donate_argnames=("state",))
@@ -138,25 +142,24 @@ def step(
     del key
     rows, y = jnp.asarray(batch.number), magnitudes(jnp.asarray(batch.image))
 
-    def loss(learned: tuple) -> Loss:
-        own = learned[0]
-        found = made(config, own.maker, own.latent[rows])
-        if kept is not None:
-            found = found + made(config, kept, learned[1][rows])
+    def loss(learned: Learned) -> Loss:
+        found = made(config, learned.own.maker, learned.own.latent[rows])
+        if learned.music is not None:
+            found = found + made(config, kept, learned.music[rows])
         return jnp.abs(found - y).mean()
 
-    learned = _learned(state.own, state.music)
-    found, gradient = jax.value_and_grad(loss)(learned)
-    change, carried = _optimiser(config).update(gradient, state.optimiser, learned)
-    moved = optax.apply_updates(learned, change)
-    return State(moved[0], moved[1] if state.music is not None else None, carried), {"loss": found}
+    found, gradient = jax.value_and_grad(loss)(state.learned)
+    change, carried = _optimiser(config).update(gradient, state.optimiser, state.learned)
+    moved: Any = optax.apply_updates(state.learned, change)
+    return State(moved, carried), {"loss": found}
 
 
 @partial(jax.jit, static_argnames=("config",))
 def shares(config: LatentMasking, kept: PyTree, state: State, number: Int[Array, " B"]) -> Float[Array, "B T F"]:
     """Of the mixtures' cells, those of the music: a mask; half where neither is heard."""
-    if state.music is None:
+    own, latent = state.learned
+    if latent is None:
         raise ValueError("shares are those of mixtures; this state is of music alone")
-    music, voice = made(config, kept, state.music[number]), made(config, state.own.maker, state.own.latent[number])
+    music, voice = made(config, kept, latent[number]), made(config, own.maker, own.latent[number])
     both = music + voice
     return jnp.where(both > 0, music / jnp.where(both > 0, both, 1), 0.5)

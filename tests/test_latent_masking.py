@@ -29,16 +29,17 @@ def test_mixtures_are_shared_by_what_makes_music_and_what_makes_the_rest() -> No
     music[:, :, :24], voices[:, :, 24:] = levels[0, :, None, None], levels[1, :, None, None]
     alone, losses = _learned(glo.init(TINY, jax.random.key(0), 8), 2 * music - 1, 40)
     assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
-    kept = jax.tree.map(lambda x: x, alone.own.maker)
+    kept = jax.tree.map(lambda x: x, alone.learned.own.maker)
     begun = glo.init(TINY, jax.random.key(1), 8, mixed=True)
-    assert begun.music is not None
-    first = np.asarray(begun.music)
+    assert begun.learned.music is not None
+    first = np.asarray(begun.learned.music)
     mixed, after = _learned(begun, 2 * (music + voices) - 1, 40, kept)
     assert np.mean(after[-5:]) < 0.8 * np.mean(after[:5])
-    jax.tree.map(np.testing.assert_array_equal, kept, alone.own.maker)
-    assert mixed.music is not None and np.abs(np.asarray(mixed.music) - first).max() > 0.01
+    jax.tree.map(np.testing.assert_array_equal, kept, alone.learned.own.maker)
+    assert mixed.learned.music is not None and np.abs(np.asarray(mixed.learned.music) - first).max() > 0.01
     rows = jnp.arange(8)
-    of_music, of_voice = glo.made(TINY, kept, mixed.music), glo.made(TINY, mixed.own.maker, mixed.own.latent)
+    own = mixed.learned.own
+    of_music, of_voice = glo.made(TINY, kept, mixed.learned.music), glo.made(TINY, own.maker, own.latent)
     share = np.asarray(glo.shares(TINY, kept, mixed, rows))
     np.testing.assert_allclose(share, np.asarray(of_music / (of_music + of_voice)), rtol=1e-5)
     assert (share >= 0).all() and (share <= 1).all() and share.std() > 0.01
@@ -47,7 +48,7 @@ def test_mixtures_are_shared_by_what_makes_music_and_what_makes_the_rest() -> No
 def test_music_alone_has_no_shares() -> None:
     state = glo.init(TINY, jax.random.key(0), 2)
     with pytest.raises(ValueError, match="music alone"):
-        glo.shares(TINY, state.own.maker, state, jnp.arange(2))
+        glo.shares(TINY, state.learned.own.maker, state, jnp.arange(2))
 
 
 @pytest.mark.parametrize("given", [{"bins": 47}, {"frames": 32}, {"latent": 0}, {"channels": 0}, {"rate": 0.0}])
