@@ -116,12 +116,11 @@ def made(config: LatentMasking, maker: PyTree, latent: Float[Array, "B Z"]) -> F
 
 
 def _optimiser(config: LatentMasking) -> optax.GradientTransformation:
-    rates = {"maker": optax.adam(config.rate, 0.5, 0.999), "latent": optax.adam(10 * config.rate, 0.5, 0.999)}
+    rates: dict[Any, Any] = {"maker": optax.adam(config.rate, 0.5, 0.999), "latent": optax.adam(10 * config.rate, 0.5, 0.999)}
 
     def kinds(learned: Any) -> Any:
-        return jax.tree.map(lambda _: "latent", learned)._replace(
-            own=Part(jax.tree.map(lambda _: "maker", learned.own.maker), "latent")  # type: ignore[arg-type]
-        )
+        latent = jax.tree.map(lambda _: "latent", learned)
+        return latent._replace(own=latent.own._replace(maker=jax.tree.map(lambda _: "maker", learned.own.maker)))
 
     return optax.multi_transform(rates, kinds)
 
@@ -130,7 +129,7 @@ def init(config: LatentMasking, key: Key[Array, ""], images: int, mixed: bool = 
     """Networks that have made nothing yet, and latent vectors at random, of so many images; `mixed`: which are mixtures."""
     of_maker, of_own, of_music = jax.random.split(key, 3)
     own = Part(nnx.split(Maker(config, nnx.Rngs(of_maker)))[1], jax.random.normal(of_own, (images, config.latent)))
-    learned = Learned(own, jax.random.normal(of_music, (images, config.latent)) if mixed else None)
+    learned: Any = Learned(own, jax.random.normal(of_music, (images, config.latent)) if mixed else None)
     return State(learned, _optimiser(config).init(learned))
 
 
@@ -148,9 +147,10 @@ def step(
             found = found + made(config, kept, learned.music[rows])
         return jnp.abs(found - y).mean()
 
-    found, gradient = jax.value_and_grad(loss)(state.learned)
-    change, carried = _optimiser(config).update(gradient, state.optimiser, state.learned)
-    moved: Any = optax.apply_updates(state.learned, change)
+    learned: Any = state.learned
+    found, gradient = jax.value_and_grad(loss)(learned)
+    change, carried = _optimiser(config).update(gradient, state.optimiser, learned)
+    moved: Any = optax.apply_updates(learned, change)
     return State(moved, carried), {"loss": found}
 
 
