@@ -113,7 +113,7 @@ def reproduce(
     takes an hour or so on two cores; that of 003 a night; on a GPU, its trainings are longer (--long). Of 004: scores of vocals and
     accompaniment by the confidence of masks (Figures 2 and 3), of a network, NMF and the ideal binary mask; twenty minutes for
     six minutes of songs. Of 001: the time domain against the frequency domain, four hours of a core. Of 002:
-    the masker with and without its losses, and what the paper compares it with, HOURS.
+    the masker with and without its losses, and what the paper compares it with, three to four hours of a core.
     """
     terminal = Terminal(json=json, quiet=quiet)
     from bayessep import commands, experiment_commands

@@ -26,7 +26,7 @@ from jaxtyping import Float
 from bayessep import __version__, metrics, output, song_stems, unmatched
 from bayessep.detector_data import Item
 from bayessep.errors import UserError
-from bayessep.michelashvili2019_rows import BUDGETS, ROWS, Budget, Song, Takes, Work
+from bayessep.michelashvili2019_rows import BUDGETS, Budget, Song, Takes, Work
 from bayessep.reproduction import RESULTS, SETUP, append, drop_half_a_line, key_of, read
 from bayessep.song_stems import Listed
 from bayessep.train import CHECKPOINTS, Diverged, Progress
@@ -84,7 +84,7 @@ def run(
     songs = cache(lambda n: Song(listed[n], np.concatenate(song_stems.read(listed[n], RATE))))
     work = Work(folder, found.sounds, [lambda n=n: songs(n) for n in range(len(listed))], own, progress)
     done = {key_of(result, KEY) for result in read(folder, KEY)}
-    for row in ROWS:
+    for row in own.rows:
         left = [n for n, song in enumerate(listed) if (row, song.name) not in done]
         if not left:
             continue
@@ -100,7 +100,7 @@ def run(
             append(folder, line | (tested(songs(n), takes) if takes else {"scores": {}, "seconds": 0.0}))
     for checkpoints in (folder / "training").rglob(CHECKPOINTS):
         shutil.rmtree(checkpoints)
-    wanted = {(row, song.name) for row in ROWS for song in listed}
+    wanted = {(row, song.name) for row in own.rows for song in listed}
     return [result for result in read(folder, KEY) if key_of(result, KEY) in wanted]
 
 

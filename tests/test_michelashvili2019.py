@@ -41,7 +41,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(idempotent_masker.PRESETS, "small", TINY)
     budget = Budget(Recipe(epochs=2, steps_per_epoch=1), 1, 1, 1, 8, 3, 2, 5)
     monkeypatch.setitem(michelashvili2019.BUDGETS, "full", budget)
-    monkeypatch.setattr(michelashvili2019, "ROWS", RUN)
+    monkeypatch.setattr(michelashvili2019_rows, "ROWS", RUN)
 
 
 def test_no_vocals_are_opened_to_learn_from(recordings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
