@@ -364,7 +364,7 @@ def compare(
     if reference_speech is not None and reference_music is not None:
         references = {"speech": reference_speech, "music": reference_music}
     described = _begin(device, terminal)
-    others = separator_commands.estimators(chosen, weights or [], material, separator_commands.convolutive_of(options))
+    others = separator_commands.estimators(chosen, weights or [], material, separator_commands.convolutive_of(options), mask_power)
     commands.compare(material, chosen, references, settings, output, described, terminal, others, weights or [])
 
 

@@ -186,7 +186,7 @@ def deep_karaoke(
             "--data",
             metavar="DIR",
             show_default=False,
-            help="Folder with a manifest.csv that lists stems: vocals and accompaniment, in a folder for each song.",
+            help="Songs with stems: vocals and accompaniment in a folder for each, or MUSDB18, DSD100, or a manifest.csv.",
         ),
     ],
     output: Trained,

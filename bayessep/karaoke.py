@@ -7,6 +7,7 @@ by the greatest magnitude of those of the training. Songs to work on are as loud
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -63,13 +64,16 @@ def _halved(x: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
     return x * np.float32(0.5 / max(float(np.abs(x).max()), 1e-9))
 
 
-def read_songs(folder: str | Path, sample_rate: int = RATE) -> list[Song]:
-    """The songs of a folder, in any layout of `song_stems`.
+def read_songs(folder: str | Path, sample_rate: int = RATE, *, part: str = "") -> list[Song]:
+    """The songs of a folder, in any layout of `song_stems`; of a corpus that is divided, those of a part, or all.
 
     Raises:
-        UserError: as `song_stems.listed` and `song_stems.read`.
+        UserError: as `song_stems.listed` and `song_stems.read`; or there is none of the part.
     """
-    found = ((song, song_stems.read(song, sample_rate)) for song in song_stems.listed(folder))
+    listed = [song for song in song_stems.listed(folder) if not part or song.part in ("", part)]
+    if not listed:
+        raise UserError(f"{folder} has no songs of the part {part}; give a folder that does.")
+    found = ((song, song_stems.read(song, sample_rate)) for song in listed)
     return [Song(song.name, song.group, vocals[0], accompaniment[0]) for song, (vocals, accompaniment) in found]
 
 
@@ -247,11 +251,14 @@ def karaoke_of(weights: Weights) -> Karaoke:
     try:
         if settings["network"] != "deep-karaoke":
             raise ValueError(f"they are of {settings['network']}")
-        config, scale = DeepKaraoke(**settings["config"]), float(settings["scale"])
+        config, scale = shipped.config_of(DeepKaraoke, settings["config"]), float(settings["scale"])
+        if not 0 < scale < math.inf:
+            raise ValueError(f"a scale of {scale}")
+        like = jax.eval_shape(lambda key: deep_karaoke.init(config, key), jax.random.key(0))
+        parameters = shipped.numbers(weights, like.parameters)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"these are no weights of deep-karaoke ({error}); bayessep train deep-karaoke makes some.") from None
-    like = jax.eval_shape(lambda key: deep_karaoke.init(config, key), jax.random.key(0))
-    return Karaoke(config, jax.tree.map(jnp.asarray, shipped.filled(like.parameters, weights.arrays)), scale)
+    return Karaoke(config, parameters, scale)
 
 
 def load(path: Path | None, alpha: float | None = None) -> Karaoke:

@@ -2,8 +2,8 @@
 
 As in the authors' code: each channel by itself; magnitudes stretched by the least and the greatest of the whole song, which is read
 once for them; blocks as long as the images of the training, one behind the other, the last one at the end of the song, with the
-mean of both masks where it overlaps with the one before. The mask is one of the accompaniment's magnitudes, uncompressed, which
-keep the mixture's phases; vocals are what is left. Blocks lie where they do in the whole song whatever windows it is read in.
+mean of both masks where it overlaps with the one before. The mask, raised to a power, is one of the accompaniment's magnitudes,
+which keep the mixture's phases; vocals are what is left. Blocks lie where they do in the whole song whatever windows it is read in.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from bayessep.models import idempotent_masker
 from bayessep.models.idempotent_masker import IdempotentMasker, Parts, Weights
 from bayessep.shipped import Weights as File
 from bayessep.stft import frame_count, istft, stft, stream_finish, stream_init, stream_push
-from bayessep.unmatched import RATE, compressed, stft_of
+from bayessep.unmatched import POWER, RATE, compressed, stft_of
 
 CODE_POWER = 9.0
 """To which the authors' code raises masks, at work alone; the poster says nothing of it."""
@@ -44,14 +44,15 @@ class Masker(NamedTuple):
     Attributes:
         config: the network.
         parts: its numbers.
-        power: to which masks are raised; above 1 less is left to the accompaniment.
+        power: to which masks are raised; the greater, the less is left to the accompaniment. Masks are learned on magnitudes to the
+            power 0.3, and are masks of the magnitudes themselves when they are raised to 1 / 0.3.
         smoothing: smooth masks as the code does (`smoothed`).
         extent: of the song that it is fitted to.
     """
 
     config: IdempotentMasker
     parts: Any
-    power: float = 1.0
+    power: float = 1 / POWER
     smoothing: bool = False
     extent: Extent | None = None
 
@@ -169,13 +170,14 @@ def masker_of(file: File) -> Masker:
         if settings["network"] != "idempotent-masker":
             raise ValueError(f"they are of {settings['network']}")
         sizes: dict[str, Any] = dict(settings["config"])
-        sizes["weights"] = Weights(**sizes["weights"])
-        config = IdempotentMasker(**sizes)
+        config = shipped.config_of(IdempotentMasker, sizes | {"weights": Weights(**sizes["weights"])})
+        if settings["sample_rate"] != RATE:
+            raise ValueError(f"a sample rate of {settings['sample_rate']}")
+        like: Parts = jax.eval_shape(lambda key: idempotent_masker.init(config, key), jax.random.key(0)).generator
+        return Masker(config, shipped.numbers(file, like))
     except (KeyError, TypeError, ValueError) as error:
         made = "bayessep train idempotent-masker makes some"
         raise UserError(f"these are no weights of idempotent-masker ({error}); {made}.") from None
-    like: Parts = jax.eval_shape(lambda key: idempotent_masker.init(config, key), jax.random.key(0)).generator
-    return Masker(config, jax.tree.map(jnp.asarray, shipped.filled(like, file.arrays)))
 
 
 def check_power(power: float | None) -> None:
@@ -198,4 +200,4 @@ def load(path: Path | None, power: float | None = None, smoothing: bool = False)
     if path is None:
         made = "give --weights FILE, a file that bayessep train idempotent-masker has written"
         raise UserError(f"no idempotent-masker is installed; {made}.")
-    return shipped.made_of_file(path, masker_of)._replace(power=power or 1.0, smoothing=smoothing)
+    return shipped.made_of_file(path, masker_of)._replace(power=power or 1 / POWER, smoothing=smoothing)

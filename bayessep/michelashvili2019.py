@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from bayessep import __version__, metrics, output, song_stems, unmatched
+from bayessep import __version__, data, metrics, output, song_stems, unmatched
 from bayessep.detector_data import Item
 from bayessep.errors import UserError
 from bayessep.michelashvili2019_rows import BUDGETS, Budget, Song, Takes, Work
@@ -49,12 +49,20 @@ def corpus(folder: Path) -> Corpus:
     folder, what `unmatched.read_unmatched` finds, and all songs with stems. No file of vocals is opened here.
 
     Raises:
-        UserError: as `song_stems.listed`, `song_stems.read_part` and `unmatched.read_unmatched`.
+        UserError: as `song_stems.listed`, `song_stems.read_part` and `unmatched.read_unmatched`; or what is learned from is of a
+            song, or by somebody, that is tested with.
     """
     songs = song_stems.listed(folder)
     learned = [song for song in songs if song.part == "train"]
     if not learned:
-        return Corpus(unmatched.read_unmatched(folder), songs)
+        sounds = unmatched.read_unmatched(folder)
+        groups = {song.group for song in songs} | {song.name for song in songs}
+        if (folder / "manifest.csv").exists():
+            groups |= {r.split_group for r in data.select(data.read_manifest(folder), category="stems")}
+        for item in (*sounds.mixtures, *sounds.music):
+            if item.group in groups:
+                raise UserError(f"{folder}: {item.name} is of {item.group}, which is tested with; take one of the two away.")
+        return Corpus(sounds, songs)
     if absent := [song.name for song in learned if not song.mixture]:
         raise UserError(f"{folder}: {absent[0]} is to be learned from, and has no file of the mixture; add mixture.wav to it.")
 
@@ -107,7 +115,7 @@ def run(
 def tested(song: Song, takes: Takes) -> dict[str, Any]:
     """Scores of vocals and accompaniment: means over windows; None where there are none, as of silence."""
     started = time.perf_counter()
-    found = takes(song)
+    found = takes(song) if song.mixture.any() else np.zeros_like(song.truth)
     spent = time.perf_counter() - started
     scores: dict[str, float | None] = {}
     for measure, values in _windows(song.truth, found)._asdict().items():

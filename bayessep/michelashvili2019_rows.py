@@ -34,6 +34,7 @@ from bayessep.unmatched import POWER, RATE, Recipe, Unmatched, clips_of, compres
 
 MIXTURE, IDEAL, NMF, GAN, GLO = "mixture", "ideal-ratio-mask", "NMF", "masking GAN", "GLO masking"
 EGGS, EGGS_TUNED, ALL = "NES", "NES from the masker", "masker"
+BLUNTER = "masker, masks as they are"
 SHARPER = f"masker, mask to the power {CODE_POWER:g}"
 SMOOTHER = f"masker, mask to the power {CODE_POWER:g}, smoothed"
 ABLATED = (*(f"without {name}" for name in ("R1", "R2", "R3", "R4", "GAN_A", "GAN_C")), "without GAN_A and GAN_C")
@@ -43,8 +44,10 @@ OFF = {ALL: (), GAN: tuple(name for name in LOSSES if name != "GAN_C")} | {
     row: tuple(row.removeprefix("without ").split(" and ")) for row in ABLATED
 }
 """Rows that are trainings of the masker, and losses that are switched off for them."""
-AT_WORK = {SHARPER: {"power": CODE_POWER}, SMOOTHER: {"power": CODE_POWER, "smoothing": True}}
-"""Rows that are the masker with options that the authors' code has at work alone."""
+AT_WORK: dict[str, dict[str, Any]] = {
+    BLUNTER: {"power": 1.0}, SHARPER: {"power": CODE_POWER}, SMOOTHER: {"power": CODE_POWER, "smoothing": True},
+}  # fmt: skip
+"""Rows that are the masker with its masks raised to other powers, and with what the authors' code has at work alone."""
 ROWS = (MIXTURE, IDEAL, NMF, ALL, *AT_WORK, GAN, EGGS, EGGS_TUNED, GLO, *ABLATED, *SUPERVISED)
 
 
@@ -56,7 +59,7 @@ class Budget:
         recipe: of the masker; the other networks have its preset, its batch and its seed.
         rounds, round_steps: of neural egg separation.
         glo_steps: of each of the two networks of GLO masking.
-        most: images that the two learn from, at most: they are held at once.
+        most: images that the two learn from, at most: they are held at once; NMF learns from a tenth of them.
         kept, free, sweeps: templates of the accompaniment and of the voice, and updates (NMF).
         songs: that are tested with, at most; 0 for all.
         ablated: which of `ABLATED` are run.
@@ -109,6 +112,7 @@ class Work:
     ) -> None:
         self._folder, self._sounds, self._songs, self._budget, self._progress = folder / "training", sounds, songs, budget, progress
         self._config: IdempotentMasker = budget.recipe.config
+        unmatched.check(sounds, self._config)
         self._masker = cache(self._train)
         self._images = cache(self._some_images)
 

@@ -55,6 +55,10 @@ class Results:
         """Whether a row was run."""
         return any(line["row"] == row for line in self.lines)
 
+    def meet(self, row: str, other: str) -> bool:
+        """Whether two rows have scores of the same songs; one that diverged has none."""
+        return bool(self.values(row, "SDR").keys() & self.values(other, "SDR").keys())
+
     @property
     def groups(self) -> dict[str, str]:
         """Which song an excerpt is of."""
@@ -126,7 +130,7 @@ def findings(results: Results) -> list[Finding]:
 
 
 def _ahead(results: Results, other: str) -> Finding | None:
-    if not (results.has(ALL) and results.has(other)):
+    if not results.meet(ALL, other):
         return None
     low, high = results.interval(ALL, "SDR", other)
     numbers = f"{results.median(ALL, 'SDR'):.1f} against {results.median(other, 'SDR'):.1f} dB"
@@ -137,7 +141,7 @@ def _ahead(results: Results, other: str) -> Finding | None:
 
 
 def _hurts(results: Results, row: str) -> Finding | None:
-    if not (results.has(ALL) and results.has(row)):
+    if not results.meet(ALL, row):
         return None
     low, high = results.interval(row, "SDR", ALL)
     lost, theirs = results.median(row, "SDR") - results.median(ALL, "SDR"), PAPER_3[row][0] - PAPER_3[ALL][0]

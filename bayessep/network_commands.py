@@ -211,7 +211,7 @@ def conclude(
         trained: what the loop returned.
         about: what was learned from, for the weights and for the document.
         weights: makes them of the trained state, with these settings besides.
-        told: a line for people, of what the best epoch's scores are.
+        told: a line for people, of what the scores of the epoch that is kept are.
         folder: the weights go there.
         device, terminal: where it was trained, and where it is said.
     """
@@ -222,7 +222,7 @@ def conclude(
     document |= {**about, **found, "stopped": trained.stopped, "sha256": digest}
     document["output"] = {"folder": str(folder), "weights": WEIGHTS, "config": train.CONFIG, "metrics": train.METRICS}
     reason = "no better since" if trained.stopped == "patience" else "all of them done"
-    ended = f"best of {trained.epochs} epochs: {trained.epoch} ({reason})"
+    ended = f"epoch {trained.epoch} of {trained.epochs} is kept ({reason})"
     terminal.result(document, "\n".join([ended, told(scores), str(folder / WEIGHTS)]))
 
 

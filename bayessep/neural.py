@@ -163,17 +163,13 @@ def separator_of(weights: Weights) -> Separator:
     try:
         name, rate = settings["network"], int(settings["sample_rate"])
         module, kind = NETWORKS[name]
-        config = kind(**settings["config"])
-        odd = [f.name for f in dataclasses.fields(kind) if type(getattr(config, f.name)) is not type(f.default)]
-        if odd or not 100 <= rate <= 1_000_000:
-            raise ValueError(f"{odd[0]} is {getattr(config, odd[0])!r}" if odd else f"a sample rate of {rate}")
-        if any(x.dtype.kind != "f" or not np.isfinite(x).all() for x in weights.arrays.values()):
-            raise ValueError("some of them are no finite numbers")
+        config = shipped.config_of(kind, settings["config"])
+        if not 100 <= rate <= 1_000_000:
+            raise ValueError(f"a sample rate of {rate}")
+        like = jax.eval_shape(lambda key: module.init(config, key), jax.random.key(0))
+        parameters = shipped.numbers(weights, like.parameters)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"these are no weights of a separator ({error}); bayessep train conv-tasnet makes some.") from None
-    like = jax.eval_shape(lambda key: module.init(config, key), jax.random.key(0))
-    parameters = shipped.filled(like.parameters, weights.arrays)  # what ships is in half precision
-    parameters = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), parameters)
     return Separator(name, config, parameters, rate, settings.get("both_signs") is True)
 
 

@@ -127,7 +127,7 @@ def train_karaoke(
         Diverged: the loss is no number any more.
     """
     recipe = read_recipe(config, given, karaoke.Recipe)
-    songs = karaoke.read_songs(data)
+    songs = karaoke.read_songs(data, part="train")
     described = begin(device, terminal)
     learn, held = karaoke.divide(songs, SHARE, recipe.seed)
     digest = hashlib.sha256(b"".join(x.tobytes() for song in songs for x in (song.vocals, song.accompaniment))).hexdigest()
@@ -195,11 +195,11 @@ def network_of(
 
 
 def estimators(
-    names: Sequence[str], weights: Sequence[Path], material: Material, config: Convolutive
+    names: Sequence[str], weights: Sequence[Path], material: Material, config: Convolutive, mask_power: float | None = None
 ) -> Callable[[Mapping[str, np.ndarray]], dict[str, Estimator]]:
     """How those of `names` separate that are not Bayesian, of the true sources; files of weights say which network they are of.
 
-    `config` is that of conv-nmf.
+    `config` is that of conv-nmf, `mask_power` that of the idempotent masker.
 
     Raises:
         UserError: as `network_of`; two files are of one network, or one is of none that is asked for.
@@ -212,7 +212,7 @@ def estimators(
         if name not in names:
             raise UserError(f"{path} holds weights of {name}, which is not among --methods {','.join(names)}; name it there.")
         files[name] = path
-    found = {name: estimates.by(network_of(name, files.get(name))) for name in names if name in METHODS}
+    found = {name: estimates.by(network_of(name, files.get(name), mask_power=mask_power)) for name in names if name in METHODS}
     if "conv-nmf" in names:
         found["conv-nmf"] = estimates.by_templates(material.known, config)
 

@@ -6,11 +6,13 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 from safetensors import SafetensorError, safe_open
@@ -180,6 +182,31 @@ def flat(tree: PyTree) -> dict[str, np.ndarray]:
     """The arrays of a tree by their places in it."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(place, simple=True, separator="."): np.asarray(x) for place, x in leaves}
+
+
+def config_of(kind: type[Made], given: Mapping[str, Any]) -> Made:
+    """A dataclass of what a file says.
+
+    Raises:
+        ValueError, TypeError, UserError: it says something else than this dataclass has, or a value is of another type.
+    """
+    config: Any = kind(**given)
+    for f in fields(config):
+        if f.default is not MISSING and type(getattr(config, f.name)) is not type(f.default):
+            raise ValueError(f"{f.name} is {getattr(config, f.name)!r}")
+    return config
+
+
+def numbers(weights: Weights, like: Tree) -> Tree:
+    """The arrays of a file in the form of `like`, in single precision, for what ships may be in half.
+
+    Raises:
+        ValueError: some are no finite numbers.
+        UserError: as `filled`.
+    """
+    if any(x.dtype.kind != "f" or not np.isfinite(x).all() for x in weights.arrays.values()):
+        raise ValueError("some of them are no finite numbers")
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), filled(like, weights.arrays))
 
 
 def filled(like: Tree, arrays: Mapping[str, np.ndarray]) -> Tree:

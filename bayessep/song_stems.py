@@ -114,15 +114,15 @@ def _of_manifest(top: Path) -> Iterator[Listed]:
 def _of_folders(top: Path) -> Iterator[Listed]:
     """Every folder, however deep, that holds vocals."""
     of: dict[Path, dict[str, Source]] = {}
-    for path in sorted(top.rglob("*")):
-        named = path.stem in (VOCALS, ACCOMPANIMENT, MIXTURE, *INSTRUMENTS)
-        if named and path.suffix.lower() in data.AUDIO_EXTENSIONS and not path.name.startswith("."):
+    for path in data.audio_files(top) if any(top.rglob(f"{VOCALS}.*")) else []:
+        if path.stem in (VOCALS, ACCOMPANIMENT, MIXTURE, *INSTRUMENTS):
             if (before := of.setdefault(path.parent, {}).get(path.stem)) is not None:
                 raise UserError(f"{before.path} and {path} are the same part of one song; remove one of them.")
             of[path.parent][path.stem] = Source(path)
     for place, parts in of.items():
-        if parts.keys() != {MIXTURE}:  # in DSD100, mixtures are in folders of their own
-            apart = top / "Mixtures" / place.relative_to(top / "Sources") if place.is_relative_to(top / "Sources") else place
+        if VOCALS in parts:
+            part, kind = place.parent, place.parent.parent  # in DSD100, mixtures are in folders of their own
+            apart = kind.parent / "Mixtures" / part.name / place.name if kind.name == "Sources" else place
             yield _pair(place.name, place, dict(of.get(apart, {})) | parts)
 
 

@@ -121,6 +121,8 @@ def separate_file(
 
     found, speech, music = material(path, known, window, n_bins, settings.p_music)
     preparation.require(music, "music")
+    if max(len(found.speech), len(found.music)) >= _most(path, window):
+        notes += (f"of speech or music that is labelled, the first {MOST_SECONDS / 60:g} minutes are learned from.",)
     if found.level <= 0:
         raise UserError(f"{path} is silent; there is nothing to separate.")
     scale = np.float32(settings.level / found.level)
@@ -258,18 +260,21 @@ MOST_SECONDS = 600.0
 """Of each source of a recording that are learned from: what is learned from is held at once."""
 
 
+def _most(path: str | Path, window: Stft) -> int:
+    return round(MOST_SECONDS * audio.probe(path).sample_rate / window.hop)
+
+
 def material(
     path: str | Path, known: Known, window: Stft, n_bins: int, p_music: float
 ) -> tuple[Survey, Float[np.ndarray, "Ts F"], Float[np.ndarray, "Tm F"]]:
     """The first pass with the labels that are known; and the speech and the music to learn from, of the file's own the first
-    `MOST_SECONDS` of each."""
+    `_most` frames of each."""
 
     def read(times: np.ndarray) -> Lessons:
         given = preparation.read_labels(known.labels, times, p_music)
         return Lessons(given, given.only_speech, given.only_music)
 
-    most = round(MOST_SECONDS * audio.probe(path).sample_rate / window.hop)
-    found = survey(path, window, n_bins, read, most=most)
+    found = survey(path, window, n_bins, read, most=_most(path, window))
     speech = np.concatenate([preparation.stack(known.speech, window, n_bins), preparation.loud(found.speech)])
     music = np.concatenate([preparation.stack(known.music, window, n_bins), preparation.loud(found.music)])
     return found, speech, music

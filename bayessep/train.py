@@ -108,12 +108,12 @@ class Task(Generic[State, Batch]):
 
 @dataclass(frozen=True)
 class Trained(Generic[State]):
-    """The state of the best epoch, and how it came to be."""
+    """The state of the best epoch (of the last, where `Task.latest`), and how it came to be."""
 
     state: State
     epoch: int  # the best one, from 1
     epochs: int  # all of them
-    loss: float  # of the validation, at its best
+    loss: float  # of the validation of that epoch
     stopped: str  # "patience" or "epochs"
     history: list[dict[str, float]]  # of each epoch: its number, "train/…" and "validation/…"
 

@@ -120,6 +120,18 @@ def clips_of(items: Sequence[Item], config: IdempotentMasker) -> list[Clip]:
     ]
 
 
+def check(sounds: Unmatched, config: IdempotentMasker) -> None:
+    """Refuse what is too little to learn from.
+
+    Raises:
+        UserError: mixtures or music have no two clips.
+    """
+    for what, items in sounds._asdict().items():
+        if len(clips_of(items, config)) < 2:
+            seconds = (config.frames - 1) * config.hop / RATE
+            raise UserError(f"the {what} have no two clips of {seconds:.2f} s that are not silent; give longer recordings.")
+
+
 def image_of(items: Sequence[Item], clip: Clip, config: IdempotentMasker, quantised: bool = False) -> Float[np.ndarray, "T F"]:
     """The image of a clip, stretched by its own least and greatest magnitude."""
     samples = items[clip.item].samples[clip.begin : clip.begin + (config.frames - 1) * config.hop]
@@ -190,11 +202,9 @@ def task(recipe: Recipe, sounds: Unmatched, about: Mapping[str, Any] = {}) -> Ta
     def clips() -> tuple[list[list[Clip]], list[list[Clip]]]:
         """Of both kinds, those to learn from and those to validate with."""
         learn, held = [], []
-        for n, (what, items) in enumerate(sounds._asdict().items()):
+        check(sounds, config)
+        for n, items in enumerate(sounds):
             every = clips_of(items, config)
-            if len(every) < 2:
-                seconds = (config.frames - 1) * config.hop / RATE
-                raise UserError(f"the {what} have no two clips of {seconds:.2f} s that are not silent; give longer recordings.")
             order = np.random.default_rng([recipe.seed, 1, n]).permutation(len(every))
             count = max(1, round(SHARE * len(every)))
             held.append([every[k] for k in order[:count]])

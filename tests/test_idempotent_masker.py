@@ -29,6 +29,24 @@ def _batch(n: int = 1) -> Batch:
 # --- sizes and settings --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.loose_arrays
+@pytest.mark.parametrize("name", ["R1", "R2", "R3", "R4"])
+def test_nothing_is_kept_from_the_gradients_of_distances(x64: None, name: str) -> None:
+    """g(a) and b move on both sides of each distance: of a g with one number, slopes are those of finite differences."""
+    weights = dataclasses.replace(Weights(), **dict.fromkeys(set(LOSSES) - {name}, 0.0))
+    batch = Batch(*(0.4 * jnp.asarray(x, jnp.float64) for x in _batch()))
+
+    def total(slope: jax.Array) -> jax.Array:
+        def g(x: jax.Array) -> jax.Array:
+            return masker.masked(0.5 + slope * masker.magnitudes(x) ** 2, x)
+
+        return masker.weighed(masker.make(g, batch, weights).losses, vars(weights))
+
+    at, step = jnp.asarray(0.3, jnp.float64), 1e-6
+    by_difference = float(total(at + step) - total(at - step)) / (2 * step)
+    assert float(jax.grad(total)(at)) == pytest.approx(by_difference, rel=1e-4) and abs(by_difference) > 1e-2
+
+
 def test_there_are_as_many_parameters_as_in_the_code() -> None:
     assert masker.size_of(masker.Generator, PRESETS["paper"]) == 11_127_937
     assert masker.size_of(masker.Discriminator, PRESETS["paper"]) == 8_265_027

@@ -37,7 +37,8 @@ def test_a_mask_is_that_of_blocks_with_the_mean_where_two_overlap(masker: Masker
     x = 2 * np.random.default_rng(0).random((40, 16), np.float32) - 1
     one, two, last = (np.asarray(idempotent_masker.predict(CONFIG, masker.parts, x[None, k : k + 16]))[0] for k in (0, 16, 24))
     expected = np.concatenate([one, two[:8], (two[8:] + last[:8]) / 2, last[8:]])
-    np.testing.assert_allclose(masker.mask_of(x), expected, atol=1e-6)
+    np.testing.assert_allclose(masker._replace(power=1.0).mask_of(x), expected, atol=1e-6)
+    np.testing.assert_allclose(masker.mask_of(x), expected ** (1 / 0.3), atol=1e-6)
     np.testing.assert_allclose(masker._replace(power=9.0).mask_of(x), expected**9, atol=1e-6)
     assert masker.mask_of(x[:5]).shape == (5, 16)
 
@@ -99,6 +100,14 @@ def test_what_cannot_be_is_refused(masker: Masker, tmp_path: Path) -> None:
         masked_songs.load(None, -1.0)
     with pytest.raises(UserError, match="silent"):
         neural.separate(np.zeros((1, 100), np.float32), RATE, masker)
+    good = masked_songs.weights_of(masker)
+    for wrong in ({"config": good.settings["config"] | {"hop": 8.0}}, {"config": {}}, {"sample_rate": 44100}):
+        with pytest.raises(UserError, match="no weights of idempotent-masker"):
+            masked_songs.masker_of(good._replace(settings=good.settings | wrong))
+    with pytest.raises(UserError, match="no finite numbers"):
+        masked_songs.masker_of(good._replace(arrays={name: np.nan * x for name, x in good.arrays.items()}))
+    half = masked_songs.masker_of(good._replace(arrays={name: x.astype(np.float16) for name, x in good.arrays.items()}))
+    assert all(x.dtype == np.float32 for x in jax.tree.leaves(half.parts))
     for settings in ({"network": "conv-tasnet"}, {"network": "idempotent-masker", "config": {"weights": {"R9": 1.0}}}, {}):
         with pytest.raises(UserError, match="no weights of idempotent-masker"):
             masked_songs.masker_of(shipped.Weights({}, settings))

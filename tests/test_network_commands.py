@@ -226,7 +226,7 @@ def test_train_goes_on_and_is_heard(call: Caller, corpus: Path, radio: Path, tmp
     assert {"weights.safetensors", "config.json", "metrics.csv", "checkpoints"} <= {p.name for p in out.iterdir()}
     once = (out / "metrics.csv").read_text().splitlines()
     text = call.succeeded(*line, "--epochs", 2)
-    assert str(out / "weights.safetensors") in text and "of 2 epochs" in text
+    assert str(out / "weights.safetensors") in text and " of 2 is kept" in text
     twice = (out / "metrics.csv").read_text().splitlines()
     assert twice[:2] == once and len(twice) == 3
     settings = shipped.read_file(out / "weights.safetensors").settings

@@ -21,7 +21,12 @@ PARTS = {"vocals": 0.1, "bass": 0.01, "drums": 0.02, "other": 0.04}
 
 @pytest.mark.parametrize(
     ("places", "part"),
-    [(("train", "test"), ("train", "test")), (("Sources/Dev", "Sources/Test"), ("train", "test")), (("", "songs"), ("", ""))],
+    [
+        (("train", "test"), ("train", "test")),
+        (("DSD100/Sources/Dev", "DSD100/Sources/Test"), ("train", "test")),
+        (("Sources/Dev", "Sources/Test"), ("train", "test")),
+        (("", "songs"), ("", "")),
+    ],
 )
 def test_instruments_are_summed_in_every_layout(tmp_path: Path, places: tuple[str, str], part: tuple[str, str]) -> None:
     for place, name in zip(places, ("one", "two"), strict=True):
@@ -67,6 +72,10 @@ def test_tracks_of_a_stem_file_are_its_parts(tmp_path: Path, monkeypatch: pytest
 def test_folders_that_hold_no_songs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a folder"):
         song_stems.listed(tmp_path / "absent")
+    with pytest.raises(UserError, match="no songs with their parts"):
+        song_stems.listed(tmp_path)
+    _put(tmp_path / ".hidden" / "song" / "vocals.wav", 0.1)
+    _put(tmp_path / "instrumentals" / "drums.wav", 0.1)
     with pytest.raises(UserError, match="no songs with their parts"):
         song_stems.listed(tmp_path)
     _put(tmp_path / "song" / "vocals.wav", 0.1)
