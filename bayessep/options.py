@@ -193,7 +193,17 @@ MaskPower = Annotated[
         metavar="X",
         show_default="1.5",
         help="Stems share each bin by their magnitudes to this power: 1 as in the paper, 2 as a Wiener filter. Of the method "
-        "idempotent-masker: its masks of the accompaniment are raised to it (1 by default; its authors' code has 9).",
+        "idempotent-masker: its masks of the accompaniment are raised to it (1 / 0.3 by default; its authors' code has 9).",
+    ),
+]
+Faint = Annotated[
+    float | None,
+    _model(
+        "--faint",
+        metavar="DB",
+        min=0.0,
+        show_default="None",
+        help="Where P(music) is in doubt and the music inferred is so many decibels below the mixture, all is speech; 0: never.",
     ),
 ]
 Temperature = Annotated[
