@@ -117,7 +117,7 @@ def tables(results: Results) -> list[Table]:
     third = [_of(results, row, *PAPER_3[row]) for row in (ALL, *ABLATED) if results.has(row)]
     return [
         Table("Methods that are shown no vocals (Table 1)", [*_HEAD, "paper, SDR"], first),
-        Table("Methods that learn from vocals (Table 2)", [*_HEAD, "paper, SDR", "paper, SIR"], second),
+        Table("Methods that learn from voices, ours from speech (Table 2)", [*_HEAD, "paper, SDR", "paper, SIR"], second),
         Table("Without some of the losses (Table 3)", [*_HEAD, "paper, SDR", "paper, SIR"], third),
     ]
 
