@@ -118,12 +118,9 @@ class Masker(NamedTuple):
         """The mask of frames of a song, from its frame `first` on, of values from -1 to 1."""
         size = self.config.frames
         frames = np.pad(images, ((0, max(0, size - len(images))), (0, 0)), constant_values=-1)
-        total, count = np.zeros_like(frames), np.zeros((len(frames), 1), np.float32)
-        for k in blocks_of(len(frames), size, first):
-            found = idempotent_masker.predict(self.config, self.parts, jnp.asarray(frames[None, k : k + size]))
-            total[k : k + size] += np.asarray(found)[0]
-            count[k : k + size] += 1
-        mask = (total / count)[: len(images)] ** np.float32(self.power)
+        begins = blocks_of(len(frames), size, first)
+        found = (idempotent_masker.predict(self.config, self.parts, jnp.asarray(frames[None, k : k + size])) for k in begins)
+        mask = averaged((np.asarray(one)[0] for one in found), begins, len(frames))[: len(images)] ** np.float32(self.power)
         return smoothed(mask) if self.smoothing else mask
 
 
@@ -134,6 +131,16 @@ def blocks_of(frames: int, size: int, first: int = 0) -> list[int]:
     begin = [0] if not whole or whole[0] else []
     end = [frames - size] if not whole or whole[-1] + size < frames else []
     return sorted({*begin, *whole, *end})
+
+
+def averaged(blocks: Iterable[Float[np.ndarray, "L F"]], begins: Iterable[int], frames: int) -> Float[np.ndarray, "T F"]:
+    """So many frames, of blocks that begin there and leave none out: where they overlap, their mean."""
+    found = list(blocks)
+    total, count = np.zeros((frames, found[0].shape[1]), np.float32), np.zeros((frames, 1), np.float32)
+    for one, k in zip(found, begins, strict=True):
+        total[k : k + len(one)] += one
+        count[k : k + len(one)] += 1
+    return total / count
 
 
 def smoothed(mask: Float[np.ndarray, "T F"], colour: float | int = 10.0, space: float | int = 10.0) -> Float[np.ndarray, "T F"]:

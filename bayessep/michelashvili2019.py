@@ -23,11 +23,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from bayessep import __version__, data, metrics, output, song_stems, unmatched
+from bayessep import __version__, data, metrics, reproduction, song_stems, unmatched
 from bayessep.detector_data import Item
 from bayessep.errors import UserError
 from bayessep.michelashvili2019_rows import BUDGETS, Budget, Song, Takes, Work
-from bayessep.reproduction import RESULTS, SETUP, append, drop_half_a_line, key_of, read
+from bayessep.reproduction import RESULTS, append, drop_half_a_line, key_of, read
 from bayessep.song_stems import Listed
 from bayessep.train import CHECKPOINTS, Diverged, Progress
 from bayessep.unmatched import RATE, Unmatched
@@ -138,12 +138,7 @@ def finished(folder: Path, budget: str, seed: int) -> list[dict[str, Any]]:
     Raises:
         UserError: that is nothing, or of another budget or seed.
     """
-    if not (results := read(folder, KEY)):
-        raise UserError(f"{folder} holds no results of michelashvili2019; leave --finished out, or name another folder with -o.")
-    setup = setup_of(folder)
-    if (setup["budget"], setup["seed"]) != (budget, seed):
-        raise UserError(f"{folder} holds results of the budget {setup['budget']} and the seed {setup['seed']}; name those.")
-    return results
+    return reproduction.finished(folder, KEY, "michelashvili2019", setup_of, budget, seed)
 
 
 def setup_of(folder: Path) -> dict[str, Any]:
@@ -152,12 +147,7 @@ def setup_of(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: it does not say so.
     """
-    try:
-        setup = json.loads((folder / SETUP).read_text(encoding="utf-8"))
-        _ = setup["budget"], setup["seed"], setup["seconds"]["mixtures"], setup["steps"], setup["preset"]
-    except (OSError, ValueError, TypeError, KeyError):
-        raise UserError(f"{folder / SETUP} cannot be read; choose another folder with -o.") from None
-    return setup
+    return reproduction.read_setup(folder, lambda s: (s["seconds"]["mixtures"], s["steps"], s["preset"]))
 
 
 def _check_setup(folder: Path, found: Corpus, listed: Sequence[Listed], budget: str, own: Budget) -> None:
@@ -165,11 +155,4 @@ def _check_setup(folder: Path, found: Corpus, listed: Sequence[Listed], budget: 
     setup = {"version": __version__, "budget": budget, "seed": own.recipe.seed, "seconds": lasting, "settings": asdict(own)}
     setup |= {"songs": [song.name for song in listed], "config": asdict(own.recipe.config)}
     setup |= {"steps": own.recipe.epochs * own.recipe.steps_per_epoch, "preset": own.recipe.preset}
-
-    def other(before: Any, now: dict[str, Any]) -> str:
-        differing = [name for name in now if before.get(name) != now[name]]
-        return f"results of another run (it differs in {', '.join(differing)})" if differing else ""
-
-    output.settle(folder / SETUP, json.loads(json.dumps(setup)), other)
-
-
+    reproduction.settle(folder, json.loads(json.dumps(setup)))

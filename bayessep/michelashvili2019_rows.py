@@ -224,28 +224,21 @@ class Work:
         """A network that makes music; one that makes voices of all songs that are tested with, and latent vectors of both."""
         c = self._config
         config = LatentMasking(bins=c.bins, frames=c.frames, channels=c.channels)
-        spans: list[tuple[int, list[int]]] = []
+        where: dict[str, tuple[int, list[int], int]] = {}  # of each song, its frames, where its blocks begin, its first block
         blocks: list[np.ndarray] = []
-        for made in self._songs:
-            heard = _image_of(made(), c)
+        for song in (made() for made in self._songs):
+            heard = _image_of(song, c)
             begins = masked_songs.blocks_of(len(heard), c.frames)
-            spans.append((len(heard), begins))
+            where[song.listed.name] = len(heard), begins, len(blocks)
             blocks += [heard[k : k + c.frames] for k in begins]
         alone = self._made(config, self._images(1), GLO, None)
         mixed = self._made(config, np.stack(blocks), f"{GLO}, songs", alone.learned.own.maker)
-        numbers, first = {}, 0
-        for made, (_, begins) in zip(self._songs, spans, strict=True):
-            numbers[made().listed.name], first = range(first, first + len(begins)), first + len(begins)
 
         def takes(song: Song) -> Float[np.ndarray, "2 N"]:
-            rows = numbers[song.listed.name]
-            length, begins = spans[list(numbers).index(song.listed.name)]
-            share = np.asarray(latent_masking.shares(config, alone.learned.own.maker, mixed, jnp.asarray(rows)))
-            total, count = np.zeros((length, c.bins), np.float32), np.zeros((length, 1), np.float32)
-            for one, k in zip(share, begins, strict=True):
-                total[k : k + c.frames] += one
-                count[k : k + c.frames] += 1
-            return _taken(song, total / count, c)
+            length, begins, first = where[song.listed.name]
+            rows = jnp.arange(first, first + len(begins))
+            share = np.asarray(latent_masking.shares(config, alone.learned.own.maker, mixed, rows))
+            return _taken(song, masked_songs.averaged(share, begins, length), c)
 
         return takes, {}
 

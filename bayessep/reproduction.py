@@ -258,6 +258,50 @@ def drop_half_a_line(path: Path) -> None:
             os.truncate(path, len(whole))
 
 
+def finished(
+    folder: Path, names: Sequence[str], experiment: str, setup_of: Callable[[Path], dict[str, Any]], budget: str, seed: int
+) -> list[dict[str, Any]]:
+    """What a folder holds of an experiment whose setup has one budget and one seed.
+
+    Raises:
+        UserError: that is nothing, or of another budget or seed; or as `setup_of`.
+    """
+    if not (results := read(folder, names)):
+        raise UserError(f"{folder} holds no results of {experiment}; leave --finished out, or name another folder with -o.")
+    setup = setup_of(folder)
+    if (setup["budget"], setup["seed"]) != (budget, seed):
+        raise UserError(f"{folder} holds results of the budget {setup['budget']} and the seed {setup['seed']}; name those.")
+    return results
+
+
+def read_setup(folder: Path, needed: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+    """What the results of a folder are of.
+
+    Raises:
+        UserError: it does not say so, or not all that is `needed` of it.
+    """
+    try:
+        setup = json.loads((folder / SETUP).read_text(encoding="utf-8"))
+        _ = setup["budget"], setup["seed"], needed(setup)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        raise UserError(f"{folder / SETUP} cannot be read; choose another folder with -o.") from None
+    return setup
+
+
+def settle(folder: Path, setup: dict[str, Any]) -> None:
+    """Write down what results depend on, or compare.
+
+    Raises:
+        UserError: the folder holds results of another run.
+    """
+
+    def other(before: Any, now: dict[str, Any]) -> str:
+        differing = [name for name in now if before.get(name) != now[name]]
+        return f"results of another run (it differs in {', '.join(differing)})" if differing else ""
+
+    output.settle(folder / SETUP, setup, other)
+
+
 def _check_setup(folder: Path, seed: int) -> None:
     """Write down what results depend on, or compare. Rows and mixtures that were not there before may come."""
     rows = {name: dataclasses.asdict(settings) for name, settings in MODEL_ROWS.items()}

@@ -119,9 +119,9 @@ def separate_file(
     window = preparation.window_of(settings, info.sample_rate)
     n_bins = preparation.modelled_bins(window, info.sample_rate, min(settings.max_frequency, known.bandwidth))
 
-    found, speech, music = material(path, known, window, n_bins, settings.p_music)
+    found, speech, music = material(path, info.sample_rate, known, window, n_bins, settings.p_music)
     preparation.require(music, "music")
-    if max(len(found.speech), len(found.music)) >= _most(path, window):
+    if max(len(found.speech), len(found.music)) >= _most(info.sample_rate, window):
         notes += (f"of speech or music that is labelled, the first {MOST_SECONDS / 60:g} minutes are learned from.",)
     if found.level <= 0:
         raise UserError(f"{path} is silent; there is nothing to separate.")
@@ -260,12 +260,12 @@ MOST_SECONDS = 600.0
 """Of each source of a recording that are learned from: what is learned from is held at once."""
 
 
-def _most(path: str | Path, window: Stft) -> int:
-    return round(MOST_SECONDS * audio.probe(path).sample_rate / window.hop)
+def _most(sample_rate: int, window: Stft) -> int:
+    return round(MOST_SECONDS * sample_rate / window.hop)
 
 
 def material(
-    path: str | Path, known: Known, window: Stft, n_bins: int, p_music: float
+    path: str | Path, sample_rate: int, known: Known, window: Stft, n_bins: int, p_music: float
 ) -> tuple[Survey, Float[np.ndarray, "Ts F"], Float[np.ndarray, "Tm F"]]:
     """The first pass with the labels that are known; and the speech and the music to learn from, of the file's own the first
     `_most` frames of each."""
@@ -274,7 +274,7 @@ def material(
         given = preparation.read_labels(known.labels, times, p_music)
         return Lessons(given, given.only_speech, given.only_music)
 
-    found = survey(path, window, n_bins, read, most=_most(path, window))
+    found = survey(path, window, n_bins, read, most=_most(sample_rate, window))
     speech = np.concatenate([preparation.stack(known.speech, window, n_bins), preparation.loud(found.speech)])
     music = np.concatenate([preparation.stack(known.music, window, n_bins), preparation.loud(found.music)])
     return found, speech, music

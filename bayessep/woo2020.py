@@ -7,7 +7,6 @@ goes on with the weights of another has its seed, too: it begins with the mixtur
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,14 +17,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from bayessep import __version__, data, estimates, metrics, output
+from bayessep import __version__, data, estimates, metrics, reproduction
 from bayessep.detector_data import Items
 from bayessep.detector_release import Division, division
-from bayessep.errors import UserError
 from bayessep.estimates import Estimator
 from bayessep.models.waveform_separation import State
 from bayessep.neural import Separator, Stems
-from bayessep.reproduction import RESULTS, SETUP, append, drop_half_a_line, key_of, read
+from bayessep.reproduction import RESULTS, append, drop_half_a_line, key_of, read
 from bayessep.separator_training import RATE, Recipe, mixed, stretch, task
 from bayessep.separators import silent
 from bayessep.train import Progress, Trained, train
@@ -65,7 +63,7 @@ BUDGETS = {
     ),
     "quick": Budget({name: (replace(QUICK, network=name),) for name in (TIME, FREQUENCY)}, each=1),
 }
-"""That of the weights that ship (both networks as many steps: four hours of a core), and one that shows that it runs."""
+"""That of the weights that ship (both networks as many steps: two to three hours of a core), and one that shows that it runs."""
 
 
 # --- networks ------------------------------------------------------------------------------------------------------------
@@ -184,12 +182,7 @@ def finished(folder: Path, budget: str, seed: int) -> list[dict[str, Any]]:
     Raises:
         UserError: that is nothing, or of another budget or seed.
     """
-    if not (results := read(folder, KEY)):
-        raise UserError(f"{folder} holds no results of woo2020; leave --finished out, or name another folder with -o.")
-    setup = setup_of(folder)
-    if (setup["budget"], setup["seed"]) != (budget, seed):
-        raise UserError(f"{folder} holds results of the budget {setup['budget']} and the seed {setup['seed']}; name those.")
-    return results
+    return reproduction.finished(folder, KEY, "woo2020", setup_of, budget, seed)
 
 
 def setup_of(folder: Path) -> dict[str, Any]:
@@ -198,12 +191,7 @@ def setup_of(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: it does not say so.
     """
-    try:
-        setup = json.loads((folder / SETUP).read_text(encoding="utf-8"))
-        _ = setup["budget"], setup["seed"], setup["seconds"]["learn speech"], setup["recipes"].items()
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        raise UserError(f"{folder / SETUP} cannot be read; choose another folder with -o.") from None
-    return setup
+    return reproduction.read_setup(folder, lambda s: (s["seconds"]["learn speech"], s["recipes"].items()))
 
 
 def tested(row: str, separator: Separator | None, one: Mixture, ratio: float) -> dict[str, Any]:
@@ -221,9 +209,4 @@ def _check_setup(folder: Path, parts: Division, budget: str, seed: int) -> None:
     setup = {"version": __version__, "budget": budget, "seed": seed, "seconds": lasting, "recipes": recipes}
     setup |= {"each": BUDGETS[budget].each, "length": BUDGETS[budget].seconds}
     setup |= {"tested with": {what: sorted({item.group for item in own}) for what, own in parts.test._asdict().items()}}
-
-    def other(before: Any, now: dict[str, Any]) -> str:
-        differing = [name for name in now if before.get(name) != now[name]]
-        return f"results of another run (it differs in {', '.join(differing)})" if differing else ""
-
-    output.settle(folder / SETUP, setup, other)
+    reproduction.settle(folder, setup)

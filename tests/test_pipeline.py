@@ -255,7 +255,8 @@ def test_no_more_is_learned_from_a_long_file_than_can_be_held(tmp_path, monkeypa
     write(tmp_path / "mix.wav", sound, RATE, "FLOAT")
     labels = [Segment(0.0, 6.0, "speech"), Segment(6.0, 12.0, "music")]
     window = preparation.window_of(Settings(), RATE)
-    found, speech, music = streaming.material(tmp_path / "mix.wav", Known([sound[0, :RATE]], labels=labels), window, 20, 0.5)
+    known = Known([sound[0, :RATE]], labels=labels)
+    found, speech, music = streaming.material(tmp_path / "mix.wav", RATE, known, window, 20, 0.5)
     second = RATE / window.hop
     assert len(found.speech) == len(music) == round(2 * second)
     assert abs(len(speech) - 3 * second) < 5
