@@ -97,7 +97,16 @@ def _maps(*shape: int, seed: int = 0) -> jax.Array:
 
 
 @pytest.mark.parametrize(
-    ("taps", "n_in", "n_out", "stride"), [(7, 1, 3, 1), (7, 3, 1, 1), (4, 2, 3, 2), (3, 2, 3, 1), (1, 3, 1, 1)]
+    ("taps", "n_in", "n_out", "stride"),
+    [
+        (7, 1, 3, 1),
+        (7, 3, 1, 1),
+        (4, 2, 3, 2),
+        (3, 2, 3, 1),
+        (3, layers.WIDE, layers.WIDE + 1, 1),
+        (4, 4, layers.WIDE, 2),
+        (1, 3, 1, 1),
+    ],
 )
 def test_convolutions_are_the_plain_ones(taps: int, n_in: int, n_out: int, stride: int) -> None:
     conv = layers.Conv(nnx.Rngs(0), taps, n_in, n_out, stride)
@@ -107,10 +116,25 @@ def test_convolutions_are_the_plain_ones(taps: int, n_in: int, n_out: int, strid
     np.testing.assert_allclose(conv(x), expected, atol=1e-5)
 
 
-def test_doubling_is_that_of_every_cell_four_times() -> None:
-    x, kernel = _maps(2, 4, 5, 3), _maps(5, 5, 3, 2, seed=1)
+@pytest.mark.parametrize("columns", [5, 6])
+@pytest.mark.parametrize("channels", [3, layers.WIDE])
+def test_doubling_is_that_of_every_cell_four_times(channels: int, columns: int) -> None:
+    x, kernel = _maps(2, 4, columns, channels), _maps(5, 5, channels, channels, seed=1)
     large = np.repeat(np.repeat(np.asarray(x), 2, 1), 2, 2)
     np.testing.assert_allclose(layers.doubled(x, kernel), _plain(large, kernel, 2), atol=1e-4)
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_products_of_pairs_have_the_gradients_of_the_convolution(k: int) -> None:
+    x, kernel, weight = _maps(2, 5 + k, 3 + k, 5), _maps(k, k, 5, 4, seed=1), _maps(2, 6, 4, 4, seed=2)
+    found = jax.jit(jax.grad(lambda x, kernel: (weight * layers.in_pairs(x, kernel)).sum(), (0, 1)))(x, kernel)
+    of_x, of_kernel = np.zeros(x.shape), np.zeros(kernel.shape)
+    for i, j in np.ndindex(k, k):
+        at = np.s_[:, i : i + 6, j : j + 4]
+        of_kernel[i, j] = np.einsum("bhwc,bhwd->cd", np.asarray(x, np.float64)[at], weight)
+        of_x[at] += np.einsum("bhwd,cd->bhwc", weight, np.asarray(kernel, np.float64)[i, j])
+    np.testing.assert_allclose(found[0], of_x, atol=1e-4)
+    np.testing.assert_allclose(found[1], of_kernel, atol=1e-4)
 
 
 def test_pooling_takes_the_mean_of_the_cells_that_there_are() -> None:
