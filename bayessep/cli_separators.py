@@ -84,7 +84,7 @@ _MASKER = """**Examples**
 
 bayessep train idempotent-masker --data recordings -o trained
 
-bayessep train idempotent-masker --data recordings -o trained --without GAN_C,R2"""
+bayessep train idempotent-masker --data recordings -o trained --songs 2 --without GAN_A"""
 
 
 def conv_tasnet(
@@ -244,6 +244,7 @@ def idempotent_masker(
     ],
     output: Trained,
     config: Config = None,
+    redistributable: Redistributable = False,
     preset: Annotated[
         str | None, recipe("--preset", metavar="paper|small", show_default="small", help="Sizes: paper 002's, or for two cores.")
     ] = None,
@@ -257,6 +258,15 @@ def idempotent_masker(
     ] = None,
     quantised: Annotated[
         bool | None, recipe("--quantised", show_default="False", help="Round images to 8 bits, as the authors' code does.")
+    ] = None,
+    songs: Annotated[
+        int | None,
+        recipe(
+            "--songs",
+            metavar="N",
+            show_default="0",
+            help="So often, have speech of the manifest sung over all its music, and learn from these songs too.",
+        ),
     ] = None,
     rate: Annotated[
         float | None, recipe("--rate", metavar="X", show_default="0.0", help="Of Adam's steps; 0: the preset's.")
@@ -279,8 +289,9 @@ def idempotent_masker(
 ) -> None:
     """Train the idempotent masker (paper 002) to take vocals out of songs, on songs and on music that has nothing to do with them.
 
-    No vocals are learned from, and files of other kinds are not opened. The weights of the last epoch are written, for no loss
-    tells which are best: what counts is whether separate --method idempotent-masker --weights does well on songs that are known.
+    No vocals are learned from, and files of other kinds are not opened, but for speech with --songs. The weights of the last epoch
+    are written, for no loss tells which are best: what counts is whether separate --method idempotent-masker --weights does well
+    on songs that are known.
     """
     options = dict(locals())
     terminal = Terminal(json=json, quiet=quiet)
@@ -290,7 +301,7 @@ def idempotent_masker(
     from bayessep.unmatched import Recipe
 
     given = {f.name: options[f.name] for f in fields(Recipe) if options[f.name] is not None}
-    separator_commands.train_masker(output, data, config, given, device=device, terminal=terminal)
+    separator_commands.train_masker(output, data, config, given, redistributable=redistributable, device=device, terminal=terminal)
 
 
 def _train(network: str, options: dict[str, Any]) -> None:

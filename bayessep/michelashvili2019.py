@@ -30,7 +30,7 @@ from bayessep.michelashvili2019_rows import BUDGETS, Budget, Song, Takes, Work
 from bayessep.reproduction import RESULTS, append, drop_half_a_line, key_of, read
 from bayessep.song_stems import Listed
 from bayessep.train import CHECKPOINTS, Diverged, Progress
-from bayessep.unmatched import RATE, Unmatched
+from bayessep.unmatched import RATE, Recipe, Unmatched
 
 KEY = ("row", "song")
 WINDOW, HOP = 30 * RATE, 15 * RATE
@@ -44,9 +44,9 @@ class Corpus(NamedTuple):
     tested: list[Listed]
 
 
-def corpus(folder: Path) -> Corpus:
+def corpus(folder: Path, recipe: Recipe = Recipe()) -> Corpus:
     """Of a corpus that is divided, mixtures and accompaniments of the songs to learn from, and the others to test with; of another
-    folder, what `unmatched.read_unmatched` finds, and all songs with stems. No file of vocals is opened here.
+    folder, what `unmatched.read_unmatched` finds by the recipe, and all songs with stems. No file of vocals is opened here.
 
     Raises:
         UserError: as `song_stems.listed`, `song_stems.read_part` and `unmatched.read_unmatched`; or what is learned from is of a
@@ -55,7 +55,7 @@ def corpus(folder: Path) -> Corpus:
     songs = song_stems.listed(folder)
     learned = [song for song in songs if song.part == "train"]
     if not learned:
-        sounds = unmatched.read_unmatched(folder)
+        sounds = unmatched.read_unmatched(folder, songs=recipe.songs, seed=recipe.seed)
         groups = {song.group for song in songs} | {song.name for song in songs}
         if (folder / "manifest.csv").exists():
             groups |= {r.split_group for r in data.select(data.read_manifest(folder), category="stems")}
@@ -84,9 +84,10 @@ def run(
     Raises:
         UserError: the recordings cannot be used, or the folder holds results of others, of another budget, seed or version.
     """
-    found, own = corpus(recordings), BUDGETS[budget]
-    listed = found.tested[: own.songs or None]
+    own = BUDGETS[budget]
     own = dataclasses.replace(own, recipe=dataclasses.replace(own.recipe, seed=seed))
+    found = corpus(recordings, own.recipe)
+    listed = found.tested[: own.songs or None]
     _check_setup(folder, found, listed, budget, own)
     drop_half_a_line(folder / RESULTS)
     songs = cache(lambda n: Song(listed[n], np.concatenate(song_stems.read(listed[n], RATE))))

@@ -146,7 +146,14 @@ def train_karaoke(
 
 
 def train_masker(
-    folder: Path, data: Path, config: Path | None, given: Mapping[str, Any], *, device: str, terminal: Terminal
+    folder: Path,
+    data: Path,
+    config: Path | None,
+    given: Mapping[str, Any],
+    *,
+    redistributable: bool,
+    device: str,
+    terminal: Terminal,
 ) -> None:
     """Train the idempotent masker, or go on with a training; writes its weights.
 
@@ -155,7 +162,7 @@ def train_masker(
         Diverged: the loss is no number any more.
     """
     recipe = read_recipe(config, given, unmatched.Recipe)
-    sounds = unmatched.read_unmatched(data)
+    sounds = unmatched.read_unmatched(data, songs=recipe.songs, seed=recipe.seed, redistributable=redistributable)
     described = begin(device, terminal)
     about = {"data": about_items(sounds)}
     with terminal.working() as progress:

@@ -24,7 +24,7 @@ HOP = 0.016  # seconds between values of pitch
 GLIDE = 0.05  # seconds from note to note
 RATE = 48000  # Rubber Band looks at pitch every 1024 samples: every 21 ms here
 LOUDER = (-6.0, 8.0)  # dB that a voice is above what it sings over
-ALONE = 0.15  # of the voices sing over nothing
+ALONE = 0.15  # of the voices sing over nothing, where nothing else is said
 
 
 def sung(speech: Float[np.ndarray, " N"], sample_rate: int, rng: np.random.Generator) -> Float[np.ndarray, " M"]:
@@ -70,8 +70,8 @@ def _pitch(x: Float[np.ndarray, " N"], sample_rate: int) -> Float[np.ndarray, " 
     return np.interp(np.arange(len(hz)), voiced, semitones[voiced]) if len(voiced) else semitones
 
 
-def songs(items: Items, sample_rate: int, rng: np.random.Generator, *, seconds: float = 30.0) -> list[Item]:
-    """Songs of all music, in pieces of `seconds` at most, each with a voice at random; a few voices sing alone.
+def songs(items: Items, sample_rate: int, rng: np.random.Generator, *, seconds: float = 30.0, alone: float = ALONE) -> list[Item]:
+    """Songs of all music, in pieces of `seconds` at most, each with a voice at random; of the voices, `alone` sing alone.
 
     A song is of the split group of its music; so what is held out of music is held out of songs, where speech is divided too.
     """
@@ -83,7 +83,7 @@ def songs(items: Items, sample_rate: int, rng: np.random.Generator, *, seconds: 
             if len(under) >= 2 * sample_rate:
                 voice = _voice(items.speech, len(under), sample_rate, rng)
                 gain = 10 ** (rng.uniform(*LOUDER) / 20) * np.sqrt((under**2).mean() / max((voice**2).mean(), 1e-12))
-                song = np.float32(gain) * voice + (0 if rng.random() < ALONE else under)
+                song = np.float32(gain) * voice + (0 if rng.random() < alone else under)
                 made.append(Item(f"{item.name}, sung {k // n}", item.group, song.astype(np.float32)))
     return made
 

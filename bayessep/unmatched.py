@@ -8,9 +8,10 @@ compressed as in the authors' code.)
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +19,9 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from bayessep import audio, data
-from bayessep.detector_data import Item
+from bayessep import audio, corpora, data, detector_data, singing
+from bayessep.corpora import Sound
+from bayessep.detector_data import Item, Items
 from bayessep.errors import UserError
 from bayessep.models import idempotent_masker
 from bayessep.models.idempotent_masker import PRESETS, Batch, IdempotentMasker, State
@@ -53,31 +55,48 @@ class Unmatched(NamedTuple):
     music: list[Item]
 
 
-def read_unmatched(folder: str | Path) -> Unmatched:
+def read_unmatched(folder: str | Path, *, songs: int = 0, seed: int = 0, redistributable: bool = False) -> Unmatched:
     """Songs and instrumental music of a folder: those its manifest.csv lists as songs and music, else what lies in its folders
-    mixtures and instrumentals. Nothing else in it is opened.
+    mixtures and instrumentals. Nothing else in it is opened, but for speech where songs are to be made of it.
+
+    Args:
+        folder: as above.
+        songs: so often, songs are made of all the music (`bayessep.singing`) and join the mixtures; their voices are of what the
+            manifest lists as speech. An hour of them takes some seven minutes.
+        seed: of these.
+        redistributable: of a manifest, keep only what `corpora.may_be_redistributed`.
 
     Raises:
-        UserError: as `data.read_manifest` and `audio.read`; or one of the two is missing.
+        UserError: as `data.read_manifest` and `audio.read`; one of the kinds is missing; or what makes songs is not installed.
     """
     folder = Path(folder)
-    if (folder / "manifest.csv").exists():
-        listed = data.read_manifest(folder)
-        paths = {what: [(r.path, r.split_group) for r in data.select(listed, category=kind)] for what, kind in KINDS.items()}
-        if absent := [KINDS[what] for what, own in paths.items() if not own]:
-            raise UserError(
-                f"{folder / 'manifest.csv'} lists no files of the category {absent[0]}; both songs and music are needed."
-            )
-    else:
+
+    def items(listed: Iterable[tuple[Path, str]]) -> list[Item]:
+        read = ((path, group, audio.read(path, mono=True, sample_rate=RATE).samples[0]) for path, group in listed)
+        return [Item(str(path.relative_to(folder)), group, samples) for path, group, samples in read]
+
+    if not (folder / "manifest.csv").exists():
+        if songs:
+            raise UserError(f"{folder} has no manifest.csv that lists speech, of which songs could be made; ask for none.")
         if absent := [name for name in FOLDERS.values() if not (folder / name).is_dir()]:
             needed = "give a folder with a manifest.csv, or with the folders mixtures and instrumentals"
             raise UserError(f"{folder} has neither a manifest.csv nor the folder {absent[0]}; {needed}.")
-        paths = {what: [(path, path.stem) for path in data.audio_files(folder / name)] for what, name in FOLDERS.items()}
-
-    def read(path: Path, group: str) -> Item:
-        return Item(str(path.relative_to(folder)), group, audio.read(path, mono=True, sample_rate=RATE).samples[0])
-
-    return Unmatched(*([read(*one) for one in paths[what]] for what in Unmatched._fields))
+        found = {what: [(path, path.stem) for path in data.audio_files(folder / name)] for what, name in FOLDERS.items()}
+        return Unmatched(**{what: items(own) for what, own in found.items()})
+    usable = [r for r in data.read_manifest(folder) if not redistributable or corpora.may_be_redistributed(r)]
+    listed = {kind: data.select(usable, category=kind) for kind in (*KINDS.values(), *(["speech"] if songs else []))}
+    if absent := [kind for kind, own in listed.items() if not own]:
+        lacking = (
+            f"{folder / 'manifest.csv'} lists no files of the category {absent[0]}{' that may be passed on' * redistributable}"
+        )
+        raise UserError(f"{lacking}; {' and '.join(listed)} are needed.")
+    sounds = Unmatched(**{what: items((r.path, r.split_group) for r in listed[kind]) for what, kind in KINDS.items()})
+    if not songs:
+        return sounds
+    speech = detector_data.read_items((Sound(r, (r.path,)) for r in listed["speech"]), RATE, pauses=True)
+    rng = np.random.default_rng([seed, 3])
+    made = (singing.songs(Items(speech, sounds.music), RATE, rng, alone=0.0) for _ in range(songs))
+    return sounds._replace(mixtures=[*sounds.mixtures, *chain(*made)])
 
 
 # --- clips ---------------------------------------------------------------------------------------------------------------
@@ -151,6 +170,7 @@ class Recipe:
         without: losses that are switched off, by their names, with commas between them.
         pool: `IdempotentMasker.pool`.
         quantised: round images to 8 bits, as the authors' code does.
+        songs: that are made to learn from besides, as `read_unmatched`.
         rate: of Adam; 0: the preset's.
         batch: mixtures of a step, and as many pieces of music.
         epochs, steps_per_epoch, seed, average: `Training`. All epochs are made, for no loss of held clips tells which is best.
@@ -163,6 +183,7 @@ class Recipe:
     without: str = ""
     pool: int = 0
     quantised: bool = False
+    songs: int = 0
     rate: float = 0.0
     batch: int = 1
     epochs: int = 100
@@ -175,6 +196,8 @@ class Recipe:
             raise UserError(f"idempotent-masker has no preset {self.preset!r}; choose {', '.join(PRESETS)}.")
         if self.batch < 1:
             raise UserError(f"batch is {self.batch}, but must be at least 1.")
+        if self.songs < 0:
+            raise UserError(f"songs is {self.songs}, but must be at least 0.")
         _ = self.config, self.training  # each checks its own numbers
 
     @property

@@ -65,9 +65,8 @@ def test_songs_are_of_their_music_and_as_long(items: Items) -> None:
         assert np.isfinite(song.samples).all() and song.samples.dtype == np.float32
 
 
-def test_some_voices_sing_alone(items: Items, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(singing, "ALONE", 1.0)
-    (song, *_) = singing.songs(items._replace(music=items.music[:1]), RATE, np.random.default_rng(6))
+def test_some_voices_sing_alone(items: Items) -> None:
+    (song, *_) = singing.songs(items._replace(music=items.music[:1]), RATE, np.random.default_rng(6), alone=1.0)
     assert abs(np.corrcoef(song.samples, items.music[0].samples)[0, 1]) < 0.05
 
 

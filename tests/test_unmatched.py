@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import typer
 
-from bayessep import audio, cli, masked_songs, shipped, unmatched
-from bayessep.detector_data import Item
+from bayessep import audio, cli, masked_songs, shipped, singing, unmatched
+from bayessep.detector_data import Item, Items
 from bayessep.errors import UserError
 from bayessep.models.idempotent_masker import IdempotentMasker
 from bayessep.unmatched import RATE, Clip, Recipe, Unmatched
@@ -61,6 +61,36 @@ def test_files_of_vocals_are_not_opened(place: Path, monkeypatch: pytest.MonkeyP
         {"songs", "music"},
         {"mixtures", "instrumentals"},
     )
+
+
+@pytest.mark.parametrize("place", ["manifest"], indirect=True)
+def test_songs_are_made_of_speech_and_of_music_that_may_be_passed_on(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are made where that is asked for, and of nothing but these; vocals are not opened then either."""
+    rows = [f"speech/{n}.wav,speech,s{n},0.2,{RATE},2,,,here,x,{licence}" for n, licence in enumerate(("CC0", "CC BY-NC"))]
+    for n in range(2):
+        _noise(place / "speech" / f"{n}.wav", 5 + n)
+    with (place / "manifest.csv").open("a") as file:
+        file.write("\n" + "\n".join(rows))
+    given: list[Any] = []
+
+    def songs(items: Items, sample_rate: int, rng: np.random.Generator, *, alone: float) -> list[Item]:
+        given.append((items, sample_rate, alone))
+        return [Item("made", item.group, item.samples + 1) for item in items.music]
+
+    monkeypatch.setattr(singing, "songs", songs)
+    plain = unmatched.read_unmatched(place)
+    assert not given
+    found = unmatched.read_unmatched(place, songs=2, seed=1)
+    assert [item.name for item in found.mixtures] == ["songs/0.wav", *["made"] * 4] and found.music[0].group == "g1"
+    assert len(plain.mixtures) == 1 and [(rate, alone) for _, rate, alone in given] == [(RATE, 0.0)] * 2
+    assert [item.group for item in given[0][0].speech] == ["s0", "s1"]
+    unmatched.read_unmatched(place, songs=1, redistributable=True)
+    assert [item.group for item in given[-1][0].speech] == ["s0"]
+
+
+def test_where_no_speech_is_listed_no_songs_are_made(place: Path) -> None:
+    with pytest.raises(UserError, match=r"category speech; songs and music and speech|no manifest.csv that lists speech"):
+        unmatched.read_unmatched(place, songs=1)
 
 
 def _spied(function: Any, seen: list[str]) -> Any:
