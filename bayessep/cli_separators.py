@@ -271,6 +271,15 @@ def idempotent_masker(
     rate: Annotated[
         float | None, recipe("--rate", metavar="X", show_default="0.0", help="Of Adam's steps; 0: the preset's.")
     ] = None,
+    listening: Annotated[
+        int | None,
+        recipe(
+            "--listening",
+            metavar="N",
+            show_default="-1",
+            help="Steps in which discriminators first learn alone to tell songs from music; -1: the preset's.",
+        ),
+    ] = None,
     batch: Annotated[
         int | None, recipe("--batch", metavar="N", show_default="1", help="Mixtures of a step, and as many pieces of music.")
     ] = None,

@@ -180,7 +180,7 @@ def masker_of(file: File) -> Masker:
         config = shipped.config_of(IdempotentMasker, sizes | {"weights": Weights(**sizes["weights"])})
         if settings["sample_rate"] != RATE:
             raise ValueError(f"a sample rate of {settings['sample_rate']}")
-        like: Parts = jax.eval_shape(lambda key: idempotent_masker.init(config, key), jax.random.key(0)).generator
+        like: Parts = jax.eval_shape(lambda key: idempotent_masker.begin(config, key), jax.random.key(0))
         return Masker(config, shipped.numbers(file, like))
     except (KeyError, TypeError, ValueError) as error:
         made = "bayessep train idempotent-masker makes some"

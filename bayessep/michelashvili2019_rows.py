@@ -149,8 +149,9 @@ class Work:
 
     def _train(self, row: str) -> tuple[Parts, dict[str, Any]]:
         recipe = dataclasses.replace(self._budget.recipe, without=",".join(OFF[row]))
-        made = unmatched.task(recipe, self._sounds)
-        found = train.train(made, recipe.training, self._place(row), progress=self._named(row))
+        # Without one loss or another, all begin with the same discriminators.
+        place, first = self._place(row), self._place("listening")
+        found = unmatched.learn(recipe, self._sounds, place, first=first, progress=self._named(row))
         last = found.history[-1]
         told = {name: round(last[f"validation/{name}"], 5) for name in ("changed_twice", "changed_music", "taken")}
         return found.state.generator, told
@@ -279,5 +280,3 @@ def _taken(song: Song, mask: Float[np.ndarray, "T F"], config: IdempotentMasker)
     spectrum = np.asarray(stft(jnp.asarray(song.mixture[None]), settings))
     accompaniment = masked(spectrum, mask[: spectrum.shape[1]], settings, len(song.mixture), 1.0)[0]
     return np.stack([song.mixture - accompaniment, accompaniment])
-
-

@@ -166,7 +166,7 @@ def train_masker(
     described = begin(device, terminal)
     about = {"data": about_items(sounds)}
     with terminal.working() as progress:
-        trained = train.train(unmatched.task(recipe, sounds, about), recipe.training, folder, progress=progress)
+        trained = unmatched.learn(recipe, sounds, folder, about, progress=progress)
     masker = masked_songs.Masker(recipe.config, trained.state.generator)
 
     def weights(settings: dict[str, Any]) -> Weights:

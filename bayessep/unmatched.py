@@ -8,7 +8,7 @@ compressed as in the authors' code.)
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import chain
@@ -17,17 +17,18 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, PyTree
 
-from bayessep import audio, corpora, data, detector_data, singing
+from bayessep import audio, corpora, data, detector_data, singing, train
 from bayessep.corpora import Sound
 from bayessep.detector_data import Item, Items
 from bayessep.errors import UserError
-from bayessep.models import idempotent_masker
-from bayessep.models.idempotent_masker import PRESETS, Batch, IdempotentMasker, State
+from bayessep.models import masker_training
+from bayessep.models.idempotent_masker import PRESETS, IdempotentMasker, Weights
+from bayessep.models.masker_training import Batch, Listening, State
 from bayessep.preparation import magnitude
 from bayessep.stft import Stft
-from bayessep.train import Task, Training, settings_besides, training_of
+from bayessep.train import Progress, Task, Training, settings_besides, training_of
 
 RATE = 20_480
 """Samples a second of everything that is learned from."""
@@ -172,6 +173,7 @@ class Recipe:
         quantised: round images to 8 bits, as the authors' code does.
         songs: that are made to learn from besides, as `read_unmatched`.
         rate: of Adam; 0: the preset's.
+        listening: steps in which discriminators learn alone first; -1: the preset's.
         batch: mixtures of a step, and as many pieces of music.
         epochs, steps_per_epoch, seed, average: `Training`. All epochs are made, for no loss of held clips tells which is best.
 
@@ -185,6 +187,7 @@ class Recipe:
     quantised: bool = False
     songs: int = 0
     rate: float = 0.0
+    listening: int = -1
     batch: int = 1
     epochs: int = 100
     steps_per_epoch: int = 500
@@ -205,7 +208,8 @@ class Recipe:
         """The networks."""
         preset = PRESETS[self.preset]
         weights = preset.weights.without(*(name.strip() for name in self.without.split(",") if name.strip()))
-        return dataclasses.replace(preset, weights=weights, pool=self.pool, rate=self.rate or preset.rate)
+        listening = preset.listening if self.listening == -1 else self.listening
+        return dataclasses.replace(preset, weights=weights, pool=self.pool, rate=self.rate or preset.rate, listening=listening)
 
     @property
     def training(self) -> Training:
@@ -213,55 +217,117 @@ class Recipe:
         return training_of(self, patience=1, min_delta=0.0)  # neither counts where the last state is kept
 
 
-def task(recipe: Recipe, sounds: Unmatched, about: Mapping[str, Any] = {}) -> Task[State, Batch]:
-    """What the loop trains: clips, each once before one comes again. `about` is compared when a training is gone on with.
+class _Images:
+    """What is learned from and validated with, as it comes: each clip once before one comes again."""
 
-    Raises:
-        UserError: mixtures or music have no two clips, as soon as one is needed.
-    """
-    config = recipe.config
+    def __init__(self, recipe: Recipe, sounds: Unmatched) -> None:
+        self._recipe, self._config, self._sounds = recipe, recipe.config, sounds
+        self._clips, self._shuffled = cache(self._divided), cache(self._order)
 
-    @cache
-    def clips() -> tuple[list[list[Clip]], list[list[Clip]]]:
-        """Of both kinds, those to learn from and those to validate with."""
+    def _divided(self) -> tuple[list[list[Clip]], list[list[Clip]]]:
+        """Of both kinds, clips to learn from and clips to validate with."""
         learn, held = [], []
-        check(sounds, config)
-        for n, items in enumerate(sounds):
-            every = clips_of(items, config)
-            order = np.random.default_rng([recipe.seed, 1, n]).permutation(len(every))
+        check(self._sounds, self._config)
+        for n, items in enumerate(self._sounds):
+            every = clips_of(items, self._config)
+            order = np.random.default_rng([self._recipe.seed, 1, n]).permutation(len(every))
             count = max(1, round(SHARE * len(every)))
             held.append([every[k] for k in order[:count]])
             learn.append([every[k] for k in order[count:]])
         return learn, held
 
-    @cache
-    def shuffled(kind: int, turn: int) -> np.ndarray:
-        return np.random.default_rng([recipe.seed, 2, kind, turn]).permutation(len(clips()[0][kind]))
+    def _order(self, kind: int, turn: int) -> np.ndarray:
+        return np.random.default_rng([self._recipe.seed, 2, kind, turn]).permutation(len(self._clips()[0][kind]))
 
-    def images(kind: int, chosen: Sequence[Clip]) -> Float[np.ndarray, "B T F"]:
-        return np.stack([image_of(sounds[kind], clip, config, recipe.quantised) for clip in chosen])
+    def _of(self, kind: int, chosen: Sequence[Clip]) -> Float[np.ndarray, "B T F"]:
+        return np.stack([image_of(self._sounds[kind], clip, self._config, self._recipe.quantised) for clip in chosen])
 
-    def batch(n: int) -> Batch:
+    def batch(self, n: int, size: int) -> Batch:
+        """The n-th of so many mixtures, and as many pieces of music."""
         made = []
-        for kind, own in enumerate(clips()[0]):
-            places = (divmod(k, len(own)) for k in range(n * recipe.batch, (n + 1) * recipe.batch))
-            made.append(images(kind, [own[shuffled(kind, turn)[place]] for turn, place in places]))
+        for kind, own in enumerate(self._clips()[0]):
+            places = (divmod(k, len(own)) for k in range(n * size, (n + 1) * size))
+            made.append(self._of(kind, [own[self._shuffled(kind, turn)[place]] for turn, place in places]))
         return Batch(*made)
 
-    def step(state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, dict[str, Float[Array, ""]]]:
-        return idempotent_masker.step(config, state, batch, key)
+    def held(self) -> Iterator[Batch]:
+        """Pairs to validate with."""
+        held = self._clips()[1]
+        for n in range(min(PAIRS, *map(len, held))):
+            yield Batch(*(self._of(kind, own[n : n + 1]) for kind, own in enumerate(held)))
 
-    def validate(state: State) -> dict[str, float]:
-        held = clips()[1]
-        count = min(PAIRS, *map(len, held))
-        found = []
-        for n in range(count):
-            pair = Batch(*(images(kind, own[n : n + 1]) for kind, own in enumerate(held)))
-            found.append(jax.device_get(idempotent_masker.measure(config, state.generator, pair)))
-        return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
+
+def task(recipe: Recipe, sounds: Unmatched, about: Mapping[str, Any] = {}, heard: PyTree = None) -> Task[State, Batch]:
+    """What the loop trains. `about` is compared when a training is gone on with; `heard` is what has listened first.
+
+    Raises:
+        UserError: mixtures or music have no two clips, as soon as one is needed.
+    """
+    config, images = recipe.config, _Images(recipe, sounds)
 
     def init(key: Key[Array, ""]) -> State:
-        return idempotent_masker.init(config, key)
+        return masker_training.init(config, key, heard)
+
+    def step(state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, dict[str, Float[Array, ""]]]:
+        return masker_training.step(config, state, batch, key)
+
+    def validate(state: State) -> dict[str, float]:
+        found = [jax.device_get(masker_training.measure(config, state.generator, pair)) for pair in images.held()]
+        return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
 
     settings = settings_besides(recipe) | {"config": asdict(config)}
-    return Task(init, step, batch, validate, settings | dict(about), latest=True)
+    return Task(init, step, lambda n: images.batch(n, recipe.batch), validate, settings | dict(about), latest=True)
+
+
+def listening(recipe: Recipe, sounds: Unmatched, about: Mapping[str, Any] = {}) -> Task[Listening, Batch]:
+    """What the loop trains first: a discriminator alone, on the same clips.
+
+    Raises:
+        UserError: as `task`.
+    """
+    # Weights of losses are nothing to it, nor is what is done without: all ablations can begin with the same one.
+    config, images = dataclasses.replace(recipe.config, weights=Weights()), _Images(recipe, sounds)
+
+    def step(state: Listening, batch: Batch, key: Key[Array, ""]) -> tuple[Listening, dict[str, Float[Array, ""]]]:
+        return masker_training.listen(config, state, batch, key)
+
+    def validate(state: Listening) -> dict[str, float]:
+        return {"loss": float(np.mean([masker_training.heard(config, state.critic, pair) for pair in images.held()]))}
+
+    def batch(n: int) -> Batch:
+        return images.batch(n, masker_training.TOGETHER)
+
+    settings = settings_besides(dataclasses.replace(recipe, without="")) | {"config": asdict(config)}
+    return Task(lambda key: masker_training.listening(config, key), step, batch, validate, settings | dict(about), latest=True)
+
+
+def learn(
+    recipe: Recipe,
+    sounds: Unmatched,
+    folder: Path,
+    about: Mapping[str, Any] = {},
+    *,
+    first: Path | None = None,
+    progress: Progress = lambda *_: None,
+) -> train.Trained[State]:
+    """All of a training, or what is left of it: listening (in `first`, or in the folder listening of `folder`), and the rest.
+
+    Raises:
+        Diverged: a loss is no number any more.
+        UserError: as `task` and `train.train`.
+    """
+    config, heard = recipe.config, None
+    if config.listening and masker_training.critics_of(config):
+        each = min(LISTENING, config.listening)
+        lasting = Training(epochs=-(-config.listening // each), steps_per_epoch=each, patience=1, seed=recipe.seed)
+        place = first or folder / "listening"
+
+        def named(_: str, *counts: Any) -> None:
+            progress("listening", *counts)
+
+        heard = train.train(listening(recipe, sounds, about), lasting, place, progress=named).state.critic
+    return train.train(task(recipe, sounds, about, heard), recipe.training, folder, progress=progress)
+
+
+LISTENING = 500
+"""Steps of listening between validations, and checkpoints."""

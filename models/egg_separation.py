@@ -25,6 +25,7 @@ from bayessep.models.idempotent_masker import (
     Loss,
     Parts,
     added,
+    begin,
     distance,
     image,
     magnitudes,
@@ -65,7 +66,7 @@ def first_guesses(mixtures: Images, power: float) -> Images:
 @partial(jax.jit, static_argnames=("config",))
 def init(config: IdempotentMasker, key: Key[Array, ""]) -> State:
     """A network that has learned nothing yet."""
-    return again(Parts(*nnx.split(Generator(config, nnx.Rngs(key)), nnx.Param, nnx.BatchStat)[1:]))
+    return again(begin(config, key))
 
 
 def again(generator: Parts) -> State:

@@ -16,20 +16,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
 from flax import nnx
 from jaxtyping import Array, Float, Key, PyTree
 
 from bayessep.errors import UserError
-from bayessep.models.image_layers import Conv, InstanceNorm, LayerNorm, Maps, Pool, Residual, narrow, pooled, shown
+from bayessep.models.image_layers import Conv, InstanceNorm, LayerNorm, Maps, Residual, narrow, pooled
 from bayessep.models.waveform_separation import abstract
 
 Images = Float[Array, "B T F"]
@@ -90,6 +88,8 @@ class IdempotentMasker:
         decay: what is added to gradients of each parameter, as a share of it (an L2 penalty).
         halved: steps after which the rate is halved, again and again.
         pool: of so many earlier images, discriminators are shown one in place of every second new one; 0: new ones alone.
+        listening: steps in which discriminators learn alone, before all others (`masker_training.listen`).
+        logit: of masks at first, about: the bias of the generator's last layer.
 
     Raises:
         UserError: a number is out of range, or images cannot be halved as often as they are.
@@ -108,6 +108,8 @@ class IdempotentMasker:
     decay: float = 1e-4
     halved: int = 100_000
     pool: int = 0
+    listening: int = 0
+    logit: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("hop", "channels", "blocks", "critic", "layers", "scales", "halved"):
@@ -123,11 +125,13 @@ class IdempotentMasker:
             )
         if not 0 < self.rate < math.inf or not 0 <= self.decay < math.inf or self.pool < 0:
             raise UserError(f"rate is {self.rate}, decay {self.decay}, pool {self.pool}: the first must be above 0, none below.")
+        if self.listening < 0 or not math.isfinite(self.logit):
+            raise UserError(f"listening is {self.listening}, logit {self.logit}: the first must be at least 0, the other finite.")
 
 
 PRESETS = {
     "paper": IdempotentMasker(),
-    "small": IdempotentMasker(frames=64, hop=256, channels=8, blocks=1, critic=16, rate=2e-4),
+    "small": IdempotentMasker(frames=64, hop=256, channels=8, blocks=1, critic=16, rate=2e-4, listening=3000, logit=2.0),
 }
 """The paper's 11.1 million parameters, and 8.3 million of each discriminator; and what learns on a CPU, from images as long."""
 
@@ -174,6 +178,7 @@ class Generator(nnx.Module):
         self.up = nnx.List([Conv(rngs, 5, 4 * c, 2 * c), Conv(rngs, 5, 2 * c, c)])
         self.up_norms = nnx.List([LayerNorm(rngs, 2 * c), LayerNorm(rngs, c)])
         self.leave = Conv(rngs, 7, c, 1)
+        self.leave.bias[...] += config.logit
 
     def __call__(self, images: Images, learning: bool) -> Images:
         x = images[..., None]
@@ -215,6 +220,11 @@ class Parts(NamedTuple):
 
     parameters: PyTree  # that it learns
     statistics: PyTree  # running means and variances, of the images that it saw
+
+
+def begin(config: IdempotentMasker, key: Key[Array, ""]) -> Parts:
+    """A generator that has learned nothing yet."""
+    return Parts(*nnx.split(Generator(config, nnx.Rngs(key)), nnx.Param, nnx.BatchStat)[1:])
 
 
 def size_of(kind: type[Generator] | type[Discriminator], config: IdempotentMasker) -> int:
@@ -270,178 +280,3 @@ def deceives(fake: Sequence[Maps]) -> Loss:
 def told_apart(fake: Sequence[Maps], real: Sequence[Maps]) -> Loss:
     """What a discriminator learns: 0 of what was made, 1 of what was recorded."""
     return jnp.stack([(said**2).mean() for said in fake]).sum() + deceives(real)
-
-
-# --- training ------------------------------------------------------------------------------------------------------------
-
-
-class Batch(NamedTuple):
-    """All that is ever seen: mixtures, and music that has nothing to do with them. There is no place for a voice."""
-
-    mixture: Float[Array | np.ndarray, "B T F"]  # a
-    music: Float[Array | np.ndarray, "B T F"]  # c
-
-
-class State(NamedTuple):
-    """What training carries. Of discriminators there are those whose losses are switched on, by the names of `critics_of`."""
-
-    generator: Parts
-    critics: dict[str, PyTree]  # their parameters
-    optimisers: tuple[optax.OptState, optax.OptState]  # of the generator and of the discriminators
-    pools: dict[str, Pool]
-
-
-def optimiser(config: IdempotentMasker) -> optax.GradientTransformation:
-    """Adam, whose gradients have the penalty in them, and whose rate is halved at times; for either side."""
-    rate = optax.exponential_decay(config.rate, config.halved, 0.5, staircase=True)
-    return optax.chain(optax.add_decayed_weights(config.decay), optax.adam(rate, 0.5, 0.999))
-
-
-def critics_of(config: IdempotentMasker) -> dict[str, float]:
-    """The discriminators that there are, C of g(a) and A of synthetic mixtures, and their weights."""
-    weights = {"C": config.weights.GAN_C, "A": config.weights.GAN_A}
-    return {name: weight for name, weight in weights.items() if weight}
-
-
-def init(config: IdempotentMasker, key: Key[Array, ""]) -> State:
-    """Networks that have learned nothing yet. (Not jitted: dozens of draws of numbers in one program take minutes to compile.)"""
-    of_generator, of_critics = jax.random.split(key)
-    generator = Parts(*nnx.split(Generator(config, nnx.Rngs(of_generator)), nnx.Param, nnx.BatchStat)[1:])
-    names = critics_of(config)
-    keys = dict(zip(names, jax.random.split(of_critics, len(names)), strict=True)) if names else {}
-    critics = {name: nnx.state(Discriminator(config, nnx.Rngs(key)), nnx.Param) for name, key in keys.items()}
-    optimisers = optimiser(config).init(generator.parameters), optimiser(config).init(critics)
-    pools = {name: Pool(jnp.zeros((config.pool, config.frames, config.bins)), jnp.zeros((), jnp.int32)) for name in names}
-    return State(generator, critics, optimisers, pools if config.pool else {})
-
-
-class Made(NamedTuple):
-    """What g makes of a batch, and the distances by the names of their losses."""
-
-    accompaniment: Images  # g(a)
-    voice: Images  # b
-    synthetic: Images  # b + c
-    again: Images | None  # g(g(a))
-    music: Images | None  # g(c)
-    losses: dict[str, Loss]
-
-
-def make(g: Callable[[Images], Images], batch: Batch, weights: Weights) -> Made:
-    """One look at a batch: a and c go through g together, and then g(a) and b + c, as far as there are losses for them."""
-    a, c = map(jnp.asarray, batch)
-
-    def together(images: Mapping[str, Images]) -> dict[str, Images]:
-        found = g(jnp.concatenate(list(images.values()))) if images else jnp.zeros((0, *a.shape[1:]))
-        return dict(zip(images, jnp.split(found, max(1, len(images))), strict=False))
-
-    first = together({"a": a} | ({"c": c} if weights.R1 else {}))
-    g_a, g_c = first["a"], first.get("c")
-    b = taken_off(a, g_a)
-    abar = added(b, c)
-    second = together(({"g_a": g_a} if weights.R2 else {}) | ({"abar": abar} if weights.R3 or weights.R4 else {}))
-    g_g_a, g_abar = second.get("g_a"), second.get("abar")
-    losses: dict[str, Loss] = {}
-    if g_c is not None:
-        losses["R1"] = identity(c, g_c)
-    if g_g_a is not None:
-        losses["R2"] = idempotence(g_a, g_g_a)
-    if g_abar is not None:
-        losses |= {"R3": accompaniment_kept(c, g_abar), "R4": voice_taken(b, abar, g_abar)}
-    losses = {name: loss for name, loss in losses.items() if getattr(weights, name)}
-    return Made(g_a, b, abar, g_g_a, g_c, losses)
-
-
-def weighed(losses: Mapping[str, Loss], weights: Mapping[str, float]) -> Loss:
-    """The sum of losses as they count."""
-    return sum((losses[name] * np.float32(weights[name]) for name in losses), jnp.zeros(()))
-
-
-@partial(jax.jit, static_argnames=("config",), donate_argnames=("state",))
-def step(config: IdempotentMasker, state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, dict[str, Loss]]:
-    """One iteration: a step of the discriminators, then one of the generator, against the discriminators as they are now.
-
-    Returns:
-        What is carried; and the losses: those of `LOSSES` that are switched on, D_C and D_A of the discriminators before their
-        step, and loss, what the generator's step makes smaller.
-    """
-    weights, critics = vars(config.weights), critics_of(config)
-
-    def look(parameters: PyTree) -> tuple[tuple[Loss, dict[str, Images]], tuple[dict[str, Loss], PyTree]]:
-        # Copies of the statistics, for variables are moved only where they were made.
-        statistics = jax.tree.map(lambda x: x, state.generator.statistics)
-        network = nnx.merge(abstract(Generator, config).graph, parameters, statistics)
-        made = make(lambda x: masked(network(x, True), x), batch, config.weights)
-        fake = {"C": made.accompaniment, "A": made.synthetic}
-        return (weighed(made.losses, weights), {name: fake[name] for name in critics}), (
-            made.losses,
-            nnx.state(network, nnx.BatchStat),
-        )
-
-    (near, fake), back, (losses, statistics) = jax.vjp(look, state.generator.parameters, has_aux=True)
-    judges, of_judges, pools, slopes = state.critics, state.optimisers[1], state.pools, {}
-    if critics:
-        pools, seen = _from_pools(pools, fake, key)
-        real = {"C": jnp.asarray(batch.music), "A": jnp.asarray(batch.mixture)}
-        # One program for each, for in loops convolutions of a CPU are many times slower.
-        judged = {
-            name: jax.value_and_grad(partial(_judged, config))(judges[name], seen[name], real[name], critics[name])
-            for name in critics
-        }
-        judges, of_judges = _moved(config, {name: slope for name, (_, slope) in judged.items()}, of_judges, judges)
-        deceived = {
-            name: jax.value_and_grad(partial(_deceived, config))(fake[name], judges[name], critics[name]) for name in critics
-        }
-        for name, weight in critics.items():
-            said, slopes[name] = deceived[name]
-            near += said
-            losses |= {f"GAN_{name}": said / np.float32(weight), f"D_{name}": judged[name][0] / np.float32(weight)}
-    parameters, of_generator = _moved(config, back((jnp.ones(()), slopes))[0], state.optimisers[0], state.generator.parameters)
-    return State(Parts(parameters, statistics), judges, (of_generator, of_judges), pools), losses | {"loss": near}
-
-
-def _judged(config: IdempotentMasker, critic: PyTree, fake: Images, real: Images, weight: float) -> Loss:
-    said = nnx.merge(abstract(Discriminator, config).graph, critic)(jnp.concatenate([fake, real]))
-    return np.float32(weight) * told_apart(*zip(*(jnp.split(of, 2) for of in said), strict=True))
-
-
-def _deceived(config: IdempotentMasker, fake: Images, critic: PyTree, weight: float) -> Loss:
-    return np.float32(weight) * deceives(nnx.merge(abstract(Discriminator, config).graph, critic)(fake))
-
-
-def _from_pools(pools: dict[str, Pool], fake: dict[str, Images], key: Key[Array, ""]) -> tuple[dict[str, Pool], dict[str, Images]]:
-    """What is shown to each discriminator."""
-    if not pools:
-        return pools, fake
-    keys = dict(zip(fake, jax.random.split(key, len(fake)), strict=True))
-    found = {name: shown(pools[name], images, keys[name]) for name, images in fake.items()}
-    return {name: pool for name, (pool, _) in found.items()}, {name: images for name, (_, images) in found.items()}
-
-
-def _moved(config: IdempotentMasker, gradient: PyTree, carried: Any, parameters: PyTree) -> tuple[PyTree, Any]:
-    change, carried = optimiser(config).update(gradient, carried, parameters)
-    return optax.apply_updates(parameters, change), carried
-
-
-@partial(jax.jit, static_argnames=("config",))
-def measure(config: IdempotentMasker, parts: Parts, batch: Batch) -> dict[str, Loss]:
-    """Distances of a batch at work, by running statistics, and their sum as they count, which is called loss.
-
-    A mask of ones has none of them: only discriminators speak against it, so no training is told by them when it is best. Also
-    changed_twice, |g(g(a)) - g(a)| over |g(a)|, and changed_music, |g(c) - c| over |c|, of compressed magnitudes; and taken, the
-    share of the mixtures that is taken off.
-    """
-    made = make(lambda x: masked(predict(config, parts, x), x), batch, Weights())
-    assert made.again is not None and made.music is not None  # as all losses are switched on
-
-    def relative(x: Images, y: Images) -> Loss:
-        return jnp.abs(x - y).sum() / jnp.maximum(2 * magnitudes(y).sum(), np.float32(1e-9))
-
-    shares = {
-        "changed_twice": relative(made.again, made.accompaniment),
-        "changed_music": relative(made.music, jnp.asarray(batch.music)),
-    }
-    return (
-        made.losses
-        | shares
-        | {"taken": relative(made.accompaniment, jnp.asarray(batch.mixture)), "loss": weighed(made.losses, vars(config.weights))}
-    )

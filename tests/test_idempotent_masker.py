@@ -12,8 +12,10 @@ from flax import nnx
 from bayessep.errors import UserError
 from bayessep.models import idempotent_masker as masker
 from bayessep.models import image_layers as layers
-from bayessep.models.idempotent_masker import LOSSES, PRESETS, Batch, IdempotentMasker, Weights
+from bayessep.models import masker_training as training
+from bayessep.models.idempotent_masker import LOSSES, PRESETS, IdempotentMasker, Weights
 from bayessep.models.image_layers import Pool
+from bayessep.models.masker_training import Batch
 
 TINY = IdempotentMasker(bins=16, frames=16, hop=8, channels=2, blocks=1, critic=2, layers=1, scales=2, rate=1e-2)
 
@@ -40,7 +42,7 @@ def test_nothing_is_kept_from_the_gradients_of_distances(x64: None, name: str) -
         def g(x: jax.Array) -> jax.Array:
             return masker.masked(0.5 + slope * masker.magnitudes(x) ** 2, x)
 
-        return masker.weighed(masker.make(g, batch, weights).losses, vars(weights))
+        return training.weighed(training.make(g, batch, weights).losses, vars(weights))
 
     at, step = jnp.asarray(0.3, jnp.float64), 1e-6
     by_difference = float(total(at + step) - total(at - step)) / (2 * step)
@@ -61,6 +63,8 @@ def test_there_are_as_many_parameters_as_in_the_code() -> None:
         ({"hop": 300}, "hop is 300"),
         ({"rate": 0.0}, "rate is 0.0"),
         ({"pool": -1}, "pool -1"),
+        ({"listening": -1}, "listening is -1"),
+        ({"logit": float("nan")}, "logit nan"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict, words: str) -> None:
@@ -191,7 +195,7 @@ def test_sums_and_differences_are_of_magnitudes() -> None:
 @pytest.mark.parametrize("share", [1.0, 0.75])
 def test_losses_of_a_network_that_takes_the_same_share_everywhere(share: float) -> None:
     batch = Batch(*(2 * (x + 1) / 5 - 1 for x in _batch(2)))  # quiet enough for sums not to be cut off
-    made = masker.make(lambda x: masker.masked(jnp.full_like(x, share), x), batch, Weights())
+    made = training.make(lambda x: masker.masked(jnp.full_like(x, share), x), batch, Weights())
     a, c = ((np.asarray(x, np.float64) + 1) / 2 for x in batch)
     synthetic = (1 - share) * a + c
     expected = {"R1": (1 - share) * c, "R2": share * (1 - share) * a, "R3": share * synthetic - c}
@@ -209,10 +213,10 @@ def test_least_squares_of_all_scales_are_added_up() -> None:
 
 @pytest.mark.parametrize("off", LOSSES)
 def test_no_loss_is_computed_that_is_switched_off(off: str) -> None:
-    made = masker.make(lambda x: x, _batch(), Weights().without(off))
+    made = training.make(lambda x: x, _batch(), Weights().without(off))
     assert made.losses.keys() == {"R1", "R2", "R3", "R4"} - {off}
     config = dataclasses.replace(TINY, weights=Weights().without(off))
-    assert masker.critics_of(config).keys() == {"C", "A"} - {off.removeprefix("GAN_")}
+    assert training.critics_of(config).keys() == {"C", "A"} - {off.removeprefix("GAN_")}
 
 
 def test_images_do_not_change_each_other() -> None:
@@ -247,19 +251,40 @@ def test_a_pool_shows_each_second_image_late() -> None:
     assert set(np.asarray(pool.images[:, 0, 0])) == set(given) - set(said)
 
 
+def _says(critic: nnx.State, images: np.ndarray) -> list[jax.Array]:
+    return nnx.merge(masker.abstract(masker.Discriminator, TINY).graph, critic)(jnp.asarray(images))
+
+
+@pytest.mark.loose_arrays  # optax
+def test_discriminators_listen_first() -> None:
+    """One learns to tell mixtures from music; the other begins by saying the reverse; and the generator lets all pass."""
+    state, step = training.listening(TINY, jax.random.key(0)), jax.jit(lambda *given: training.listen(TINY, *given))
+    a, c = _images(4, 1) / 2 - 0.5, _images(4, 2) / 2 + 0.5
+    first = float(training.heard(TINY, state.critic, Batch(a, c)))
+    for n in range(300):
+        state, losses = step(state, Batch(a, c), jax.random.key(n))
+    assert losses.keys() == {"loss"} and float(training.heard(TINY, state.critic, Batch(a, c))) < 0.6 * first
+    of_a, of_c = (sum(float(said.mean()) for said in _says(state.critic, x)) for x in (a, c))
+    assert of_a < of_c
+    begun = training.init(dataclasses.replace(TINY, logit=3.0), jax.random.key(1), state.critic)
+    for said, reverse in zip(_says(begun.critics["C"], a), _says(begun.critics["A"], a), strict=True):
+        np.testing.assert_allclose(reverse, 1 - said, atol=1e-5)
+    assert float(masker.predict(TINY, begun.generator, jnp.asarray(a)).mean()) > 0.8
+
+
 @pytest.mark.loose_arrays  # optax
 def test_an_iteration_is_that_of_two_optimizers() -> None:
     """Against gradients of the whole objective, discriminators first, and Adam by hand. (Fewer losses compile sooner.)"""
     config, batch = dataclasses.replace(TINY, rate=1e-4, weights=Weights().without("R2", "R3", "R4")), _batch(2)
-    state = masker.init(config, jax.random.key(0))
+    state = training.init(config, jax.random.key(0))
     before = jax.tree.map(jnp.copy, state)
-    after, found = masker.step(config, state, batch, jax.random.key(1))
+    after, found = training.step(config, state, batch, jax.random.key(1))
 
-    def fakes(parameters: nnx.State) -> masker.Made:
+    def fakes(parameters: nnx.State) -> training.Made:
         network = nnx.merge(
             masker.abstract(masker.Generator, config).graph, parameters, jax.tree.map(jnp.copy, before.generator.statistics)
         )
-        return masker.make(lambda x: masker.masked(network(x, True), x), batch, config.weights)
+        return training.make(lambda x: masker.masked(network(x, True), x), batch, config.weights)
 
     def critic(parameters: dict[str, nnx.State], n: int, images: jax.Array) -> list[jax.Array]:
         return nnx.merge(masker.abstract(masker.Discriminator, config).graph, parameters["CA"[n]])(images)
@@ -297,7 +322,7 @@ def test_an_iteration_is_that_of_two_optimizers() -> None:
 @pytest.mark.loose_arrays  # optax
 def test_the_rate_is_halved_every_so_many_steps() -> None:
     config = dataclasses.replace(TINY, halved=2, decay=0.0)
-    chain, parameters = masker.optimiser(config), jnp.zeros(1)
+    chain, parameters = training.optimiser(config), jnp.zeros(1)
     carried, moves = chain.init(parameters), []
     for _ in range(5):
         change, carried = chain.update(jnp.ones(1), carried, parameters)
@@ -309,12 +334,12 @@ def test_the_rate_is_halved_every_so_many_steps() -> None:
 def test_steps_learn_without_discriminators() -> None:
     """What is left is measured: music is changed less than before."""
     config = dataclasses.replace(TINY, weights=Weights().without("GAN_C", "GAN_A", "R2", "R3", "R4"))
-    state, batch = masker.init(config, jax.random.key(0)), _batch(2)
+    state, batch = training.init(config, jax.random.key(0)), _batch(2)
     losses = []
     for key in jax.random.split(jax.random.key(9), 30):
-        state, found = masker.step(config, state, batch, key)
+        state, found = training.step(config, state, batch, key)
         losses.append(float(found["loss"]))
     assert found.keys() == {"R1", "loss"} and losses[-1] < 0.7 * losses[0]
-    measured = masker.measure(config, state.generator, batch)
+    measured = training.measure(config, state.generator, batch)
     assert 0 <= measured["changed_music"] < 1 and 0 <= measured["taken"] <= 1
     assert measured.keys() == {"R1", "R2", "R3", "R4", "changed_twice", "changed_music", "taken", "loss"}

@@ -18,7 +18,7 @@ CONFIG = IdempotentMasker(bins=16, frames=16, hop=16, channels=2, blocks=1, crit
 
 @pytest.fixture(scope="module")
 def masker() -> Masker:
-    return Masker(CONFIG, idempotent_masker.init(CONFIG, jax.random.key(0)).generator)
+    return Masker(CONFIG, idempotent_masker.begin(CONFIG, jax.random.key(0)))
 
 
 def _song(seconds: float, seed: int = 0) -> np.ndarray:

@@ -104,7 +104,8 @@ def _spied(function: Any, seen: list[str]) -> Any:
 def test_a_task_is_made_of_mixtures_and_music_alone() -> None:
     """There is no argument by which a voice could come to it, and no field of a batch in which it could lie."""
     assert Unmatched._fields == ("mixtures", "music")
-    assert list(unmatched.task.__annotations__) == ["recipe", "sounds", "about", "return"]
+    assert list(unmatched.task.__annotations__) == ["recipe", "sounds", "about", "heard", "return"]
+    assert list(unmatched.listening.__annotations__) == ["recipe", "sounds", "about", "return"]
     assert unmatched.Batch._fields == ("mixture", "music")
     assert set(unmatched.KINDS.values()) == {"songs", "music"}
 
