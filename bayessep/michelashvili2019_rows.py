@@ -83,8 +83,10 @@ class Budget:
 
 
 BUDGETS = {
-    "full": Budget(Recipe(epochs=8, steps_per_epoch=500, average=0.99)),
-    "quick": Budget(Recipe(epochs=2, steps_per_epoch=60), 2, 60, 100, 200, 20, 10, 30, songs=3, ablated=ABLATED[-1:]),
+    "full": Budget(Recipe(songs=2, epochs=5, steps_per_epoch=500, average=0.999)),
+    "quick": Budget(
+        Recipe(listening=200, epochs=2, steps_per_epoch=60), 2, 60, 100, 200, 20, 10, 30, songs=3, ablated=ABLATED[-1:]
+    ),
 }
 
 
