@@ -23,6 +23,7 @@ from scipy import optimize, special
 from bayessep import corpora, detection, detection_scores, detector_data, detector_scenes, shipped, timeline
 from bayessep.broadcast import generate_broadcast
 from bayessep.corpora import Sound
+from bayessep.data import Recording
 from bayessep.detection import LABELS, Calibration, Network, detect_samples
 from bayessep.detector_data import Item, Items
 from bayessep.detector_scenes import Scene
@@ -79,16 +80,20 @@ def division(folder: Path) -> Division:
     learn, held = divide(items(learned), 0.15, RECIPE.seed)
     learn = Items(*(own + more for own, more in zip(learn, _generated(), strict=True)))
     test = items(tested)
-    sources: dict[str, float] = defaultdict(float)
-    for r in learned:
-        sources[f"{r.source.rsplit(':', 1)[-1].split('/')[0]}/{r.source.split('/')[1]}: {r.licence}"] += r.duration
     parts = {"learn": learn, "held": held, "test": test}
     seconds = {
         f"{name} {what}": sum(len(item.samples) for item in own) / RECIPE.front.sample_rate
         for name, part in parts.items() for what, own in zip(Items._fields, part, strict=True)
     }  # fmt: skip
-    lines = [f"{source} ({seconds / 60:.1f} min)" for source, seconds in sorted(sources.items())]
-    return Division(learn, held, test, lines, seconds)
+    return Division(learn, held, test, sources_of(learned), seconds)
+
+
+def sources_of(recordings: Sequence[Recording]) -> list[str]:
+    """Where recordings are from, under which licence, and how long they are: a line for each of these."""
+    sources: dict[str, float] = defaultdict(float)
+    for r in recordings:
+        sources[f"{r.source.rsplit(':', 1)[-1].split('/')[0]}/{r.source.split('/')[1]}: {r.licence}"] += r.duration
+    return [f"{source} ({seconds / 60:.1f} min)" for source, seconds in sorted(sources.items())]
 
 
 GENERATED = range(1001, 1013)

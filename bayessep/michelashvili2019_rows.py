@@ -139,6 +139,10 @@ class Work:
         parts, learned = self._masker(ALL if row in AT_WORK else row)
         return _by(Masker(self._config, parts, **AT_WORK.get(row, {}))), learned
 
+    def masker(self) -> Parts:
+        """The generator that learned with all losses."""
+        return self._masker(ALL)[0]
+
     def _ideal(self, song: Song) -> Float[np.ndarray, "2 N"]:
         truth = {"speech": song.truth[0], "music": song.truth[1]}
         return np.concatenate(estimates.by_truth(IDEAL, truth)(song.mixture[None], RATE, silent))
@@ -169,7 +173,7 @@ class Work:
         """Rounds of neural egg separation; from the masker's guesses, or from a tenth of each mixture."""
         mixtures, music, budget, config = self._images(0), self._images(1), self._budget, self._config
         if row == EGGS_TUNED:
-            generator, _ = self._masker(ALL)
+            generator = self.masker()
             guesses = egg_separation.guesses(config, generator, mixtures)
         else:
             generator, guesses = None, np.asarray(egg_separation.first_guesses(jnp.asarray(mixtures), POWER))

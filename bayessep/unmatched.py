@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from bayessep import audio, corpora, data, detector_data, singing, train
 from bayessep.corpora import Sound
+from bayessep.data import Recording
 from bayessep.detector_data import Item, Items
 from bayessep.errors import UserError
 from bayessep.models import masker_training
@@ -84,20 +85,28 @@ def read_unmatched(folder: str | Path, *, songs: int = 0, seed: int = 0, redistr
             raise UserError(f"{folder} has neither a manifest.csv nor the folder {absent[0]}; {needed}.")
         found = {what: [(path, path.stem) for path in data.audio_files(folder / name)] for what, name in FOLDERS.items()}
         return Unmatched(**{what: items(own) for what, own in found.items()})
-    usable = [r for r in data.read_manifest(folder) if not redistributable or corpora.may_be_redistributed(r)]
-    listed = {kind: data.select(usable, category=kind) for kind in (*KINDS.values(), *(["speech"] if songs else []))}
-    if absent := [kind for kind, own in listed.items() if not own]:
-        lacking = (
-            f"{folder / 'manifest.csv'} lists no files of the category {absent[0]}{' that may be passed on' * redistributable}"
-        )
-        raise UserError(f"{lacking}; {' and '.join(listed)} are needed.")
-    sounds = Unmatched(**{what: items((r.path, r.split_group) for r in listed[kind]) for what, kind in KINDS.items()})
+    used = listed(folder, songs=songs, redistributable=redistributable)
+    sounds = Unmatched(**{what: items((r.path, r.split_group) for r in used[kind]) for what, kind in KINDS.items()})
     if not songs:
         return sounds
-    speech = detector_data.read_items((Sound(r, (r.path,)) for r in listed["speech"]), RATE, pauses=True)
+    speech = detector_data.read_items((Sound(r, (r.path,)) for r in used["speech"]), RATE, pauses=True)
     rng = np.random.default_rng([seed, 3])
     made = (singing.songs(Items(speech, sounds.music), RATE, rng, alone=0.0) for _ in range(songs))
     return sounds._replace(mixtures=[*sounds.mixtures, *chain(*made)])
+
+
+def listed(folder: Path, *, songs: int = 0, redistributable: bool = False) -> dict[str, list[Recording]]:
+    """What `read_unmatched` reads of a folder with a manifest, by category.
+
+    Raises:
+        UserError: as it.
+    """
+    usable = [r for r in data.read_manifest(folder) if not redistributable or corpora.may_be_redistributed(r)]
+    found = {kind: data.select(usable, category=kind) for kind in (*KINDS.values(), *(["speech"] if songs else []))}
+    if absent := [kind for kind, own in found.items() if not own]:
+        lacking = f"{folder / 'manifest.csv'} lists no files of the category {absent[0]}"
+        raise UserError(f"{lacking}{' that may be passed on' * redistributable}; {' and '.join(found)} are needed.")
+    return found
 
 
 # --- clips ---------------------------------------------------------------------------------------------------------------
