@@ -40,6 +40,7 @@ from bayessep.options import (
     PMusic,
     Quiet,
     Seed,
+    Smoothing,
     Speech,
     SpeechShape,
     Spread,
@@ -116,7 +117,7 @@ def _by_network(options: Mapping[str, Any], terminal: Terminal) -> None:
     from bayessep import separator_commands
 
     taken = {"mix", "output", "method", "weights", "device", "json", "quiet"}
-    own = {name: options[name] for method, name in separator_commands.OF_NETWORKS.items() if method == options["method"]}
+    own = {name: options[name] for name in separator_commands.OF_NETWORKS.get(str(options["method"]), ())}
     _refuse_others(options, taken | own.keys())
     given = options["mix"], options["output"], str(options["method"]), options["weights"], options["device"]
     separator_commands.separate(*given, terminal, **own)
@@ -183,6 +184,7 @@ def separate(
     overlap: Overlap = None,
     speech_shape: SpeechShape = None,
     mask_power: MaskPower = None,
+    smoothing: Smoothing = None,
     faint: Faint = None,
     temperature: Temperature = None,
     spread: Spread = None,

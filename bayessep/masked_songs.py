@@ -27,6 +27,7 @@ from bayessep.shipped import Weights as File
 from bayessep.stft import frame_count, istft, stft, stream_finish, stream_init, stream_push
 from bayessep.unmatched import POWER, RATE, compressed, stft_of
 
+NAME = "idempotent-masker"
 CODE_POWER = 9.0
 """To which the authors' code raises masks, at work alone; the poster says nothing of it."""
 
@@ -162,7 +163,7 @@ def smoothed(mask: Float[np.ndarray, "T F"], colour: float | int = 10.0, space: 
 
 def weights_of(masker: Masker, **about: object) -> File:
     """What `masker_of` reads."""
-    settings = {"network": "idempotent-masker", "config": asdict(masker.config), "sample_rate": RATE}
+    settings = {"network": NAME, "config": asdict(masker.config), "sample_rate": RATE}
     return File(shipped.flat(masker.parts), settings | about)
 
 
@@ -174,7 +175,7 @@ def masker_of(file: File) -> Masker:
     """
     settings = file.settings
     try:
-        if settings["network"] != "idempotent-masker":
+        if settings["network"] != NAME:
             raise ValueError(f"they are of {settings['network']}")
         sizes: dict[str, Any] = dict(settings["config"])
         config = shipped.config_of(IdempotentMasker, sizes | {"weights": Weights(**sizes["weights"])})
@@ -183,8 +184,7 @@ def masker_of(file: File) -> Masker:
         like: Parts = jax.eval_shape(lambda key: idempotent_masker.begin(config, key), jax.random.key(0))
         return Masker(config, shipped.numbers(file, like))
     except (KeyError, TypeError, ValueError) as error:
-        made = "bayessep train idempotent-masker makes some"
-        raise UserError(f"these are no weights of idempotent-masker ({error}); {made}.") from None
+        raise UserError(f"these are no weights of {NAME} ({error}); bayessep train {NAME} makes some.") from None
 
 
 def check_power(power: float | None) -> None:
@@ -198,13 +198,16 @@ def check_power(power: float | None) -> None:
 
 
 def load(path: Path | None, power: float | None = None, smoothing: bool = False) -> Masker:
-    """The network of a file.
+    """The network of a file, or the one that ships.
 
     Raises:
         UserError: there is none, it cannot be read or is of something else, or the power is none.
     """
     check_power(power)
-    if path is None:
-        made = "give --weights FILE, a file that bayessep train idempotent-masker has written"
-        raise UserError(f"no idempotent-masker is installed; {made}.")
-    return shipped.made_of_file(path, masker_of)._replace(power=power or 1 / POWER, smoothing=smoothing)
+    if path is not None:
+        found = shipped.made_of_file(path, masker_of)
+    elif NAME in shipped.names():
+        found = masker_of(shipped.read(NAME))
+    else:
+        raise UserError(f"no {NAME} is installed; give --weights FILE, a file that bayessep train {NAME} has written.")
+    return found._replace(power=power or 1 / POWER, smoothing=smoothing)

@@ -17,6 +17,7 @@ import numpy as np
 
 from bayessep import masked_songs, shipped, song_stems, unmatched
 from bayessep.detector_release import main, sources_of
+from bayessep.masked_songs import NAME
 from bayessep.michelashvili2019 import tested
 from bayessep.michelashvili2019_rows import ALL, BLUNTER, BUDGETS, IDEAL, MIXTURE, NMF, SHARPER, Song, Work
 from bayessep.michelashvili2019_tables import Results
@@ -25,7 +26,6 @@ from bayessep.models.idempotent_masker import Generator
 from bayessep.train import Progress
 from bayessep.unmatched import POWER, RATE
 
-NAME = "idempotent-masker"
 BUDGET = dataclasses.replace(BUDGETS["full"], recipe=dataclasses.replace(BUDGETS["full"].recipe, epochs=12))
 ROWS = {
     ALL: f"as it ships, masks to the power {1 / POWER:.1f}",

@@ -196,6 +196,15 @@ MaskPower = Annotated[
         "idempotent-masker: its masks of the accompaniment are raised to it (1 / 0.3 by default; its authors' code has 9).",
     ),
 ]
+Smoothing = Annotated[
+    bool | None,
+    _model(
+        "--smoothing",
+        show_default="False",
+        help="Method idempotent-masker: each cell of a mask becomes about the mean of itself and its neighbours, as in the "
+        "authors' code.",
+    ),
+]
 Faint = Annotated[
     float | None,
     _model(

@@ -176,28 +176,32 @@ def train_masker(
         twice, music = (100 * scores[f"validation/{name}"] for name in ("changed_twice", "changed_music"))
         return f"validation: {music:.1f} % of music is changed, and {twice:.1f} % of what is left of mixtures by a second time"
 
-    conclude("idempotent-masker", recipe, trained, about, weights, told, folder, described, terminal)
+    conclude(masked_songs.NAME, recipe, trained, about, weights, told, folder, described, terminal)
 
 
 # --- separate ------------------------------------------------------------------------------------------------------------
 
 
-METHODS = (*neural.NETWORKS, "deep-karaoke", "idempotent-masker")
+METHODS = (*neural.NETWORKS, "deep-karaoke", masked_songs.NAME)
 """Methods of separate that are networks."""
-OF_NETWORKS = {"deep-karaoke": "alpha", "idempotent-masker": "mask_power"}
-"""Those that take an option of their own."""
+OF_NETWORKS = {"deep-karaoke": ("alpha",), masked_songs.NAME: ("mask_power", "smoothing")}
+"""Those that take options of their own."""
 
 
 def network_of(
-    method: str, weights: Path | None, alpha: float | None = None, mask_power: float | None = None
+    method: str,
+    weights: Path | None,
+    alpha: float | None = None,
+    mask_power: float | None = None,
+    smoothing: bool | None = None,
 ) -> Separator | karaoke.Karaoke | masked_songs.Masker:
     """The network of a method, one of `METHODS`.
 
     Raises:
         UserError: as `neural.load`, `karaoke.load` and `masked_songs.load`.
     """
-    if method == "idempotent-masker":
-        return masked_songs.load(weights, mask_power)
+    if method == masked_songs.NAME:
+        return masked_songs.load(weights, mask_power, bool(smoothing))
     return karaoke.load(weights, alpha) if method == "deep-karaoke" else neural.load(method, weights)
 
 
@@ -252,7 +256,7 @@ def separate(
 ) -> None:
     """Take one recording apart by a network, one of `METHODS`; writes what `commands.separate` writes.
 
-    What it has of its own is an option of `OF_NETWORKS`.
+    What it has of its own are options of `OF_NETWORKS`.
 
     Raises:
         UserError: as `network_of`, `neural.separate` and `audio.read`; nothing is left half written.

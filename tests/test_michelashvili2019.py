@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bayessep import audio, data, michelashvili2019, michelashvili2019_rows, song_stems
+from bayessep import audio, data, masked_songs, masker_release, michelashvili2019, michelashvili2019_rows, singing, song_stems
 from bayessep import michelashvili2019_tables as made
 from bayessep.errors import UserError
 from bayessep.michelashvili2019_rows import ALL, EGGS_TUNED, GAN, GLO, IDEAL, MIXTURE, NMF, SHARPER, Budget
@@ -112,6 +112,27 @@ def test_an_interrupted_run_goes_on(
     assert "Table 3" in page and "2 steps" in page and f"| {ALL} |" in page
     other = call(*line, "--finished", "--quick")
     assert other.code == 2 and "holds results of the budget full" in other.err
+
+
+@pytest.mark.loose_arrays  # optax
+def test_what_ships_learns_from_what_may_be_passed_on(
+    recordings: Path, small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (recordings / "test" / "c" / "other.wav").rename(recordings / "test" / "c" / "accompaniment.wav")
+    kinds = dict.fromkeys(("test/c/vocals.wav", "test/c/accompaniment.wav"), "stems")
+    kinds |= {"train/a/mixture.wav": "songs", "train/b/bass.wav": "music", "train/a/bass.wav": "speech"}
+    rows = [f"{path},{kind},{path[6]},0.4,{RATE},1,,,github:here/there,x.wav,CC0" for path, kind in kinds.items()]
+    rows.append(f"train/b/drums.wav,music,q,0.4,{RATE},1,,,github:here/there,y.wav,CC BY-ND 4.0")
+    (recordings / "manifest.csv").write_text("\n".join([",".join(data.MANIFEST_COLUMNS), *rows]))
+    monkeypatch.setattr(singing, "songs", lambda items, *_, alone: [item._replace(name="sung") for item in items.music])
+    recipe = Recipe(songs=1, epochs=1, steps_per_epoch=1, listening=2)
+    monkeypatch.setattr(masker_release, "BUDGET", Budget(recipe, 1, 1, 1, 8, 3, 2, 5))
+    figures = masker_release.release(recordings, tmp_path / "work", tmp_path)
+    assert figures["songs"] == 1 and figures["scores"][IDEAL]["SDR"][0] > 20 and len(figures["sources"]) == 1
+    card, name = (tmp_path / "idempotent-masker.md").read_text(), tmp_path / "idempotent-masker.safetensors"
+    assert "here/there: CC0" in card and "ND 4.0" not in card and "2 steps in which a discriminator" in card
+    assert masked_songs.load(name).config == recipe.config
+    assert f"{figures['scores'][IDEAL]['SDR'][0]:.1f} (" in card
 
 
 def test_losses_are_switched_off_by_their_names() -> None:

@@ -208,31 +208,35 @@ def test_flags_are_the_fields_of_the_recipe() -> None:
 
 @pytest.mark.loose_arrays  # optax
 @pytest.mark.parametrize("place", ["folders"], indirect=True)
-def test_it_is_trained_and_separates_from_the_command_line(small: None, place: Path, call: Caller, tmp_path: Path) -> None:
+def test_it_is_trained_and_separates_from_the_command_line(
+    small: None, place: Path, call: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trained = tmp_path / "trained"
-    flags = ["--epochs", "2", "--steps-per-epoch", "2", "--without", "R2,R3,R4"]  # fewer losses compile sooner
+    flags = ["--epochs", "2", "--steps-per-epoch", "2", "--listening", "3", "--without", "R2,R3,R4"]  # fewer losses compile sooner
     done = call("train", "idempotent-masker", "--data", place, "-o", trained, *flags, "--json")
     assert done.code == 0, done.err
     document = json.loads(done.out)
     assert (document["epoch"], document["stopped"]) == (2, "epochs")
     assert document["data"]["mixtures"]["items"] == 1 and {"validation/changed_twice", "train/D_A"} <= document["scores"].keys()
+    assert len((trained / "listening" / "metrics.csv").read_text().splitlines()) == 2
     song, weights = next(place.glob("[sm]*s/0.wav")), trained / "weights.safetensors"
     heard = []
-    for more in ((), ("--mask-power", "9")):
+    for more in ((), ("--smoothing",), ("--mask-power", "9")):
         line = ("separate", song, "--method", "idempotent-masker", "--weights", weights, "-o", tmp_path / "apart", *more, "--json")
         apart = call(*line)
         assert apart.code == 0, apart.err
         stems = [audio.read(tmp_path / "apart" / name).samples for name in ("speech.wav", "music.wav")]
         np.testing.assert_allclose(sum(stems), json.loads(apart.out)["output_gain"] * audio.read(song).samples, atol=1e-6)
         heard.append(np.sum(stems[1] ** 2))
-    assert heard[1] < heard[0]
+    assert heard[2] < heard[0] != heard[1]
     bad = call(*line[:6], "-o", tmp_path / "bad", "--mask-power", "0")
     assert bad.code == 2 and "power of masks is 0" in bad.err
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path)
     none = call(*line[:4], "-o", tmp_path / "bad")
     assert none.code == 2 and "no idempotent-masker is installed" in none.err
     other = call(*line[:6], "-o", tmp_path / "bad", "--alpha", "0.5")
     assert other.code == 2 and "--alpha is nothing that idempotent-masker takes" in other.err
     assert not (tmp_path / "bad").exists()
     found = masked_songs.load(weights)
-    assert found.config == Recipe(without="R2,R3,R4").config
+    assert found.config == Recipe(without="R2,R3,R4", listening=3).config
     jax.tree.map(np.testing.assert_array_equal, shipped.flat(found.parts), shipped.read_file(weights).arrays)
