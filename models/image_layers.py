@@ -21,13 +21,14 @@ def convolve(x: Maps, kernel: Float[Array, "h w C D"]) -> Maps:
     """Where the kernel lies inside."""
     height, width, n_in, n_out = kernel.shape
     pairs = (x.shape[1] - height) % 2 == (x.shape[2] - width) % 2 == 1
-    if height == width and height in _PAIRED and pairs and min(n_in, n_out) >= WIDE:
+    large = x.shape[0] * x.shape[1] * x.shape[2] * n_in * n_out >= LARGE
+    if large and height == width and height in _PAIRED and pairs:
         return lax.platform_dependent(x, kernel, cpu=in_pairs, default=directly)
     return directly(x, kernel)
 
 
-WIDE = 16
-"""Channels from which `in_pairs` is faster than what a CPU has for convolutions."""
+LARGE = 10_000_000
+"""Multiplications of a tap from which `in_pairs` is worth the time that its many parts take to compile."""
 
 
 def directly(x: Maps, kernel: Float[Array, "h w C D"]) -> Maps:
