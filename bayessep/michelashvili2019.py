@@ -148,7 +148,9 @@ def setup_of(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: it does not say so.
     """
-    return reproduction.read_setup(folder, lambda s: (s["seconds"]["mixtures"], s["steps"], s["preset"]))
+    return reproduction.read_setup(
+        folder, lambda s: (s["seconds"]["mixtures"], s["steps"], s["preset"], s["settings"]["recipe"]["songs"])
+    )
 
 
 def _check_setup(folder: Path, found: Corpus, listed: Sequence[Listed], budget: str, own: Budget) -> None:

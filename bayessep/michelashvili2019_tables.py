@@ -162,6 +162,8 @@ def about(results: Results, setup: Mapping[str, Any]) -> str:
     """What was run, in a paragraph."""
     seconds = setup["seconds"]
     learned = f"{seconds['mixtures'] / 60:.0f} min of songs and {seconds['music'] / 60:.0f} min of other music"
+    if times := setup["settings"]["recipe"]["songs"]:
+        learned += f" (speech was sung over all of that music {times} times, and this is of the songs)"
     return (
         f"Singing-voice separation as in paper 002 (Michelashvili et al., 2019): the masker in {setup['steps']} steps on {learned} "
         f"(budget “{setup['budget']}”, preset {setup['preset']}), none of which it is tested on. Scores are of the vocals of "
