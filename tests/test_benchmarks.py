@@ -1,4 +1,4 @@
-"""Rows of `make bench` that need a library which is not there say so; those of Conv-TasNet compare like with like."""
+"""Rows of `make bench` that need a library which is not there say so; those beside torch compare like with like."""
 
 import json
 import sys
@@ -6,13 +6,16 @@ import sys
 import pytest
 
 from bayessep.models.conv_tasnet import ConvTasNet
+from bayessep.models.idempotent_masker import IdempotentMasker
 from tests.benchmarks import __main__ as benchmarks
-from tests.benchmarks import waveforms
+from tests.benchmarks import images, waveforms
+from tests.benchmarks.beside_torch import SAME
 
 TINY = ConvTasNet(filters=12, length=8, bottleneck=6, hidden=10, kernel=3, blocks=2, repeats=2)
+TINY_MASKER = IdempotentMasker(bins=32, frames=32, hop=16, channels=4, blocks=1, critic=4, layers=2, scales=2)
 
 
-@pytest.mark.parametrize("row", ["conv_tasnet", "conv_tasnet_step"])
+@pytest.mark.parametrize("row", ["conv_tasnet", "conv_tasnet_step", "masker_step"])
 def test_without_torch_a_row_is_left_out_with_the_reason(
     row: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -43,5 +46,14 @@ def test_the_table_goes_on_after_a_row_that_is_left_out(
 @pytest.mark.loose_arrays  # optax
 def test_both_networks_compute_the_same() -> None:
     pytest.importorskip("torch", reason="the extra bench is not installed")
-    assert waveforms.forward(TINY).difference < waveforms.SAME
-    assert waveforms.steps(TINY).difference < waveforms.SAME
+    assert waveforms.forward(TINY).difference < SAME
+    assert waveforms.steps(TINY).difference < SAME
+
+
+@pytest.mark.loose_arrays  # optax
+def test_both_maskers_learn_the_same() -> None:
+    pytest.importorskip("torch", reason="the extra bench is not installed")
+    compared = images.steps(TINY_MASKER)
+    assert compared.difference < SAME
+    for _ in range(3):
+        assert compared.ours() == pytest.approx(compared.theirs(), rel=2e-5)

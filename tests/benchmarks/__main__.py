@@ -266,11 +266,21 @@ def conv_tasnet_separate() -> dict:
     return _row(median(_seconds(run) for _ in range(3)), duration, 1 / 20, "separate by Conv-TasNet (small), 5 min / its duration")
 
 
+def masker_step() -> dict:
+    """A step of training of the networks of paper 002 on one image of each kind, against the same of torch.nn modules."""
+    from bayessep.models.idempotent_masker import PRESETS
+    from tests.benchmarks import images
+
+    compared = images.steps(PRESETS["paper"])
+    what = "a step of training of paper 002, 1 mixture and 1 piece of music / torch.nn"
+    return _row(*_in_turns(compared.ours, compared.theirs), 1 / 1.5, what, difference=compared.difference)
+
+
 ROWS = {
     f.__name__: f
     for f in (
         *(sweep, catalogue, catalogue80, transform, hpss, separation, scores, hour, detector),
-        *(conv_tasnet, conv_tasnet_step, conv_tasnet_separate),
+        *(conv_tasnet, conv_tasnet_step, conv_tasnet_separate, masker_step),
     )
 }
 

@@ -1,38 +1,18 @@
 """Rows of `make bench` about Conv-TasNet: beside the same network of torch.nn modules, and on a recording.
 
 Both networks have the same weights, and what they say is compared before anything is measured. Both are given all cores. What
-compares them needs torch, which the extra `bench` brings; without it those rows are left out, with that reason.
+compares them needs torch.
 """
 
-import os
-from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from bayessep.extras import library
+from tests.benchmarks.beside_torch import Compared, Side, same, torch_on_all_cores
 
 RATE, SECONDS = 16_000, 4.0
-SAME = 1e-3
-"""The largest difference of outputs, as a share of their peak, and of losses, as a share of the loss."""
-
-Side = Callable[[], object]
-
-
-class Compared(NamedTuple):
-    """Two sides of a row that do the same, and the difference of what they say as a share of its peak."""
-
-    ours: Side
-    theirs: Side
-    difference: float
-
-
-def _same(ours: np.ndarray, theirs: np.ndarray) -> float:
-    difference = float(np.abs(ours - theirs).max() / np.abs(theirs).max())
-    if not difference < SAME:
-        raise SystemExit(f"the two networks do not compute the same: they differ by {difference:.1e} of the peak.")
-    return difference
 
 
 def _pair(config: Any) -> tuple[Any, Any, np.ndarray]:
@@ -40,11 +20,10 @@ def _pair(config: Any) -> tuple[Any, Any, np.ndarray]:
     import jax
     from flax import nnx
 
-    torch = library("torch", "bench")
+    torch_on_all_cores()
     from bayessep.models import conv_tasnet
     from tests.benchmarks import torch_networks
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     parameters = conv_tasnet.init(config, jax.random.key(0)).parameters
     model = nnx.merge(conv_tasnet.graph(config), parameters)
     arrays = {name: np.array(getattr(model, name)[...]) for name in nnx.to_pure_dict(parameters)}
@@ -72,7 +51,7 @@ def forward(config: Any) -> Compared:
     def theirs() -> np.ndarray:
         return network(mixture).numpy()
 
-    return Compared(ours, theirs, _same(ours(), theirs()))
+    return Compared(ours, theirs, same(ours(), theirs()))
 
 
 def steps(config: Any) -> Compared:
@@ -96,7 +75,7 @@ def steps(config: Any) -> Compared:
         return float(jax.block_until_ready((state, found))[1].loss)
 
     theirs = partial(torch_networks.train_step, network, optimiser, mixture, true)
-    return Compared(ours, theirs, _same(np.asarray(ours()), np.asarray(theirs())))
+    return Compared(ours, theirs, same(np.asarray(ours()), np.asarray(theirs())))
 
 
 def recording(seconds: float) -> tuple[Side, float]:
