@@ -252,7 +252,7 @@ def everything(weights: Sequence[Path], truth: bool) -> list[str]:
 
 
 def separate(
-    mix: Path, folder: Path, network: str, weights: Path | None, device: str, terminal: Terminal, **own: float | None
+    mix: Path, folder: Path, network: str, weights: Path | None, device: str, terminal: Terminal, **own: Any
 ) -> None:
     """Take one recording apart by a network, one of `METHODS`; writes what `commands.separate` writes.
 

@@ -120,7 +120,8 @@ def listen(config: IdempotentMasker, state: Listening, batch: Batch, key: Key[Ar
     networks, the surer. The paper has no such beginning.
     """
     del key
-    loss, slope = jax.value_and_grad(partial(_judged, config))(state.critic, *map(jnp.asarray, batch), 1.0)
+    fake, real = map(jnp.asarray, batch)
+    loss, slope = jax.value_and_grad(partial(_judged, config))(state.critic, fake, real, 1.0)
     critic, carried = _moved(_to_listen(config), slope, state.optimiser, state.critic)
     return Listening(critic, carried), {"loss": loss}
 
@@ -128,7 +129,8 @@ def listen(config: IdempotentMasker, state: Listening, batch: Batch, key: Key[Ar
 @partial(jax.jit, static_argnames=("config",))
 def heard(config: IdempotentMasker, critic: PyTree, batch: Batch) -> Loss:
     """What `listen` makes smaller: 0.5 a scale where nothing is told apart."""
-    return _judged(config, critic, *map(jnp.asarray, batch), 1.0)
+    fake, real = map(jnp.asarray, batch)
+    return _judged(config, critic, fake, real, 1.0)
 
 
 def reversed_of(critic: PyTree) -> PyTree:
