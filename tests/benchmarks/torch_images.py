@@ -93,7 +93,8 @@ class Discriminator(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 1, T, F) to a map of each scale."""
         x, found = images, []
-        for n, (*halving, last) in enumerate(self.scales):
+        for n, scale in enumerate(self.scales):
+            *halving, last = scale.children()
             x = functional.avg_pool2d(x, 3, 2, 1, count_include_pad=False) if n else x
             y = x
             for layer in halving:
