@@ -19,7 +19,7 @@ from bayessep import masked_songs, shipped, song_stems, unmatched
 from bayessep.detector_release import main, sources_of
 from bayessep.masked_songs import NAME
 from bayessep.michelashvili2019 import tested
-from bayessep.michelashvili2019_rows import ALL, BLUNTER, BUDGETS, IDEAL, MIXTURE, NMF, SHARPER, Song, Work
+from bayessep.michelashvili2019_rows import ALL, BLUNTER, BUDGETS, IDEAL, MIXTURE, NMF, QUARTER, SHARPER, Song, Work
 from bayessep.michelashvili2019_tables import Results
 from bayessep.models import idempotent_masker
 from bayessep.models.idempotent_masker import Generator
@@ -33,6 +33,7 @@ ROWS = {
     SHARPER: "masks to the power 9, as in the authors' code",
     NMF: "NMF, the music's templates known",
     IDEAL: "ideal ratio mask",
+    QUARTER: QUARTER,
     MIXTURE: "the mixture",
 }
 

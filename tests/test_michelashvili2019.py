@@ -11,14 +11,14 @@ import pytest
 from bayessep import audio, data, masked_songs, masker_release, michelashvili2019, michelashvili2019_rows, singing, song_stems
 from bayessep import michelashvili2019_tables as made
 from bayessep.errors import UserError
-from bayessep.michelashvili2019_rows import ALL, EGGS_TUNED, GAN, GLO, IDEAL, MIXTURE, NMF, SHARPER, Budget
+from bayessep.michelashvili2019_rows import ALL, EGGS_TUNED, GAN, GLO, IDEAL, MIXTURE, NMF, QUARTER, SHARPER, Budget
 from bayessep.models import idempotent_masker
 from bayessep.models.idempotent_masker import LOSSES, IdempotentMasker
 from bayessep.unmatched import RATE, Recipe
 from tests.commandline import Caller
 
 TINY = IdempotentMasker(bins=48, frames=48, hop=24, channels=2, blocks=1, critic=2, layers=2, scales=1)
-RUN = (MIXTURE, IDEAL, NMF, ALL, SHARPER, EGGS_TUNED, GLO)
+RUN = (MIXTURE, QUARTER, IDEAL, NMF, ALL, SHARPER, EGGS_TUNED, GLO)
 
 
 def _tone(pitch: float, seconds: float = 0.4) -> np.ndarray:
