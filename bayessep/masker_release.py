@@ -1,4 +1,4 @@
-"""The idempotent masker that ships: how it is trained and measured, and its model card.
+"""An idempotent masker to ship: how it is trained and measured, and its model card.
 
     python -m bayessep.masker_release DATA -o bayessep/weights --work FOLDER
 

@@ -169,5 +169,8 @@ def test_findings_are_those_by_hand() -> None:
     assert not r2.holds
     low, high = results.interval(ALL, "SDR")
     assert 3.0 <= low <= 3.2 <= high <= 3.4
+    for music, holds in ((0.04, True), (0.06, False)):
+        told = made.findings(made.Results([line | {"learned": {"changed_music": music, "changed_twice": 0.01}} for line in lines]))
+        assert told[0].holds == holds and f"c by {100 * music:.1f} % and g(g(a)) from g(a) by 1.0 %" in told[0].numbers
     assert made.findings(made.Results([])) == [] and made.to_csv(made.Results([])) == "row\n"
     assert dataclasses.asdict(michelashvili2019.BUDGETS["full"])["recipe"]["preset"] == "small"
