@@ -265,7 +265,7 @@ def idempotent_masker(
             "--songs",
             metavar="N",
             show_default="0",
-            help="So often, have speech of the manifest sung over all its music, and learn from these songs too.",
+            help="So often, have speech of the manifest sung over all its music (extra train), and learn from these songs too.",
         ),
     ] = None,
     rate: Annotated[
@@ -277,7 +277,7 @@ def idempotent_masker(
             "--listening",
             metavar="N",
             show_default="-1",
-            help="Steps in which discriminators first learn alone to tell songs from music; -1: the preset's.",
+            help="Steps in which discriminators first learn alone to tell songs from music; -1: the preset's (paper has none).",
         ),
     ] = None,
     batch: Annotated[

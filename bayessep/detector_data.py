@@ -6,11 +6,12 @@ recording whole, and mixtures as paper 003 makes them (section III-A), each at o
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -64,6 +65,18 @@ def read_items(sounds: Iterable[Sound], sample_rate: int = 16000, *, pauses: boo
                 items.append(Item(name, group, np.concatenate(held).astype(np.float32)))
                 held = []
     return [item for item in items if len(item.samples) >= sample_rate // 10 and item.samples.any()]
+
+
+def about_items(items: Any) -> dict[str, Any]:
+    """What is learned from, so that a training goes on with nothing else."""
+    digest = hashlib.sha256()
+    counts: dict[str, Any] = {}
+    for what, own in items._asdict().items():
+        counts[what] = {"items": len(own), "groups": len({item.group for item in own})}
+        for item in own:
+            digest.update(f"{what} {item.name} {len(item.samples)}\n".encode())
+            digest.update(np.ascontiguousarray(item.samples).tobytes())
+    return counts | {"sha256": digest.hexdigest()}
 
 
 def mix(speech: Float[np.ndarray, " N"], music: Float[np.ndarray, " N"], smr_db: float | int) -> Float[np.ndarray, " N"]:

@@ -42,6 +42,7 @@ class Corpus(NamedTuple):
 
     sounds: Unmatched
     tested: list[Listed]
+    songs: int  # how often songs were made of speech and all music, as the recipe asks where there is speech
 
 
 def corpus(folder: Path, recipe: Recipe = Recipe()) -> Corpus:
@@ -55,14 +56,10 @@ def corpus(folder: Path, recipe: Recipe = Recipe()) -> Corpus:
     songs = song_stems.listed(folder)
     learned = [song for song in songs if song.part == "train"]
     if not learned:
-        sounds = unmatched.read_unmatched(folder, songs=recipe.songs, seed=recipe.seed)
-        groups = {song.group for song in songs} | {song.name for song in songs}
-        if (folder / "manifest.csv").exists():
-            groups |= {r.split_group for r in data.select(data.read_manifest(folder), category="stems")}
-        for item in (*sounds.mixtures, *sounds.music):
-            if item.group in groups:
-                raise UserError(f"{folder}: {item.name} is of {item.group}, which is tested with; take one of the two away.")
-        return Corpus(sounds, songs)
+        made = recipe.songs if _speaks(folder) else 0
+        sounds = unmatched.read_unmatched(folder, songs=made, seed=recipe.seed)
+        refuse_tested(folder, sounds, songs)
+        return Corpus(sounds, songs, made)
     if absent := [song.name for song in learned if not song.mixture]:
         raise UserError(f"{folder}: {absent[0]} is to be learned from, and has no file of the mixture; add mixture.wav to it.")
 
@@ -73,7 +70,26 @@ def corpus(folder: Path, recipe: Recipe = Recipe()) -> Corpus:
     tested = [song for song in songs if song.part != "train"]
     if not tested:
         raise UserError(f"{folder} has no songs to test with; those of its folder train are learned from.")
-    return Corpus(Unmatched(items(song_stems.MIXTURE), items(song_stems.ACCOMPANIMENT)), tested)
+    return Corpus(Unmatched(items(song_stems.MIXTURE), items(song_stems.ACCOMPANIMENT)), tested, 0)
+
+
+def _speaks(folder: Path) -> bool:
+    """Whether there is speech that songs can be made of."""
+    return (folder / "manifest.csv").exists() and bool(data.select(data.read_manifest(folder), category="speech"))
+
+
+def refuse_tested(folder: Path, sounds: Unmatched, songs: Sequence[Listed]) -> None:
+    """Nothing is tested with that something was learned from.
+
+    Raises:
+        UserError: a recording is of a song, or by somebody, that is tested with.
+    """
+    groups = {song.group for song in songs} | {song.name for song in songs}
+    if (folder / "manifest.csv").exists():
+        groups |= {r.split_group for r in data.select(data.read_manifest(folder), category="stems")}
+    for item in (*sounds.mixtures, *sounds.music):
+        if item.group in groups:
+            raise UserError(f"{folder}: {item.name} is of {item.group}, which is tested with; take one of the two away.")
 
 
 def run(
@@ -87,6 +103,7 @@ def run(
     own = BUDGETS[budget]
     own = dataclasses.replace(own, recipe=dataclasses.replace(own.recipe, seed=seed))
     found = corpus(recordings, own.recipe)
+    own = dataclasses.replace(own, recipe=dataclasses.replace(own.recipe, songs=found.songs))
     listed = found.tested[: own.songs or None]
     _check_setup(folder, found, listed, budget, own)
     drop_half_a_line(folder / RESULTS)

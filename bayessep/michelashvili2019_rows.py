@@ -1,6 +1,6 @@
 """The rows of paper 002's experiment: what each of them learns, and how it takes songs apart (`bayessep.michelashvili2019`).
 
-All networks are of one size, and look at the same images of the same mixtures and music, which have nothing to do with each other.
+All networks are of one size, and look at the same images of the same mixtures and music.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from bayessep import estimates, masked_songs, neural, shipped, train, unmatched
+from bayessep.detector_data import about_items
 from bayessep.masked_songs import CODE_POWER, Masker
 from bayessep.models import convolutive_nmf, egg_separation, latent_masking
 from bayessep.models.egg_separation import State as Egg
@@ -118,6 +119,7 @@ class Work:
         unmatched.check(sounds, self._config)
         self._masker = cache(self._train)
         self._images = cache(self._some_images)
+        self._about = cache(lambda: {"data": about_items(sounds)})  # so that no folder goes on with other recordings
 
     def row(self, row: str) -> tuple[Takes, dict[str, Any]]:
         """What takes the accompaniment out of songs, and what is to be said of how it learned to.
@@ -160,7 +162,7 @@ class Work:
         recipe = dataclasses.replace(self._budget.recipe, without=",".join(OFF[row]))
         # Without one loss or another, all begin with the same discriminators.
         place, first = self._place(row), self._place("listening")
-        found = unmatched.learn(recipe, self._sounds, place, first=first, progress=self._named(row))
+        found = unmatched.learn(recipe, self._sounds, place, self._about(), first=first, progress=self._named(row))
         last = found.history[-1]
         told = {name: round(last[f"validation/{name}"], 5) for name in ("changed_twice", "changed_music", "taken")}
         return found.state.generator, told

@@ -152,7 +152,8 @@ def _settled(results: Results) -> Finding | None:
     if "changed_music" not in learned:
         return None
     music, twice = (learned[f"changed_{what}"] for what in ("music", "twice"))
-    numbers = f"g(c) differs from c by {100 * music:.1f} % and g(g(a)) from g(a) by {100 * twice:.1f} %, L1 of held-out clips"
+    numbers = f"g(c) differs from c by {100 * music:.1f} % and g(g(a)) from g(a) by {100 * twice:.1f} %"
+    numbers += ", L1 of clips kept to validate with"
     return Finding("The masker changes neither music nor what it has left by 5 %", max(music, twice) < SETTLED, numbers)
 
 
@@ -188,11 +189,13 @@ def to_csv(results: Results) -> str:
 def about(results: Results, setup: Mapping[str, Any]) -> str:
     """What was run, in a paragraph."""
     seconds = setup["seconds"]
-    learned = f"{seconds['mixtures'] / 60:.0f} min of songs and {seconds['music'] / 60:.0f} min of other music"
+    learned = f"{seconds['mixtures'] / 60:.0f} min of songs and {seconds['music'] / 60:.0f} min of music"
     if times := setup["settings"]["recipe"]["songs"]:
         learned += f" (speech was sung over all of that music {times} times, and this is of the songs)"
+    listened = f", after {n} in which a discriminator listened," if (n := setup["config"]["listening"]) else ""
     return (
-        f"Singing-voice separation as in paper 002 (Michelashvili et al., 2019): the masker in {setup['steps']} steps on {learned} "
+        f"Singing-voice separation as in paper 002 (Michelashvili et al., 2019): the masker in {setup['steps']} steps{listened} on "
+        f"{learned} "
         f"(budget “{setup['budget']}”, preset {setup['preset']}), none of which it is tested on. Scores are of the vocals of "
         f"{len(results.groups)} excerpts of {len(set(results.groups.values()))} songs, in windows of 30 s every 15 s; medians over "
         "excerpts, intervals by bootstrap over songs."

@@ -1,7 +1,6 @@
 """What the verbs of networks do: detect, train detector, models. `bayessep.cli_networks` says how they are called."""
 
 import dataclasses
-import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -15,6 +14,7 @@ import numpy as np
 from bayessep import __version__, corpora, data, detection, output, segments, shipped, train
 from bayessep.commands import begin
 from bayessep.detection import Detection
+from bayessep.detector_data import about_items
 from bayessep.errors import UserError
 from bayessep.shipped import Weights
 from bayessep.terminal import Terminal, spared, to_json
@@ -270,18 +270,6 @@ def train_detector(
         return f"validation: loss {trained.loss:.4f}, {100 * scores['validation/accuracy']:.1f} % right"
 
     conclude("detector", recipe, trained, about, weights, told, folder, described, terminal)
-
-
-def about_items(items: Any) -> dict[str, Any]:
-    """What is learned from, so that a training goes on with nothing else."""
-    digest = hashlib.sha256()
-    counts: dict[str, Any] = {}
-    for what, own in items._asdict().items():
-        counts[what] = {"items": len(own), "groups": len({item.group for item in own})}
-        for item in own:
-            digest.update(f"{what} {item.name} {len(item.samples)}\n".encode())
-            digest.update(np.ascontiguousarray(item.samples).tobytes())
-    return counts | {"sha256": digest.hexdigest()}
 
 
 # --- models --------------------------------------------------------------------------------------------------------------

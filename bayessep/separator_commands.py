@@ -31,11 +31,11 @@ from bayessep import (
 )
 from bayessep.commands import begin, earlier_draws
 from bayessep.convolutive import Convolutive
-from bayessep.detector_data import Items, read_items
+from bayessep.detector_data import Items, about_items, read_items
 from bayessep.detector_training import divide, read_recipe, read_settings
 from bayessep.errors import UserError
 from bayessep.estimates import Estimator
-from bayessep.network_commands import SHARE, WEIGHTS, Processes, about_items, begin_together, conclude, licences_of
+from bayessep.network_commands import SHARE, WEIGHTS, Processes, begin_together, conclude, licences_of
 from bayessep.neural import Separator, Windowed
 from bayessep.recordings import Material
 from bayessep.separator_training import RATE, Recipe, task
@@ -164,7 +164,7 @@ def train_masker(
     recipe = read_recipe(config, given, unmatched.Recipe)
     sounds = unmatched.read_unmatched(data, songs=recipe.songs, seed=recipe.seed, redistributable=redistributable)
     described = begin(device, terminal)
-    about = {"data": about_items(sounds)}
+    about = {"data": about_items(sounds) | {"redistributable": redistributable}}
     with terminal.working() as progress:
         trained = unmatched.learn(recipe, sounds, folder, about, progress=progress)
     masker = masked_songs.Masker(recipe.config, trained.state.generator)

@@ -1,4 +1,4 @@
-"""Songs made of speech and of music: for detectors that have heard few singers.
+"""Songs made of speech and of music: for detectors that have heard few singers, and maskers that have heard few songs.
 
 A voice that sings is speech whose pitch stays where a melody puts it and whose vowels last. So speech is sung here: its pitch is
 moved to notes of a scale (by the Rubber Band library, through pedalboard of extra ``train``), with glides and vibrato, and it

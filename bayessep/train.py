@@ -149,7 +149,7 @@ def train(
             divided among the devices.
     """
     folder = Path(folder).absolute()
-    _check_config(folder, task, training)
+    claim(folder, task, training)
     across = _Devices()
     with ExitStack() as held:
         checkpoints = held.enter_context(closing(_Checkpoints(folder / CHECKPOINTS)))
@@ -318,8 +318,17 @@ class _Checkpoints:
                 raise UserError(f"{where}; make room, and call again: the epochs before it are kept.") from error
 
 
-def _check_config(folder: Path, task: Task, training: Training) -> None:
-    """Write down what is trained, or compare: a folder holds one training."""
+def begun(folder: Path) -> bool:
+    """Whether a training has come to a checkpoint there."""
+    return any((folder / CHECKPOINTS).glob("[0-9]*"))
+
+
+def claim(folder: Path, task: Task, training: Training) -> None:
+    """Write down what is trained, or compare: a folder holds one training.
+
+    Raises:
+        UserError: it holds another, or cannot be written to.
+    """
 
     def other(before: Any, now: dict[str, Any]) -> str:
         same = {"task": before["task"], "training": before["training"] | {"epochs": training.epochs}}

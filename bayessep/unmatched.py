@@ -1,8 +1,8 @@
-"""The idempotent masker on songs and on instrumental music that has nothing to do with them: its recipe, and its training.
+"""The idempotent masker on songs and on instrumental music: its recipe, and its training.
 
 Everything that is learned from is an `Unmatched`: mixtures, and music without singing. What reads a folder opens files of these two
-kinds and no others, so where vocals lie beside them, nobody looks. (Paper 002, `models.idempotent_masker`; clips are cut and
-compressed as in the authors' code.)
+kinds and no others, but for speech where songs are made of it; so where vocals lie beside them, nobody looks. (Paper 002,
+`models.idempotent_masker`; clips are cut and compressed as in the authors' code.)
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ FOLDERS = {"mixtures": "mixtures", "music": "instrumentals"}
 
 
 class Unmatched(NamedTuple):
-    """Mixtures and instrumental music at `RATE`, in one channel, in no relation to each other."""
+    """Mixtures and instrumental music at `RATE`, in one channel; which music is in a mixture, if any of it is, is not known."""
 
     mixtures: list[Item]
     music: list[Item]
@@ -73,13 +73,15 @@ def read_unmatched(folder: str | Path, *, songs: int = 0, seed: int = 0, redistr
     """
     folder = Path(folder)
 
-    def items(listed: Iterable[tuple[Path, str]]) -> list[Item]:
-        read = ((path, group, audio.read(path, mono=True, sample_rate=RATE).samples[0]) for path, group in listed)
+    def items(files: Iterable[tuple[Path, str]]) -> list[Item]:
+        read = ((path, group, audio.read(path, mono=True, sample_rate=RATE).samples[0]) for path, group in files)
         return [Item(str(path.relative_to(folder)), group, samples) for path, group, samples in read]
 
     if not (folder / "manifest.csv").exists():
         if songs:
             raise UserError(f"{folder} has no manifest.csv that lists speech, of which songs could be made; ask for none.")
+        if redistributable:
+            raise UserError(f"{folder} has no manifest.csv that names licences; only with one can some be left out.")
         if absent := [name for name in FOLDERS.values() if not (folder / name).is_dir()]:
             needed = "give a folder with a manifest.csv, or with the folders mixtures and instrumentals"
             raise UserError(f"{folder} has neither a manifest.csv nor the folder {absent[0]}; {needed}.")
@@ -210,6 +212,9 @@ class Recipe:
             raise UserError(f"batch is {self.batch}, but must be at least 1.")
         if self.songs < 0:
             raise UserError(f"songs is {self.songs}, but must be at least 0.")
+        if self.listening < -1 or self.listening > LISTENING and self.listening % LISTENING:
+            beyond = f"and a multiple of {LISTENING} above that; or -1 for the preset's"
+            raise UserError(f"listening is {self.listening}, but must be at least 0, {beyond}.")
         _ = self.config, self.training  # each checks its own numbers
 
     @property
@@ -224,6 +229,10 @@ class Recipe:
     def training(self) -> Training:
         """How long it is trained."""
         return training_of(self, patience=1, min_delta=0.0)  # neither counts where the last state is kept
+
+
+LISTENING = 500
+"""Steps of listening between validations, and checkpoints."""
 
 
 class _Images:
@@ -304,7 +313,8 @@ def listening(recipe: Recipe, sounds: Unmatched, about: Mapping[str, Any] = {}) 
         return {"loss": float(np.mean([masker_training.heard(config, state.critic, pair) for pair in images.held()]))}
 
     def batch(n: int) -> Batch:
-        return images.batch(n, masker_training.TOGETHER)
+        # As many as divide among the devices that the batches of the rest divide among.
+        return images.batch(n, recipe.batch * -(-masker_training.TOGETHER // recipe.batch))
 
     settings = settings_besides(dataclasses.replace(recipe, without="")) | {"config": asdict(config)}
     return Task(lambda key: masker_training.listening(config, key), step, batch, validate, settings | dict(about), latest=True)
@@ -326,7 +336,8 @@ def learn(
         UserError: as `task` and `train.train`.
     """
     config, heard = recipe.config, None
-    if config.listening and masker_training.critics_of(config):
+    train.claim(folder, task(recipe, sounds, about), recipe.training)
+    if config.listening and masker_training.critics_of(config) and not train.begun(folder):
         each = min(LISTENING, config.listening)
         lasting = Training(epochs=-(-config.listening // each), steps_per_epoch=each, patience=1, seed=recipe.seed)
         place = first or folder / "listening"
@@ -336,7 +347,3 @@ def learn(
 
         heard = train.train(listening(recipe, sounds, about), lasting, place, progress=named).state.critic
     return train.train(task(recipe, sounds, about, heard), recipe.training, folder, progress=progress)
-
-
-LISTENING = 500
-"""Steps of listening between validations, and checkpoints."""

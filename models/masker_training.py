@@ -43,7 +43,7 @@ from bayessep.models.waveform_separation import abstract
 
 
 class Batch(NamedTuple):
-    """All that is ever seen: mixtures, and music that has nothing to do with them. There is no place for a voice."""
+    """All that is ever seen: mixtures, and pieces of music that are not matched with them. There is no place for a voice."""
 
     mixture: Float[Array | np.ndarray, "B T F"]  # a
     music: Float[Array | np.ndarray, "B T F"]  # c
@@ -136,11 +136,11 @@ def heard(config: IdempotentMasker, critic: PyTree, batch: Batch) -> Loss:
 def reversed_of(critic: PyTree) -> PyTree:
     """One that says 1 - D: what tells mixtures from music tells music from mixtures, as d_A does while no voice is guessed."""
 
-    def turned(path: tuple[Any, ...], x: Array) -> Array:
+    def turned(path: tuple[Any, ...], x: Array | np.ndarray) -> Array:
         layer = path[2].key
         if layer < last:
             return jnp.array(x)
-        return 1 - x if path[3].key == "bias" else -x
+        return jnp.asarray(1 - x if path[3].key == "bias" else -x)
 
     last = max(path[2].key for path, _ in jax.tree.leaves_with_path(critic))
     return jax.tree.map_with_path(turned, critic)
