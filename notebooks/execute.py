@@ -17,7 +17,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
 FOLDER = Path(__file__).resolve().parent
-SECONDS_PER_NOTEBOOK = 300
+SECONDS_PER_NOTEBOOK = 600
 
 
 def execute(path: Path) -> nbformat.NotebookNode:
