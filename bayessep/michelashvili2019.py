@@ -100,10 +100,9 @@ def run(
     Raises:
         UserError: the recordings cannot be used, or the folder holds results of others, of another budget, seed or version.
     """
-    own = BUDGETS[budget]
-    own = dataclasses.replace(own, recipe=dataclasses.replace(own.recipe, seed=seed))
-    found = corpus(recordings, own.recipe)
-    own = dataclasses.replace(own, recipe=dataclasses.replace(own.recipe, songs=found.songs))
+    recipe = dataclasses.replace(BUDGETS[budget].recipe, seed=seed)
+    found = corpus(recordings, recipe)
+    own = dataclasses.replace(BUDGETS[budget], recipe=dataclasses.replace(recipe, songs=found.songs))
     listed = found.tested[: own.songs or None]
     _check_setup(folder, found, listed, budget, own)
     drop_half_a_line(folder / RESULTS)

@@ -212,7 +212,7 @@ class Work:
                 return egg_separation.init(config, key)
             return egg_separation.again(jax.tree.map(jnp.array, begun))
 
-        about = {"row": row, "round": n, "config": asdict(config), "images": [len(guesses), len(music)]}
+        about = self._about() | {"row": row, "round": n, "config": asdict(config), "images": [len(guesses), len(music)]}
         return train.Task(init, lambda *given: egg_separation.step(config, *given), batch, validate, about, latest=True)
 
     def _nmf(self) -> Takes:
@@ -267,7 +267,7 @@ class Work:
         def init(key: Key[Array, ""]) -> Made:
             return latent_masking.init(config, key, len(images), kept is not None)
 
-        about = {"row": name, "config": asdict(config), "images": len(images)}
+        about = self._about() | {"row": name, "config": asdict(config), "images": len(images)}
         # There is nothing to validate: what is made has its own latent vectors.
         made = train.Task(init, step, batch, lambda _: {"loss": 0.0}, about, latest=True)
         training = Training(epochs=1, steps_per_epoch=self._budget.glo_steps, patience=1, seed=seed)

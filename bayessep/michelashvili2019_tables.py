@@ -189,9 +189,9 @@ def to_csv(results: Results) -> str:
 def about(results: Results, setup: Mapping[str, Any]) -> str:
     """What was run, in a paragraph."""
     seconds = setup["seconds"]
-    learned = f"{seconds['mixtures'] / 60:.0f} min of songs and {seconds['music'] / 60:.0f} min of music"
-    if times := setup["settings"]["recipe"]["songs"]:
-        learned += f" (speech was sung over all of that music {times} times, and this is of the songs)"
+    times = setup["settings"]["recipe"]["songs"]
+    sung = f", among them speech sung over all the music {times} times," if times else ""
+    learned = f"{seconds['mixtures'] / 60:.0f} min of songs{sung} and {seconds['music'] / 60:.0f} min of music"
     listened = f", after {n} in which a discriminator listened," if (n := setup["config"]["listening"]) else ""
     return (
         f"Singing-voice separation as in paper 002 (Michelashvili et al., 2019): the masker in {setup['steps']} steps{listened} on "

@@ -39,6 +39,8 @@ POWER = 0.3
 """By which magnitudes are compressed."""
 SHARE = 0.05
 """Of the clips, to validate with."""
+LISTENING = 500
+"""Steps of listening between validations, and checkpoints."""
 PAIRS = 32
 """Of held clips that are validated with, at most."""
 KINDS = {"mixtures": "songs", "music": "music"}
@@ -212,9 +214,10 @@ class Recipe:
             raise UserError(f"batch is {self.batch}, but must be at least 1.")
         if self.songs < 0:
             raise UserError(f"songs is {self.songs}, but must be at least 0.")
-        if self.listening < -1 or self.listening > LISTENING and self.listening % LISTENING:
+        steps = self.listening if self.listening < -1 else self.config.listening
+        if steps < 0 or steps > LISTENING and steps % LISTENING:
             beyond = f"and a multiple of {LISTENING} above that; or -1 for the preset's"
-            raise UserError(f"listening is {self.listening}, but must be at least 0, {beyond}.")
+            raise UserError(f"listening is {steps}, but must be at least 0, {beyond}.")
         _ = self.config, self.training  # each checks its own numbers
 
     @property
@@ -229,10 +232,6 @@ class Recipe:
     def training(self) -> Training:
         """How long it is trained."""
         return training_of(self, patience=1, min_delta=0.0)  # neither counts where the last state is kept
-
-
-LISTENING = 500
-"""Steps of listening between validations, and checkpoints."""
 
 
 class _Images:
@@ -339,7 +338,7 @@ def learn(
     train.claim(folder, task(recipe, sounds, about), recipe.training)
     if config.listening and masker_training.critics_of(config) and not train.begun(folder):
         each = min(LISTENING, config.listening)
-        lasting = Training(epochs=-(-config.listening // each), steps_per_epoch=each, patience=1, seed=recipe.seed)
+        lasting = Training(epochs=config.listening // each, steps_per_epoch=each, patience=1, seed=recipe.seed)
         place = first or folder / "listening"
 
         def named(_: str, *counts: Any) -> None:
