@@ -17,6 +17,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from bayessep.errors import UserError
+from bayessep.models.recurrent import Lstm
 from bayessep.models.waveform_separation import Batch, Metrics, State, abstract, learn, started
 from bayessep.stft import Stft, istft, stft
 
@@ -67,35 +68,6 @@ PRESETS = {"paper": BlstmMask(), "small": BlstmMask(2, 160)}
 """That of paper 001, and one that two cores can train."""
 
 
-class Lstm(nnx.Module):
-    """One direction of one layer."""
-
-    def __init__(self, n_in: int, units: int, rngs: nnx.Rngs) -> None:
-        def drawn(*shape: int) -> nnx.Param:  # as most frameworks do
-            return nnx.Param(jax.random.uniform(rngs.params(), shape, minval=-(units**-0.5), maxval=units**-0.5))
-
-        self.enter, self.again, self.bias = drawn(n_in, 4 * units), drawn(units, 4 * units), drawn(4 * units)
-
-    def __call__(
-        self, x: Float[Array, "T B n"], backward: bool, valid: Bool[Array, " T"] | None = None
-    ) -> Float[Array, "T B m"]:
-        again = self.again[...]
-        # What does not depend on the frame before is one product of matrices for all frames.
-        entering = x @ self.enter[...] + self.bias[...][None, None]
-
-        def one(carried: tuple[Array, Array], now: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
-            (entered, heard), (hidden, cell) = now, carried
-            keep, forget, write, say = jnp.split(entered + hidden @ again, 4, axis=-1)
-            cell = jax.nn.sigmoid(forget) * cell + jax.nn.sigmoid(keep) * jnp.tanh(write)
-            cell = jnp.where(heard, cell, jnp.float32(0))  # a recording that is read from its end begins there
-            hidden = jnp.where(heard, jax.nn.sigmoid(say) * jnp.tanh(cell), jnp.float32(0))
-            return (hidden, cell), hidden
-
-        nothing = jnp.zeros((x.shape[1], len(again)), x.dtype)
-        every = jnp.ones(len(x), bool) if valid is None else valid
-        return lax.scan(one, (nothing, nothing), (entering, every), reverse=backward)[1]
-
-
 class Network(nnx.Module):
     """Masks of spectrograms."""
 
@@ -108,6 +80,7 @@ class Network(nnx.Module):
 
     def __call__(self, magnitude: Float[Array, "B T F"], valid: Bool[Array, " T"] | None = None) -> Float[Array, "B T F"]:
         x = magnitude.swapaxes(0, 1)
+        valid = None if valid is None else valid[:, None]
         for forward, backward in zip(self.forward, self.backward, strict=True):
             x = jnp.concatenate([forward(x, False, valid), backward(x, True, valid)], axis=-1)
         return jax.nn.sigmoid(self.linear(x)).swapaxes(0, 1)

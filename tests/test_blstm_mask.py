@@ -1,14 +1,13 @@
-"""The recurrent mask: its size, a second implementation, both directions, and that it learns."""
+"""The recurrent mask: its size, both directions, and that it learns."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from bayessep.errors import UserError
 from bayessep.models import blstm_mask
-from bayessep.models.blstm_mask import PRESETS, BlstmMask, Lstm, predict
+from bayessep.models.blstm_mask import PRESETS, BlstmMask, predict
 from bayessep.models.waveform_separation import Batch
 
 TINY = BlstmMask(layers=2, units=5, window=16, hop=4, rate=1e-2)
@@ -18,24 +17,6 @@ def test_the_papers_network_has_the_size_of_its_sentence() -> None:
     """5 layers of 320 units each way and a linear layer; frameworks with two biases in each LSTM count 12,800 more."""
     direction = sum(4 * 320 * (n + 320 + 1) for n in (201, 640, 640, 640, 640))
     assert blstm_mask.parameter_count(PRESETS["paper"]) == 2 * direction + 641 * 201 == 11_305_801
-
-
-@pytest.mark.parametrize("backward", [False, True])
-def test_a_layer_says_what_the_equations_say(backward: bool) -> None:
-    lstm = Lstm(3, 4, nnx.Rngs(0))
-    x = np.random.default_rng(0).normal(size=(6, 2, 3)).astype(np.float32)
-    enter, again, bias = (np.asarray(p[...], np.float64) for p in (lstm.enter, lstm.again, lstm.bias))
-    hidden, cell, expected = np.zeros((2, 4)), np.zeros((2, 4)), np.zeros((6, 2, 4))
-
-    def sigmoid(z: np.ndarray) -> np.ndarray:
-        return 1 / (1 + np.exp(-z))
-
-    for t in range(6)[:: -1 if backward else 1]:
-        i, f, g, o = np.split(x[t] @ enter + hidden @ again + bias, 4, axis=-1)
-        cell = sigmoid(f) * cell + sigmoid(i) * np.tanh(g)
-        hidden = sigmoid(o) * np.tanh(cell)
-        expected[t] = hidden
-    np.testing.assert_allclose(lstm(jnp.asarray(x), backward), expected, atol=1e-5)
 
 
 def test_stems_sum_to_the_mixture_and_are_heard_from_both_sides() -> None:

@@ -1,0 +1,50 @@
+"""Long short-term memory (Hochreiter, Schmidhuber, 1997): one step of it, and a layer over time."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Bool, Float, Key
+
+
+def uniform(key: Key[Array, ""], shape: tuple[int, ...], units: int) -> Float[Array, "..."]:
+    """Numbers to start with, as most frameworks draw them for a layer of so many units."""
+    return jax.random.uniform(key, shape, minval=-(units**-0.5), maxval=units**-0.5)
+
+
+def remembered(entered: Float[Array, "B n"], cell: Float[Array, "B m"]) -> tuple[Float[Array, "B m"], Float[Array, "B m"]]:
+    """One step: what is said, and the memory after it, of what enters the four gates (input, forget, new memory, output)."""
+    keep, forget, write, say = jnp.split(entered, 4, axis=-1)
+    cell = jax.nn.sigmoid(forget) * cell + jax.nn.sigmoid(keep) * jnp.tanh(write)
+    return jax.nn.sigmoid(say) * jnp.tanh(cell), cell
+
+
+class Lstm(nnx.Module):
+    """One direction of one layer."""
+
+    def __init__(self, n_in: int, units: int, rngs: nnx.Rngs) -> None:
+        def drawn(*shape: int) -> nnx.Param:
+            return nnx.Param(uniform(rngs.params(), shape, units))
+
+        self.enter, self.again, self.bias = drawn(n_in, 4 * units), drawn(units, 4 * units), drawn(4 * units)
+
+    def __call__(
+        self, x: Float[Array, "T B n"], backward: bool, valid: Bool[Array, "T b"] | None = None
+    ) -> Float[Array, "T B m"]:
+        """What is said of each frame; nothing of frames that are not valid (of each of B, or of all alike)."""
+        again = self.again[...]
+        # What does not depend on the frame before is one product of matrices for all frames.
+        entering = x @ self.enter[...] + self.bias[...][None, None]
+
+        def one(carried: tuple[Array, Array], now: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
+            (entered, heard), (hidden, cell) = now, carried
+            hidden, cell = remembered(entered + hidden @ again, cell)
+            # A recording that is read from its end begins there.
+            carried = jnp.where(heard[:, None], hidden, jnp.float32(0)), jnp.where(heard[:, None], cell, jnp.float32(0))
+            return carried, carried[0]
+
+        nothing = jnp.zeros((x.shape[1], len(again)), x.dtype)
+        every = jnp.ones((len(x), 1), bool) if valid is None else valid
+        return lax.scan(one, (nothing, nothing), (entering, every), reverse=backward)[1]
