@@ -72,12 +72,39 @@ def mel_filters(settings: Stft, sample_rate: int, bands: int) -> Float[np.ndarra
     """Triangles of equal area, equally far apart on Slaney's mel scale up to half the rate: `librosa.filters.mel`, transposed."""
     top = _hz_to_mel(np.array([sample_rate / 2]))[0]
     edges = _mel_to_hz(np.linspace(0, top, bands + 2))
+    return _triangles(settings, sample_rate, edges, 2 / (edges[2:] - edges[:-2]))
+
+
+def _triangles(
+    settings: Stft, sample_rate: int, edges: Float[np.ndarray, " n"], height: Float[np.ndarray, " M"] | float
+) -> Float[np.ndarray, "F M"]:
     hz = bin_frequencies(settings, sample_rate)[:, None]
     low, middle, high = edges[:-2], edges[1:-1], edges[2:]
     triangles = np.maximum(0, np.minimum((hz - low) / (middle - low), (high - hz) / (high - middle)))
-    filters = (triangles * (2 / (high - low))).astype(np.float32)
+    filters = (triangles * height).astype(np.float32)
     filters.setflags(write=False)  # callers share it
     return filters
+
+
+@lru_cache
+def peaked_filters(settings: Stft, sample_rate: int, bands: int) -> Float[np.ndarray, "F M"]:
+    """Triangles whose greatest value is 1, equally far apart on the mel scale of HTK up to half the rate.
+
+    Those of recognisers: ``librosa.filters.mel(htk=True, norm=None)``, transposed.
+    """
+    edges = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + sample_rate / 1400), bands + 2) / 2595) - 1)
+    return _triangles(settings, sample_rate, edges, 1.0)
+
+
+def log_mel(waveform: Float[Array, "*B N"], settings: Stft, sample_rate: int, bands: int) -> Float[Array, "*B T M"]:
+    """Natural logarithm of mel bands of magnitudes (`peaked_filters`): the acoustic features of paper 001 (section IV-B).
+
+    Gradients are finite in silence: nothing is below 1e-6 before the logarithm.
+    """
+    spectrum = stft(waveform, settings)
+    magnitude = jnp.sqrt(jnp.maximum(spectrum.real**2 + spectrum.imag**2, 1e-12))
+    filters = jnp.asarray(peaked_filters(settings, sample_rate, bands))
+    return jnp.log(jnp.maximum(jnp.matmul(magnitude, filters, precision="highest"), 1e-6))
 
 
 FLOOR = -100.0

@@ -134,6 +134,15 @@ def test_mel_bands_are_librosas(frame: int, rate: int, bands: int) -> None:
         ours[0, 0] = 1.0
 
 
+def test_log_mel_is_the_logarithm_of_librosas_bands_of_htk_and_has_gradients_in_silence() -> None:
+    x, settings = np.random.default_rng(0).standard_normal(4000).astype(np.float32), features.Stft(n_fft=400, hop=160, center=False)
+    bands = librosa.filters.mel(sr=16000, n_fft=400, n_mels=40, htk=True, norm=None)
+    expected = np.log(bands @ np.abs(librosa.stft(x, n_fft=400, hop_length=160, center=False))).T
+    np.testing.assert_allclose(features.log_mel(jnp.asarray(x), settings, 16000, 40), expected, atol=1e-4)
+    gradient = jax.grad(lambda x: features.log_mel(x, settings, 16000, 40).sum())
+    assert np.isfinite(gradient(jnp.zeros(4000))).all() and np.asarray(gradient(jnp.asarray(x))).any()
+
+
 @pytest.mark.parametrize("range_db", [40.0, 80.0])
 def test_decibels_are_librosas(range_db: float) -> None:
     power = _spectrogram() ** 4

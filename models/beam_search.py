@@ -1,0 +1,95 @@
+"""The likeliest labels of utterances, by `attention_asr`: a search that keeps the best few hypotheses (paper 001's code)."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from bayessep.models.attention_asr import END, AttentionAsr, Memory, features, graph, places
+
+MOST = 200
+"""Labels of an utterance, at most."""
+
+
+class Found(NamedTuple):
+    """The likeliest labels of each utterance."""
+
+    labels: Int[Array, "B L"]
+    count: Int[Array, " B"]  # of these labels, the last being `END` unless there was no room for it
+    log_probability: Float[Array, " B"]  # of all of them
+    probability: Float[Array, "B L"]  # of each, those before it given
+    place: Int[Array, "B L"]  # that was looked at most; places are four hops apart
+
+
+class _Beams(NamedTuple):
+    memory: Memory  # of B W hypotheses
+    labels: Int[Array, "B W L"]
+    probability: Float[Array, "B W L"]
+    place: Int[Array, "B W L"]
+    score: Float[Array, "B W"]  # best first
+    ended: Bool[Array, "B W"]
+
+
+@partial(jax.jit, static_argnames=("config", "width", "most"))
+def decode(
+    config: AttentionAsr,
+    parameters: PyTree,
+    statistics: PyTree,
+    waveform: Float[Array, "B N"],
+    samples: Int[Array, " B"],
+    width: int = 4,
+    most: int = MOST,
+) -> Found:
+    """What is said in utterances: beam search for the greatest probability of all labels; of `width` 1, the likeliest each time.
+
+    It ends where the best hypothesis of every utterance has ended, as the authors' does.
+    """
+    model = nnx.merge(graph(config), parameters, statistics)
+    count = places(config, samples)
+    encoded = model.encoder(features(config, waveform, samples), count)
+    size = len(waveform)
+    heard = model.decoder.listens(jnp.repeat(encoded, width, axis=0), jnp.repeat(count, width))
+
+    def apart(x: Array) -> Array:
+        return x.reshape(size, width, *x.shape[1:])
+
+    def chosen(x: Array, parent: Int[Array, "B W"]) -> Array:
+        return jnp.take_along_axis(x, parent.reshape(size, width, *(1,) * (x.ndim - 2)), 1)
+
+    def goes_on(carried: tuple[Int[Array, ""], _Beams]) -> Bool[Array, ""]:
+        n, beams = carried
+        return (n < most) & ~beams.ended[:, 0].all()
+
+    def one(carried: tuple[Int[Array, ""], _Beams]) -> tuple[Int[Array, ""], _Beams]:
+        n, beams = carried
+        logits, attention, glimpse = model.decoder.says(heard, beams.memory)
+        likely = jnp.where(beams.ended[..., None], only_end, apart(jax.nn.log_softmax(logits)))
+        score, best = lax.top_k((beams.score[..., None] + likely).reshape(size, -1), width)
+        parent, label = best // config.labels, best % config.labels
+
+        def followed(x: Array) -> Array:
+            return chosen(apart(x), parent).reshape(x.shape)
+
+        attention = followed(attention)
+        memory = model.decoder.told(jax.tree.map(followed, beams.memory), label.reshape(-1), attention, followed(glimpse))
+        now = label, jnp.exp(score - chosen(beams.score, parent)), apart(attention).argmax(-1).astype(jnp.int32)
+        before = (chosen(x, parent) for x in (beams.labels, beams.probability, beams.place))
+        labels, probability, place = (x.at[..., n].set(value) for x, value in zip(before, now, strict=True))
+        return n + 1, _Beams(memory, labels, probability, place, score, chosen(beams.ended, parent) | (label == END))
+
+    only_end = jnp.where(jnp.arange(config.labels) == END, jnp.float32(0), -jnp.inf)
+    nothing = jnp.full((size, width, most), END, jnp.int32)
+    alone = jnp.broadcast_to(jnp.where(jnp.arange(width) == 0, jnp.float32(0), -jnp.inf), (size, width))
+    begun = model.decoder.begin(heard)
+    beams = _Beams(begun, nothing, jnp.ones(nothing.shape), jnp.zeros_like(nothing), alone, jnp.zeros((size, width), bool))
+    n, beams = lax.while_loop(goes_on, one, (jnp.int32(0), beams))
+    labels = beams.labels[:, 0]
+    ends = labels == END
+    count = jnp.minimum(jnp.where(ends.any(1), ends.argmax(1) + 1, n), n).astype(jnp.int32)
+    return Found(labels, count, beams.score[:, 0], beams.probability[:, 0], beams.place[:, 0])
