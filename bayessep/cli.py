@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bayessep import __version__, cli_experiments, cli_export, cli_networks, cli_separators
+from bayessep import __version__, cli_experiments, cli_export, cli_networks, cli_separators, cli_transcripts
 from bayessep.errors import UserError
 from bayessep.options import (
     ORACLES,
@@ -439,10 +439,10 @@ def doctor(device: TheDevice = Device.auto, json: Json = False, quiet: Quiet = F
     raise typer.Exit(0 if document["ok"] else 1)
 
 
-cli_experiments.register(app)
-cli_networks.register(app)
+for _part in (cli_experiments, cli_networks, cli_export):
+    _part.register(app)
 cli_separators.register(cli_networks.train)
-cli_export.register(app)
+cli_transcripts.register(app, cli_networks.train)
 
 
 def main(arguments: Sequence[str] | None = None, **options: Any) -> None:

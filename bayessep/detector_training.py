@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from bayessep import detector_data, detector_scenes
-from bayessep.detector_data import Drawing, Item, Items, Pool
+from bayessep.detector_data import Drawing, Items, Pool
 from bayessep.errors import UserError
 from bayessep.features import FEATURES, Front
 from bayessep.models import speech_music_detector as detector
@@ -147,22 +147,28 @@ def read_settings(path: str | Path | None, kind: type) -> dict[str, Any]:
     return found
 
 
-def divide(items: Items, share: float, seed: int) -> tuple[Items, Items]:
+Parts = TypeVar("Parts", bound=tuple[list[Any], ...])
+
+
+def divide(items: Parts, share: float, seed: int) -> tuple[Parts, Parts]:
     """Items to learn from, and `share` of those of each class to validate with: whole split groups, as far as there are several.
+
+    Of any tuple with named fields whose items have a `group`.
 
     Raises:
         UserError: a class has a single item.
     """
     rng = np.random.default_rng(seed)
     parts = []
-    for what, own in zip(Items._fields, items, strict=True):
+    classes = cast(Any, items)._asdict().items()
+    for what, own in classes:
         if len(own) < 2:
             raise UserError(f"there is too little {what} to learn from and to validate with; give recordings of several.")
-        groups: dict[str, list[Item]] = {}
+        groups: dict[str, list[Any]] = {}
         for item in own:
             groups.setdefault(item.group, []).append(item)
         most = min(max(1, round(share * len(own))), len(own) - 1)
-        held: list[Item] = []
+        held: list[Any] = []
         for name in rng.permutation(sorted(groups)):
             if len(held) + len(groups[name]) <= most:
                 held += groups[name]
@@ -170,7 +176,8 @@ def divide(items: Items, share: float, seed: int) -> tuple[Items, Items]:
             held = own[-most:] if len(groups) == 1 else min(groups.values(), key=len)
         kept = {id(item) for item in held}
         parts.append(([item for item in own if id(item) not in kept], held))
-    return Items(*(learn for learn, _ in parts)), Items(*(held for _, held in parts))
+    learn, held = (type(items)(*of) for of in zip(*parts, strict=True))
+    return learn, held
 
 
 def task(recipe: Recipe, learn: Items, held: Items, about: Mapping[str, Any] = {}) -> Task[State, Batch]:

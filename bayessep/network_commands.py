@@ -3,7 +3,6 @@
 import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,13 +10,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from bayessep import __version__, corpora, data, detection, output, segments, shipped, train
+from bayessep import __version__, corpora, detection, listening_commands, segments, shipped, train
 from bayessep.commands import begin
 from bayessep.detection import Detection
 from bayessep.detector_data import about_items
 from bayessep.errors import UserError
 from bayessep.shipped import Weights
-from bayessep.terminal import Terminal, spared, to_json
+from bayessep.terminal import Terminal, to_json
 
 # --- detect --------------------------------------------------------------------------------------------------------------
 
@@ -25,98 +24,22 @@ ENDINGS = {"csv": ".csv", "tsv": ".tsv", "rttm": ".rttm", "textgrid": ".TextGrid
 """Of the files of each format."""
 
 
-class Task(NamedTuple):
-    """A recording, and the file that its labels go to; None is standard output."""
-
-    recording: Path
-    target: Path | None
-
-
-def tasks(recordings: Sequence[Path], place: Path | None, format: str, several: bool) -> list[Task]:
-    """What there is to do: a folder stands for the audio in it and in the folders below.
-
-    Of several recordings, `place` is a folder, else a file.
-
-    Raises:
-        UserError: a folder holds no audio, two recordings have one name, or a recording would be replaced.
-    """
-    found = data.gather(recordings)
-    planned = [Task(r, place / p.with_suffix(ENDINGS[format]) if several and place is not None else place) for r, p in found]
-    names: dict[Path | str, Path] = {}
-    for path, target in planned:
-        name = target or (path.stem if format == "rttm" else str(path))
-        if name in names:
-            raise UserError(f"{names[name]} and {path} would both be called {name}; call detect for each of them, with another -o.")
-        names[name] = path
-    targets = [task.target for task in planned if task.target is not None]
-    for target in targets:
-        _no_folder(target)
-    output.keep_inputs(Path(), map(str, targets), [path for path, _ in found])
-    return planned
-
-
 def detect(
     recordings: Sequence[Path], place: Path | None, format: str | None, weights: Path | None, device: str, terminal: Terminal
 ) -> int:
     """Label recordings one after the other; returns how many failed.
 
-    One that cannot be labelled does not stop the others, but where it is the only one.
-
     Raises:
-        UserError: as `tasks` and `detection.network_of`; a place cannot be written; or the only recording cannot be read.
+        UserError: as `listening_commands.run` and `detection.network_of`.
     """
-    if place is None and terminal.json and format not in (None, "json"):
-        raise UserError(f"--json and --format {format} would both be on standard output; leave one out, or name a place with -o.")
-    several = len(recordings) > 1 or recordings[0].is_dir()
-    if place is not None and not several:
-        _no_folder(place)
-    chosen = format or ("csv" if place is None or several else segments.format_of(place))
-    planned = tasks(recordings, place, chosen, several)
-    if place is not None:
-        _try(place if several else place.parent)
-    begin(device, terminal)
-    network = _network(weights)
-    as_json = terminal.json or (place is None and chosen == "json")
-    documents: list[dict[str, Any]] = []
-    failures: list[str] = []
-    for n, (path, target) in enumerate(planned, start=1):
-        if len(planned) > 1:
-            terminal.note(f"{n}/{len(planned)}: {path}")
-        before = len(failures)
-        with spared(path, failures.append, alone=len(planned) == 1):
-            with terminal.working() as progress:
-                document = document_of(detection.detect(path, network=network, progress=progress))
-            if target is not None:
-                text = text_of(document, chosen, path)
-                with output.draft(target.parent) as part:
-                    (part / target.name).write_text(text, encoding="utf-8", errors="replace", newline="")
-        if len(failures) > before:
-            documents.append({"path": str(path), "error": failures[-1]})
-            continue
-        documents.append({"path": str(path)} | document if several else document)
-        if not as_json:
-            whose = "# " + " ".join(str(path).split("\n")) + "\n" if several and chosen != "rttm" else ""
-            terminal.out(f"{target}\n" if target is not None else whose + text_of(document, chosen, path))
-    if as_json:
-        terminal.out(to_json(documents if several else documents[0]))
-    for failure in failures:
-        terminal.warn(f"failed: {failure}")
-    return len(failures)
 
+    def begun() -> listening_commands.Listen:
+        begin(device, terminal)
+        network = _network(weights)
+        return lambda path, progress: document_of(detection.detect(path, network=network, progress=progress))
 
-def _no_folder(target: Path) -> None:
-    if target.is_dir():
-        raise UserError(f"{target} is a folder; name a file with -o, or give several recordings.")
-
-
-class _Tried(Exception):
-    pass
-
-
-def _try(folder: Path) -> None:
-    """Find out whether a folder can be written to, and leave it as it was."""
-    with suppress(_Tried), output.draft(folder):
-        raise _Tried
+    verb = listening_commands.Listening("detect", ENDINGS, "csv", segments.format_of, begun, text_of, named=frozenset({"rttm"}))
+    return listening_commands.run(verb, recordings, place, format, terminal)
 
 
 def _network(weights: Path | None) -> detection.Network:

@@ -31,6 +31,37 @@ def is_installed() -> bool:
     return all(find_spec(name) is not None for name in ("pocketsphinx", "jiwer"))
 
 
+class Word(NamedTuple):
+    """One that was recognised."""
+
+    word: str
+    start: float  # seconds from the beginning of what was heard
+    end: float
+    confidence: float  # the recogniser's own probability that it is right
+
+
+class Pocketsphinx(NamedTuple):
+    """General English, badly: it is small, and comes with the extra ``asr``."""
+
+    sample_rate: int = RATE
+    seconds: float = 30.0
+
+    def recognise(self, speech: Float[np.ndarray, " N"]) -> list[Word]:
+        """The words in speech, lower-cased; its loudness does not matter.
+
+        Raises:
+            UserError: the recogniser is not installed.
+        """
+        if transcribe(speech) == "":
+            return []
+        decoder = _decoder()
+        frames = float(decoder.config["frate"])
+        words = [segment for segment in decoder.seg() if segment.word[0] not in "<[+"]
+        return [  # of a word that is said in several ways, the second is called so: our(2)
+            Word(s.word.split("(")[0], s.start_frame / frames, (s.end_frame + 1) / frames, min(1.0, float(s.prob))) for s in words
+        ]
+
+
 def transcribe(speech: Float[np.ndarray, " N"]) -> str:
     """The words in speech at 16 kHz, lower-cased; its loudness does not matter.
 
@@ -47,28 +78,33 @@ def transcribe(speech: Float[np.ndarray, " N"]) -> str:
     return "" if found is None else found.hypstr
 
 
-def word_errors(truth: str, found: str) -> WordErrors:
-    """Word errors between two transcripts, both normalised.
+def normalised(text: str) -> str:
+    """Words as they are compared: lower case, no punctuation but apostrophes, nothing in brackets (noises and fragments).
 
-    Lower case, no punctuation but apostrophes, nothing in brackets (noises and fragments).
+    Raises:
+        UserError: jiwer is not installed.
+    """
+    jiwer = extras.library("jiwer", "asr")
+    steps = [
+        jiwer.RemoveKaldiNonWords(),
+        jiwer.ToLowerCase(),
+        jiwer.SubstituteRegexes({r"[^\w\s']|_": " "}),
+        jiwer.RemoveMultipleSpaces(),
+        jiwer.Strip(),
+    ]
+    return jiwer.Compose(steps)(text)
+
+
+def word_errors(truth: str, found: str) -> WordErrors:
+    """Word errors between two transcripts, both `normalised`.
 
     Raises:
         UserError: jiwer is not installed, or the true transcript has no words.
     """
-    jiwer = extras.library("jiwer", "asr")
-    normalise = jiwer.Compose(
-        [
-            jiwer.RemoveKaldiNonWords(),
-            jiwer.ToLowerCase(),
-            jiwer.SubstituteRegexes({r"[^\w\s']|_": " "}),
-            jiwer.RemoveMultipleSpaces(),
-            jiwer.Strip(),
-            jiwer.ReduceToListOfListOfWords(),
-        ]
-    )
-    if not any(normalise(truth)):
+    jiwer, (truth, found) = extras.library("jiwer", "asr"), (normalised(text) for text in (truth, found))
+    if not truth:
         raise UserError("the true transcript has no words to compare with.")
-    counts = jiwer.process_words(truth, found, reference_transform=normalise, hypothesis_transform=normalise)
+    counts = jiwer.process_words(truth, found)
     errors = counts.substitutions + counts.deletions + counts.insertions
     return WordErrors(errors, counts.hits + counts.substitutions + counts.deletions)
 

@@ -128,16 +128,21 @@ JOINED = 0.3
 
 def varied(items: Items, n: int, rng: np.random.Generator) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """Stretches of speech and of music, each at a speed of its own, and some music with other music."""
+    return _played(items.speech, n, SPEEDS["speech"], rng), accompaniment(items.music, n, rng)
 
-    def played(what: str, own: Sequence[Item]) -> Float[np.ndarray, " n"]:
-        speed = SPEEDS[what] ** rng.uniform(-1, 1)
-        samples = stretch(own, int(n * speed) + 2, rng)
-        return np.interp(np.arange(n) * speed, np.arange(len(samples)), samples).astype(np.float32)
 
-    speech, music = played("speech", items.speech), played("music", items.music)
+def accompaniment(music: Sequence[Item], n: int, rng: np.random.Generator) -> Float[np.ndarray, " n"]:
+    """A stretch of music at a speed of its own, sometimes with other music."""
+    found = _played(music, n, SPEEDS["music"], rng)
     if rng.random() < JOINED:
-        music = mixed(music, played("music", items.music), rng.normal(0, 5)).sum(0)
-    return speech, music
+        found = mixed(found, _played(music, n, SPEEDS["music"], rng), rng.normal(0, 5)).sum(0)
+    return found
+
+
+def _played(own: Sequence[Item], n: int, fastest: float, rng: np.random.Generator) -> Float[np.ndarray, " n"]:
+    speed = fastest ** rng.uniform(-1, 1)
+    samples = stretch(own, int(n * speed) + 2, rng)
+    return np.interp(np.arange(n) * speed, np.arange(len(samples)), samples).astype(np.float32)
 
 
 def stretch(items: Sequence[Item], n: int, rng: np.random.Generator) -> Float[np.ndarray, " n"]:

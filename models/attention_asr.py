@@ -285,16 +285,26 @@ class Decoder(nnx.Module):
         size = len(heard.places)
         return Memory(*(jnp.zeros((size, self.units)),) * 4, jnp.zeros(heard.inside.shape))
 
-    def says(self, heard: Heard, memory: Memory) -> tuple[Float[Array, "B K"], Float[Array, "B S"], Float[Array, "B E"]]:
-        """Logits of the next label, where it looks for it, and what it sees there."""
+    def looks(self, heard: Heard, memory: Memory) -> tuple[Float[Array, "B D"], Float[Array, "B S"], Float[Array, "B E"]]:
+        """What `says` makes the next label of, where it looks for it, and what it sees there."""
         attention = self.attend(heard, memory.said, memory.attention)
         glimpse = jnp.einsum("bs,bse->be", attention, heard.places)
-        return self.out(jnp.tanh(self.of_glimpse(glimpse) + self.of_state(memory.state))), attention, glimpse
+        return jnp.tanh(self.of_glimpse(glimpse) + self.of_state(memory.state)), attention, glimpse
 
-    def told(self, memory: Memory, label: Int[Array, " B"], attention: Float[Array, "B S"], glimpse: Float[Array, "B E"]) -> Memory:
+    def says(self, looked: Float[Array, "*B D"]) -> Float[Array, "*B K"]:
+        """Logits of labels."""
+        return self.out(looked)
+
+    def embedded(self, label: Int[Array, "*B"]) -> Float[Array, "*B _"]:
+        """What `told` is told of a label."""
+        return self.embedding[...][label]
+
+    def told(
+        self, memory: Memory, embedded: Float[Array, "B _"], attention: Float[Array, "B S"], glimpse: Float[Array, "B E"]
+    ) -> Memory:
         """What is carried on once the label is known."""
         entered = jnp.concatenate([memory.said, glimpse], axis=-1) @ self.enter_said[...] + self.bias_said[...][None]
-        said, said_cell = remembered(entered + self.embedding[...][label], memory.said_cell)
+        said, said_cell = remembered(entered + embedded, memory.said_cell)
         entered = jnp.concatenate([said, memory.state, glimpse], axis=-1) @ self.enter_state[...] + self.bias_state[...][None]
         state, state_cell = remembered(entered, memory.state_cell)
         return Memory(said, said_cell, state, state_cell, attention)
@@ -313,11 +323,13 @@ class Recogniser(nnx.Module):
         heard = self.decoder.listens(self.encoder(x, count, noise), count)
 
         @jax.checkpoint  # to keep what is compared at every label would take L times the memory
-        def one(memory: Memory, label: Int[Array, " B"]) -> tuple[Memory, Float[Array, "B K"]]:
-            logits, attention, glimpse = self.decoder.says(heard, memory)
-            return self.decoder.told(memory, label, attention, glimpse), logits
+        def one(memory: Memory, embedded: Float[Array, "B _"]) -> tuple[Memory, Float[Array, "B D"]]:
+            looked, attention, glimpse = self.decoder.looks(heard, memory)
+            return self.decoder.told(memory, embedded, attention, glimpse), looked
 
-        return lax.scan(one, self.decoder.begin(heard), labels.swapaxes(0, 1))[1].swapaxes(0, 1)
+        # Labels are many: what is as large as they are stays outside of the loop, whose gradients add up at every step.
+        embedded = self.decoder.embedded(labels.swapaxes(0, 1))
+        return self.decoder.says(lax.scan(one, self.decoder.begin(heard), embedded)[1]).swapaxes(0, 1)
 
 
 @lru_cache
@@ -342,6 +354,11 @@ def init(config: AttentionAsr, key: Key[Array, ""]) -> State:
     """A recogniser that has learned nothing yet."""
     _, parameters, statistics = nnx.split(Recogniser(config, nnx.Rngs(key)), nnx.Param, nnx.BatchStat)
     return State(parameters, statistics, optimiser(config.rate, config.steps).init(parameters))
+
+
+def again(config: AttentionAsr, state: State) -> State:
+    """A recogniser that has learned something, and an optimiser that has not."""
+    return state._replace(optimiser=optimiser(config.rate, config.steps).init(state.parameters))
 
 
 def losses(

@@ -68,8 +68,8 @@ def decode(
 
     def one(carried: tuple[Int[Array, ""], _Beams]) -> tuple[Int[Array, ""], _Beams]:
         n, beams = carried
-        logits, attention, glimpse = model.decoder.says(heard, beams.memory)
-        likely = jnp.where(beams.ended[..., None], only_end, apart(jax.nn.log_softmax(logits)))
+        looked, attention, glimpse = model.decoder.looks(heard, beams.memory)
+        likely = jnp.where(beams.ended[..., None], only_end, apart(jax.nn.log_softmax(model.decoder.says(looked))))
         score, best = lax.top_k((beams.score[..., None] + likely).reshape(size, -1), width)
         parent, label = best // config.labels, best % config.labels
 
@@ -77,7 +77,8 @@ def decode(
             return chosen(apart(x), parent).reshape(x.shape)
 
         attention = followed(attention)
-        memory = model.decoder.told(jax.tree.map(followed, beams.memory), label.reshape(-1), attention, followed(glimpse))
+        embedded = model.decoder.embedded(label.reshape(-1))
+        memory = model.decoder.told(jax.tree.map(followed, beams.memory), embedded, attention, followed(glimpse))
         now = label, jnp.exp(score - chosen(beams.score, parent)), apart(attention).argmax(-1).astype(jnp.int32)
         before = (chosen(x, parent) for x in (beams.labels, beams.probability, beams.place))
         labels, probability, place = (x.at[..., n].set(value) for x, value in zip(before, now, strict=True))

@@ -1,0 +1,180 @@
+"""The verbs of recognisers, as `bayessep.cli` has them: transcribe, train attention-asr. `transcript_commands` does them."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bayessep.cli_networks import (
+    Config,
+    Coordinator,
+    Listener,
+    MinDelta,
+    Process,
+    Processes,
+    Redistributable,
+    TheSeed,
+    Trained,
+    recipe,
+)
+from bayessep.cli_separators import Average, Epochs, Falls, Patience, Preset, Rate, SnrDeviation, SnrMean, StepsPerEpoch
+from bayessep.options import Device, Json, Quiet, TheDevice
+from bayessep.terminal import Resumable, Terminal
+
+Format = StrEnum("Format", ["text", "srt", "vtt", "json"])
+
+
+def register(app: typer.Typer, train: typer.Typer) -> None:
+    """Add the verbs of this file, one of them to the verb train."""
+    app.command(cls=Listener, epilog=_TRANSCRIBE)(transcribe)
+    train.command("attention-asr", cls=Resumable, epilog=_TRAIN)(attention_asr)
+
+
+_TRANSCRIBE = """**Examples**
+
+bayessep transcribe radio.mp3
+
+bayessep transcribe radio.mp3 -o radio.srt
+
+bayessep transcribe digits.wav --weights my-recogniser/weights.safetensors
+
+bayessep transcribe recordings/ -o transcripts --format json --recogniser my_recognisers:Whisper"""
+
+
+def transcribe(
+    recordings: Annotated[
+        list[Path],
+        typer.Argument(metavar="AUDIO...", show_default=False, help="Recordings, or folders of them: wav, flac, ogg, mp3, aiff …"),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            show_default="standard output",
+            help="File for the transcript; of several recordings, a folder, which gets a file named after each.",
+        ),
+    ] = None,
+    format: Annotated[
+        Format | None,
+        typer.Option("--format", show_default="by the ending of FILE, else text", help="How the transcript is written."),
+    ] = None,
+    recogniser: Annotated[
+        str,
+        typer.Option(
+            "--recogniser",
+            metavar="NAME",
+            help="pocketsphinx (general English, extra asr), attention-asr (with --weights), or your own as MODULE:CALLABLE.",
+        ),
+    ] = "pocketsphinx",
+    weights: Annotated[
+        Path | None,
+        typer.Option("--weights", metavar="FILE", help="A recogniser that bayessep train attention-asr has made: it is used then."),
+    ] = None,
+    device: TheDevice = Device.auto,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write down what is said in a recording, with the time of every word and how sure that is.
+
+    As plain text, as captions (SRT, WebVTT), or as JSON with all words. Several recordings follow one another on standard output,
+    each after a line “# path”. One that fails is listed at the end, the others are transcribed, and the exit code is 1.
+    Pocketsphinx is small and gets many words wrong, of speech over music most of them: `bayessep clean` takes the music away first.
+    """
+    terminal = Terminal(json=json, quiet=quiet)
+    from bayessep import transcript_commands
+
+    wanted = None if format is None else str(format)
+    failed = transcript_commands.transcribe(recordings, output, wanted, recogniser, weights, device, terminal)
+    raise typer.Exit(1 if failed else 0)
+
+
+# --- train ---------------------------------------------------------------------------------------------------------------
+
+_TRAIN = """**Examples**
+
+bayessep train attention-asr --data LibriSpeech -o trained --preset paper --subwords 9515
+
+bayessep train attention-asr --data recordings -o digits --only digits --joined 6 --seconds 4 --mixture"""
+
+
+def attention_asr(
+    data: Annotated[
+        Path,
+        typer.Option("--data", metavar="DIR", show_default=False, help="Folder with a manifest.csv, or LibriSpeech."),
+    ],
+    output: Trained,
+    music: Annotated[
+        Path | None,
+        typer.Option("--music", metavar="DIR", show_default="DIR of --data", help="With --mixture: where the music is, or MUSAN."),
+    ] = None,
+    config: Config = None,
+    redistributable: Redistributable = False,
+    preset: Preset = None,
+    subwords: Annotated[
+        int | None,
+        recipe("--subwords", metavar="N", min=0, show_default="0", help="Labels of the vocabulary (byte pairs); 0: characters."),
+    ] = None,
+    only: Annotated[
+        str | None,
+        recipe("--only", metavar="WORDS", show_default="", help="Learn from what says nothing else; digits: zero to nine."),
+    ] = None,
+    joined: Annotated[
+        int | None,
+        recipe("--joined", metavar="N", min=1, show_default="1", help="Recordings of a speaker said one after another, at most."),
+    ] = None,
+    seconds: Annotated[
+        float | None,
+        recipe("--seconds", metavar="S", show_default="20.0", help="Of the longest utterance; longer recordings are left out."),
+    ] = None,
+    mixture: Annotated[
+        bool | None, recipe("--mixture/--clean", show_default="clean", help="Mix utterances with music, or leave them alone.")
+    ] = None,
+    snr_mean: SnrMean = None,
+    snr_deviation: SnrDeviation = None,
+    speed: Annotated[
+        float | None, recipe("--speed", metavar="X", show_default="1.15", help="Play speech up to so many times faster or slower.")
+    ] = None,
+    rate: Rate = None,
+    falls: Falls = None,
+    batch: Annotated[int | None, recipe("--batch", metavar="N", show_default="16", help="Utterances of a step.")] = None,
+    held: Annotated[int | None, recipe("--held", metavar="N", show_default="64", help="Utterances to validate with.")] = None,
+    epochs: Epochs = None,
+    steps_per_epoch: StepsPerEpoch = None,
+    patience: Patience = None,
+    min_delta: MinDelta = None,
+    seed: TheSeed = None,
+    average: Average = None,
+    coordinator: Coordinator = None,
+    processes: Processes = None,
+    process: Process = None,
+    device: TheDevice = Device.auto,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train the attention recogniser of paper 001 on speech with transcripts, alone or under music.
+
+    Three tenths of the speakers are held out to validate with, and the weights of the epoch that does best there are written:
+    bayessep transcribe --weights runs them. Isolated words become sentences with --joined.
+    """
+    options = dict(locals())
+    terminal = Terminal(json=json, quiet=quiet)
+    from dataclasses import fields
+
+    from bayessep import network_commands, transcript_commands
+    from bayessep.recogniser_training import Recipe
+
+    given = {f.name: options[f.name] for f in fields(Recipe) if options[f.name] is not None}
+    transcript_commands.train_recogniser(
+        output,
+        data,
+        config,
+        given,
+        music=music,
+        redistributable=redistributable,
+        together=network_commands.processes(coordinator, processes, process),
+        device=device,
+        terminal=terminal,
+    )

@@ -1,0 +1,120 @@
+"""What verbs do that say something of every recording they are given: detect, transcribe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bayessep import data, output
+from bayessep.errors import UserError
+from bayessep.terminal import Terminal, spared, to_json
+from bayessep.train import Progress
+
+Listen = Callable[[Path, Progress], dict[str, Any]]
+"""From a recording to what is said of it, as JSON has it."""
+
+
+class Listening(NamedTuple):
+    """A verb."""
+
+    name: str
+    endings: Mapping[str, str]  # of the files of each format; json is one of them
+    plain: str  # the format where none is named
+    format_of: Callable[[Path], str]  # by the ending of a file; it raises UserError
+    begin: Callable[[], Listen]  # called once, when it is known that results have a place
+    text_of: Callable[[dict[str, Any], str, Path], str]  # in a format
+    named: frozenset[str] = frozenset()  # formats whose lines name the recording, by the stem of its path
+
+
+class Task(NamedTuple):
+    """A recording, and the file that its labels go to; None is standard output."""
+
+    recording: Path
+    target: Path | None
+
+
+def tasks(verb: Listening, recordings: Sequence[Path], place: Path | None, format: str, several: bool) -> list[Task]:
+    """What there is to do: a folder stands for the audio in it and in the folders below.
+
+    Of several recordings, `place` is a folder, else a file.
+
+    Raises:
+        UserError: a folder holds no audio, two recordings have one name, or a recording would be replaced.
+    """
+    found, ending = data.gather(recordings), verb.endings[format]
+    planned = [Task(r, place / p.with_suffix(ending) if several and place is not None else place) for r, p in found]
+    names: dict[Path | str, Path] = {}
+    for path, target in planned:
+        name = target or (path.stem if format in verb.named else str(path))
+        if name in names:
+            again = f"call {verb.name} for each of them, with another -o"
+            raise UserError(f"{names[name]} and {path} would both be called {name}; {again}.")
+        names[name] = path
+    targets = [task.target for task in planned if task.target is not None]
+    for target in targets:
+        _no_folder(target)
+    output.keep_inputs(Path(), map(str, targets), [path for path, _ in found])
+    return planned
+
+
+def run(verb: Listening, recordings: Sequence[Path], place: Path | None, format: str | None, terminal: Terminal) -> int:
+    """Listen to recordings one after the other; returns how many failed.
+
+    One that cannot be listened to does not stop the others, but where it is the only one.
+
+    Raises:
+        UserError: as `tasks` and as the verb begins; a place cannot be written; or the only recording cannot be read.
+    """
+    if place is None and terminal.json and format not in (None, "json"):
+        raise UserError(f"--json and --format {format} would both be on standard output; leave one out, or name a place with -o.")
+    several = len(recordings) > 1 or recordings[0].is_dir()
+    if place is not None and not several:
+        _no_folder(place)
+    chosen = format or (verb.plain if place is None or several else verb.format_of(place))
+    planned = tasks(verb, recordings, place, chosen, several)
+    if place is not None:
+        _try(place if several else place.parent)
+    listen = verb.begin()
+    as_json = terminal.json or (place is None and chosen == "json")
+    documents: list[dict[str, Any]] = []
+    failures: list[str] = []
+    for n, (path, target) in enumerate(planned, start=1):
+        if len(planned) > 1:
+            terminal.note(f"{n}/{len(planned)}: {path}")
+        before = len(failures)
+        with spared(path, failures.append, alone=len(planned) == 1):
+            with terminal.working() as progress:
+                document = listen(path, progress)
+            if target is not None:
+                text = verb.text_of(document, chosen, path)
+                with output.draft(target.parent) as part:
+                    (part / target.name).write_text(text, encoding="utf-8", errors="replace", newline="")
+        if len(failures) > before:
+            documents.append({"path": str(path), "error": failures[-1]})
+            continue
+        documents.append({"path": str(path)} | document if several else document)
+        if not as_json:
+            whose = "# " + " ".join(str(path).split("\n")) + "\n" if several and chosen not in verb.named else ""
+            terminal.out(f"{target}\n" if target is not None else whose + verb.text_of(document, chosen, path))
+    if as_json:
+        terminal.out(to_json(documents if several else documents[0]))
+    for failure in failures:
+        terminal.warn(f"failed: {failure}")
+    return len(failures)
+
+
+def _no_folder(target: Path) -> None:
+    if target.is_dir():
+        raise UserError(f"{target} is a folder; name a file with -o, or give several recordings.")
+
+
+class _Tried(Exception):
+    pass
+
+
+def _try(folder: Path) -> None:
+    """Find out whether a folder can be written to, and leave it as it was."""
+    with suppress(_Tried), output.draft(folder):
+        raise _Tried

@@ -1,0 +1,115 @@
+"""Trained recognisers at work: weights and their vocabulary, and the recognisers that go by a name."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, PyTree
+
+from bayessep import extras, shipped, transcription, vocabulary
+from bayessep.errors import UserError
+from bayessep.models import attention_asr, beam_search
+from bayessep.models.attention_asr import AttentionAsr, State
+from bayessep.recognition import Pocketsphinx, Word
+from bayessep.shipped import Weights
+
+POCKETSPHINX, ATTENTION = "pocketsphinx", "attention-asr"
+WIDTH = 4
+"""Hypotheses that are kept (paper 001's code)."""
+
+
+class AttentionRecogniser(NamedTuple):
+    """The network of paper 001, trained."""
+
+    config: AttentionAsr
+    parameters: PyTree
+    statistics: PyTree
+    vocabulary: bytes
+    seconds: float  # of the longest utterance it was trained on
+    labels: int  # of an utterance, at most
+
+    @property
+    def sample_rate(self) -> int:
+        """Of what it hears."""
+        return self.config.sample_rate
+
+    def recognise(self, speech: Float[np.ndarray, " N"]) -> list[Word]:
+        """The words of a stretch; times are of the places that were looked at most, to some hundredths of a second."""
+        if len(speech) < self.config.shortest:
+            return []
+        size = max(len(speech), round(self.seconds * self.sample_rate))  # one program serves all
+        padded = jnp.asarray(np.pad(speech, (0, size - len(speech)))[None])
+        samples = jnp.array([len(speech)])
+        said = beam_search.decode(self.config, self.parameters, self.statistics, padded, samples, WIDTH, self.labels)
+        labels, probability, place = (np.asarray(x)[0, : int(said.count[0])] for x in (said.labels, said.probability, said.place))
+        step, rate = 4 * self.config.hop, self.sample_rate
+        return [
+            Word(
+                one.word,
+                float(place[one.first : one.last].min() * step / rate),
+                float((place[one.first : one.last].max() * step + step + self.config.window) / rate),
+                float(np.prod(probability[one.first : one.last])),
+            )
+            for one in vocabulary.spelled(self.vocabulary, labels.tolist())
+        ]
+
+
+# --- weights -------------------------------------------------------------------------------------------------------------
+
+VOCABULARY = "vocabulary"
+"""Name of its bytes among the arrays."""
+
+
+def weights_of(config: AttentionAsr, state: State, words: bytes, seconds: float, labels: int, about: Mapping[str, Any]) -> Weights:
+    """A trained recogniser as a file holds it; `about` is what its numbers were learned from."""
+    arrays = shipped.flat({"parameters": state.parameters, "statistics": state.statistics})
+    settings = {"network": ATTENTION, "config": dataclasses.asdict(config), "seconds": seconds, "labels": labels}
+    return Weights(arrays | {VOCABULARY: np.frombuffer(words, np.uint8)}, settings | dict(about))
+
+
+def recogniser_of(weights: Weights) -> AttentionRecogniser:
+    """The recogniser that weights are of.
+
+    Raises:
+        UserError: they are those of something else.
+    """
+    settings, arrays = weights.settings, dict(weights.arrays)
+    try:
+        if settings["network"] != ATTENTION:
+            raise ValueError(f"they are of {settings['network']}")
+        config = shipped.config_of(AttentionAsr, settings["config"])
+        seconds, labels = float(settings["seconds"]), int(settings["labels"])
+        if not (1 <= seconds <= 600 and 2 <= labels <= 10_000):
+            raise ValueError(f"utterances of {seconds} s and {labels} labels")
+        words = arrays.pop(VOCABULARY).astype(np.uint8).tobytes()
+        if (size := vocabulary.size_of(words)) != config.labels:
+            raise ValueError(f"a vocabulary of {size} labels for {config.labels}")
+        like: State = jax.eval_shape(lambda key: attention_asr.init(config, key), jax.random.key(0))
+        tree = shipped.numbers(Weights(arrays, settings), {"parameters": like.parameters, "statistics": like.statistics})
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"these are no weights of a recogniser ({error}); bayessep train {ATTENTION} makes some.") from None
+    return AttentionRecogniser(config, tree["parameters"], tree["statistics"], words, seconds, labels)
+
+
+def named(name: str, weights: Path | None = None) -> transcription.Recogniser:
+    """A recogniser by its name, or that of a file of weights.
+
+    Raises:
+        UserError: there is none of that name, it needs weights or has no use for them, or it is not installed.
+    """
+    if weights is not None:
+        if name not in (POCKETSPHINX, ATTENTION):  # the first is what is taken where none is named
+            raise UserError(f"--weights are of {ATTENTION}; leave them out, or --recogniser {name}.")
+        return shipped.made_of_file(weights, recogniser_of)
+    if name == ATTENTION:
+        raise UserError(f"no {ATTENTION} is installed; give --weights FILE, a file that bayessep train {ATTENTION} has written.")
+    if name != POCKETSPHINX:
+        return transcription.plugged_in(name)
+    extras.library(POCKETSPHINX, "asr")  # what is missing is said before a recording is read
+    return Pocketsphinx()

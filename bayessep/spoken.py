@@ -1,0 +1,149 @@
+"""Speech whose words are known: from a folder with a manifest, or from LibriSpeech; and utterances that are drawn from it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from bayessep import audio, corpora, data
+from bayessep.errors import UserError
+from bayessep.recognition import RATE, normalised
+
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+GAPS = (0.05, 0.35)
+"""Seconds of silence between recordings that are said one after another, and before and after all."""
+
+
+class Spoken(NamedTuple):
+    """A recording and its words."""
+
+    name: str
+    group: str  # its speaker
+    samples: Float[np.ndarray, " N"]  # one channel at `RATE`, its greatest magnitude 1
+    words: str  # `recognition.normalised`
+
+
+class Listed(NamedTuple):
+    """One of them before it is read."""
+
+    path: Path
+    group: str
+    words: str
+    licence: str = ""
+
+
+def listed(folder: str | Path, *, only: Collection[str] = (), redistributable: bool = False) -> list[Listed]:
+    """What has a transcript in a folder with manifest.csv, or in LibriSpeech as it is unpacked, sorted by path.
+
+    Args:
+        folder: as above.
+        only: words; recordings in which others are said are left out. Empty: none are.
+        redistributable: of a manifest, keep only what `corpora.may_be_redistributed`.
+
+    Raises:
+        UserError: the folder is neither, a file of it is missing or says nothing, nothing is left, or jiwer is not installed.
+    """
+    top = Path(folder)
+    if (top / "manifest.csv").exists():
+        usable = (r for r in data.read_manifest(top) if r.transcript and (not redistributable or corpora.may_be_redistributed(r)))
+        every = [Listed(r.path, r.split_group, normalised(r.transcript), r.licence) for r in usable]
+    elif redistributable:
+        raise UserError(f"{top} has no manifest.csv that names licences; only with one can some be left out.")
+    else:
+        every = list(_librispeech(top))
+    found = sorted(one for one in every if one.words and (not only or set(one.words.split()) <= set(only)))
+    if not found:
+        kind = " that may be passed on" * redistributable + f" of the words {', '.join(only)} alone" * bool(only)
+        raise UserError(f"{top} lists no speech with a transcript{kind}; add some.")
+    return found
+
+
+def _librispeech(top: Path) -> Iterator[Listed]:
+    """Of folders speaker/chapter, each with a file of transcripts: its lines name a recording and say its words."""
+    files = sorted(top.rglob("*.trans.txt"))
+    if not files:
+        raise UserError(f"{top} has neither a manifest.csv nor LibriSpeech's transcripts (*.trans.txt); give a folder that has.")
+    for file in files:
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+            name, _, words = line.partition(" ")
+            path = file.parent / f"{name}.flac"
+            if not path.is_file():
+                raise UserError(f"{file}, line {number}: {path.name} is not there; unpack the corpus again.")
+            yield Listed(path, file.parent.parent.name, normalised(words))
+
+
+def read(every: Iterable[Listed]) -> list[Spoken]:
+    """The sound of recordings.
+
+    Raises:
+        UserError: one cannot be read, or is silent.
+    """
+    return [Spoken(one.path.name, one.group, _loud(one.path), one.words) for one in every]
+
+
+def _loud(path: Path) -> Float[np.ndarray, " N"]:
+    samples = audio.read(path, mono=True, sample_rate=RATE).samples[0]
+    greatest = np.abs(samples).max(initial=0.0)
+    if not greatest:
+        raise UserError(f"{path} is silent, but its transcript has words; leave it out.")
+    return (samples / greatest).astype(np.float32)
+
+
+# --- utterances ----------------------------------------------------------------------------------------------------------
+
+
+class Utterances(NamedTuple):
+    """Several, each as long as the longest may be; behind their ends is silence."""
+
+    waveform: Float[np.ndarray, "B N"]
+    samples: Int[np.ndarray, " B"]
+    words: list[str]
+
+
+def said(
+    every: Sequence[Spoken], count: int, seconds: float, joined: int, rng: np.random.Generator, speed: float = 1.0
+) -> Utterances:
+    """Utterances of recordings that are drawn: of one speaker, up to `joined` of them, and as many as `seconds` have room for.
+
+    Each is played at a speed of its own, up to `speed` times faster or slower, as a tape is. Recordings that alone are longer than
+    that are not drawn.
+
+    Raises:
+        UserError: all of them are.
+    """
+    room, rate = round(seconds * RATE), float(RATE)
+    fit = [one for one in every if len(one.samples) * speed + 2 * GAPS[1] * rate <= room]
+    if not fit:
+        raise UserError(f"no recording is shorter than {seconds:g} s, with {2 * GAPS[1]:g} s around it; allow longer utterances.")
+    of_speaker: dict[str, list[Spoken]] = {}
+    for one in fit:
+        of_speaker.setdefault(one.group, []).append(one)
+    waveform, samples, words = np.zeros((count, room), np.float32), np.zeros(count, np.int64), []
+    for n in range(count):
+        own = of_speaker[fit[rng.integers(len(fit))].group]
+        parts, text = [_pause(rng)], []
+        for _ in range(rng.integers(1, joined + 1)):
+            one = own[rng.integers(len(own))]
+            more = [_played(one.samples, speed ** rng.uniform(-1, 1)), _pause(rng)]
+            if sum(map(len, parts + more)) > room:
+                break
+            parts += more
+            text.append(one.words)
+        whole = np.concatenate(parts)
+        waveform[n, : len(whole)], samples[n] = whole, len(whole)
+        words.append(" ".join(text))
+    return Utterances(waveform, samples, words)
+
+
+def _pause(rng: np.random.Generator) -> Float[np.ndarray, " n"]:
+    return np.zeros(round(rng.uniform(*GAPS) * RATE), np.float32)
+
+
+def _played(samples: Float[np.ndarray, " N"], speed: float) -> Float[np.ndarray, " M"]:
+    if speed == 1.0:
+        return samples
+    return np.interp(np.arange(0, len(samples) - 1, speed), np.arange(len(samples)), samples).astype(np.float32)

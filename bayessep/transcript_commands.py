@@ -1,0 +1,120 @@
+"""What the verbs of recognisers do: transcribe, train attention-asr. `bayessep.cli_transcripts` says how they are called."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from bayessep import corpora, listening_commands, recognisers, spoken, train, transcription, vocabulary
+from bayessep.commands import begin
+from bayessep.detector_data import about_items, read_items
+from bayessep.detector_training import read_recipe
+from bayessep.errors import UserError
+from bayessep.network_commands import SHARE, Processes, begin_together, conclude
+from bayessep.recogniser_training import RATE, Material, Recipe, divided, most_labels, task
+from bayessep.shipped import Weights
+from bayessep.terminal import Terminal, to_json
+from bayessep.transcription import FORMATS, Recogniser, Transcript
+
+# --- transcribe ----------------------------------------------------------------------------------------------------------
+
+
+def transcribe(
+    recordings: Sequence[Path],
+    place: Path | None,
+    format: str | None,
+    recogniser: str,
+    weights: Path | None,
+    device: str,
+    terminal: Terminal,
+) -> int:
+    """Write down what is said in recordings, one after the other; returns how many failed.
+
+    Raises:
+        UserError: as `listening_commands.run` and `recognisers.named`.
+    """
+
+    def begun() -> listening_commands.Listen:
+        begin(device, terminal)
+        chosen: Recogniser = recognisers.named(recogniser, weights)
+
+        def listen(path: Path, progress: Any) -> dict[str, Any]:
+            return transcription.document_of(transcription.transcribe(path, chosen, progress=progress))
+
+        return listen
+
+    def text(document: dict[str, Any], format: str, _: Path) -> str:
+        if format == "json":
+            return to_json(document)
+        words = [transcription.Word(**word) for word in document["words"]]
+        return transcription.text_of(Transcript(words, document["duration"]), format)
+
+    verb = listening_commands.Listening("transcribe", FORMATS, "text", _format_of, begun, text)
+    return listening_commands.run(verb, recordings, place, format, terminal)
+
+
+def _format_of(path: Path) -> str:
+    formats = {ending: name for name, ending in FORMATS.items()}
+    if (found := formats.get(path.suffix.lower())) is None:
+        known = ", ".join(formats)
+        raise UserError(f"{path}: {path.suffix or 'no ending'} is not that of a transcript; use one of {known}, or say --format.")
+    return found
+
+
+# --- train ---------------------------------------------------------------------------------------------------------------
+
+
+def train_recogniser(
+    folder: Path,
+    data: Path,
+    config: Path | None,
+    given: Mapping[str, Any],
+    *,
+    music: Path | None,
+    redistributable: bool,
+    together: Processes | None,
+    device: str,
+    terminal: Terminal,
+) -> None:
+    """Train a recogniser, or go on with a training; writes its weights. Music is of `data` where no other folder is given.
+
+    Raises:
+        UserError: as `read_recipe`, `spoken.listed`, `corpora.speech_and_music` and `train.train`; or music that is not asked for.
+        Diverged: the loss is no number any more.
+    """
+    recipe = read_recipe(config, given, Recipe)
+    if music is not None and not recipe.mixture:
+        raise UserError(f"--music {music} would not be heard: only with --mixture music is learned from.")
+    listed = spoken.listed(data, only=recipe.words, redistributable=redistributable)
+    played = []
+    if recipe.mixture:
+        of = corpora.speech_and_music(music or data, redistributable=redistributable, missing=terminal.warn)
+        played = of.music
+    described = begin_together(together, device, terminal)
+    material = Material(spoken.read(listed), read_items(played, RATE, pauses=True))
+    words = vocabulary.learned([one.words for one in material.speech], recipe.subwords)
+    said = hashlib.sha256("\n".join(one.words for one in material.speech).encode()).hexdigest()
+    about = {"data": about_items(material) | {"words": said, "redistributable": redistributable}}
+    learn, held = divided(material, SHARE, recipe.seed)
+    made = task(recipe, words, learn, held, about)
+    with terminal.working() as progress:
+        trained = train.train(made, recipe.training, folder, progress=progress)
+    if jax.process_index() > 0:
+        return
+    licences = sorted({*(one.licence for one in listed), *(sound.recording.licence for sound in played)} - {""})
+
+    def weights(settings: dict[str, Any]) -> Weights:
+        network, labels = recipe.config(vocabulary.size_of(words)), most_labels(recipe, material.speech, words)
+        facts = {"recipe": dataclasses.asdict(recipe), "licences": licences, **settings}
+        return recognisers.weights_of(network, trained.state, words, recipe.seconds, labels, facts)
+
+    def told(scores: dict[str, float]) -> str:
+        through = " at 0 dB" if recipe.mixture else ""
+        return f"validation{through}: {100 * scores['validation/right']:.1f} % of the labels are right where those before are known"
+
+    conclude(recognisers.ATTENTION, recipe, trained, about, weights, told, folder, described, terminal)

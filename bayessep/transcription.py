@@ -1,0 +1,236 @@
+"""Recordings of any length to words with times: whatever recognises a few seconds of speech can be plugged in (`Recogniser`).
+
+    class Whisper:  # as an example, with the library faster-whisper
+        sample_rate, seconds = 16000, 28.0
+
+        def __init__(self):
+            from faster_whisper import WhisperModel
+            self.model = WhisperModel("small.en")
+
+        def recognise(self, speech):
+            segments, _ = self.model.transcribe(speech, word_timestamps=True)
+            return [Word(w.word.strip(), w.start, w.end, w.probability) for s in segments for w in s.words]
+
+In a file my_recognisers.py, ``bayessep transcribe AUDIO --recogniser my_recognisers:Whisper`` calls it.
+"""
+
+from __future__ import annotations
+
+import html
+import importlib
+import math
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
+
+from bayessep import audio
+from bayessep.errors import UserError
+from bayessep.recognition import Pocketsphinx, Word
+from bayessep.separators import Progress, silent
+
+FORMATS = {"text": ".txt", "srt": ".srt", "vtt": ".vtt", "json": ".json"}
+"""Ways to write transcripts, and the endings of their files."""
+BLOCK_SECONDS = 30.0
+QUIET = 0.05
+"""Seconds over which loudness is looked at, where a recording is cut."""
+FAINT = 1e-3
+"""Of its greatest sample: a stretch in which nothing is louder than that of all of the recording holds no speech."""
+LINE, LASTING, PAUSE = 42, 6.0, 0.8
+"""Of captions: characters of a line, of which there are two at most; seconds of a caption; seconds of a pause that ends one."""
+
+
+@runtime_checkable
+class Recogniser(Protocol):
+    """What turns a stretch of speech into words."""
+
+    @property
+    def sample_rate(self) -> int:
+        """Of what it hears."""
+        ...
+
+    @property
+    def seconds(self) -> float:
+        """That it can hear at a time; longer recordings are cut where they are quiet."""
+        ...
+
+    def recognise(self, speech: Float[np.ndarray, " N"]) -> Sequence[Word]:
+        """The words of one channel, with times in seconds from its first sample."""
+        ...
+
+
+class Transcript(NamedTuple):
+    """The words of a recording."""
+
+    words: list[Word]
+    duration: float  # seconds
+
+    @property
+    def text(self) -> str:
+        """All of them, with spaces between them."""
+        return " ".join(word.word for word in self.words)
+
+
+# --- recognising ---------------------------------------------------------------------------------------------------------
+
+
+def transcribe(path: str | Path, recogniser: Recogniser | None = None, *, progress: Progress = silent) -> Transcript:
+    """The words of a recording of any length, in bounded memory.
+
+    Args:
+        path: the recording; its channels are mixed.
+        recogniser: None takes `Pocketsphinx`.
+        progress: called with "recognising", seconds done and seconds in all.
+
+    Raises:
+        UserError: as `audio.read`, or as the recogniser does.
+    """
+    recogniser = recogniser or Pocketsphinx()
+    rate, info = recogniser.sample_rate, audio.probe(path)
+    most = max(1, round(info.frames / info.sample_rate))
+    blocks = (block.samples[0] for block in audio.blocks(path, BLOCK_SECONDS, sample_rate=rate, mono=True))
+    words: list[Word] = []
+    begin = 0
+    loudest = 0.0
+    for piece in pieces(blocks, round(recogniser.seconds * rate), rate):
+        loudest = max(loudest, float(np.abs(piece).max(initial=0.0)))
+        if np.abs(piece).max(initial=0.0) > FAINT * loudest:
+            words += heard(recogniser, piece, begin / rate)
+        begin += len(piece)
+        progress("recognising", min(most, round(begin / rate)), most, float("nan"))
+    return Transcript(words, begin / rate)
+
+
+def transcribe_samples(samples: Float[np.ndarray, " N"], recogniser: Recogniser | None = None) -> Transcript:
+    """The same of one channel at the sample rate of the recogniser.
+
+    Raises:
+        UserError: a sample is no number, or as the recogniser does.
+    """
+    recogniser = recogniser or Pocketsphinx()
+    if not np.isfinite(samples).all():
+        raise UserError("the waveform holds a NaN or infinite sample; leave it out.")
+    words, begin, rate = [], 0, recogniser.sample_rate
+    for piece in pieces([np.asarray(samples, np.float32)], round(recogniser.seconds * rate), rate):
+        if piece.any():
+            words += heard(recogniser, piece, begin / rate)
+        begin += len(piece)
+    return Transcript(words, len(samples) / rate)
+
+
+def heard(recogniser: Recogniser, piece: Float[np.ndarray, " n"], begin: float) -> list[Word]:
+    """The words of a stretch that begins there, none of them outside of it, each after the one before.
+
+    Raises:
+        UserError: the recogniser returns no words, or one whose numbers are none.
+    """
+    end, last, found = begin + len(piece) / recogniser.sample_rate, begin, []
+    for word in recogniser.recognise(piece):
+        try:
+            said = Word(str(word.word), float(word.start), float(word.end), float(word.confidence))
+        except (AttributeError, TypeError, ValueError):
+            raise UserError(f"the recogniser says {word!r}, which is no word with start, end and confidence.") from None
+        if not all(map(math.isfinite, said[1:])):
+            raise UserError(f"the recogniser says {said.word!r} from {said.start} to {said.end}, which are no times.")
+        if text := said.word.strip():
+            start = min(max(begin + said.start, last), end)
+            last = min(max(begin + said.end, start), end)
+            found.append(Word(text, start, last, min(max(said.confidence, 0.0), 1.0)))
+    return found
+
+
+def pieces(blocks: Iterable[Float[np.ndarray, " n"]], most: int, sample_rate: int) -> Iterator[Float[np.ndarray, " n"]]:
+    """A recording that comes in blocks, in pieces of so many samples at most, cut in the last half of them where it is quietest."""
+    held, size = np.zeros(0, np.float32), max(1, round(QUIET * sample_rate))
+    for block in blocks:
+        held = np.concatenate([held, block])
+        while len(held) > most:
+            late = held[most // 2 : most]
+            powers = np.square(late[: len(late) // size * size].reshape(-1, size)).mean(-1)
+            # The last of those that are equally quiet, so that pieces of silence are long.
+            cut = most if not len(powers) else most // 2 + (len(powers) - 1 - int(powers[::-1].argmin())) * size + size // 2
+            yield held[:cut]
+            held = held[cut:]
+    if len(held):
+        yield held
+
+
+# --- choosing one --------------------------------------------------------------------------------------------------------
+
+
+def plugged_in(name: str) -> Recogniser:
+    """What a module outside of this project makes: ``module:callable``, looked for in the working folder, too.
+
+    Raises:
+        UserError: there is none, or what it makes is no `Recogniser`.
+    """
+    module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise UserError(f"recogniser {name!r} is neither one of this project nor MODULE:CALLABLE.")
+    sys.path.insert(0, "")
+    try:
+        made: Any = getattr(importlib.import_module(module), attribute)()
+    except Exception as error:  # whatever the code of others raises
+        raise UserError(f"recogniser {name} cannot be made ({type(error).__name__}: {error}).") from error
+    finally:
+        sys.path.remove("")
+    if not isinstance(made, Recogniser):
+        raise UserError(f"{name} made {type(made).__name__}, which lacks one of sample_rate, seconds and recognise.")
+    return made
+
+
+# --- writing -------------------------------------------------------------------------------------------------------------
+
+
+class Caption(NamedTuple):
+    """A line or two that are read at once."""
+
+    start: float
+    end: float
+    lines: list[str]
+
+
+def captions(words: Sequence[Word]) -> list[Caption]:
+    """Words in captions: two lines of `LINE` characters, `LASTING` seconds, and no pause of `PAUSE` at most."""
+    found: list[Caption] = []
+    for word in words:
+        last = found[-1] if found else None
+        joined = last is not None and word.start - last.end < PAUSE and word.end - last.start <= LASTING
+        if last is not None and joined and len(last.lines[-1]) + 1 + len(word.word) <= LINE:
+            found[-1] = Caption(last.start, word.end, [*last.lines[:-1], f"{last.lines[-1]} {word.word}"])
+        elif last is not None and joined and len(last.lines) < 2:
+            found[-1] = Caption(last.start, word.end, [*last.lines, word.word])
+        else:
+            found.append(Caption(word.start, word.end, [word.word]))
+    return found
+
+
+def text_of(transcript: Transcript, format: str) -> str:
+    """A transcript in one of `FORMATS` but JSON, which is `document_of`."""
+    if format == "text":
+        return "".join(" ".join(caption.lines) + "\n" for caption in captions(transcript.words))
+    plain, comma = format == "srt", "," if format == "srt" else "."
+    blocks = []
+    for n, caption in enumerate(captions(transcript.words), start=1):
+        lines = "\n".join(caption.lines)
+        times = f"{_clock(caption.start, comma)} --> {_clock(caption.end, comma)}"
+        # WebVTT has tags and entities, SubRip has none.
+        blocks.append(f"{n}\n{times}\n{lines}\n" if plain else f"{times}\n{html.escape(lines, quote=False)}\n")
+    return ("" if plain else "WEBVTT\n\n") + "\n".join(blocks)
+
+
+def _clock(seconds: float, comma: str) -> str:
+    whole = round(1000 * seconds)
+    return f"{whole // 3_600_000:02}:{whole // 60_000 % 60:02}:{whole // 1000 % 60:02}{comma}{whole % 1000:03}"
+
+
+def document_of(transcript: Transcript) -> dict[str, Any]:
+    """In JSON: times in seconds to the millisecond, confidence to four digits."""
+    words = [
+        {"word": w.word, "start": round(w.start, 3), "end": round(w.end, 3), "confidence": round(w.confidence, 4)}
+        for w in transcript.words
+    ]
+    return {"text": transcript.text, "words": words, "duration": round(transcript.duration, 6)}

@@ -1,0 +1,171 @@
+"""Recordings to words: pieces, captions, and recognisers that are plugged in."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bayessep import transcription
+from bayessep.errors import UserError
+from bayessep.recognition import Word
+from bayessep.transcription import Transcript, captions, pieces, plugged_in, text_of, transcribe, transcribe_samples
+from tests.commandline import Caller, files, save
+
+HEARD = '''
+from bayessep.recognition import Word
+import numpy as np
+
+class Ones:
+    """Says a word for every stretch of ones that it hears."""
+
+    sample_rate, seconds = 8000, 2.0
+
+    def recognise(self, speech):
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], speech > 0.1, [0]]).astype(int))).reshape(-1, 2)
+        return [Word("ha", a / 8000, b / 8000, 0.5) for a, b in edges]
+
+class Nothing:
+    pass
+'''
+
+
+@pytest.fixture
+def ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, with a module of recognisers."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / f"mine_{tmp_path.name}.py").write_text(HEARD)
+    return tmp_path
+
+
+def _name(folder: Path, attribute: str = "Ones") -> str:
+    return f"mine_{folder.name}:{attribute}"
+
+
+def _claps(seconds: float = 9.0) -> np.ndarray:
+    """Half a second of ones every second, with a faint sound between."""
+    at = np.arange(round(8000 * seconds)) / 8000
+    return np.where((at % 1 > 0.25) & (at % 1 < 0.75), 0.5, 0.01).astype(np.float32)
+
+
+# --- pieces --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", [700, 10_000, 10**6])
+def test_pieces_are_the_recording_and_are_cut_where_it_is_quiet(block: int) -> None:
+    x = _claps()
+    found = list(pieces((x[n : n + block] for n in range(0, len(x), block)), 16_000, 8000))
+    np.testing.assert_array_equal(np.concatenate(found), x)
+    assert max(map(len, found)) <= 16_000 and min(map(len, found[:-1])) >= 8000
+    assert all(piece[-1] < 0.1 for piece in found)
+
+
+def test_a_recording_without_quiet_places_is_cut_all_the_same() -> None:
+    assert sum(len(piece) for piece in pieces([np.ones(1000, np.float32)], 10, 8000)) == 1000
+    assert list(pieces([], 10, 8000)) == []
+
+
+def test_words_have_their_places_in_the_whole(ones: Path) -> None:
+    found = transcribe_samples(_claps(), plugged_in(_name(ones)))
+    assert [round(word.start, 2) for word in found.words] == [n + 0.25 for n in range(9)]
+    assert [round(word.end, 2) for word in found.words] == [n + 0.75 for n in range(9)]
+    assert found.text == " ".join(["ha"] * 9) and found.duration == 9
+    streamed = transcribe(save(ones / "claps.wav", _claps(), rate=8000), plugged_in(_name(ones)))
+    np.testing.assert_allclose([w[1:] for w in streamed.words], [w[1:] for w in found.words], atol=1e-6)
+
+
+def test_silence_has_no_words(ones: Path) -> None:
+    assert transcribe_samples(np.zeros(8000, np.float32), plugged_in(_name(ones))).words == []
+    with pytest.raises(UserError, match="NaN"):
+        transcribe_samples(np.full(8000, np.nan, np.float32), plugged_in(_name(ones)))
+
+
+class _Says:
+    sample_rate, seconds = 8000, 10.0
+
+    def __init__(self, *words: object) -> None:
+        self.words = words
+
+    def recognise(self, speech: np.ndarray) -> tuple[object, ...]:
+        return self.words
+
+
+def test_times_stay_inside_and_in_order() -> None:
+    said = _Says(Word(" a ", -1.0, 0.5, 2.0), Word("b", 0.25, 0.4, 0.5), Word(" ", 0.5, 0.6, 0.5), Word("c", 0.9, 7.0, -1.0))
+    found = transcribe_samples(np.ones(8000, np.float32), said)
+    assert found.words == [Word("a", 0.0, 0.5, 1.0), Word("b", 0.5, 0.5, 0.5), Word("c", 0.9, 1.0, 0.0)]
+
+
+@pytest.mark.parametrize("said", ["word", Word("a", float("nan"), 1.0, 1.0), Word("a", 0.0, 1.0, None)])  # type: ignore
+def test_what_is_no_word_is_refused(said: object) -> None:
+    with pytest.raises(UserError, match="the recogniser says"):
+        transcribe_samples(np.ones(8000, np.float32), _Says(said))
+
+
+# --- writing -------------------------------------------------------------------------------------------------------------
+
+
+def test_captions_are_short_in_time_and_on_the_page() -> None:
+    words = [Word("word" * (1 + n % 3), 0.5 * n, 0.5 * n + 0.4, 1.0) for n in range(60)]
+    words += [Word("later", 40.0, 40.5, 1.0), Word("<b>&", 40.6, 3700.25, 1.0)]
+    found = captions(words)
+    assert " ".join(" ".join(one.lines) for one in found) == Transcript(words, 4000.0).text
+    for one in found[:-1]:
+        assert len(one.lines) <= 2 and max(map(len, one.lines)) <= transcription.LINE
+        assert one.end - one.start <= transcription.LASTING
+    assert found[-2].lines[0] == "later"
+    written = text_of(Transcript(words, 4000.0), "srt")
+    assert written.startswith("1\n00:00:00,000 --> ") and "--> 01:01:40,250\n<b>&\n" in written
+    assert written.count("\n\n") == len(found) - 1
+    web = text_of(Transcript(words, 4000.0), "vtt")
+    assert web.startswith("WEBVTT\n\n00:00:00.000 --> ") and "&lt;b&gt;&amp;" in web
+    assert text_of(Transcript([], 1.0), "vtt") == "WEBVTT\n\n" and text_of(Transcript([], 1.0), "text") == ""
+
+
+# --- the verb ------------------------------------------------------------------------------------------------------------
+
+
+def test_every_format_has_the_same_words(call: Caller, ones: Path) -> None:
+    save(ones / "claps.wav", _claps(), rate=8000)
+    using = ("--recogniser", _name(ones))
+    document = json.loads(call.succeeded("transcribe", "claps.wav", "--json", *using))
+    assert document["text"] == " ".join(["ha"] * 9) and document["duration"] == 9
+    assert document["words"][1] == {"word": "ha", "start": 1.25, "end": 1.75, "confidence": 0.5}
+    for ending, format in ((".txt", "text"), (".srt", "srt"), (".vtt", "vtt"), (".json", "json")):
+        assert call.succeeded("transcribe", "claps.wav", "-o", f"said{ending}", *using) == f"said{ending}\n"
+        assert call.succeeded("transcribe", "claps.wav", "--format", format, *using) == (ones / f"said{ending}").read_text()
+    assert json.loads((ones / "said.json").read_text()) == document
+
+
+def test_several_recordings_are_transcribed_though_one_fails(call: Caller, ones: Path) -> None:
+    (ones / "in").mkdir()
+    save(ones / "in" / "b.wav", _claps(2.0), rate=8000)
+    (ones / "in" / "a.wav").write_bytes(b"no sound")
+    outcome = call("transcribe", "in", "-o", "out", "--recogniser", _name(ones))
+    assert outcome.code == 1 and "failed: in/a.wav" in outcome.err.replace("\\", "/")
+    assert [path.name for path in files(ones / "out")] == ["b.txt"]
+    assert (ones / "out" / "b.txt").read_text() == "ha ha\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--recogniser", "whisper"), "neither one of this project nor MODULE:CALLABLE"),
+        (("--recogniser", "no_such_module:Thing"), "cannot be made (ModuleNotFoundError"),
+        (("--recogniser", "attention-asr"), "--weights FILE"),
+        (("--recogniser", "json:dumps"), "cannot be made (TypeError"),
+        (("--recogniser", "json:JSONDecoder"), "lacks one of sample_rate"),
+        (("-o", "said.doc"), "is not that of a transcript"),
+        (("--weights", "claps.wav"), "holds no weights"),
+        (("--weights", "claps.wav", "--recogniser", "json:JSONDecoder"), "--weights are of attention-asr"),
+    ],
+)
+def test_bad_choices_are_refused(call: Caller, ones: Path, arguments: tuple[str, ...], says: str) -> None:
+    save(ones / "claps.wav", _claps(1.0), rate=8000)
+    assert says in call.refused("transcribe", "claps.wav", *arguments)
+
+
+def test_pocketsphinx_is_what_is_taken_where_nothing_else_is_said(ones: Path) -> None:
+    pytest.importorskip("pocketsphinx", reason="pocketsphinx is not installed")
+    found = transcribe(save(ones / "claps.wav", _claps(2.0), rate=8000))
+    assert found.duration == 2 and all(0 <= word.start <= word.end <= 2 and 0 <= word.confidence <= 1 for word in found.words)
