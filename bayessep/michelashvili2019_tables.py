@@ -118,6 +118,12 @@ def _of(results: Results, row: str, *paper: float) -> list[str]:
     return [row, *(_said(results, row, measure) for measure in MEASURES), *(cell(value, 1) for value in paper)]
 
 
+def _changed(results: Results, row: str) -> list[str]:
+    """What g changes of music and of what it has left, in hundredths (`masker_training.measure`)."""
+    learned = next(line["learned"] for line in results.lines if line["row"] == row)
+    return [cell(100 * learned.get(f"changed_{what}", float("nan")), 1) for what in ("music", "twice")]
+
+
 _HEAD = ["", *MEASURES]
 
 
@@ -128,11 +134,12 @@ def tables(results: Results) -> list[Table]:
     first = [_of(results, row, PAPER_1.get(row, nothing)) for row in shown if results.has(row)]
     second = [_of(results, row, *PAPER_2.get(row, (nothing, nothing))) for row in (*SUPERVISED, ALL) if results.has(row)]
     second += [[name, "–", "–", "–", *(cell(v, 1) for v in values)] for name, values in PAPER_2.items() if name != ALL]
-    third = [_of(results, row, *PAPER_3[row]) for row in (ALL, *ABLATED) if results.has(row)]
+    third = [_of(results, row, *PAPER_3[row]) + _changed(results, row) for row in (ALL, *ABLATED) if results.has(row)]
+    third_head = [*_HEAD, "paper, SDR", "paper, SIR", "g(c) from c, %", "g(g(a)) from g(a), %"]
     return [
         Table("Methods that are shown no vocals (Table 1)", [*_HEAD, "paper, SDR"], first),
         Table("Methods that learn from voices, ours from speech (Table 2)", [*_HEAD, "paper, SDR", "paper, SIR"], second),
-        Table("Without some of the losses (Table 3)", [*_HEAD, "paper, SDR", "paper, SIR"], third),
+        Table("Without some of the losses (Table 3)", third_head, third),
     ]
 
 
