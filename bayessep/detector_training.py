@@ -176,8 +176,8 @@ def divide(items: Parts, share: float, seed: int) -> tuple[Parts, Parts]:
             held = own[-most:] if len(groups) == 1 else min(groups.values(), key=len)
         kept = {id(item) for item in held}
         parts.append(([item for item in own if id(item) not in kept], held))
-    learn, held = (type(items)(*of) for of in zip(*parts, strict=True))
-    return learn, held
+    made = cast(Any, type(items))
+    return made(*(learn for learn, _ in parts)), made(*(held for _, held in parts))
 
 
 def task(recipe: Recipe, learn: Items, held: Items, about: Mapping[str, Any] = {}) -> Task[State, Batch]:

@@ -47,7 +47,7 @@ class AttentionRecogniser(NamedTuple):
         padded = jnp.asarray(np.pad(speech, (0, size - len(speech)))[None])
         samples = jnp.array([len(speech)])
         said = beam_search.decode(self.config, self.parameters, self.statistics, padded, samples, WIDTH, self.labels)
-        labels, probability, place = (np.asarray(x)[0, : int(said.count[0])] for x in (said.labels, said.probability, said.place))
+        labels, probability, place = (np.asarray(x)[0, : int(said.length[0])] for x in (said.labels, said.probability, said.place))
         step, rate = 4 * self.config.hop, self.sample_rate
         return [
             Word(

@@ -123,7 +123,7 @@ class Batch(NamedTuple):
     waveform: Float[Array | np.ndarray, "B N"]
     samples: Int[Array | np.ndarray, " B"]  # of each that are speech
     labels: Int[Array | np.ndarray, "B L"]  # `BEGIN`, …, `END`
-    count: Int[Array | np.ndarray, " B"]  # of these labels
+    length: Int[Array | np.ndarray, " B"]  # of these labels
 
 
 class State(NamedTuple):
@@ -282,8 +282,8 @@ class Decoder(nnx.Module):
 
     def begin(self, heard: Heard) -> Memory:
         """Nothing was said and nowhere was looked."""
-        size = len(heard.places)
-        return Memory(*(jnp.zeros((size, self.units)),) * 4, jnp.zeros(heard.inside.shape))
+        nothing = jnp.zeros((len(heard.places), self.units))
+        return Memory(nothing, nothing, nothing, nothing, jnp.zeros(heard.inside.shape))
 
     def looks(self, heard: Heard, memory: Memory) -> tuple[Float[Array, "B D"], Float[Array, "B S"], Float[Array, "B E"]]:
         """What `says` makes the next label of, where it looks for it, and what it sees there."""
@@ -334,7 +334,8 @@ class Recogniser(nnx.Module):
 
 @lru_cache
 def _split(config: AttentionAsr) -> tuple[nnx.GraphDef, PyTree, PyTree]:
-    return nnx.split(nnx.eval_shape(lambda: Recogniser(config, nnx.Rngs(0))), nnx.Param, nnx.BatchStat)
+    graph, parameters, statistics = nnx.split(nnx.eval_shape(lambda: Recogniser(config, nnx.Rngs(0))), nnx.Param, nnx.BatchStat)
+    return graph, parameters, statistics
 
 
 def graph(config: AttentionAsr) -> nnx.GraphDef:
@@ -369,15 +370,15 @@ def losses(
     With a key as while training; without, as at work.
     """
     model = nnx.merge(graph(config), parameters, statistics, copy=True)
-    labels, count = jnp.asarray(batch.labels), jnp.asarray(batch.count)
+    labels, length = jnp.asarray(batch.labels), jnp.asarray(batch.length)
     samples = jnp.asarray(batch.samples)
     x = features(config, jnp.asarray(batch.waveform), samples)
     said = model(x, places(config, samples), labels, None if key is None else nnx.Rngs(key))
     likely = jax.nn.log_softmax(said)
     true = jnp.take_along_axis(likely, labels[..., None], -1)[..., 0]
     others = (likely.sum(-1) - true) / (config.labels - 1)
-    inside = within(labels.shape[1], count)
-    number = jnp.maximum(count.sum(), 1).astype(likely.dtype)
+    inside = within(labels.shape[1], length)
+    number = jnp.maximum(length.sum(), 1).astype(likely.dtype)
     loss = -jnp.where(inside, (1 - config.smoothing) * true + config.smoothing * others, jnp.float32(0)).sum()
     right = (inside & (said.argmax(-1) == labels)).sum().astype(likely.dtype) / number
     return Metrics(loss, -jnp.where(inside, true, jnp.float32(0)).sum() / number, right), nnx.state(model, nnx.BatchStat)

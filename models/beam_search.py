@@ -21,7 +21,7 @@ class Found(NamedTuple):
     """The likeliest labels of each utterance."""
 
     labels: Int[Array, "B L"]
-    count: Int[Array, " B"]  # of these labels, the last being `END` unless there was no room for it
+    length: Int[Array, " B"]  # of these labels, the last being `END` unless there was no room for it
     log_probability: Float[Array, " B"]  # of all of them
     probability: Float[Array, "B L"]  # of each, those before it given
     place: Int[Array, "B L"]  # that was looked at most; places are four hops apart
@@ -92,5 +92,5 @@ def decode(
     n, beams = lax.while_loop(goes_on, one, (jnp.int32(0), beams))
     labels = beams.labels[:, 0]
     ends = labels == END
-    count = jnp.minimum(jnp.where(ends.any(1), ends.argmax(1) + 1, n), n).astype(jnp.int32)
-    return Found(labels, count, beams.score[:, 0], beams.probability[:, 0], beams.place[:, 0])
+    length = jnp.minimum(jnp.where(ends.any(1), ends.argmax(1) + 1, n), n).astype(jnp.int32)
+    return Found(labels, length, beams.score[:, 0], beams.probability[:, 0], beams.place[:, 0])

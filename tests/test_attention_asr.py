@@ -65,7 +65,7 @@ def test_padding_and_company_change_nothing(state: State, training: bool) -> Non
     longer = np.pad(np.asarray(batch.waveform), ((0, 0), (0, 77)), constant_values=9)
     longer[1, 101:] = -9
     labels = np.pad(np.asarray(batch.labels), ((0, 0), (0, 3)), constant_values=2)
-    padded = Batch(longer, batch.samples, labels, batch.count)
+    padded = Batch(longer, batch.samples, labels, batch.length)
 
     def loss(parameters: object, of: Batch) -> tuple[jax.Array, object]:
         found, statistics = asr.losses(config, parameters, state.statistics, of, key)
@@ -125,7 +125,7 @@ def test_a_search_of_all_hypotheses_finds_the_likeliest_of_them(state: State) ->
         best = max(chances, key=chances.get)
         heard = jnp.asarray(batch.waveform[:1]), jnp.asarray(batch.samples[:1])
         found = decode(TINY, state.parameters, state.statistics, *heard, 64, 3)
-        assert tuple(np.asarray(found.labels[0, : int(found.count[0])]).tolist()) == best
+        assert tuple(np.asarray(found.labels[0, : int(found.length[0])]).tolist()) == best
         assert float(found.log_probability[0]) == pytest.approx(chances[best], abs=1e-4)
         assert float(jnp.log(found.probability[0, : len(best)]).sum()) == pytest.approx(chances[best], abs=1e-4)
 
@@ -134,7 +134,7 @@ def test_a_search_of_one_takes_the_likeliest_label_each_time(state: State) -> No
     batch = _batch(1)
     found = decode(TINY, state.parameters, state.statistics, jnp.asarray(batch.waveform), jnp.asarray(batch.samples), 1, 6)
     said: tuple[int, ...] = ()
-    for _ in range(int(found.count[0])):
+    for _ in range(int(found.length[0])):
         said += (int(np.argmax(_log_probabilities(state, batch, [(*said, label) for label in range(4)]))),)
     assert said == tuple(np.asarray(found.labels[0, : len(said)]).tolist())
     count = places(TINY, jnp.asarray(batch.samples))
@@ -150,8 +150,8 @@ def test_what_is_found_does_not_depend_on_padding(state: State, width: int) -> N
     for k in range(2):
         x = jnp.asarray(batch.waveform[k : k + 1, : int(samples[k])])
         alone = decode(TINY, state.parameters, state.statistics, x, samples[k : k + 1], width, 8)
-        n = int(alone.count[0])
-        assert n == int(both.count[k])
+        n = int(alone.length[0])
+        assert n == int(both.length[k])
         np.testing.assert_array_equal(both.labels[k, :n], alone.labels[0, :n])
         np.testing.assert_array_equal(both.place[k, :n], alone.place[0, :n])
         np.testing.assert_allclose(both.log_probability[k], alone.log_probability[0], **EXACT)
@@ -164,7 +164,7 @@ def test_the_loss_is_the_smoothed_cross_entropy_of_all_labels(state: State) -> N
     said = model(features(TINY, jnp.asarray(batch.waveform), samples), places(TINY, samples), jnp.asarray(batch.labels))
     likely = np.asarray(jax.nn.log_softmax(said), np.float64)
     expected = 0.0
-    for n, count in enumerate(batch.count):
+    for n, count in enumerate(batch.length):
         for k, label in enumerate(batch.labels[n][:count]):
             truth = np.full(4, 0.1 / 3)
             truth[label] = 0.9

@@ -77,7 +77,7 @@ def test_batches_depend_on_their_number_alone_and_have_room_for_all_labels() -> 
     np.testing.assert_array_equal(one.waveform, same.waveform)
     assert not np.array_equal(one.waveform, other.waveform)
     assert one.labels.shape == (4, most_labels(recipe, learn.speech, words)) == (4, 2 + 3 * 6)
-    for labels, count in zip(one.labels, one.count, strict=True):
+    for labels, count in zip(one.labels, one.length, strict=True):
         assert labels[0] == BEGIN and labels[count - 1] == END and (labels[count:] == END).all()
     with pytest.raises(UserError, match=r"an utterance has \d+ labels, but 4"):
         recogniser_training.batch_of(drawn(recipe, learn, 4, lambda _: 0.0, np.random.default_rng(0))[0], words, 4)
