@@ -92,7 +92,7 @@ def normalised(text: str) -> str:
         jiwer.RemoveMultipleSpaces(),
         jiwer.Strip(),
     ]
-    return jiwer.Compose(steps)(text)
+    return " ".join(jiwer.Compose(steps)(text).split())
 
 
 def word_errors(truth: str, found: str) -> WordErrors:

@@ -68,8 +68,14 @@ def _librispeech(top: Path) -> Iterator[Listed]:
     if not files:
         raise UserError(f"{top} has neither a manifest.csv nor LibriSpeech's transcripts (*.trans.txt); give a folder that has.")
     for file in files:
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-            name, _, words = line.partition(" ")
+        try:
+            lines = file.read_text(encoding="utf-8").split("\n")
+        except (OSError, UnicodeError) as error:
+            raise UserError(f"{file} cannot be read ({error}); unpack the corpus again.") from None
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            name, _, words = line.strip().partition(" ")
             path = file.parent / f"{name}.flac"
             if not path.is_file():
                 raise UserError(f"{file}, line {number}: {path.name} is not there; unpack the corpus again.")

@@ -38,7 +38,7 @@ BLOCK_SECONDS = 30.0
 QUIET = 0.05
 """Seconds over which loudness is looked at, where a recording is cut."""
 FAINT = 1e-3
-"""Of its greatest sample: a stretch in which nothing is louder than that of all of the recording holds no speech."""
+"""Of the greatest sample so far: a stretch in which nothing is louder holds no speech."""
 LINE, LASTING, PAUSE = 42, 6.0, 0.8
 """Of captions: characters of a line, of which there are two at most; seconds of a caption; seconds of a pause that ends one."""
 
@@ -128,17 +128,23 @@ def heard(recogniser: Recogniser, piece: Float[np.ndarray, " n"], begin: float) 
         UserError: the recogniser returns no words, or one whose numbers are none.
     """
     end, last, found = begin + len(piece) / recogniser.sample_rate, begin, []
-    for word in recogniser.recognise(piece):
+    try:
+        every = list(recogniser.recognise(piece))
+    except UserError:
+        raise
+    except Exception as error:  # whatever the code of others raises
+        raise UserError(f"the recogniser {type(recogniser).__name__} failed ({type(error).__name__}: {error}).") from error
+    for word in every:
         try:
-            said = Word(str(word.word), float(word.start), float(word.end), float(word.confidence))
-        except (AttributeError, TypeError, ValueError):
+            said = Word(" ".join(str(word.word).split()), float(word.start), float(word.end), float(word.confidence))
+        except (AttributeError, TypeError, ValueError, OverflowError):
             raise UserError(f"the recogniser says {word!r}, which is no word with start, end and confidence.") from None
         if not all(map(math.isfinite, said[1:])):
             raise UserError(f"the recogniser says {said.word!r} from {said.start} to {said.end}, which are no times.")
-        if text := said.word.strip():
+        if said.word:
             start = min(max(begin + said.start, last), end)
             last = min(max(begin + said.end, start), end)
-            found.append(Word(text, start, last, min(max(said.confidence, 0.0), 1.0)))
+            found.append(Word(said.word, start, last, min(max(said.confidence, 0.0), 1.0)))
     return found
 
 
@@ -179,6 +185,10 @@ def plugged_in(name: str) -> Recogniser:
         sys.path.remove("")
     if not isinstance(made, Recogniser):
         raise UserError(f"{name} made {type(made).__name__}, which lacks one of sample_rate, seconds and recognise.")
+    rate, seconds = made.sample_rate, made.seconds
+    if not (isinstance(rate, int) and isinstance(seconds, int | float) and math.isfinite(seconds) and rate > 0 and seconds >= 1):
+        numbers = f"a sample_rate of {rate!r} and seconds of {seconds!r}"
+        raise UserError(f"{name} has {numbers}; they must be a positive whole number, and at least 1.")
     return made
 
 

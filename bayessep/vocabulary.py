@@ -46,6 +46,7 @@ def learned(texts: Iterable[str], size: int = CHARACTERS) -> bytes:
         vocab_size=size or len(characters) + 3,
         hard_vocab_limit=False,
         character_coverage=1.0,
+        max_sentence_length=max(4192, *(len(text.encode()) + 1 for text in texts)),  # longer ones would be left out in silence
         normalization_rule_name="identity",  # transcripts are normalised already
         bos_id=BEGIN,
         eos_id=END,

@@ -51,12 +51,15 @@ def test_librispeech_is_read_as_it_is_unpacked(tmp_path: Path) -> None:
     chapter.mkdir(parents=True)
     for n in range(2):
         save(chapter / f"84-121123-000{n}.flac", tone(0.5, 300), format="FLAC")
-    (chapter / "84-121123.trans.txt").write_text("84-121123-0000 GO DO YOU HEAR\n84-121123-0001 BUT\n")
+    (chapter / "84-121123.trans.txt").write_text("84-121123-0000 GO DO YOU HEAR\n84-121123-0001 BUT\n\n")
     assert [(one.group, one.words) for one in spoken.listed(tmp_path)] == [("84", "go do you hear"), ("84", "but")]
     with pytest.raises(UserError, match="names licences"):
         spoken.listed(tmp_path, redistributable=True)
     (chapter / "84-121123-0001.flac").unlink()
     with pytest.raises(UserError, match="line 2: 84-121123-0001.flac is not there"):
+        spoken.listed(tmp_path)
+    (chapter / "84-121123.trans.txt").write_bytes(b"84-121123-0000 \xff\n")
+    with pytest.raises(UserError, match="cannot be read"):
         spoken.listed(tmp_path)
 
 

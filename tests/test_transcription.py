@@ -25,8 +25,12 @@ class Ones:
         edges = np.flatnonzero(np.diff(np.concatenate([[0], speech > 0.1, [0]]).astype(int))).reshape(-1, 2)
         return [Word("ha", a / 8000, b / 8000, 0.5) for a, b in edges]
 
-class Nothing:
-    pass
+class Endless(Ones):
+    seconds = 0
+
+class Broken(Ones):
+    def recognise(self, speech):
+        raise RuntimeError("boom")
 '''
 
 
@@ -91,7 +95,7 @@ class _Says:
 
 
 def test_times_stay_inside_and_in_order() -> None:
-    said = _Says(Word(" a ", -1.0, 0.5, 2.0), Word("b", 0.25, 0.4, 0.5), Word(" ", 0.5, 0.6, 0.5), Word("c", 0.9, 7.0, -1.0))
+    said = _Says(Word(" a\n", -1.0, 0.5, 2.0), Word("b", 0.25, 0.4, 0.5), Word(" ", 0.5, 0.6, 0.5), Word("c", 0.9, 7.0, -1.0))
     found = transcribe_samples(np.ones(8000, np.float32), said)
     assert found.words == [Word("a", 0.0, 0.5, 1.0), Word("b", 0.5, 0.5, 0.5), Word("c", 0.9, 1.0, 0.0)]
 
@@ -155,6 +159,8 @@ def test_several_recordings_are_transcribed_though_one_fails(call: Caller, ones:
         (("--recogniser", "attention-asr"), "--weights FILE"),
         (("--recogniser", "json:dumps"), "cannot be made (TypeError"),
         (("--recogniser", "json:JSONDecoder"), "lacks one of sample_rate"),
+        (("--recogniser", "mine:Endless"), "seconds of 0"),
+        (("--recogniser", "mine:Broken"), "failed (RuntimeError: boom)"),
         (("-o", "said.doc"), "is not that of a transcript"),
         (("--weights", "claps.wav"), "holds no weights"),
         (("--weights", "claps.wav", "--recogniser", "json:JSONDecoder"), "--weights are of attention-asr"),
@@ -162,7 +168,7 @@ def test_several_recordings_are_transcribed_though_one_fails(call: Caller, ones:
 )
 def test_bad_choices_are_refused(call: Caller, ones: Path, arguments: tuple[str, ...], says: str) -> None:
     save(ones / "claps.wav", _claps(1.0), rate=8000)
-    assert says in call.refused("transcribe", "claps.wav", *arguments)
+    assert says in call.refused("transcribe", "claps.wav", *(a.replace("mine", f"mine_{ones.name}") for a in arguments))
 
 
 def test_pocketsphinx_is_what_is_taken_where_nothing_else_is_said(ones: Path) -> None:

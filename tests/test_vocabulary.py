@@ -37,6 +37,11 @@ def test_the_same_texts_make_the_same_vocabulary_and_what_it_lacks_is_marked(mad
     assert word.word == "\N{REPLACEMENT CHARACTER}"
 
 
+def test_long_transcripts_are_learned_from() -> None:
+    made = vocabulary.learned(["ab", "z" * 5000])
+    assert [word.word for word in vocabulary.spelled(made, vocabulary.labels_of(made, "zz"))] == ["zz"]
+
+
 def test_subwords_are_fewer_than_characters() -> None:
     characters, subwords = (vocabulary.labels_of(vocabulary.learned(TEXTS, n), "three threes") for n in (0, 30))
     assert len(subwords) < len(characters)
