@@ -39,6 +39,7 @@ from bayessep.options import (
     Overlap,
     PMusic,
     Quiet,
+    Recordings,
     Seed,
     Smoothing,
     Speech,
@@ -237,10 +238,7 @@ bayessep clean radio.mp3 -o cleaned
 bayessep clean recordings/ more.flac -o cleaned --skip-existing""",
 )
 def clean(
-    recordings: Annotated[
-        list[Path],
-        typer.Argument(metavar="AUDIO...", show_default=False, help="Recordings, or folders of them: wav, flac, ogg, mp3, aiff …"),
-    ],
+    recordings: Recordings,
     output: Output,
     skip_existing: Annotated[
         bool,
@@ -439,10 +437,11 @@ def doctor(device: TheDevice = Device.auto, json: Json = False, quiet: Quiet = F
     raise typer.Exit(0 if document["ok"] else 1)
 
 
-for _part in (cli_experiments, cli_networks, cli_export):
-    _part.register(app)
+cli_experiments.register(app)
+cli_networks.register(app)
 cli_separators.register(cli_networks.train)
 cli_transcripts.register(app, cli_networks.train)
+cli_export.register(app)
 
 
 def main(arguments: Sequence[str] | None = None, **options: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bayessep.options import Device, Json, Quiet, TheDevice
+from bayessep.options import Device, Json, Quiet, Recordings, TheDevice
 from bayessep.terminal import Resumable, Terminal, Verb
 
 Format = StrEnum("Format", ["csv", "tsv", "rttm", "textgrid", "audacity", "json"])
@@ -41,10 +41,7 @@ bayessep detect recordings/ more.flac -o labels --format rttm"""
 
 
 def detect(
-    recordings: Annotated[
-        list[Path],
-        typer.Argument(metavar="AUDIO...", show_default=False, help="Recordings, or folders of them: wav, flac, ogg, mp3, aiff …"),
-    ],
+    recordings: Recordings,
     output: Annotated[
         Path | None,
         typer.Option(

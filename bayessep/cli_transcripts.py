@@ -19,7 +19,7 @@ from bayessep.cli_networks import (
     recipe,
 )
 from bayessep.cli_separators import Average, Epochs, Falls, Patience, Preset, Rate, SnrDeviation, SnrMean, StepsPerEpoch
-from bayessep.options import Device, Json, Quiet, TheDevice
+from bayessep.options import Device, Json, Quiet, Recordings, TheDevice
 from bayessep.terminal import Resumable, Terminal
 
 Format = StrEnum("Format", ["text", "srt", "vtt", "json"])
@@ -43,10 +43,7 @@ bayessep transcribe recordings/ -o transcripts --format json --recogniser my_rec
 
 
 def transcribe(
-    recordings: Annotated[
-        list[Path],
-        typer.Argument(metavar="AUDIO...", show_default=False, help="Recordings, or folders of them: wav, flac, ogg, mp3, aiff …"),
-    ],
+    recordings: Recordings,
     output: Annotated[
         Path | None,
         typer.Option(

@@ -29,6 +29,10 @@ _run = partial(typer.Option, rich_help_panel="How to run")
 
 
 Mix = Annotated[Path, typer.Argument(metavar="MIX", show_default=False, help="The recording: wav, flac, ogg, mp3, aiff …")]
+Recordings = Annotated[
+    list[Path],
+    typer.Argument(metavar="AUDIO...", show_default=False, help="Recordings, or folders of them: wav, flac, ogg, mp3, aiff …"),
+]
 Output = Annotated[
     Path,
     typer.Option(

@@ -25,7 +25,7 @@ from bayessep.detector_training import divide
 from bayessep.errors import UserError
 from bayessep.models import attention_asr
 from bayessep.models.attention_asr import END, PRESETS, AttentionAsr, Batch, State
-from bayessep.separator_training import accompaniment
+from bayessep.separator_training import accompaniment, check_ratio
 from bayessep.spoken import Spoken, Utterances
 from bayessep.train import Task, Training, settings_besides, training_of
 
@@ -92,8 +92,7 @@ class Recipe:
             raise UserError(f"seconds is {self.seconds}, but must be from 1 to 600.")
         if not 1 <= self.speed <= 2:
             raise UserError(f"speed is {self.speed}, but must be from 1 to 2.")
-        if not (math.isfinite(self.snr_mean) and 0 <= self.snr_deviation < math.inf):
-            raise UserError("snr_mean and snr_deviation must be finite, and the deviation at least 0.")
+        check_ratio(self.snr_mean, self.snr_deviation)
         _ = self.training, self.config(PRESETS[self.preset].labels)
 
     @property

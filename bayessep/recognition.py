@@ -85,13 +85,7 @@ def normalised(text: str) -> str:
         UserError: jiwer is not installed.
     """
     jiwer = extras.library("jiwer", "asr")
-    steps = [
-        jiwer.RemoveKaldiNonWords(),
-        jiwer.ToLowerCase(),
-        jiwer.SubstituteRegexes({r"[^\w\s']|_": " "}),
-        jiwer.RemoveMultipleSpaces(),
-        jiwer.Strip(),
-    ]
+    steps = [jiwer.RemoveKaldiNonWords(), jiwer.ToLowerCase(), jiwer.SubstituteRegexes({r"[^\w\s']|_": " "})]
     return " ".join(jiwer.Compose(steps)(text).split())
 
 

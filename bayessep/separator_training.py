@@ -34,6 +34,16 @@ NETWORKS: dict[str, ModuleType] = {name: module for name, (module, _) in neural.
 """Separators of waveforms, by the names of their verbs."""
 
 
+def check_ratio(mean: float, deviation: float) -> None:
+    """Refuse a distribution of ratios that is none.
+
+    Raises:
+        UserError: a number is not finite, or the deviation is below 0.
+    """
+    if not (math.isfinite(mean) and 0 <= deviation < math.inf):
+        raise UserError("snr_mean and snr_deviation must be finite, and the deviation at least 0.")
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Everything that a training of a separator depends on, recordings apart: the keys of a file, and the flags.
@@ -89,8 +99,7 @@ class Recipe:
                 raise UserError(f"{name} is {getattr(self, name)}, but must be at least 1.")
         if not 0.1 <= self.seconds <= 600:
             raise UserError(f"seconds is {self.seconds}, but must be from 0.1 to 600.")
-        if not (math.isfinite(self.snr_mean) and 0 <= self.snr_deviation < math.inf):
-            raise UserError("snr_mean and snr_deviation must be finite, and the deviation at least 0.")
+        check_ratio(self.snr_mean, self.snr_deviation)
         _ = self.config, self.training  # each checks its own numbers
 
     @property

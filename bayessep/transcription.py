@@ -20,7 +20,7 @@ import html
 import importlib
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -92,16 +92,7 @@ def transcribe(path: str | Path, recogniser: Recogniser | None = None, *, progre
     rate, info = recogniser.sample_rate, audio.probe(path)
     most = max(1, round(info.frames / info.sample_rate))
     blocks = (block.samples[0] for block in audio.blocks(path, BLOCK_SECONDS, sample_rate=rate, mono=True))
-    words: list[Word] = []
-    begin = 0
-    loudest = 0.0
-    for piece in pieces(blocks, round(recogniser.seconds * rate), rate):
-        loudest = max(loudest, float(np.abs(piece).max(initial=0.0)))
-        if np.abs(piece).max(initial=0.0) > FAINT * loudest:
-            words += heard(recogniser, piece, begin / rate)
-        begin += len(piece)
-        progress("recognising", min(most, round(begin / rate)), most, float("nan"))
-    return Transcript(words, begin / rate)
+    return _recognised(recogniser, blocks, lambda end: progress("recognising", min(most, round(end)), most, float("nan")))
 
 
 def transcribe_samples(samples: Float[np.ndarray, " N"], recogniser: Recogniser | None = None) -> Transcript:
@@ -110,15 +101,24 @@ def transcribe_samples(samples: Float[np.ndarray, " N"], recogniser: Recogniser 
     Raises:
         UserError: a sample is no number, or as the recogniser does.
     """
-    recogniser = recogniser or Pocketsphinx()
     if not np.isfinite(samples).all():
         raise UserError("the waveform holds a NaN or infinite sample; leave it out.")
-    words, begin, rate = [], 0, recogniser.sample_rate
-    for piece in pieces([np.asarray(samples, np.float32)], round(recogniser.seconds * rate), rate):
-        if piece.any():
+    return _recognised(recogniser or Pocketsphinx(), [np.asarray(samples, np.float32)], lambda _: None)
+
+
+def _recognised(
+    recogniser: Recogniser, blocks: Iterable[Float[np.ndarray, " n"]], done: Callable[[float], None]
+) -> Transcript:
+    """The words of what comes in blocks; `done` is told how many seconds of it were listened to."""
+    rate, words, begin, loudest = recogniser.sample_rate, [], 0, 0.0
+    for piece in pieces(blocks, round(recogniser.seconds * rate), rate):
+        loud = float(np.abs(piece).max())
+        loudest = max(loudest, loud)
+        if loud > FAINT * loudest:
             words += heard(recogniser, piece, begin / rate)
         begin += len(piece)
-    return Transcript(words, len(samples) / rate)
+        done(begin / rate)
+    return Transcript(words, begin / rate)
 
 
 def heard(recogniser: Recogniser, piece: Float[np.ndarray, " n"], begin: float) -> list[Word]:

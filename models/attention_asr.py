@@ -32,9 +32,9 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from bayessep.errors import UserError
 from bayessep.features import log_mel
-from bayessep.models.detector_networks import convolved
+from bayessep.models.detector_networks import Noise, convolved
 from bayessep.models.recurrent import Lstm, remembered, uniform
-from bayessep.models.waveform_separation import optimiser
+from bayessep.models.waveform_separation import check_rate, optimiser
 from bayessep.stft import Stft
 
 BEGIN, END = 0, 1
@@ -93,10 +93,7 @@ class AttentionAsr:
                 raise UserError(f"{name} is {getattr(self, name)}, but must be at least 0 and below 1.")
         if not 0 < self.peak <= 1:
             raise UserError(f"peak is {self.peak}, but must be above 0, and at most 1.")
-        if not 0 < self.rate < 1:
-            raise UserError(f"rate is {self.rate}, but must be above 0 and below 1.")
-        if self.steps < 0:
-            raise UserError(f"steps is {self.steps}, but must be at least 0.")
+        check_rate(self.rate, self.steps)
         _ = self.stft
 
     @property
@@ -163,10 +160,6 @@ def features(config: AttentionAsr, waveform: Float[Array, "B N"], samples: Int[A
     heard = jnp.where(within(waveform.shape[1], samples), waveform, jnp.float32(0))
     greatest = jnp.abs(heard).max(1, keepdims=True)
     return log_mel(heard * (config.peak / jnp.maximum(greatest, 1e-8)), config.stft, config.sample_rate, config.mels)
-
-
-Noise = nnx.Rngs | None
-"""Keys for dropout while training; None: what is learned is used, and the same comes out every time."""
 
 
 class Convolution(nnx.Module):

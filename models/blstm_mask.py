@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from bayessep.errors import UserError
 from bayessep.models.recurrent import Lstm
-from bayessep.models.waveform_separation import Batch, Metrics, State, abstract, learn, started
+from bayessep.models.waveform_separation import Batch, Metrics, State, abstract, check_rate, learn, started
 from bayessep.stft import Stft, istft, stft
 
 
@@ -47,10 +47,7 @@ class BlstmMask:
         for name in ("layers", "units", "window", "hop"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}, but must be at least 1.")
-        if not 0 < self.rate < 1:
-            raise UserError(f"rate is {self.rate}, but must be above 0 and below 1.")
-        if self.steps < 0:
-            raise UserError(f"steps is {self.steps}, but must be at least 0.")
+        check_rate(self.rate, self.steps)
         _ = self.stft
 
     @property

@@ -35,6 +35,7 @@ from bayessep.models.waveform_separation import (
     Metrics,
     State,
     abstract,
+    check_rate,
     consistent,
     learn,
     started,
@@ -101,10 +102,7 @@ class ConvTasNet:
             raise UserError(f"kernel is {self.kernel}, but must be odd: it has a middle.")
         if self.causal and self.norm == "global":
             raise UserError("a causal network cannot be normalised by what it has not heard; take the norm cumulative or frame.")
-        if not 0 < self.rate < 1:
-            raise UserError(f"rate is {self.rate}, but must be above 0 and below 1.")
-        if self.steps < 0:
-            raise UserError(f"steps is {self.steps}, but must be at least 0.")
+        check_rate(self.rate, self.steps)
 
     @property
     def hop(self) -> int:

@@ -17,6 +17,8 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
+from bayessep.errors import UserError
+
 SOURCES = ("speech", "music")
 _EPS = 1e-8  # of paper 001's code
 
@@ -58,6 +60,18 @@ def si_sdr(reference: Float[Array, "*B N"], estimate: Float[Array, "*B N"]) -> F
 def consistent(mixture: Float[Array, "*B N"], sources: Float[Array, "*B 2 N"]) -> Float[Array, "*B 2 N"]:
     """Sources that sum to the mixture: what is missing is given to both, in equal parts (Wisdom et al., 2019)."""
     return sources + (mixture - sources.sum(-2))[..., None, :] / 2
+
+
+def check_rate(rate: float, steps: int) -> None:
+    """Refuse what `optimiser` cannot work with.
+
+    Raises:
+        UserError: a number is out of range.
+    """
+    if not 0 < rate < 1:
+        raise UserError(f"rate is {rate}, but must be above 0 and below 1.")
+    if steps < 0:
+        raise UserError(f"steps is {steps}, but must be at least 0.")
 
 
 def optimiser(rate: float, steps: int = 0) -> optax.GradientTransformation:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bayessep import transcription
+from bayessep import cli_transcripts, transcription
 from bayessep.errors import UserError
 from bayessep.recognition import Word
 from bayessep.transcription import Transcript, captions, pieces, plugged_in, text_of, transcribe, transcribe_samples
@@ -127,6 +127,10 @@ def test_captions_are_short_in_time_and_on_the_page() -> None:
 
 
 # --- the verb ------------------------------------------------------------------------------------------------------------
+
+
+def test_formats_of_the_command_line_are_those_that_can_be_written() -> None:
+    assert set(cli_transcripts.Format) == set(transcription.FORMATS)
 
 
 def test_every_format_has_the_same_words(call: Caller, ones: Path) -> None:
