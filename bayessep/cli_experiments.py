@@ -25,6 +25,7 @@ class Part(StrEnum):
     """What of paper 001 can be run."""
 
     separation = "separation"
+    recognition = "recognition"
 
 
 def register(app: typer.Typer) -> None:
@@ -46,7 +47,9 @@ bayessep reproduce simpson2015 --data recordings --quick
 
 bayessep reproduce michelashvili2019 --data musdb18hq
 
-bayessep reproduce woo2020 --part separation --data recordings"""
+bayessep reproduce woo2020 --part separation --data recordings
+
+bayessep reproduce woo2020 --data recordings --quick"""
 
 _OF = {
     "development": (Experiment.demir2011,),
@@ -63,7 +66,7 @@ def reproduce(
     experiment: Annotated[
         Experiment,
         typer.Argument(
-            help="Which paper's: demir2011 is 000 (separation), woo2020 001 (separation by networks), michelashvili2019 002 "
+            help="Which paper's: demir2011 is 000 (separation), woo2020 001 (words through music), michelashvili2019 002 "
             "(vocals, learned without any), bhattacharjee2022 003 (detection), simpson2015 004 (vocals).",
             show_default=False,
         ),
@@ -79,7 +82,9 @@ def reproduce(
     ],
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="DIR", show_default="EXPERIMENT", help="Results; what is there is not run again."),
+        typer.Option(
+            "-o", "--output", metavar="DIR", show_default="EXPERIMENT[-PART]", help="Results; what is there is not run again."
+        ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A small part of it: five to ten minutes or so.")] = False,
     long: Annotated[bool, typer.Option("--long", help="Of 003: as long as on a GPU, on any device.")] = False,
@@ -87,7 +92,10 @@ def reproduce(
         bool, typer.Option("--finished", help="Of all but 000: run nothing, make tables of what is there.")
     ] = False,
     part: Annotated[
-        Part | None, typer.Option("--part", metavar="separation", help="Of 001: which part of the paper; there is one so far.")
+        Part | None,
+        typer.Option(
+            "--part", metavar="recognition|separation", show_default="recognition", help="Of 001: which part of the paper."
+        ),
     ] = None,
     development: Annotated[
         bool, typer.Option("--development", help="Of 000: also other mixtures, by which settings are weighed, another hour.")
@@ -112,8 +120,9 @@ def reproduce(
     and head, trained here. Each result is kept in -o DIR at once: called again after an interruption, it goes on. The full run
     takes an hour or so on two cores; that of 003 a night; on a GPU, its trainings are longer (--long). Of 004: scores of vocals and
     accompaniment by the confidence of masks (Figures 2 and 3), of a network, NMF and the ideal binary mask; twenty minutes for
-    six minutes of songs. Of 001: the time domain against the frequency domain, two to three hours of a core. Of
-    002: the masker with and without its losses, and what the paper compares it with; hours.
+    six minutes of songs. Of 001: recognisers of words through music, alone and behind separators, two to three hours of a core;
+    and of --part separation the time domain against the frequency domain, as long. Of 002: the masker with and without its losses,
+    and what the paper compares it with; hours.
     """
     terminal = Terminal(json=json, quiet=quiet)
     from bayessep import commands, experiment_commands
@@ -125,9 +134,10 @@ def reproduce(
             raise UserError(f"--{name} is of another experiment ({', '.join(_OF[name])}); leave it out for {experiment}.")
     if quick and long:
         raise UserError("--quick runs a part of the experiment, --long all of it; take one of the two.")
-    described, output = commands.begin(device, terminal), output or Path(experiment)
+    described, output = commands.begin(device, terminal), output or Path("-".join(filter(None, (experiment, part))))
+    separation = part == Part.separation
     of_networks = {
-        Experiment.woo2020: experiment_commands.reproduce_separation,
+        Experiment.woo2020: experiment_commands.reproduce_separation if separation else experiment_commands.reproduce_recognition,
         Experiment.michelashvili2019: experiment_commands.reproduce_masking,
         Experiment.simpson2015: experiment_commands.reproduce_karaoke,
     }

@@ -133,6 +133,17 @@ def reproduce_separation(
     _trained_and_tested("separation", woo2020, woo2020_tables, folder, data, seed, budget, finished, device, terminal)
 
 
+def reproduce_recognition(
+    folder: Path, data: Path, seed: int, budget: str, finished: bool, device: str, terminal: Terminal
+) -> None:
+    """The recognition of paper 001: train and test what the folder lacks (nothing, if `finished`), and print tables."""
+
+    from bayessep import woo2020_recognition, woo2020_recognition_tables
+
+    made = woo2020_recognition_tables
+    _trained_and_tested("recognition", woo2020_recognition, made, folder, data, seed, budget, finished, device, terminal)
+
+
 def reproduce_masking(
     folder: Path, data: Path, seed: int, budget: str, finished: bool, device: str, terminal: Terminal
 ) -> None:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -167,6 +167,32 @@ def drawn(
     return made._replace(waveform=heard), clean
 
 
+def lesson(recipe: Recipe, learn: Material, n: int) -> tuple[Utterances, Float[np.ndarray, "B N"]]:
+    """What is drawn for step n, and the same without music."""
+
+    def ratio(rng: np.random.Generator) -> float:
+        return rng.normal(recipe.snr_mean, recipe.snr_deviation)
+
+    return drawn(recipe, learn, recipe.batch, ratio, np.random.default_rng([recipe.seed, 2, n]))
+
+
+def exam(recipe: Recipe, held: Material) -> tuple[Utterances, Float[np.ndarray, "B N"]]:
+    """What is validated with, at 0 dB and at the speed of the recordings, and the same without music."""
+    still = dataclasses.replace(recipe, speed=1.0)
+    return drawn(still, held, recipe.held, lambda _: 0.0, np.random.default_rng([recipe.seed, 3]))
+
+
+Several = TypeVar("Several", bound=tuple[Any, ...])
+
+
+def portions(every: Several) -> list[Several]:
+    """A batch in batches of `TOGETHER`, or of fewer that divide it."""
+    fields: Any = every
+    count = len(fields[0])
+    size = math.gcd(count, TOGETHER)
+    return [type(fields)(*(part[k : k + size] for part in fields)) for k in range(0, count, size)]
+
+
 def most_labels(recipe: Recipe, of: Sequence[Spoken], words: bytes) -> int:
     """Labels of an utterance, at most: one program serves all."""
     longest = max(len(vocabulary.labels_of(words, one.words)) for one in of)
@@ -183,18 +209,11 @@ def task(
     config, most = recipe.config(vocabulary.size_of(words)), most_labels(recipe, [*learn.speech, *held.speech], words)
 
     def batch(n: int) -> Batch:
-        def ratio(rng: np.random.Generator) -> float:
-            return rng.normal(recipe.snr_mean, recipe.snr_deviation)
-
-        made, _ = drawn(recipe, learn, recipe.batch, ratio, np.random.default_rng([recipe.seed, 2, n]))
-        return batch_of(made, words, most)
+        return batch_of(lesson(recipe, learn, n)[0], words, most)
 
     @cache
     def validation() -> list[Batch]:
-        still = dataclasses.replace(recipe, speed=1.0)
-        made, _ = drawn(still, held, recipe.held, lambda _: 0.0, np.random.default_rng([recipe.seed, 3]))
-        every, size = batch_of(made, words, most), math.gcd(recipe.held, TOGETHER)
-        return [Batch(*(part[k : k + size] for part in every)) for k in range(0, recipe.held, size)]
+        return portions(batch_of(exam(recipe, held)[0], words, most))
 
     def step(state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, dict[str, Float[Array, ""]]]:
         state, found = attention_asr.step(config, state, batch, key)

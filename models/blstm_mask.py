@@ -75,9 +75,8 @@ class Network(nnx.Module):
         self.backward = nnx.List([Lstm(n, units, rngs) for n in sizes])
         self.linear = nnx.Linear(2 * units, bins, rngs=rngs)
 
-    def __call__(self, magnitude: Float[Array, "B T F"], valid: Bool[Array, " T"] | None = None) -> Float[Array, "B T F"]:
+    def __call__(self, magnitude: Float[Array, "B T F"], valid: Bool[Array, "T b"] | None = None) -> Float[Array, "B T F"]:
         x = magnitude.swapaxes(0, 1)
-        valid = None if valid is None else valid[:, None]
         for forward, backward in zip(self.forward, self.backward, strict=True):
             x = jnp.concatenate([forward(x, False, valid), backward(x, True, valid)], axis=-1)
         return jax.nn.sigmoid(self.linear(x)).swapaxes(0, 1)
@@ -101,7 +100,8 @@ def separated(
     `length` as in `conv_tasnet.separated`; but in the last hop, of which one more frame has a part, the result differs a little.
     """
     spectrum = stft(mixture, config.stft)
-    valid = None if length is None else jnp.arange(spectrum.shape[1]) < -(-length // config.hop) + 1
+    frames = jnp.arange(spectrum.shape[1])[:, None]
+    valid = None if length is None else frames < jnp.atleast_1d(-(-length // config.hop) + 1)[None]
     mask = nnx.merge(graph(config), parameters)(jnp.abs(spectrum), valid)
     masked = lax.complex(spectrum.real * mask, spectrum.imag * mask)
     speech = istft(masked, config.stft, mixture.shape[-1])

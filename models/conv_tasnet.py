@@ -351,14 +351,16 @@ def separated(
         config: what the network is.
         parameters: its numbers.
         mixture: waveforms of the sample rate that it was trained at.
-        length: how many of the N samples belong to the recordings (all by default); what follows must be zeros. So recordings of
-            many lengths share one compiled program, with the result that each would have alone.
+        length: how many of the N samples belong to the recordings, of all of them or of each (all samples by default); what
+            follows must be zeros. So recordings of many lengths share one compiled program, with the result that each would
+            have alone.
     """
     model = nnx.merge(graph(config), parameters)
     if len(mixture) == 1:  # without an axis of one, which makes other and slower products of the gradients
-        found = _one(config, model, mixture[0], length)[None]
+        found = _one(config, model, mixture[0], length if length is None else length.reshape(()))[None]
     else:
-        found = jax.vmap(lambda x: _one(config, model, x, length))(mixture)
+        each = None if length is None or not length.ndim else 0
+        found = jax.vmap(lambda x, n: _one(config, model, x, n), (0, each))(mixture, length)
     return consistent(mixture, found) if config.consistent else found
 
 

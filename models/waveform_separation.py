@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from bayessep.errors import UserError
 
@@ -45,13 +45,17 @@ class Metrics(NamedTuple):
     music: Float[Array, ""]
 
 
-def si_sdr(reference: Float[Array, "*B N"], estimate: Float[Array, "*B N"]) -> Float[Array, "*B"]:
+def si_sdr(
+    reference: Float[Array, "*B N"], estimate: Float[Array, "*B N"], inside: Bool[Array, "*#B N"] | None = None
+) -> Float[Array, "*B"]:
     """Scale-invariant signal-to-distortion ratio in decibels, of signals without their means (Le Roux et al., 2019).
 
-    `metrics.si_sdr` is what results are measured with; this one can be differentiated, silence included.
+    `metrics.si_sdr` is what results are measured with; this one can be differentiated, silence included. Of signals of unequal
+    length, only the samples that are `inside` of each are looked at.
     """
-    s = reference - reference.mean(-1, keepdims=True)
-    x = estimate - estimate.mean(-1, keepdims=True)
+    s, x = (y - y.mean(-1, keepdims=True, where=inside) for y in (reference, estimate))
+    if inside is not None:
+        s, x = (jnp.where(inside, y, jnp.float32(0)) for y in (s, x))
     scale = (x * s).sum(-1, keepdims=True) / ((s**2).sum(-1, keepdims=True) + _EPS)
     heard, wrong = ((scale * s) ** 2).sum(-1), ((x - scale * s) ** 2).sum(-1)
     return 10 / jnp.log(jnp.float32(10)) * jnp.log(heard / (wrong + _EPS) + _EPS)

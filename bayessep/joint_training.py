@@ -1,0 +1,117 @@
+"""A separator and a recogniser that are tuned together on utterances with music (paper 001, section IV-C): what the loop is given.
+
+The same utterances as a mixture ASR learns from (`recogniser_training`), and the same loop. Of a weight of 0, it is the separator
+alone that learns, from that very speech.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key, PyTree
+
+from bayessep import recogniser_training, vocabulary
+from bayessep.errors import UserError
+from bayessep.models import joint_asr
+from bayessep.models.joint_asr import Batch, JointAsr, State
+from bayessep.recogniser_training import Material, batch_of, exam, lesson, most_labels, portions
+from bayessep.separator_training import NETWORKS
+from bayessep.spoken import Utterances
+from bayessep.train import Task, Training, settings_besides
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that tuning depends on, recordings and what is tuned apart.
+
+    Attributes:
+        utterances: how they are drawn, the sizes of the recogniser, and for how long and at what rate all is tuned.
+        network, preset: of the separator.
+        tuned, weight: `JointAsr`.
+
+    Raises:
+        UserError: a name is not known, a number is out of range, or utterances have no music.
+    """
+
+    utterances: recogniser_training.Recipe
+    network: str = "conv-tasnet"
+    preset: str = "small"
+    tuned: str = joint_asr.BOTH
+    weight: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.network not in NETWORKS:
+            raise UserError(f"there is no network {self.network!r}; choose one of {', '.join(NETWORKS)}.")
+        if self.preset not in NETWORKS[self.network].PRESETS:
+            raise UserError(f"{self.network} has no preset {self.preset!r}; choose {', '.join(NETWORKS[self.network].PRESETS)}.")
+        if not self.utterances.mixture:
+            raise UserError("utterances without music have nothing to separate; set their mixture.")
+        _ = self.config(3)
+
+    @property
+    def training(self) -> Training:
+        """How long it is tuned."""
+        return self.utterances.training
+
+    def config(self, labels: int) -> JointAsr:
+        """The networks, for so many labels."""
+        back = self.utterances.config(labels)
+        front = NETWORKS[self.network].PRESETS[self.preset]
+        return JointAsr(front, back, self.tuned, self.weight, back.rate, back.steps)
+
+
+class Parts(NamedTuple):
+    """Networks that were trained apart."""
+
+    front: PyTree
+    back: PyTree
+    statistics: PyTree
+
+
+def task(
+    recipe: Recipe, words: bytes, learn: Material, held: Material, parts: Parts | None = None, about: Mapping[str, Any] = {}
+) -> Task[State, Batch]:
+    """What the loop trains, as `recogniser_training.task`; `parts` are what it begins with.
+
+    It is validated by what it is tuned for: the cross-entropy of labels, or the separation where nothing is recognised.
+    """
+    utterances = recipe.utterances
+    config = recipe.config(vocabulary.size_of(words))
+    most = most_labels(utterances, [*learn.speech, *held.speech], words)
+
+    def joint(made: Utterances, clean: Float[np.ndarray, "B N"]) -> Batch:
+        heard, samples, *said = batch_of(made, words, most)
+        return Batch(heard, clean, samples, *said)
+
+    def batch(n: int) -> Batch:
+        return joint(*lesson(utterances, learn, n))
+
+    @cache
+    def validation() -> list[Batch]:
+        return portions(joint(*exam(utterances, held)))
+
+    def step(state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, dict[str, Float[Array, ""]]]:
+        state, found = joint_asr.step(config, state, batch, key)
+        return state, found._asdict()
+
+    def validate(state: State) -> dict[str, float]:
+        found = [joint_asr.measure(config, state, one) for one in validation()]
+        means = {name: float(np.mean([getattr(one, name) for one in found])) for name in found[0]._fields}
+        return means | {"loss": means["cross_entropy" if recipe.weight else "separation"]}
+
+    def init(key: Key[Array, ""]) -> State:
+        if parts is None:
+            return joint_asr.init(config, key)
+        return joint_asr.joined(config, *jax.tree.map(jnp.array, parts))  # copies: steps take what they are given
+
+    settings = settings_besides(utterances) | {"config": asdict(config), "vocabulary": hashlib.sha256(words).hexdigest()}
+    rest = {name: value for name, value in dataclasses.asdict(recipe).items() if name != "utterances"}
+    return Task(init, step, batch, validate, settings | rest | dict(about))

@@ -1,0 +1,352 @@
+"""The recognition of paper 001 on real recordings: recognisers of clean and of mixed speech, alone, behind separators, and tuned.
+
+Of the speech with transcripts in a manifest, the words of a small vocabulary are said one after another by speakers who are known:
+some recordings of each are learned from, others tested with. Music is divided as in `bayessep.woo2020`, by artists. The mixture ASR
+goes on from the weights of the clean one, and every joint training from parts that were trained apart, as in the paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from bayessep import __version__, joint_training, metrics, recogniser_training, recognition, reproduction, spoken, vocabulary
+from bayessep.detector_data import about_items, gain_of
+from bayessep.detector_release import division
+from bayessep.errors import UserError
+from bayessep.joint_training import Parts
+from bayessep.models import beam_search, joint_asr
+from bayessep.models.joint_asr import BACK, BOTH, FRONT
+from bayessep.recogniser_training import RATE, Material, drawn, most_labels
+from bayessep.recognisers import WIDTH
+from bayessep.reproduction import RESULTS, append, drop_half_a_line, key_of, read
+from bayessep.separator_training import stretch
+from bayessep.spoken import Spoken
+from bayessep.train import Progress, Trained, train
+from bayessep.woo2020 import FREQUENCY, RATIOS, TIME, genres
+
+CLEAN, MIXTURE = "clean", "mixture"
+BACKS = (CLEAN, MIXTURE)
+CONDITIONS: tuple[float | None, ...] = (None, *RATIOS)
+"""Speech alone, and speech with music at so many decibels."""
+KEY = ("row", "smr_db", "utterance")
+"""What tells results apart."""
+
+
+class Row(NamedTuple):
+    """A way to recognise speech."""
+
+    back: str  # one of `BACKS`: what the recogniser was trained on
+    front: str = ""  # the separator before it
+    tuned: str = ""  # what was trained again of both, one of `TUNED`
+
+    @property
+    def name(self) -> str:
+        """Of its results, and of the folder of its training."""
+        return "-".join(part for part in (self.front, self.back, self.tuned) if part)
+
+
+ROWS = (
+    *(Row(back) for back in BACKS),
+    *(Row(back, front, tuned) for front in (FREQUENCY, TIME) for back in BACKS for tuned in ("", FRONT, BACK, BOTH)),
+)
+"""Table I: both recognisers alone, and each behind both separators, as trained apart and tuned in three ways."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long networks are trained, and with how much they are tested.
+
+    Attributes:
+        clean, mixture: recipes of the recognisers.
+        fronts: of each separator.
+        joint: of tuning.
+        each: utterances with every recording of music that is tested with.
+    """
+
+    clean: recogniser_training.Recipe
+    mixture: recogniser_training.Recipe
+    fronts: Mapping[str, joint_training.Recipe]
+    joint: recogniser_training.Recipe
+    each: int
+
+
+def _budget(epochs: Mapping[str, int], each: int, **rest: Any) -> Budget:
+    """Of utterances of digits, in epochs of 50 steps."""
+    usual = recogniser_training.Recipe(
+        only="digits", joined=5, seconds=3.0, held=64, steps_per_epoch=50, patience=1000, average=0.99, falls=True, speed=1.25
+    )
+    usual = replace(usual, **rest)
+    mixed = replace(usual, mixture=True)
+    apart = replace(mixed, batch=max(1, usual.batch // 2), epochs=epochs["front"])
+    return Budget(
+        replace(usual, epochs=epochs["clean"]),
+        replace(mixed, epochs=epochs["mixture"]),
+        {name: joint_training.Recipe(apart, name, tuned=FRONT, weight=0.0) for name in (FREQUENCY, TIME)},
+        replace(mixed, batch=apart.batch, rate=3e-4, epochs=epochs["joint"]),
+        each,
+    )
+
+
+BUDGETS = {
+    "full": _budget({"clean": 24, "mixture": 30, "front": 30, "joint": 6}, each=6),
+    "quick": _budget({"clean": 1, "mixture": 1, "front": 1, "joint": 1}, each=1, batch=4, held=4, steps_per_epoch=4),
+}
+"""Two to three hours of a core, and one that shows that it runs."""
+
+
+# --- what is learned from and tested with --------------------------------------------------------------------------------
+
+LEAST = 10
+"""Recordings of a speaker that are enough to be dealt."""
+
+
+class Division(NamedTuple):
+    """Recordings by what they are for: speakers are in all of them, their recordings and artists in one."""
+
+    learn: Material
+    held: Material
+    test: Material
+
+
+def dealt(every: Sequence[Spoken]) -> tuple[list[Spoken], list[Spoken], list[Spoken]]:
+    """Of ten recordings of a speaker with the same words, or nearly, seven to learn from, one to validate and two to test with."""
+    found: tuple[list[Spoken], list[Spoken], list[Spoken]] = ([], [], [])
+    for group in sorted({one.group for one in every}):
+        own = sorted((one for one in every if one.group == group), key=lambda one: (one.words, one.name))
+        for n, one in enumerate(own if len(own) >= LEAST else ()):
+            found[{0: 2, 5: 2, 9: 1}.get(n % 10, 0)].append(one)
+    return found
+
+
+def divide(recordings: Path, only: Sequence[str]) -> Division:
+    """The recordings of a manifest; what is learned from may be passed on.
+
+    Raises:
+        UserError: no speaker has said enough of these words, or as `spoken.listed`.
+    """
+    every = dealt(spoken.read(spoken.listed(recordings, only=only, redistributable=True)))
+    music = division(recordings)
+    if not all(every):
+        said = f" of the words {', '.join(only)} alone" * bool(only)
+        raise UserError(f"{recordings} has no speaker of {LEAST} recordings{said}; add some, so that they can be divided.")
+    return Division(*(Material(own, part.music) for own, part in zip(every, (music.learn, music.held, music.test), strict=True)))
+
+
+class Utterance(NamedTuple):
+    """Speech, music before it is brought to a ratio, and what is said."""
+
+    number: int
+    speech: Float[np.ndarray, " N"]
+    music: Float[np.ndarray, " N"]
+    words: str
+    group: str  # of the music
+    genre: str
+
+
+def utterances(
+    recipe: recogniser_training.Recipe, of: Material, named: Mapping[str, str], each: int, seed: int
+) -> Iterator[Utterance]:
+    """With every recording of music `each` utterances of speakers that are drawn."""
+    still = replace(recipe, speed=1.0, mixture=False)
+    for number, music in enumerate(item for item in of.music for _ in range(each)):
+        rng = np.random.default_rng([seed, 6, number])
+        made, _ = drawn(still, of, 1, lambda _: 0.0, rng)
+        speech = made.waveform[0, : made.samples[0]]
+        genre = named.get(music.group, "not said")
+        yield Utterance(number, speech, stretch([music], len(speech), rng), made.words[0], music.group, genre)
+
+
+# --- networks ------------------------------------------------------------------------------------------------------------
+
+
+class Networks:
+    """Trained when they are first needed; in `folder` they go on where they were cut off."""
+
+    def __init__(self, budget: Budget, parts: Division, folder: Path, progress: Progress = lambda *_: None) -> None:
+        self.budget, self.parts, self.folder, self.progress = budget, parts, folder, progress
+        self.words = vocabulary.learned([one.words for one in parts.learn.speech], budget.clean.subwords)
+        self.most = most_labels(budget.clean, [*parts.learn.speech, *parts.held.speech], self.words)
+        self.about = {"data": {name: about_items(own) for name, own in zip(("learn", "held"), parts, strict=False)}}
+        self.clean = cache(self._clean)
+        self.mixture = cache(self._mixture)
+        self.front = cache(self._front)
+        self.joint = cache(self._joint)
+
+    def parts_of(self, row: Row) -> Parts:
+        """The networks of a row; without a separator, it has none."""
+        if row.tuned:
+            state = self.joint(row).state
+            return Parts(state.front, state.back, state.statistics)
+        back = (self.clean if row.back == CLEAN else self.mixture)().state
+        return Parts(self.front(row.front).state.front if row.front else None, back.parameters, back.statistics)
+
+    def recipe(self, row: Row) -> joint_training.Recipe:
+        """How a row is tuned."""
+        return replace(self.budget.fronts[row.front], utterances=self.budget.joint, tuned=row.tuned or BOTH, weight=2.0)
+
+    def _trained(self, name: str, made: Any, recipe: recogniser_training.Recipe) -> Trained[Any]:
+        return train(made, recipe.training, self.folder / name, progress=lambda _, *at: self.progress(f"training {name}", *at))
+
+    def _clean(self) -> Trained[Any]:
+        recipe, (learn, held, _) = self.budget.clean, self.parts
+        return self._trained(CLEAN, recogniser_training.task(recipe, self.words, learn, held, self.about), recipe)
+
+    def _mixture(self) -> Trained[Any]:
+        recipe, (learn, held, _), begun = self.budget.mixture, self.parts, self.clean().state
+        return self._trained(MIXTURE, recogniser_training.task(recipe, self.words, learn, held, self.about, begun), recipe)
+
+    def _front(self, name: str) -> Trained[Any]:
+        recipe, (learn, held, _) = self.budget.fronts[name], self.parts
+        return self._trained(name, joint_training.task(recipe, self.words, learn, held, None, self.about), recipe.utterances)
+
+    def _joint(self, row: Row) -> Trained[Any]:
+        recipe, (learn, held, _) = self.recipe(row), self.parts
+        parts = self.parts_of(row._replace(tuned=""))
+        made = joint_training.task(recipe, self.words, learn, held, parts, self.about)
+        return self._trained(row.name, made, recipe.utterances)
+
+
+# --- testing -------------------------------------------------------------------------------------------------------------
+
+TOGETHER = 16
+"""Utterances that are recognised at a time."""
+
+
+class Heard(NamedTuple):
+    """What a row makes of utterances."""
+
+    words: list[str]
+    speech: list[Float[np.ndarray, " _"]] | None  # that was separated, if any was
+
+
+def recogniser(row: Row, networks: Networks) -> Callable[[Sequence[Float[np.ndarray, " _"]]], Heard]:
+    """What recognises up to `TOGETHER` utterances by the networks of a row."""
+    front, back, statistics = networks.parts_of(row)
+    config = networks.recipe(row if row.front else Row(row.back, TIME)).config(vocabulary.size_of(networks.words))
+    size = round(networks.budget.clean.seconds * RATE)
+
+    def heard(every: Sequence[Float[np.ndarray, " _"]]) -> Heard:
+        padded = np.zeros((TOGETHER, size), np.float32)
+        samples = np.full(TOGETHER, size)
+        for n, one in enumerate(every):
+            padded[n, : len(one)], samples[n] = one, len(one)
+        given = jnp.asarray(padded), jnp.asarray(samples)
+        if row.front:
+            found, speech = joint_asr.decode(config, front, back, statistics, *given, WIDTH, networks.most)
+            separated = [np.asarray(speech[n, : len(one)]) for n, one in enumerate(every)]
+        else:
+            found, separated = beam_search.decode(config.back, back, statistics, *given, WIDTH, networks.most), None
+        return Heard([_said(networks.words, found.labels[n], found.length[n]) for n in range(len(every))], separated)
+
+    return heard
+
+
+def _said(words: bytes, labels: Int[Any, " L"], length: Int[Any, ""]) -> str:
+    return " ".join(one.word for one in vocabulary.spelled(words, np.asarray(labels)[: int(length)].tolist()))
+
+
+def at(one: Utterance, ratio: float | None) -> Float[np.ndarray, " N"]:
+    """An utterance with its music at a ratio, or without."""
+    if ratio is None:
+        return one.speech
+    return one.speech + gain_of(one.speech, one.music, ratio) * one.music
+
+
+def tested(heard: Callable[[Sequence[Any]], Heard], every: Sequence[Utterance], ratio: float | None) -> list[dict[str, Any]]:
+    """What is recognised of utterances, how many words of it are wrong, and the SDR of speech that was separated."""
+    mixed = [at(one, ratio) for one in every]
+    found, results = heard(mixed), []
+    for n, one in enumerate(every):
+        errors, words = recognition.word_errors(one.words, found.words[n])
+        result = {"utterance": one.number, "genre": one.genre, "group": one.group, "truth": one.words, "found": found.words[n]}
+        result |= {"errors": errors, "words": words}
+        if found.speech is not None and ratio is not None:
+            truth = np.stack([one.speech, mixed[n] - one.speech])
+            score = metrics.bss_eval(truth, np.stack([found.speech[n], mixed[n] - found.speech[n]]))
+            result["speech SDR"] = round(min(float(score.sdr[0]), 99.0), 4)
+        results.append(result)
+    return results
+
+
+# --- the run -------------------------------------------------------------------------------------------------------------
+
+
+def run(
+    folder: Path, recordings: Path, budget: str, *, seed: int = 0, progress: Progress = lambda *_: None
+) -> list[dict[str, Any]]:
+    """Train what `folder` lacks, and test; each result is a line of its results.jsonl at once. All of them are returned.
+
+    Raises:
+        UserError: the recordings cannot be used, jiwer or SentencePiece is not installed, or the folder holds results of others,
+            of another budget, seed or version.
+    """
+    own = seeded(BUDGETS[budget], seed)
+    parts = divide(recordings, own.clean.words)
+    every = list(utterances(own.clean, parts.test, genres(recordings), own.each, seed))
+    _check_setup(folder, parts, every, budget, seed)
+    drop_half_a_line(folder / RESULTS)
+    done = {key_of(result, KEY) for result in read(folder, KEY)}
+    networks = Networks(own, parts, folder, progress)
+    for row in ROWS:
+        made = cache(lambda row=row: recogniser(row, networks))
+        for ratio in CONDITIONS:
+            left = [one for one in every if (row.name, ratio, one.number) not in done]
+            for first in range(0, len(left), TOGETHER):
+                for result in tested(made(), left[first : first + TOGETHER], ratio):
+                    append(folder, {"row": row.name, "smr_db": ratio} | result)
+                said = "clean" if ratio is None else f"{ratio:g} dB"
+                progress(f"{row.name}, {said}", min(first + TOGETHER, len(left)), len(left), float("nan"))
+    wanted = {(row.name, ratio, one.number) for row in ROWS for ratio in CONDITIONS for one in every}
+    return [result for result in read(folder, KEY) if key_of(result, KEY) in wanted]
+
+
+def seeded(budget: Budget, seed: int) -> Budget:
+    """With a seed for all trainings."""
+
+    def own(recipe: recogniser_training.Recipe) -> recogniser_training.Recipe:
+        return replace(recipe, seed=seed)
+
+    fronts = {name: replace(recipe, utterances=own(recipe.utterances)) for name, recipe in budget.fronts.items()}
+    return Budget(own(budget.clean), own(budget.mixture), fronts, own(budget.joint), budget.each)
+
+
+def finished(folder: Path, budget: str, seed: int) -> list[dict[str, Any]]:
+    """What a folder holds.
+
+    Raises:
+        UserError: that is nothing, or of another budget or seed.
+    """
+    return reproduction.finished(folder, KEY, "woo2020 --part recognition", setup_of, budget, seed)
+
+
+def setup_of(folder: Path) -> dict[str, Any]:
+    """What the results of a folder are of.
+
+    Raises:
+        UserError: it does not say so.
+    """
+    return reproduction.read_setup(folder, lambda s: (s["recordings"].items(), s["recipes"]["joint"], s["words"]))
+
+
+def _check_setup(folder: Path, parts: Division, every: Sequence[Utterance], budget: str, seed: int) -> None:
+    recipes = asdict(BUDGETS[budget])
+    counts = {
+        name: {
+            "speakers": sorted({one.group for one in own.speech}),
+            "recordings": len(own.speech),
+            "music": sorted({item.group for item in own.music}),
+            "minutes of music": round(sum(len(item.samples) for item in own.music) / RATE / 60, 1),
+        }
+        for name, own in parts._asdict().items()
+    }
+    said = {"utterances": len(every), "words": sum(len(one.words.split()) for one in every)}
+    setup = {"version": __version__, "budget": budget, "seed": seed, "recordings": counts, "recipes": recipes} | said
+    reproduction.settle(folder, setup)

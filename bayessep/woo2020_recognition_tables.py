@@ -1,0 +1,306 @@
+"""What the lines of `bayessep.woo2020_recognition` come to: Tables I and II beside the paper's numbers, and findings.
+
+Word error rates are of all words together, in percent. The paper's are of Japanese lectures, from 290 hours; ours of a few words
+that were learned from minutes, so that only differences between rows can be compared.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from bayessep.bhattacharjee2022_tables import mean, shown
+from bayessep.comparison import cell
+from bayessep.models.joint_asr import BACK, BOTH, FRONT
+from bayessep.pages import Finding, Table, page
+from bayessep.woo2020 import FREQUENCY, RATIOS, TIME
+from bayessep.woo2020_recognition import BACKS, CLEAN, CONDITIONS, MIXTURE, ROWS, Row
+from bayessep.woo2020_tables import NAMES, PAPER_GENRES
+from bayessep.woo2020_tables import PAPER as APART
+
+Result = Mapping[str, Any]
+
+_TIME, _FREQUENCY = APART[TIME], APART[FREQUENCY]
+_ORDER = tuple((back, tuned) for back in BACKS for tuned in ("", FRONT, BACK, BOTH))
+PAPER: dict[str, tuple[float, ...]] = {
+    Row(CLEAN).name: (11.25, 46.62, 78.96, 93.33),
+    Row(MIXTURE).name: (12.29, 15.26, 19.63, 31.57),
+} | {
+    Row(back, front, tuned).name: wer
+    for front, every in {
+        FREQUENCY: (
+            (11.24, 16.03, 22.76, 37.84), (11.73, 14.91, 18.85, 30.15), (11.70, 13.85, 17.14, 26.48), (11.61, 13.47, 16.56, 23.90),
+            (12.28, 15.16, 19.66, 31.20), (12.41, 15.17, 19.56, 30.66), (12.22, 13.96, 16.92, 25.91), (12.41, 14.77, 18.83, 28.99),
+        ),
+        TIME: (
+            (11.40, 14.35, 18.23, 28.59), (11.26, 12.90, 15.80, 23.13), (12.88, 14.23, 15.86, 21.30), (12.81, 13.62, 15.05, 19.30),
+            (12.32, 13.95, 16.72, 23.43), (14.45, 15.48, 18.41, 24.76), (12.84, 13.87, 15.84, 19.53), (12.96, 13.30, 15.01, 18.31),
+        ),
+    }.items()
+    for (back, tuned), wer in zip(_ORDER, every, strict=True)
+}  # fmt: skip
+"""Table I: word error rates of clean speech and at the ratios of `RATIOS`, by `Row.name`."""
+PAPER_SDR = {
+    Row(back, front, tuned).name: sdr
+    for front, every in {
+        FREQUENCY: (
+            _FREQUENCY, (11.07, 8.76, 6.21), _FREQUENCY, (11.55, 9.29, 6.79),
+            _FREQUENCY, (7.01, 2.69, -1.99), _FREQUENCY, (7.93, 3.88, -0.75),
+        ),
+        TIME: (
+            _TIME, (20.65, 17.94, 15.07), _TIME, (20.65, 18.03, 15.20),
+            _TIME, (15.05, 13.29, 11.16), _TIME, (20.52, 17.85, 14.92),
+        ),
+    }.items()
+    for (back, tuned), sdr in zip(_ORDER, every, strict=True)
+}  # fmt: skip
+"""Table I: SDR of the speech at the ratios of `RATIOS`."""
+PAPER_BY_GENRE = {
+    MIXTURE: {"classical": (14.43, 18.20, 26.46), "jazz": (14.46, 17.50, 25.73), "popular": (16.12, 22.64, 37.18)},
+    BOTH: {"classical": (13.33, 14.37, 17.32), "jazz": (13.29, 14.43, 17.48), "popular": (13.98, 16.19, 22.60)},
+}
+"""Table II: word error rates of the mixture ASR alone, and of both tuned in the time domain."""
+BEST = Row(MIXTURE, TIME, BOTH)
+"""The paper's."""
+AVERAGE = "average"
+
+_TUNED = {"": "trained apart", FRONT: "separator tuned", BACK: "recogniser tuned", BOTH: "both tuned"}
+
+
+def title(row: Row) -> str:
+    """What a row is called in a table."""
+    asr = f"{row.back} ASR"
+    return f"{NAMES[row.front].split(' (')[0]}, {asr}, {_TUNED[row.tuned]}" if row.front else f"{asr} alone"
+
+
+class Results:
+    """Counts by row, condition and utterance."""
+
+    def __init__(self, lines: Iterable[Result]) -> None:
+        self.lines = list(lines)
+        self._by: dict[tuple[str, float | None], list[Result]] = {}
+        for line in self.lines:
+            self._by.setdefault((line["row"], line["smr_db"]), []).append(line)
+
+    def of(self, row: Row, ratio: float | None, genre: str | None = None) -> list[Result]:
+        """Lines of a row and a condition, of a genre if one is named."""
+        return [line for line in self._by.get((row.name, ratio), []) if genre in (None, line["genre"])]
+
+    def counts(self, row: Row, ratios: Sequence[float | None]) -> dict[str, Float[np.ndarray, "R 2"]]:
+        """Errors and words at each of these, by whose music it is; empty where one of them is missing."""
+        found: dict[str, np.ndarray] = {}
+        for n, ratio in enumerate(ratios):
+            if not (lines := self.of(row, ratio)):
+                return {}
+            for line in lines:
+                found.setdefault(line["group"], np.zeros((len(ratios), 2)))[n] += line["errors"], line["words"]
+        return dict(sorted(found.items()))
+
+    def wer(self, row: Row, ratios: Sequence[float | None], genre: str | None = None) -> float:
+        """Word error rate in percent, the mean over these conditions; not a number where one is missing."""
+        rates = []
+        for ratio in ratios:
+            lines = self.of(row, ratio, genre)
+            words = sum(line["words"] for line in lines)
+            rates.append(100 * sum(line["errors"] for line in lines) / words if words else float("nan"))
+        return float(np.mean(rates))
+
+    def sdr(self, row: Row, ratio: float, genre: str | None = None) -> list[float]:
+        """Of the speech of each utterance."""
+        return [line["speech SDR"] for line in self.of(row, ratio, genre) if "speech SDR" in line]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Rates and means of each row and condition."""
+        made = []
+        for row in ROWS:
+            for ratio in CONDITIONS:
+                if lines := self.of(row, ratio):
+                    words, errors = (sum(line[name] for line in lines) for name in ("words", "errors"))
+                    sdr = [] if ratio is None else self.sdr(row, ratio)
+                    found: dict[str, Any] = {"row": row.name, "smr_db": ratio, "utterances": len(lines), "words": words}
+                    found |= {"errors": errors, "wer": round(100 * errors / words, 2)}
+                    made.append(found | {"speech SDR": round(float(np.mean(sdr)), 3) if sdr else None})
+        return made
+
+    @property
+    def genres(self) -> dict[str, int]:
+        """With how many utterances, most of them first."""
+        found: dict[str, int] = {}
+        for line in self.of(ROWS[0], 0.0):
+            found[line["genre"]] = found.get(line["genre"], 0) + 1
+        return dict(sorted(found.items(), key=lambda pair: (-pair[1], pair[0])))
+
+
+Counts = Mapping[str, Float[np.ndarray, "R 2"]]
+
+
+def rate(counts: Float[np.ndarray, "*D R 2"]) -> Float[np.ndarray, "*D"]:
+    """Word error rate in percent: the mean over conditions."""
+    return 100 * (counts[..., 0] / counts[..., 1]).mean(-1)
+
+
+def interval(ours: Counts, theirs: Counts | None = None, seed: int = 0, draws: int = 2000) -> tuple[float, float]:
+    """Between what a rate lies with 95 %, or by how much it is below another, in percent of that.
+
+    Bootstrap over artists of the music, the same for both: utterances with music of one are not independent.
+    """
+    pairs = [np.stack([own[group] for group in sorted(ours)]) for own in (ours, theirs) if own is not None]
+    rows = np.random.default_rng(seed).integers(len(pairs[0]), size=(draws, len(pairs[0])))
+    rates = [rate(own[rows].sum(1)) for own in pairs]
+    values = rates[0] if theirs is None else 100 * (1 - rates[0] / np.maximum(rates[1], 1e-9))
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+# --- tables --------------------------------------------------------------------------------------------------------------
+
+_HEADS = [f"{ratio:g} dB" for ratio in RATIOS]
+
+
+def tables(results: Results) -> list[Table]:
+    """Table I in two, and Table II."""
+    return [_errors(results), _separation(results), _by_genre(results)]
+
+
+def _errors(results: Results) -> Table:
+    rows = []
+    for row in ROWS:
+        ours = [cell(results.wer(row, [ratio]), 1) for ratio in CONDITIONS]
+        if counts := results.counts(row, RATIOS):
+            low, high = interval(counts)
+            ours += [cell(results.wer(row, RATIOS), 1), f"{low:.1f} to {high:.1f}"]
+        else:
+            ours += ["–", "–"]
+        theirs = PAPER[row.name]
+        rows.append([title(row), *ours, *(cell(value, 1) for value in (*theirs, float(np.mean(theirs[1:]))))])
+    heads = ["clean", *_HEADS, AVERAGE]
+    note = f"The {AVERAGE} is of the three ratios; its 95 % are by bootstrap over artists of the music."
+    return Table("Table I: word error rate in percent", ["", *heads, "95 %", *(f"paper, {head}" for head in heads)], rows, note)
+
+
+def _separation(results: Results) -> Table:
+    rows = []
+    for row in ROWS:
+        if row.front:
+            ours = [shown(mean(results.sdr(row, ratio))) for ratio in RATIOS]
+            rows.append([title(row), *ours, *(cell(value, 1) for value in PAPER_SDR[row.name])])
+    return Table("Table I: SDR of the speech in decibels", ["", *_HEADS, *(f"paper, {head}" for head in _HEADS)], rows)
+
+
+def _by_genre(results: Results) -> Table:
+    rows, of = [], (Row(MIXTURE), BEST)
+    for genre, count in results.genres.items():
+        rates = [cell(results.wer(row, [ratio], genre), 1) for row in of for ratio in RATIOS]
+        rows.append([f"{genre} ({count})", *rates, *(shown(mean(results.sdr(BEST, ratio, genre))) for ratio in RATIOS)])
+    heads = [f"{name}, {head}" for name in ("mixture ASR alone", "both tuned", "SDR") for head in _HEADS]
+    said = [
+        f"{name}: "
+        + "; ".join(f"{genre} {', '.join(f'{value:.1f}' for value in values)}" for genre, values in PAPER_BY_GENRE[kind].items())
+        for name, kind in (("mixture ASR alone", MIXTURE), ("both tuned", BOTH))
+    ]
+    sdr = "; ".join(f"{genre} {', '.join(f'{value:.1f}' for value in values)}" for genre, values in PAPER_GENRES.items())
+    note = f"The paper. {'. '.join(said)}. SDR: {sdr}."
+    return Table("Table II: word error rate and SDR by genre, time domain, mixture ASR", ["music (utterances)", *heads], rows, note)
+
+
+# --- findings ------------------------------------------------------------------------------------------------------------
+
+
+def findings(results: Results) -> list[Finding]:
+    """What the paper says, and what a recogniser through music owes its users."""
+    clean, mixture = Row(CLEAN), Row(MIXTURE)
+    found = [
+        _clean_is_heard(results),
+        _music_hurts(results),
+        _below(results, "Training on mixtures", mixture, clean),
+        *(
+            _below(results, f"A separator before it ({NAMES[front].split(' (')[0]}, {back} ASR)", Row(back, front), Row(back))
+            for front in (FREQUENCY, TIME)
+            for back in BACKS
+        ),
+        *(
+            _below(results, f"Tuning both ({NAMES[front].split(' (')[0]}, {back} ASR)", Row(back, front, BOTH), Row(back, front))
+            for front in (FREQUENCY, TIME)
+            for back in BACKS
+        ),
+        _below(results, "The best of the paper (time domain, mixture ASR, both tuned)", BEST, mixture, least=25.0),
+        _below(results, "The time domain (mixture ASR, both tuned)", BEST, Row(MIXTURE, FREQUENCY, BOTH)),
+        *(
+            _below(results, f"Tuning the recogniser alone (time domain, {back} ASR)", Row(back, TIME, BACK), Row(back, TIME, FRONT))
+            for back in BACKS
+        ),
+    ]
+    return [one for one in found if one is not None]
+
+
+def _clean_is_heard(results: Results) -> Finding | None:
+    if not (counts := results.counts(Row(CLEAN), [None])):
+        return None
+    value, (low, high) = results.wer(Row(CLEAN), [None]), interval(counts)
+    numbers = f"{value:.1f} %, 95 % from {low:.1f} to {high:.1f}; the paper: {PAPER[CLEAN][0]} %"
+    return Finding("The clean ASR gets less than 10 % of the words of clean speech wrong", value < 10, numbers)
+
+
+def _music_hurts(results: Results) -> Finding | None:
+    clean, mixed = (results.wer(Row(CLEAN), [ratio]) for ratio in (None, 0.0))
+    if np.isnan(clean + mixed):
+        return None
+    numbers = f"{clean:.1f} and {mixed:.1f} %; the paper: {PAPER[CLEAN][0]} and {PAPER[CLEAN][2]} %"
+    return Finding("Music at 0 dB at least triples its word error rate", bool(mixed >= 3 * clean), numbers)
+
+
+def _below(results: Results, what: str, ours: Row, theirs: Row, least: float = 0.0) -> Finding | None:
+    """Whether a row is below another in the mean over ratios, by at least so many percent of that."""
+    counts = [results.counts(row, RATIOS) for row in (ours, theirs)]
+    if not all(counts):
+        return None
+    rates = [results.wer(row, RATIOS) for row in (ours, theirs)]
+    less = 100 * (1 - rates[0] / max(rates[1], 1e-9))
+    low, high = interval(*counts)
+    paper = [float(np.mean(PAPER[row.name][1:])) for row in (ours, theirs)]
+    numbers = f"{rates[0]:.1f} against {rates[1]:.1f} %, {less:.0f} % less, 95 % from {low:.0f} to {high:.0f}; the paper: "
+    numbers += f"{paper[0]:.1f} against {paper[1]:.1f} %, {100 * (1 - paper[0] / paper[1]):.0f} % less"
+    than = f"{title(theirs)}" + (f", by at least {least:g} %" if least else "")
+    return Finding(f"{what} makes fewer errors than {than}", bool(less >= least if least else low > 0), numbers)
+
+
+# --- files ---------------------------------------------------------------------------------------------------------------
+
+
+def to_csv(results: Results) -> str:
+    """A line for each row and condition."""
+    text = io.StringIO()
+    names = ["row", "smr_db", "utterances", "words", "errors", "wer", "speech SDR"]
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(results.rows())
+    return text.getvalue()
+
+
+def about(results: Results, setup: Mapping[str, Any]) -> str:
+    """What was run, in a paragraph."""
+    learn, test = (setup["recordings"][of] for of in ("learn", "test"))
+    recipes = setup["recipes"]
+    each = {"clean ASR": recipes["clean"], "mixture ASR": recipes["mixture"]}
+    each |= {name: recipe["utterances"] for name, recipe in recipes["fronts"].items()} | {"every tuning": recipes["joint"]}
+    steps = ", ".join(f"{name} {recipe['epochs'] * recipe['steps_per_epoch']}" for name, recipe in each.items())
+    words = recipes["clean"]
+    return (
+        f"Recognition as in paper 001 (Woo et al., 2020), of the words “{words['only']}” (budget “{setup['budget']}”): up to "
+        f"{words['joined']} recordings of a speaker one after another, in at most {words['seconds']:g} s. Learned from "
+        f"{learn['recordings']} recordings and {learn['minutes of music']:g} min of music; tested with {test['recordings']} other "
+        f"recordings of {len(test['speakers'])} speakers, all of whom were learned from, and with {test['minutes of music']:g} min "
+        f"of music of other artists: {setup['utterances']} utterances of {setup['words']} words, clean and at three ratios. Steps: "
+        f"{steps}. The mixture ASR goes on from the clean one. Words are compared in lower case and without punctuation "
+        "(recognition.normalised), and counted over all utterances (jiwer). The paper's networks learned from 290 hours."
+    )
+
+
+def to_markdown(results: Results, about: str) -> str:
+    """The whole page."""
+    return page("Recognition of paper 001", about, {}, tables(results), findings(results))

@@ -1,0 +1,203 @@
+"""The recognition of paper 001: how recordings are dealt, a run that goes on, and tables and findings by hand."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bayessep import joint_training, recogniser_training
+from bayessep import woo2020_recognition as experiment
+from bayessep import woo2020_recognition_tables as made
+from bayessep.data import MANIFEST_COLUMNS
+from bayessep.detector_data import Item, Items
+from bayessep.detector_release import Division
+from bayessep.errors import UserError
+from bayessep.models import attention_asr, blstm_mask, conv_tasnet
+from bayessep.models.attention_asr import AttentionAsr
+from bayessep.models.blstm_mask import BlstmMask
+from bayessep.models.conv_tasnet import ConvTasNet
+from bayessep.models.joint_asr import BACK, BOTH, FRONT
+from bayessep.recogniser_training import RATE
+from bayessep.spoken import Spoken
+from bayessep.woo2020 import FREQUENCY, RATIOS, TIME
+from bayessep.woo2020_recognition import CLEAN, CONDITIONS, MIXTURE, ROWS, Budget, Row
+from tests.commandline import Caller, save, tone
+
+for needed in ("sentencepiece", "jiwer"):
+    pytest.importorskip(needed, reason=f"{needed} is not installed")
+
+
+def test_recordings_of_a_speaker_are_dealt_and_none_is_in_two() -> None:
+    every = [
+        Spoken(f"{word}_{group}_{n}", group, np.ones(9, np.float32), word)
+        for group in ("ann", "bob") for word in ("one", "two") for n in range(10)
+    ] + [Spoken("alone", "cy", np.ones(9, np.float32), "one")]  # fmt: skip
+    learn, held, test = experiment.dealt(every)
+    assert [len(own) for own in (learn, held, test)] == [28, 4, 8]
+    names = [{one.name for one in own} for own in (learn, held, test)]
+    assert len(set.union(*names)) == 40 and "alone" not in set.union(*names)
+    for own in (learn, held, test):  # every speaker, and every word, is in all of them
+        assert {(one.group, one.words) for one in own} == {(g, w) for g in ("ann", "bob") for w in ("one", "two")}
+
+
+def test_rows_are_those_of_table_1() -> None:
+    names = [row.name for row in ROWS]
+    assert len(set(names)) == len(names) == 18 and set(names) == set(made.PAPER)
+    assert set(made.PAPER_SDR) == {row.name for row in ROWS if row.front}
+    averages = {name: round(float(np.mean(made.PAPER[name][1:])), 2) for name in names}
+    printed = {  # by the paper itself
+        "clean": 72.97, "mixture": 22.15, "conv-tasnet-mixture-both": 15.54, "conv-tasnet-clean-back": 17.13,
+        "blstm-mask-clean": 25.54, "blstm-mask-mixture": 22.01, "conv-tasnet-mixture": 18.03, "conv-tasnet-clean-front": 17.28,
+    }  # fmt: skip
+    assert all(averages[name] == pytest.approx(value, abs=0.011) for name, value in printed.items())
+
+
+# --- a run ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Tiny networks, a budget of a step or two, and a folder with a manifest."""
+    monkeypatch.setenv("COLUMNS", "120")
+    tiny = AttentionAsr(labels=9, layers=1, units=4, channels=2, attention=4, filters=2, reach=5, mels=8, hop=800, window=1600)
+    monkeypatch.setitem(attention_asr.PRESETS, "small", tiny)
+    monkeypatch.setitem(
+        conv_tasnet.PRESETS, "small", ConvTasNet(filters=8, length=8, bottleneck=6, hidden=8, blocks=2, repeats=1, consistent=True)
+    )
+    monkeypatch.setitem(blstm_mask.PRESETS, "small", BlstmMask(layers=1, units=3, window=400, hop=400))
+    usual = recogniser_training.Recipe(
+        only="one two", joined=2, seconds=1.5, batch=2, held=2, epochs=1, steps_per_epoch=1, average=0.0
+    )
+    mixed = dataclasses.replace(usual, mixture=True)
+    fronts = {name: joint_training.Recipe(mixed, name, tuned=FRONT, weight=0.0) for name in (FREQUENCY, TIME)}
+    budget = Budget(usual, mixed, fronts, mixed, each=2)
+    monkeypatch.setitem(experiment.BUDGETS, "full", budget)
+
+    def music(names: str) -> Items:
+        return Items([], [Item(name, name, tone(2.0, 500 + 90 * ord(name), rate=RATE).astype(np.float32)) for name in names])
+
+    parts = Division(music("ab"), music("c"), music("de"), ["here: CC0 (1 min)"], {})
+    monkeypatch.setattr(experiment, "division", lambda folder: parts)
+    rows = []
+    for g, group in enumerate(("ann", "bob")):
+        for n in range(10):
+            name = f"{group}-{n}.wav"
+            save(tmp_path / name, tone(0.2, 300 + 900 * (n % 2) + 20 * g, seed=n))
+            rows.append([name, "speech", group, 0.2, 8000, 1, ("one", "two")[n % 2], "", "here", "x", "CC0"])
+    save(tmp_path / "x.wav", tone(0.2, 300))
+    rows += [["x.wav", "music", "d", 0.2, 8000, 1, "", "instrumental; waltz, by x", "here", "x", "CC0"]]
+    with (tmp_path / "manifest.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([MANIFEST_COLUMNS, *rows])
+    return tmp_path
+
+
+@pytest.mark.loose_arrays  # optax
+def test_an_interrupted_run_goes_on(call: Caller, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiment, "ROWS", (Row(CLEAN), Row(MIXTURE), *(Row(MIXTURE, TIME, tuned) for tuned in ("", BOTH))))
+    folder, real, left = small / "out", experiment.tested, iter(range(9))
+
+    def interrupted(*given: Any) -> list[dict[str, Any]]:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return real(*given)
+
+    monkeypatch.setattr(experiment, "tested", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(folder, small, "full")
+    kept = (folder / "results.jsonl").read_text()
+    assert kept.count("\n") == 9 * 4  # utterances are tested together
+    monkeypatch.setattr(experiment, "tested", real)
+    lines = experiment.run(folder, small, "full")
+    assert len(lines) == 4 * len(CONDITIONS) * 4 and (folder / "results.jsonl").read_text().startswith(kept)
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == {CLEAN, MIXTURE, TIME, Row(MIXTURE, TIME, BOTH).name}
+    assert experiment.finished(folder, "full", 0) == lines
+    truth = {(line["utterance"], line["truth"]) for line in lines}
+    assert len(truth) == 4 and all(set(words.split()) <= {"one", "two"} for _, words in truth)  # the same in all rows
+    assert all(("speech SDR" in line) == (TIME in line["row"] and line["smr_db"] is not None) for line in lines)
+
+    line = ("reproduce", "woo2020", "--data", small, "-o", folder)
+    document = json.loads(call.succeeded(*line, "--finished", "--json"))
+    assert len(document["means"]) == 4 * len(CONDITIONS) and document["output"]["markdown"] == "recognition.md"
+    page = (folder / "recognition.md").read_text()
+    assert "of 2 speakers, all of whom were learned from" in page and "waltz (2)" in page and "15.5" in page
+    assert len((folder / "recognition.csv").read_text().splitlines()) == 1 + 4 * len(CONDITIONS)
+    assert "results of another run" in call.refused(*line, "--seed", "1")
+    assert "holds no results of woo2020 --part recognition" in call.refused(*line[:-1], small / "none", "--finished")
+
+
+def test_speakers_who_said_too_little_cannot_be_divided(small: Path) -> None:
+    with pytest.raises(UserError, match="no speaker of 10 recordings of the words two alone"):
+        experiment.divide(small, ("two",))
+
+
+def test_utterances_are_the_same_every_time_and_have_their_ratio(small: Path) -> None:
+    own = experiment.BUDGETS["full"].clean
+    parts = experiment.divide(small, own.words)
+    first, again = (list(experiment.utterances(own, parts.test, {"d": "waltz"}, 2, 3)) for _ in range(2))
+    assert [(u.number, u.group, u.genre) for u in first] == [
+        (0, "d", "waltz"), (1, "d", "waltz"), (2, "e", "not said"), (3, "e", "not said"),
+    ]  # fmt: skip
+    for one, same in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one.music, same.music)
+        np.testing.assert_array_equal(experiment.at(one, None), one.speech)
+        music = experiment.at(one, 5.0) - one.speech
+        assert 10 * np.log10(np.mean(one.speech**2) / np.mean(music**2)) == pytest.approx(5.0, abs=0.01)
+
+
+# --- tables --------------------------------------------------------------------------------------------------------------
+
+
+def _lines(errors: dict[Row, tuple[int, ...]], groups: tuple[str, ...] = ("a", "b", "c")) -> list[dict[str, Any]]:
+    """Of each row, so many of 20 words wrong in each condition, the same with all music."""
+    lines = []
+    for row, counts in errors.items():
+        for ratio, count in zip(CONDITIONS, counts, strict=True):
+            for n, group in enumerate(groups):
+                line: dict[str, Any] = {"row": row.name, "smr_db": ratio, "utterance": n, "genre": "waltz", "group": group}
+                line |= {"errors": count, "words": 20} | ({} if ratio is None or not row.front else {"speech SDR": 3.0 + ratio})
+                lines.append(line)
+    return lines
+
+
+def test_findings_are_those_by_hand() -> None:
+    time = {tuned: Row(MIXTURE, TIME, tuned) for tuned in ("", FRONT, BACK, BOTH)}
+    errors = {
+        Row(CLEAN): (1, 8, 12, 16), Row(MIXTURE): (1, 4, 6, 8),
+        time[""]: (1, 4, 5, 6), time[FRONT]: (1, 3, 5, 7), time[BACK]: (1, 3, 4, 5), time[BOTH]: (1, 2, 4, 3),
+    }  # fmt: skip
+    results = made.Results(_lines(errors))
+    assert results.wer(Row(CLEAN), [None]) == 5 and results.wer(Row(CLEAN), RATIOS) == 60
+    found = {f.statement: f for f in made.findings(results)}
+    said = {statement.partition(" makes fewer")[0]: f for statement, f in found.items()}
+    assert len(found) == 7
+    assert said["The clean ASR gets less than 10 % of the words of clean speech wrong"].holds
+    assert said["Music at 0 dB at least triples its word error rate"].numbers.startswith("5.0 and 60.0 %")
+    training = said["Training on mixtures"].numbers
+    assert training.startswith("30.0 against 60.0 %, 50 % less, 95 % from 50 to 50; the paper: 22.2 against 73.0")
+    assert said["A separator before it (time domain, mixture ASR)"].numbers.startswith("25.0 against 30.0")
+    best = said["The best of the paper (time domain, mixture ASR, both tuned)"]
+    assert best.holds and best.numbers.startswith("15.0 against 30.0 %, 50 % less") and "30 % less" in best.numbers
+    assert said["Tuning the recogniser alone (time domain, mixture ASR)"].numbers.startswith("20.0 against 25.0")
+    worse = made.Results(_lines(errors | {time[BOTH]: (1, 4, 6, 7)}))
+    assert not [f for f in made.findings(worse) if f.statement.startswith("The best of the paper")][0].holds
+    assert made.findings(made.Results([])) == []
+    table, sdr, genre = made.tables(results)
+    assert table.rows[0][:7] == ["clean ASR alone", "5.0", "40.0", "60.0", "80.0", "60.0", "60.0 to 60.0"]
+    assert table.rows[2][1:7] == ["–"] * 6 and len({*map(len, [table.head, *table.rows])}) == 1
+    assert [row[1] for row in sdr.rows if row[0].startswith("time domain, mixture ASR")] == ["8.0 ± 0.0"] * 4
+    assert genre.rows[0][0] == "waltz (3)" and genre.rows[0][4:7] == ["10.0", "20.0", "15.0"]
+
+
+def test_intervals_are_of_artists() -> None:
+    """Two artists say little, however many words there are with each; and what is compared is drawn together."""
+    apart = {"a": np.array([[0.0, 1000.0]]), "b": np.array([[1000.0, 1000.0]])}
+    assert made.interval(apart) == (0.0, 100.0)
+    half = {"a": np.array([[10.0, 100.0]]), "b": np.array([[40.0, 100.0]])}
+    double = {group: counts * [2, 1] for group, counts in half.items()}
+    assert made.interval(half, double) == (50.0, 50.0)
