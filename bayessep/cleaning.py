@@ -21,6 +21,7 @@ from scipy.ndimage import maximum_filter1d, minimum_filter1d, uniform_filter1d
 
 from bayessep import audio, general, pipeline, preparation, repetition, separators, streaming
 from bayessep.detection import Detection
+from bayessep.draws import draw_speech, key_of
 from bayessep.errors import UserError
 from bayessep.preparation import Given, Lessons, Plan, Spectra
 from bayessep.separators import Progress, Trained, silent
@@ -213,6 +214,7 @@ class Stems(NamedTuple):
     speech: Float[np.ndarray, "C N"]
     music: Float[np.ndarray, "C N"]  # exactly the mixture less the speech
     account: Cleaned
+    draws: tuple[Float[np.ndarray, "C N"], ...] = ()  # what else the speech may have been
 
 
 def clean(
@@ -221,6 +223,7 @@ def clean(
     detection: Detection,
     settings: Cleaning = Cleaning(),
     *,
+    draws: int = 0,
     progress: Progress = silent,
 ) -> Stems:
     """Take speech and music apart where they sound at once.
@@ -230,6 +233,7 @@ def clean(
         sample_rate: in Hz.
         detection: what is on when.
         settings: numbers.
+        draws: of the speech from its posterior; none where nothing is mixed, for then it is settled.
         progress: called now and then.
 
     Raises:
@@ -262,7 +266,8 @@ def clean(
         mixture, sample_rate, spectrum, plan, learned.trained, model, labels=detection.segments, progress=progress
     )
     account = Cleaned(times, found.p_music, found.uncertainty(mixed), learned, learned.notes, time.perf_counter() - started)
-    return Stems(found.speech, found.music, account)
+    drawn = draw_speech(found, mixture, sample_rate, key_of(found), draws) if draws else ()
+    return Stems(found.speech, found.music, account, tuple(drawn))
 
 
 def _nothing_mixed(given: Given, segments: Sequence[Segment]) -> tuple[str, ...]:

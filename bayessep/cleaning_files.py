@@ -9,19 +9,63 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
-from bayessep import __version__, audio, cleaning, cleaning_page, data, detection, general, output, recordings, segments, shipped
+from bayessep import (
+    __version__,
+    audio,
+    cleaning,
+    cleaning_page,
+    data,
+    detection,
+    general,
+    output,
+    recognisers,
+    recordings,
+    resampling,
+    segments,
+    shipped,
+    transcription,
+)
 from bayessep.cleaning import Cleaned, Cleaning
 from bayessep.detection import Detection
 from bayessep.errors import UserError
 from bayessep.separators import Progress
 from bayessep.terminal import Terminal, spared, to_json
-from bayessep.timeline import BOTH, MUSIC, SILENCE, SPEECH, total
+from bayessep.timeline import BOTH, MUSIC, SILENCE, SPEECH, labels_at, total
+from bayessep.transcription import Recogniser, Transcript
 
 FILES = {"speech": "speech.wav", "music": "music.wav", "segments": "segments.csv", "report": "report.html", "details": "clean.json"}
 """What the folder of a cleaned recording holds."""
 
+TRANSCRIPTS = {"transcript": "transcript.txt", "captions": "transcript.srt"}
+"""And with a recogniser, too."""
+
 CLEANED, SKIPPED, FAILED = "cleaned", "skipped", "failed"
+
+
+class Writing(NamedTuple):
+    """What writes down what is said."""
+
+    recogniser: Recogniser
+    about: dict[str, Any]  # its name, the sha256 of its weights, and how many draws are heard
+    draws: int
+
+
+def writing(recogniser: str | None, weights: Path | None, draws: int) -> Writing | None:
+    """What is asked for; None is nothing.
+
+    Raises:
+        UserError: as `recognisers.named`; or draws without a recogniser.
+    """
+    if recogniser is None and weights is None:
+        if draws:
+            raise UserError("--draws mark words of a transcript; name a --recogniser, too.")
+        return None
+    name = recogniser or recognisers.ATTENTION
+    made = recognisers.named(name, weights)
+    digest = None if weights is None else hashlib.sha256(weights.read_bytes()).hexdigest()
+    return Writing(made, {"name": name, "weights": digest, "draws": draws}, draws)
 
 
 class Task(NamedTuple):
@@ -47,7 +91,7 @@ def tasks(given: Sequence[Path], folder: Path) -> list[Task]:
         if count > 1:
             first, second, *_ = (str(task.recording) for task in planned if task.folder == name)
             raise UserError(f"{first} and {second} would both be written to {name}; clean them into different folders.")
-    results = [task.folder / name for task in planned for name in FILES.values()]
+    results = [task.folder / name for task in planned for name in (*FILES.values(), *TRANSCRIPTS.values())]
     for result in results:
         output.no_folder(result)
     output.keep_inputs(Path(), map(str, results), [task.recording for task in planned])
@@ -60,7 +104,14 @@ def is_stem(path: Path) -> bool:
 
 
 def clean(
-    given: Sequence[Path], folder: Path, settings: Cleaning, device: str, terminal: Terminal, *, skip_existing: bool
+    given: Sequence[Path],
+    folder: Path,
+    settings: Cleaning,
+    device: str,
+    terminal: Terminal,
+    *,
+    skip_existing: bool,
+    writing: Writing | None = None,
 ) -> int:
     """Clean recordings one after the other; returns how many failed.
 
@@ -74,7 +125,7 @@ def clean(
     for n, task in enumerate(planned, start=1):
         row: dict[str, Any] = {"input": str(task.recording), "output": str(task.folder), "status": CLEANED, "error": None}
         rows.append(row)
-        if skip_existing and is_done(task, settings):
+        if skip_existing and is_done(task, settings, writing):
             row["status"] = SKIPPED
             terminal.note(f"{task.recording} is cleaned already, in {task.folder}")
             continue
@@ -82,7 +133,7 @@ def clean(
             terminal.note(f"{n}/{len(planned)}: {task.recording}")
         failures: list[str] = []
         with spared(task.recording, failures.append, alone=len(planned) == 1):
-            document = clean_one(task, settings, device, terminal)
+            document = clean_one(task, settings, device, terminal, writing)
             row |= {name: document[name] for name in ("seconds", "seconds_of", "learned", "notes")}
         for failure in failures:
             row |= {"status": FAILED, "error": failure}
@@ -101,14 +152,15 @@ def _told(rows: Sequence[dict[str, Any]], counts: dict[str, int]) -> str:
     return "\n".join([*lines, *(f"failed: {row['error']}" for row in rows if row["status"] == FAILED)])
 
 
-def is_done(task: Task, settings: Cleaning) -> bool:
+def is_done(task: Task, settings: Cleaning, writing: Writing | None = None) -> bool:
     """Whether all results of a recording are there, made of it as it is now, with these settings, and by what is installed now."""
-    if not all((task.folder / name).is_file() for name in FILES.values()):
+    if not all((task.folder / name).is_file() for name in (*FILES.values(), *(TRANSCRIPTS.values() if writing else ()))):
         return False
     try:
         document = json.loads((task.folder / FILES["details"]).read_text(encoding="utf-8"))
         same = document["settings"] == json.loads(to_json(dataclasses.asdict(settings)))
         same = same and document["version"] == __version__ and document["weights"] == _weights()
+        same = same and (writing is None or document["recogniser"] == writing.about)
         return same and document["input"] | {"path": ""} == _input(task.recording) | {"path": ""}
     except (OSError, ValueError, KeyError, TypeError, UserError):
         return False
@@ -127,46 +179,75 @@ def _input(path: Path) -> dict[str, Any]:
     return {"path": str(path), "bytes": path.stat().st_size, "sha256": digest, "seconds": seconds, **info._asdict()}
 
 
-def clean_one(task: Task, settings: Cleaning, device: str, terminal: Terminal) -> dict[str, Any]:
+def clean_one(
+    task: Task, settings: Cleaning, device: str, terminal: Terminal, writing: Writing | None = None
+) -> dict[str, Any]:
     """Clean one recording; returns its account, which is its clean.json.
 
     Raises:
         UserError: it cannot be read, or is silent, or the results cannot be written.
     """
     about = _input(task.recording)
-    with output.draft(task.folder) as part:
+    with output.draft(task.folder, replacing=list(TRANSCRIPTS.values())) as part:
         with terminal.working() as progress:
             heard = detection.detect(task.recording, progress=progress)
-            found, gain = _stems(task.recording, part, heard, settings, progress)
+            found, gain, draws = _stems(task.recording, part, heard, settings, writing.draws if writing else 0, progress)
+            said = _written(part, heard, draws, about["sample_rate"], writing, progress) if writing else None
         segments.write(part / FILES["segments"], heard.segments)
         document: dict[str, Any] = {"command": "clean", "version": __version__, "device": device, "seed": settings.model.seed}
         document |= {"weights": _weights(), "settings": dataclasses.asdict(settings), "input": about} | _account(heard, found)
         document |= {"output_gain": gain, "real_time_factor": found.seconds / about["seconds"]}
-        document["output"] = {"folder": str(task.folder)} | FILES
+        if writing and said:
+            document |= {"recogniser": writing.about, "transcript": transcription.document_of(said)}
+        document["output"] = {"folder": str(task.folder)} | FILES | (TRANSCRIPTS if writing else {})
         stems = {stem: part / FILES[stem] for stem in ("speech", "music")}
         embed = not recordings.is_long(audio.probe(task.recording))
-        cleaning_page.write(part / FILES["report"], task.recording, stems, heard, found, sentences(document), embed)
+        cleaning_page.write(part / FILES["report"], task.recording, stems, heard, found, sentences(document), embed, said)
         (part / FILES["details"]).write_text(to_json(document), encoding="utf-8")
     for text in found.notes:
         terminal.note(f"{task.recording}: {text}")
     return document
 
 
+Draws = tuple[Float[np.ndarray, "C N"], ...]
+
+
 def _stems(
-    recording: Path, part: Path, heard: Detection, settings: Cleaning, progress: Progress
-) -> tuple[Cleaned, float]:
-    """Write both stems; returns what came of it, and the gain that they have in common."""
+    recording: Path, part: Path, heard: Detection, settings: Cleaning, draws: int, progress: Progress
+) -> tuple[Cleaned, float, Draws]:
+    """Write both stems; returns what came of it, the gain that they have in common, and draws of the speech."""
     speech, music = (part / FILES[stem] for stem in ("speech", "music"))
     if recordings.is_long(audio.probe(recording)):
-        return cleaning.clean_file(recording, heard, speech, music, settings, progress=progress), 1.0
+        if draws:
+            raise UserError(f"--draws: {recording} is too long to be held at once; leave them out, or clean a part of it.")
+        return cleaning.clean_file(recording, heard, speech, music, settings, progress=progress), 1.0, ()
     mixture, rate = audio.read(recording)
     if not mixture.any():
         raise UserError(f"{recording} is silent: there is nothing to take apart; give another recording.")
-    stems = cleaning.clean(mixture, rate, heard, settings, progress=progress)
+    stems = cleaning.clean(mixture, rate, heard, settings, draws=draws, progress=progress)
     gain = audio.common_gain(stems.speech, stems.music, mixture)
     audio.write(speech, stems.speech * np.float32(gain), rate)
     audio.write(music, stems.music * np.float32(gain), rate)
-    return stems.account, gain
+    return stems.account, gain, stems.draws
+
+
+def _written(
+    part: Path, heard: Detection, draws: Draws, sample_rate: int, writing: Writing, progress: Progress
+) -> Transcript:
+    """Write down what is said in the stem of the speech, where speech is heard; words that change between draws are unsure."""
+    recogniser = writing.recogniser
+    found = transcription.transcribe(part / FILES["speech"], recogniser, progress=progress)
+    others = []
+    for n, speech in enumerate(draws, start=1):
+        mono = resampling.resample(speech.mean(0), sample_rate, recogniser.sample_rate)
+        others.append(transcription.transcribe_samples(mono, recogniser))
+        progress("recognising draws", n, len(draws), float("nan"))
+    said = transcription.compared(found, others)
+    labels = labels_at(heard.segments, np.array([(word.start + word.end) / 2 for word in said.words]))
+    said = said._replace(words=[word for word, label in zip(said.words, labels, strict=True) if label in (SPEECH, BOTH)])
+    for name, format in (("transcript", "text"), ("captions", "srt")):
+        (part / TRANSCRIPTS[name]).write_text(transcription.text_of(said, format), encoding="utf-8", newline="")
+    return said
 
 
 _STEP = 0.5  # seconds between the values of uncertainty in clean.json

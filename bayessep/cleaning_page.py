@@ -20,6 +20,7 @@ from bayessep.report import polyline, svg, thinned
 from bayessep.stft import stft_for_rate
 from bayessep.streaming import spectra
 from bayessep.timeline import Segment
+from bayessep.transcription import UNSURE, Transcript, captions
 
 _WIDTH = 900  # pixels
 
@@ -59,7 +60,14 @@ def look(path: Path) -> Look:
 
 
 def write(
-    path: Path, recording: Path, stems: dict[str, Path], detection: Detection, found: Cleaned, told: Sequence[str], embed: bool
+    path: Path,
+    recording: Path,
+    stems: dict[str, Path],
+    detection: Detection,
+    found: Cleaned,
+    told: Sequence[str],
+    embed: bool,
+    said: Transcript | None = None,
 ) -> None:
     """Write the page beside the stems.
 
@@ -71,12 +79,19 @@ def write(
         found: what came of it.
         told: sentences on what was done.
         embed: whether the page holds the sound; otherwise it plays the files beside it.
+        said: the words of the speech, if they were written down.
     """
-    path.write_text(render(recording, stems, detection, found, told, embed), encoding="utf-8", errors="replace")
+    path.write_text(render(recording, stems, detection, found, told, embed, said), encoding="utf-8", errors="replace")
 
 
 def render(
-    recording: Path, stems: dict[str, Path], detection: Detection, found: Cleaned, told: Sequence[str], embed: bool
+    recording: Path,
+    stems: dict[str, Path],
+    detection: Detection,
+    found: Cleaned,
+    told: Sequence[str],
+    embed: bool,
+    said: Transcript | None = None,
 ) -> str:
     """The page as text."""
     mixture = look(recording)
@@ -103,6 +118,7 @@ def render(
         waveform=_waveform(mixture, detection.segments) + report.strip("heard", detection.segments, seconds),
         presence=presence,
         uncertainty=svg("".join(lines), "Relative posterior standard deviation of both stems over time", "100 %", "0"),
+        said="" if said is None else _words(said),
         recording=tracks[0],
         stems="".join(tracks[1:]),
     )
@@ -123,6 +139,16 @@ def _track(name: str, seen: Look, path: Path, scale: plots.Normalize, embed: boo
     <i class="playhead"></i></div></div>
   <audio controls preload="metadata" aria-label="{name}" src="{source}"></audio>
 </figure>"""
+
+
+def _words(said: Transcript) -> str:
+    """What is said, caption by caption."""
+    lines = [
+        f"<p><time>{int(caption.start) // 60}:{int(caption.start) % 60:02}</time> {html.escape(' '.join(caption.lines))}</p>"
+        for caption in captions(said.words)
+    ]
+    unsure = f" Words with {html.escape(UNSURE)} change between {said.draws} draws of the speech." if said.draws else ""
+    return f"<h2>What is said</h2><p>By a machine.{unsure}</p>" + ("".join(lines) or "<p>No word is recognised.</p>")
 
 
 def _waveform(seen: Look, segments: Sequence[Segment]) -> str:
@@ -161,6 +187,7 @@ $told
 $waveform
 <h3>Probability of <b class="speech">speech</b>, and of <b class="music">music</b></h3>
 $presence
+$said
 <h2>The recording</h2>$recording
 <h2>Its stems</h2>
 $stems

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bayessep import __version__, cli_experiments, cli_export, cli_networks, cli_separators, cli_transcripts
+from bayessep import __version__, cli_cleaning, cli_experiments, cli_export, cli_networks, cli_separators, cli_transcripts
 from bayessep.errors import UserError
 from bayessep.options import (
     ORACLES,
@@ -39,7 +39,6 @@ from bayessep.options import (
     Overlap,
     PMusic,
     Quiet,
-    Recordings,
     Seed,
     Smoothing,
     Speech,
@@ -56,7 +55,7 @@ from bayessep.options import (
     Weigh,
     Weights,
 )
-from bayessep.terminal import Batch, Terminal, Verb
+from bayessep.terminal import Terminal, Verb
 
 if TYPE_CHECKING:
     from bayessep.settings import Settings
@@ -230,47 +229,6 @@ def separate(
 
 
 @app.command(
-    cls=Batch,
-    epilog="""**Examples**
-
-bayessep clean radio.mp3 -o cleaned
-
-bayessep clean recordings/ more.flac -o cleaned --skip-existing""",
-)
-def clean(
-    recordings: Recordings,
-    output: Output,
-    skip_existing: Annotated[
-        bool,
-        typer.Option("--skip-existing", help="Leave out what DIR has results of, made by this version with these settings."),
-    ] = False,
-    bases: Bases = None,
-    sweeps: Sweeps = None,
-    training_sweeps: TrainingSweeps = None,
-    seed: Seed = 0,
-    device: TheDevice = Device.auto,
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Take speech and music apart in recordings of which nothing else is given.
-
-    Finds speech and music, learns both from where they are heard alone, and separates what is mixed; speech alone passes
-    untouched. Writes into DIR, in a folder for each recording: speech.wav and music.wav, which add up to it; segments.csv, what
-    is on when; report.html, to look at and listen to; clean.json with everything else. A recording that fails is listed at the
-    end, the others are cleaned, and the exit code is 1.
-    """
-    terminal = Terminal(json=json, quiet=quiet)
-    from bayessep import cleaning_files
-    from bayessep.cleaning import Cleaning
-
-    model = {"bases": bases, "sweeps": sweeps, "training_sweeps": training_sweeps, "seed": seed}
-    settings = Cleaning(dataclasses.replace(Cleaning().model, **{k: v for k, v in model.items() if v is not None}))
-    described = _begin(device, terminal)
-    failed = cleaning_files.clean(recordings, output, settings, described, terminal, skip_existing=skip_existing)
-    raise typer.Exit(1 if failed else 0)
-
-
-@app.command(
     cls=Verb,
     epilog="""**Examples**
 
@@ -437,6 +395,7 @@ def doctor(device: TheDevice = Device.auto, json: Json = False, quiet: Quiet = F
     raise typer.Exit(0 if document["ok"] else 1)
 
 
+cli_cleaning.register(app)
 cli_experiments.register(app)
 cli_networks.register(app)
 cli_separators.register(cli_networks.train)

@@ -19,7 +19,7 @@ from bayessep.cli_networks import (
     recipe,
 )
 from bayessep.cli_separators import Average, Epochs, Falls, Patience, Preset, Rate, SnrDeviation, SnrMean, StepsPerEpoch
-from bayessep.options import Device, Json, Quiet, Recordings, TheDevice
+from bayessep.options import RECOGNISERS, Device, Json, Quiet, RecogniserWeights, Recordings, TheDevice
 from bayessep.terminal import Resumable, Terminal
 
 Format = StrEnum("Format", ["text", "srt", "vtt", "json"])
@@ -38,6 +38,8 @@ bayessep transcribe radio.mp3
 bayessep transcribe radio.mp3 -o radio.srt
 
 bayessep transcribe digits.wav --weights my-recogniser/weights.safetensors
+
+bayessep transcribe separated/speech.wav --draws separated/draws -o speech.vtt
 
 bayessep transcribe recordings/ -o transcripts --format json --recogniser my_recognisers:Whisper"""
 
@@ -58,17 +60,13 @@ def transcribe(
         Format | None,
         typer.Option("--format", show_default="by the ending of FILE, else text", help="How the transcript is written."),
     ] = None,
-    recogniser: Annotated[
-        str,
-        typer.Option(
-            "--recogniser",
-            metavar="NAME",
-            help="pocketsphinx (general English, extra asr), attention-asr (with --weights), or your own as MODULE:CALLABLE.",
-        ),
-    ] = "pocketsphinx",
-    weights: Annotated[
+    recogniser: Annotated[str, typer.Option("--recogniser", metavar="NAME", help=RECOGNISERS)] = "pocketsphinx",
+    weights: RecogniserWeights = None,
+    draws: Annotated[
         Path | None,
-        typer.Option("--weights", metavar="FILE", help="A recogniser that bayessep train attention-asr has made: it is used then."),
+        typer.Option(
+            "--draws", metavar="DIR", help="What separate --draws N made beside this stem: words that change are marked (?)."
+        ),
     ] = None,
     device: TheDevice = Device.auto,
     json: Json = False,
@@ -84,7 +82,7 @@ def transcribe(
     from bayessep import transcript_commands
 
     wanted = None if format is None else str(format)
-    failed = transcript_commands.transcribe(recordings, output, wanted, recogniser, weights, device, terminal)
+    failed = transcript_commands.transcribe(recordings, output, wanted, recogniser, weights, draws, device, terminal)
     raise typer.Exit(1 if failed else 0)
 
 

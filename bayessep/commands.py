@@ -141,11 +141,10 @@ def _write_draws(
     folder: Path, result: Separation, mixture: np.ndarray, sample_rate: int, gain: float, draws: int, progress: Progress
 ) -> None:
     """Speech drawn from the posterior, as loud as the stem, in 32-bit float: draws may clip where their mean does not."""
-    from bayessep.draws import draw_speech
+    from bayessep.draws import draw_speech, key_of
 
     (folder / _DRAW).parent.mkdir()
-    key = jax.random.fold_in(jax.random.key(result.settings.seed), 2**31)  # out of reach of splits
-    for n, speech in enumerate(draw_speech(result, mixture, sample_rate, key, draws), start=1):
+    for n, speech in enumerate(draw_speech(result, mixture, sample_rate, key_of(result), draws), start=1):
         audio.write(folder / _DRAW.format(n), speech * np.float32(gain), sample_rate, "FLOAT")
         progress("drawing", n, draws, float("nan"))
 

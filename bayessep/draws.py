@@ -37,6 +37,11 @@ def draw_masks(found: Separation, key: PRNGKeyArray, draws: int) -> Iterator[Flo
         yield mask
 
 
+def key_of(found: Separation) -> PRNGKeyArray:
+    """For draws of a separation: of its seed, and out of reach of the keys that inference split off it."""
+    return jax.random.fold_in(jax.random.key(found.settings.seed), 2**31)
+
+
 def draw_speech(
     found: Separation, mixture: Float[np.ndarray, "C N"], sample_rate: int, key: PRNGKeyArray, draws: int
 ) -> Iterator[Float[np.ndarray, "C N"]]:

@@ -93,6 +93,11 @@ Weights = Annotated[
         help="Of the methods that are networks: what bayessep train has made; else the installed one, if there is one.",
     ),
 ]
+RECOGNISERS = "pocketsphinx (general English, extra asr), attention-asr (with --weights), or your own as MODULE:CALLABLE."
+RecogniserWeights = Annotated[
+    Path | None,
+    typer.Option("--weights", metavar="FILE", help="A recogniser that bayessep train attention-asr has made: it is used then."),
+]
 Alpha = Annotated[
     float | None,
     _model(

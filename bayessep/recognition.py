@@ -38,6 +38,7 @@ class Word(NamedTuple):
     start: float  # seconds from the beginning of what was heard
     end: float
     confidence: float  # the recogniser's own probability that it is right
+    agreement: float = 1.0  # share of the draws of a separation that say it, too (`transcription.compared`)
 
 
 class Pocketsphinx(NamedTuple):

@@ -10,8 +10,9 @@ from typing import Any
 
 import jax
 
-from bayessep import corpora, listening_commands, recognisers, spoken, train, transcription, vocabulary
+from bayessep import audio, corpora, listening_commands, recognisers, spoken, train, transcription, vocabulary
 from bayessep.commands import begin
+from bayessep.data import gather
 from bayessep.detector_data import about_items, read_items
 from bayessep.detector_training import read_recipe
 from bayessep.errors import UserError
@@ -19,7 +20,7 @@ from bayessep.network_commands import SHARE, Processes, begin_together, conclude
 from bayessep.recogniser_training import RATE, Material, Recipe, divided, most_labels, task
 from bayessep.shipped import Weights
 from bayessep.terminal import Terminal, to_json
-from bayessep.transcription import FORMATS, Recogniser, Transcript
+from bayessep.transcription import FORMATS, Recogniser
 
 # --- transcribe ----------------------------------------------------------------------------------------------------------
 
@@ -30,29 +31,38 @@ def transcribe(
     format: str | None,
     recogniser: str,
     weights: Path | None,
+    draws: Path | None,
     device: str,
     terminal: Terminal,
 ) -> int:
-    """Write down what is said in recordings, one after the other; returns how many failed.
+    """Write down what is said in recordings, one after the other; returns how many failed. `draws` are of the only one.
 
     Raises:
-        UserError: as `listening_commands.run` and `recognisers.named`.
+        UserError: as `listening_commands.run` and `recognisers.named`; or draws of several recordings, or of another length.
     """
+    if draws is not None and (len(recordings) > 1 or recordings[0].is_dir()):
+        raise UserError(f"--draws {draws} are of one recording; transcribe that alone.")
+    drawn = [] if draws is None else [path for path, _ in gather([draws])]
 
     def begun() -> listening_commands.Listen:
         begin(device, terminal)
         chosen: Recogniser = recognisers.named(recogniser, weights)
 
         def listen(path: Path, progress: Any) -> dict[str, Any]:
-            return transcription.document_of(transcription.transcribe(path, chosen, progress=progress))
+            for one in drawn:
+                other, own = (info.frames / info.sample_rate for info in map(audio.probe, (one, path)))
+                if abs(other - own) > 0.01:
+                    lasting = f"{one} lasts {other:g} s, and {path} {own:g} s"
+                    raise UserError(f"{lasting}; --draws are what separate --draws N made of the same mixture.")
+            found, *others = (transcription.transcribe(one, chosen, progress=progress) for one in (path, *drawn))
+            return transcription.document_of(transcription.compared(found, others))
 
         return listen
 
     def text(document: dict[str, Any], format: str, _: Path) -> str:
         if format == "json":
             return to_json(document)
-        words = [transcription.Word(**word) for word in document["words"]]
-        return transcription.text_of(Transcript(words, document["duration"]), format)
+        return transcription.text_of(transcription.transcript_of(document), format)
 
     verb = listening_commands.Listening("transcribe", FORMATS, "text", _format_of, begun, text)
     return listening_commands.run(verb, recordings, place, format, terminal)

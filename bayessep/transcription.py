@@ -20,7 +20,7 @@ import html
 import importlib
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -67,6 +67,7 @@ class Transcript(NamedTuple):
 
     words: list[Word]
     duration: float  # seconds
+    draws: int = 0  # that it was `compared` with
 
     @property
     def text(self) -> str:
@@ -164,6 +165,33 @@ def pieces(blocks: Iterable[Float[np.ndarray, " n"]], most: int, sample_rate: in
         yield held
 
 
+# --- how sure a separation is of its words -------------------------------------------------------------------------------
+
+UNSURE = "(?)"
+"""Behind words that change from draw to draw."""
+SLACK = 0.1
+"""Seconds between the times of a word in two draws, at most: as exact as recognisers are."""
+
+
+def compared(found: Transcript, draws: Sequence[Transcript]) -> Transcript:
+    """A transcript whose words know how many draws of the same speech say them, too, in their place.
+
+    Draws are other speech that a separation holds for possible (`bayessep.draws`): a word that changes between them is unsure,
+    however sure the recogniser is of each.
+    """
+    agreed = np.zeros(len(found.words))
+    for other in draws:
+        left = list(other.words)
+        for n, word in enumerate(found.words):
+            same = [o for o in left if o.word == word.word and o.start < word.end + SLACK and o.end > word.start - SLACK]
+            if same:
+                left.remove(min(same, key=lambda o, w=word: abs(o.start + o.end - w.start - w.end)))
+                agreed[n] += 1
+    shares = agreed / len(draws) if draws else agreed + 1
+    words = [word._replace(agreement=float(share)) for word, share in zip(found.words, shares, strict=True)]
+    return Transcript(words, found.duration, len(draws))
+
+
 # --- choosing one --------------------------------------------------------------------------------------------------------
 
 
@@ -207,6 +235,7 @@ def captions(words: Sequence[Word]) -> list[Caption]:
     """Words in captions: two lines of `LINE` characters, `LASTING` seconds, and no pause of `PAUSE` at most."""
     found: list[Caption] = []
     for word in words:
+        word = word if word.agreement == 1 else word._replace(word=word.word + UNSURE)
         last = found[-1] if found else None
         joined = last is not None and word.start - last.end < PAUSE and word.end - last.start <= LASTING
         if last is not None and joined and len(last.lines[-1]) + 1 + len(word.word) <= LINE:
@@ -238,9 +267,16 @@ def _clock(seconds: float, comma: str) -> str:
 
 
 def document_of(transcript: Transcript) -> dict[str, Any]:
-    """In JSON: times in seconds to the millisecond, confidence to four digits."""
-    words = [
-        {"word": w.word, "start": round(w.start, 3), "end": round(w.end, 3), "confidence": round(w.confidence, 4)}
-        for w in transcript.words
-    ]
-    return {"text": transcript.text, "words": words, "duration": round(transcript.duration, 6)}
+    """In JSON: times in seconds to the millisecond, confidence to four digits; where there were draws, what they agree in."""
+    words: list[dict[str, Any]] = []
+    for w in transcript.words:
+        one = {"word": w.word, "start": round(w.start, 3), "end": round(w.end, 3), "confidence": round(w.confidence, 4)}
+        words.append(one | ({"agreement": round(w.agreement, 4), "unsure": w.agreement < 1} if transcript.draws else {}))
+    document: dict[str, Any] = {"text": transcript.text, "words": words, "duration": round(transcript.duration, 6)}
+    return document | ({"draws": transcript.draws} if transcript.draws else {})
+
+
+def transcript_of(document: Mapping[str, Any]) -> Transcript:
+    """The transcript that `document_of` wrote."""
+    words = [Word(**{name: value for name, value in one.items() if name in Word._fields}) for one in document["words"]]
+    return Transcript(words, document["duration"], document.get("draws", 0))

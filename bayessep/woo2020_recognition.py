@@ -22,7 +22,7 @@ from bayessep.detector_data import about_items, gain_of
 from bayessep.detector_release import division
 from bayessep.errors import UserError
 from bayessep.joint_training import Parts
-from bayessep.models import beam_search, joint_asr
+from bayessep.models import attention_asr, beam_search, joint_asr
 from bayessep.models.joint_asr import BACK, BOTH, FRONT
 from bayessep.recogniser_training import RATE, Material, drawn, most_labels
 from bayessep.recognisers import WIDTH
@@ -53,11 +53,14 @@ class Row(NamedTuple):
         return "-".join(part for part in (self.front, self.back, self.tuned) if part)
 
 
+LONGER = Row(MIXTURE, "", BACK)
+"""The mixture ASR alone, trained on for as long as rows are tuned: what tuning brings must be more than that."""
 ROWS = (
     *(Row(back) for back in BACKS),
+    LONGER,
     *(Row(back, front, tuned) for front in (FREQUENCY, TIME) for back in BACKS for tuned in ("", FRONT, BACK, BOTH)),
 )
-"""Table I: both recognisers alone, and each behind both separators, as trained apart and tuned in three ways."""
+"""Table I: both recognisers alone, and each behind both separators, as trained apart and tuned in three ways; and `LONGER`."""
 
 
 @dataclass(frozen=True)
@@ -177,15 +180,16 @@ class Networks:
         self.about = {"data": {name: about_items(own) for name, own in zip(("learn", "held"), parts, strict=False)}}
         self.clean = cache(self._clean)
         self.mixture = cache(self._mixture)
+        self.longer = cache(self._longer)
         self.front = cache(self._front)
         self.joint = cache(self._joint)
 
     def parts_of(self, row: Row) -> Parts:
         """The networks of a row; without a separator, it has none."""
-        if row.tuned:
+        if row.front and row.tuned:
             state = self.joint(row).state
             return Parts(state.front, state.back, state.statistics)
-        back = (self.clean if row.back == CLEAN else self.mixture)().state
+        back = (self.longer if row.tuned else self.clean if row.back == CLEAN else self.mixture)().state
         return Parts(self.front(row.front).state.front if row.front else None, back.parameters, back.statistics)
 
     def recipe(self, row: Row) -> joint_training.Recipe:
@@ -195,13 +199,18 @@ class Networks:
     def _trained(self, name: str, made: Any, recipe: recogniser_training.Recipe) -> Trained[Any]:
         return train(made, recipe.training, self.folder / name, progress=lambda _, *at: self.progress(f"training {name}", *at))
 
+    def _recogniser(self, name: str, recipe: recogniser_training.Recipe, begun: attention_asr.State | None) -> Trained[Any]:
+        learn, held, _ = self.parts
+        return self._trained(name, recogniser_training.task(recipe, self.words, learn, held, self.about, begun), recipe)
+
     def _clean(self) -> Trained[Any]:
-        recipe, (learn, held, _) = self.budget.clean, self.parts
-        return self._trained(CLEAN, recogniser_training.task(recipe, self.words, learn, held, self.about), recipe)
+        return self._recogniser(CLEAN, self.budget.clean, None)
 
     def _mixture(self) -> Trained[Any]:
-        recipe, (learn, held, _), begun = self.budget.mixture, self.parts, self.clean().state
-        return self._trained(MIXTURE, recogniser_training.task(recipe, self.words, learn, held, self.about, begun), recipe)
+        return self._recogniser(MIXTURE, self.budget.mixture, self.clean().state)
+
+    def _longer(self) -> Trained[Any]:
+        return self._recogniser(LONGER.name, self.budget.joint, self.mixture().state)
 
     def _front(self, name: str) -> Trained[Any]:
         recipe, (learn, held, _) = self.budget.fronts[name], self.parts

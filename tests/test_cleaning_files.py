@@ -51,6 +51,53 @@ def recording(path: Path, *, level: float = 1.0, seed: int = 0, subtype: str = "
     return save(path, level * tone(4, 300, seed=seed), subtype=subtype)
 
 
+MODULE = """
+from bayessep.recognition import Word
+import numpy as np
+
+class Ticks:
+    sample_rate, seconds = 8000, 10.0
+
+    def recognise(self, speech):
+        said = "loud" if np.abs(speech).max() > 0.4 else "<soft>"
+        return [Word(said, n + 0.25, n + 0.5, 0.5) for n in range(int(len(speech) / 8000))]
+"""
+
+
+def test_what_is_said_is_written_down_where_speech_is_heard(
+    call: Caller, heard: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the stem, not of the recording; words that change between draws are unsure; and it is not skipped without its words."""
+    monkeypatch.chdir(tmp_path)
+    Path(f"ticks_{tmp_path.name}.py").write_text(MODULE)
+    fake, asked = cleaning.clean, []
+
+    def clean(mixture: np.ndarray, *given: Any, draws: int, **named: Any) -> Stems:
+        asked.append(draws)
+        return fake(mixture, *given, **named)._replace(draws=(0.75 * mixture, 3 * mixture)[:draws])
+
+    monkeypatch.setattr(cleaning, "clean", clean)
+    line = ("clean", recording(tmp_path / "a.wav"), "-o", "out", "--skip-existing", "-q", "--json")
+    assert json.loads(call.succeeded(*line))["counts"]["cleaned"] == 1
+    folder, writes = tmp_path / "out" / "a", ("--recogniser", f"ticks_{tmp_path.name}:Ticks")
+    assert not (folder / "transcript.txt").exists() and "transcript" not in json.loads((folder / "clean.json").read_text())
+    for _ in range(2):
+        document = json.loads(call.succeeded(*line, *writes))
+    assert document["counts"]["skipped"] == 1 and asked == [0, 0]
+    assert (folder / "transcript.txt").read_text() == "<soft> <soft> <soft>\n"  # three seconds of speech, and one of music
+    assert (folder / "transcript.srt").read_text().startswith("1\n00:00:00,250 --> 00:00:02,500\n<soft> <soft>")
+    page = (folder / "report.html").read_text()
+    assert "What is said" in page and "&lt;soft&gt; &lt;soft&gt;" in page and "<soft>" not in page
+    assert json.loads(call.succeeded(*line, *writes, "--draws", "2"))["counts"]["cleaned"] == 1
+    assert (folder / "transcript.txt").read_text() == "<soft>(?) <soft>(?) <soft>(?)\n"
+    found = json.loads((folder / "clean.json").read_text())
+    assert found["transcript"]["draws"] == 2 and [word["agreement"] for word in found["transcript"]["words"]] == [0.5] * 3
+    assert found["recogniser"] == {"name": writes[1], "weights": None, "draws": 2}
+    call.succeeded(*line[:4], "-q")  # without words again: those of before are not left beside other stems
+    assert not (folder / "transcript.txt").exists() and "What is said" not in (folder / "report.html").read_text()
+    assert "name a --recogniser" in call.refused(*line, "--draws", "2")
+
+
 # --- what is given -------------------------------------------------------------------------------------------------------
 
 

@@ -126,6 +126,28 @@ def test_captions_are_short_in_time_and_on_the_page() -> None:
     assert text_of(Transcript([], 1.0), "vtt") == "WEBVTT\n\n" and text_of(Transcript([], 1.0), "text") == ""
 
 
+# --- draws ---------------------------------------------------------------------------------------------------------------
+
+
+def _spoken(*words: str) -> Transcript:
+    """One word a second; a dash is none."""
+    return Transcript([Word(word, n + 0.2, n + 0.7, 0.9) for n, word in enumerate(words) if word != "-"], 9.0)
+
+
+def test_words_that_change_from_draw_to_draw_are_unsure() -> None:
+    found = transcription.compared(_spoken("a", "b", "a", "d"), [_spoken("a", "b", "-", "d"), _spoken("a", "c", "a", "d")])
+    assert [word.agreement for word in found.words] == [1.0, 0.5, 0.5, 1.0]  # in their places: the first "a" is sure
+    assert text_of(found, "text") == "a b(?) a(?) d\n" and found.text == "a b a d"
+    document = transcription.document_of(found)
+    assert [word["unsure"] for word in document["words"]] == [False, True, True, False] and document["draws"] == 2
+    assert transcription.transcript_of(document) == found
+    alone = transcription.compared(_spoken("a"), [])
+    assert alone == _spoken("a") and "draws" not in transcription.document_of(alone)
+    assert transcription.compared(_spoken("a"), [_spoken("a", "a")]).words[0].agreement == 1
+    twice = Transcript([Word("a", 0, 1, 1), Word("a", 0, 1, 1)], 1.0)  # one word of a draw does not agree with two
+    assert sorted(w.agreement for w in transcription.compared(twice, [_spoken("a")]).words) == [0, 1]
+
+
 # --- the verb ------------------------------------------------------------------------------------------------------------
 
 
@@ -153,6 +175,20 @@ def test_several_recordings_are_transcribed_though_one_fails(call: Caller, ones:
     assert outcome.code == 1 and "failed: in/a.wav" in outcome.err.replace("\\", "/")
     assert [path.name for path in files(ones / "out")] == ["b.txt"]
     assert (ones / "out" / "b.txt").read_text() == "ha ha\n"
+
+
+def test_draws_of_a_separation_mark_words(call: Caller, ones: Path) -> None:
+    save(ones / "speech.wav", _claps(), rate=8000)
+    (ones / "draws").mkdir()
+    for n in (1, 2):
+        other = _claps()
+        other[8000 * n : 8000 * (n + 1)] = 0.01
+        save(ones / "draws" / f"speech-{n}.wav", other, rate=8000)
+    line = ("transcribe", "speech.wav", "--draws", "draws", "--recogniser", _name(ones))
+    assert call.succeeded(*line).split() == ["ha", "ha(?)", "ha(?)", *["ha"] * 6]
+    save(ones / "draws" / "speech-3.wav", _claps(8.0), rate=8000)
+    assert "speech-3.wav lasts 8 s, and speech.wav 9 s" in call.refused(*line)
+    assert "are of one recording" in call.refused(*line[:2], "speech.wav", *line[2:])
 
 
 @pytest.mark.parametrize(
