@@ -62,8 +62,7 @@ def writing(recogniser: str | None, weights: Path | None, draws: int) -> Writing
         if draws:
             raise UserError("--draws mark words of a transcript; name a --recogniser, too.")
         return None
-    name = recogniser or recognisers.ATTENTION
-    made = recognisers.named(name, weights)
+    made, name = recognisers.named(recogniser, weights), recogniser or recognisers.ATTENTION
     digest = None if weights is None else hashlib.sha256(weights.read_bytes()).hexdigest()
     return Writing(made, {"name": name, "weights": digest, "draws": draws}, draws)
 

@@ -60,7 +60,10 @@ def transcribe(
         Format | None,
         typer.Option("--format", show_default="by the ending of FILE, else text", help="How the transcript is written."),
     ] = None,
-    recogniser: Annotated[str, typer.Option("--recogniser", metavar="NAME", help=RECOGNISERS)] = "pocketsphinx",
+    recogniser: Annotated[
+        str | None,
+        typer.Option("--recogniser", metavar="NAME", show_default="pocketsphinx, without --weights", help=RECOGNISERS),
+    ] = None,
     weights: RecogniserWeights = None,
     draws: Annotated[
         Path | None,

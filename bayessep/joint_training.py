@@ -85,7 +85,7 @@ def task(
     """
     utterances = recipe.utterances
     config = recipe.config(vocabulary.size_of(words))
-    most = most_labels(utterances, [*learn.speech, *held.speech], words)
+    most = most_labels(utterances, learn, held, words)
 
     def joint(made: Utterances, clean: Float[np.ndarray, "B N"]) -> Batch:
         heard, samples, *said = batch_of(made, words, most)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any, NamedTuple, TypeVar
@@ -88,8 +88,8 @@ class Recipe:
                 raise UserError(f"{name} is {getattr(self, name)}, but must be at least 1.")
         if self.subwords < 0:
             raise UserError(f"subwords is {self.subwords}, but must be at least 0.")
-        if not 1 <= self.seconds <= 600:
-            raise UserError(f"seconds is {self.seconds}, but must be from 1 to 600.")
+        if not 1 <= self.seconds <= attention_asr.SECONDS:
+            raise UserError(f"seconds is {self.seconds}, but must be from 1 to {attention_asr.SECONDS}.")
         if not 1 <= self.speed <= 2:
             raise UserError(f"speed is {self.speed}, but must be from 1 to 2.")
         check_ratio(self.snr_mean, self.snr_deviation)
@@ -193,10 +193,18 @@ def portions(every: Several) -> list[Several]:
     return [type(fields)(*(part[k : k + size] for part in fields)) for k in range(0, count, size)]
 
 
-def most_labels(recipe: Recipe, of: Sequence[Spoken], words: bytes) -> int:
-    """Labels of an utterance, at most: one program serves all."""
-    longest = max(len(vocabulary.labels_of(words, one.words)) for one in of)
-    return longest if recipe.joined == 1 else 2 + recipe.joined * (longest - 2)
+def most_labels(recipe: Recipe, learn: Material, held: Material, words: bytes) -> int:
+    """Labels of an utterance, at most: one program serves all.
+
+    Raises:
+        UserError: no recording of one of them is short enough, or there are more than `attention_asr.LIMIT`.
+    """
+    fit = [*spoken.fitting(learn.speech, recipe.seconds, recipe.speed), *spoken.fitting(held.speech, recipe.seconds)]
+    longest = max(len(vocabulary.labels_of(words, one.words)) for one in fit)
+    most = longest if recipe.joined == 1 else 2 + recipe.joined * (longest - 2)
+    if most > attention_asr.LIMIT:
+        raise UserError(f"an utterance may have {most} labels, but {attention_asr.LIMIT} are the most; join fewer recordings.")
+    return most
 
 
 def task(
@@ -206,7 +214,7 @@ def task(
 
     `begun` is an earlier training to begin with.
     """
-    config, most = recipe.config(vocabulary.size_of(words)), most_labels(recipe, [*learn.speech, *held.speech], words)
+    config, most = recipe.config(vocabulary.size_of(words)), most_labels(recipe, learn, held, words)
 
     def batch(n: int) -> Batch:
         return batch_of(lesson(recipe, learn, n)[0], words, most)

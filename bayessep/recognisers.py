@@ -85,7 +85,7 @@ def recogniser_of(weights: Weights) -> AttentionRecogniser:
             raise ValueError(f"they are of {settings['network']}")
         config = shipped.config_of(AttentionAsr, settings["config"])
         seconds, labels = float(settings["seconds"]), int(settings["labels"])
-        if not (1 <= seconds <= 600 and 2 <= labels <= 10_000):
+        if not (1 <= seconds <= attention_asr.SECONDS and 2 <= labels <= attention_asr.LIMIT):
             raise ValueError(f"utterances of {seconds} s and {labels} labels")
         words = arrays.pop(VOCABULARY).astype(np.uint8).tobytes()
         if (size := vocabulary.size_of(words)) != config.labels:
@@ -97,19 +97,21 @@ def recogniser_of(weights: Weights) -> AttentionRecogniser:
     return AttentionRecogniser(config, tree["parameters"], tree["statistics"], words, seconds, labels)
 
 
-def named(name: str, weights: Path | None = None) -> transcription.Recogniser:
-    """A recogniser by its name, or that of a file of weights.
+def named(name: str | None, weights: Path | None = None) -> transcription.Recogniser:
+    """A recogniser by its name, or that of a file of weights; where neither is given, pocketsphinx.
 
     Raises:
         UserError: there is none of that name, it needs weights or has no use for them, or it is not installed.
     """
     if weights is not None:
-        if name not in (POCKETSPHINX, ATTENTION):  # the first is what is taken where none is named
+        if name not in (None, ATTENTION):
             raise UserError(f"--weights are of {ATTENTION}; leave them out, or --recogniser {name}.")
         return shipped.made_of_file(weights, recogniser_of)
     if name == ATTENTION:
+        if ATTENTION in shipped.names():
+            return recogniser_of(shipped.read(ATTENTION))
         raise UserError(f"no {ATTENTION} is installed; give --weights FILE, a file that bayessep train {ATTENTION} has written.")
-    if name != POCKETSPHINX:
+    if name not in (None, POCKETSPHINX):
         return transcription.plugged_in(name)
     extras.library(POCKETSPHINX, "asr")  # what is missing is said before a recording is read
     return Pocketsphinx()

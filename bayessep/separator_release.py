@@ -21,19 +21,11 @@ from bayessep import neural, shipped, woo2020, woo2020_tables
 from bayessep.detector_data import Items
 from bayessep.detector_release import GENERATED, division, main, most_of
 from bayessep.models import conv_tasnet
-from bayessep.neural import Separator
 from bayessep.separator_training import task
-from bayessep.shipped import Weights
 from bayessep.train import Progress
 from bayessep.woo2020 import BUDGETS, FREQUENCY, MIXTURE, RATIOS, TIME
 
 BUDGET = "full"
-
-
-def halved(separator: Separator, **about: object) -> Weights:
-    """Its weights in half precision."""
-    whole = neural.weights_of(separator, **about)
-    return Weights({name: np.asarray(x, np.float16) for name, x in whole.arrays.items()}, whole.settings)
 
 
 def pace(network: str, items: Items, steps: int = 6) -> float:
@@ -54,7 +46,8 @@ def release(data: Path, work: Path, output: Path, progress: Progress = lambda *_
     lines = woo2020.run(work, data, BUDGET, progress=progress)
     made = {name: woo2020.trained(recipes, parts, work / name, progress) for name, recipes in own.recipes.items()}
     twice = woo2020.separator_of(own.recipes[TIME], made[TIME])._replace(both_signs=True)
-    weights = halved(twice, recipes=[dataclasses.asdict(recipe) for recipe in own.recipes[TIME]], sources=parts.sources)
+    recipes = [dataclasses.asdict(recipe) for recipe in own.recipes[TIME]]
+    weights = shipped.halved(neural.weights_of(twice, recipes=recipes, sources=parts.sources))
     ships = neural.separator_of(weights)
     for n, one in enumerate(woo2020.mixtures(parts.test, woo2020.genres(data), own.each, own.seconds, 0)):
         for ratio in RATIOS:

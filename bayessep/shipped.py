@@ -129,6 +129,12 @@ def made_of_file(path: str | Path, make: Callable[[Weights], Made]) -> Made:
         raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 
 
+def halved(weights: Weights) -> Weights:
+    """The same with numbers in half precision, as they ship; bytes and counts stay."""
+    arrays = {n: x.astype(np.float16) if np.issubdtype(x.dtype, np.floating) else x for n, x in weights.arrays.items()}
+    return Weights(arrays, weights.settings)
+
+
 def write_file(path: str | Path, weights: Weights) -> str:
     """Write weights, whole or not at all; returns their sha256. The same weights make the same bytes."""
     path = Path(path)

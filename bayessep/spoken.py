@@ -110,6 +110,18 @@ class Utterances(NamedTuple):
     words: list[str]
 
 
+def fitting(every: Sequence[Spoken], seconds: float, speed: float = 1.0) -> list[Spoken]:
+    """Recordings that are drawn: those that fit into so many seconds, pauses around them included, when they are slowed down.
+
+    Raises:
+        UserError: none is.
+    """
+    found = [one for one in every if len(one.samples) * speed + 2 * GAPS[1] * RATE <= round(seconds * RATE)]
+    if not found:
+        raise UserError(f"no recording is shorter than {seconds:g} s, with {2 * GAPS[1]:g} s around it; allow longer utterances.")
+    return found
+
+
 def said(
     every: Sequence[Spoken], count: int, seconds: float, joined: int, rng: np.random.Generator, speed: float = 1.0
 ) -> Utterances:
@@ -121,10 +133,7 @@ def said(
     Raises:
         UserError: all of them are.
     """
-    room, rate = round(seconds * RATE), float(RATE)
-    fit = [one for one in every if len(one.samples) * speed + 2 * GAPS[1] * rate <= room]
-    if not fit:
-        raise UserError(f"no recording is shorter than {seconds:g} s, with {2 * GAPS[1]:g} s around it; allow longer utterances.")
+    room, fit = round(seconds * RATE), fitting(every, seconds, speed)
     of_speaker: dict[str, list[Spoken]] = {}
     for one in fit:
         of_speaker.setdefault(one.group, []).append(one)

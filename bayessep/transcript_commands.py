@@ -29,7 +29,7 @@ def transcribe(
     recordings: Sequence[Path],
     place: Path | None,
     format: str | None,
-    recogniser: str,
+    recogniser: str | None,
     weights: Path | None,
     draws: Path | None,
     device: str,
@@ -107,10 +107,10 @@ def train_recogniser(
         played = of.music
     described = begin_together(together, device, terminal)
     material = Material(spoken.read(listed), read_items(played, RATE, pauses=True))
-    words = vocabulary.learned([one.words for one in material.speech], recipe.subwords)
     said = hashlib.sha256("\n".join(one.words for one in material.speech).encode()).hexdigest()
     about = {"data": about_items(material) | {"words": said, "redistributable": redistributable}}
     learn, held = divided(material, SHARE, recipe.seed)
+    words = vocabulary.learned([one.words for one in learn.speech], recipe.subwords)
     made = task(recipe, words, learn, held, about)
     with terminal.working() as progress:
         trained = train.train(made, recipe.training, folder, progress=progress)
@@ -119,7 +119,7 @@ def train_recogniser(
     licences = sorted({*(one.licence for one in listed), *(sound.recording.licence for sound in played)} - {""})
 
     def weights(settings: dict[str, Any]) -> Weights:
-        network, labels = recipe.config(vocabulary.size_of(words)), most_labels(recipe, material.speech, words)
+        network, labels = recipe.config(vocabulary.size_of(words)), most_labels(recipe, learn, held, words)
         facts = {"recipe": dataclasses.asdict(recipe), "licences": licences, **settings}
         return recognisers.weights_of(network, trained.state, words, recipe.seconds, labels, facts)
 

@@ -133,7 +133,7 @@ def heard(recogniser: Recogniser, piece: Float[np.ndarray, " n"], begin: float) 
         every = list(recogniser.recognise(piece))
     except UserError:
         raise
-    except Exception as error:  # whatever the code of others raises
+    except (Exception, SystemExit) as error:  # whatever the code of others raises
         raise UserError(f"the recogniser {type(recogniser).__name__} failed ({type(error).__name__}: {error}).") from error
     for word in every:
         try:
@@ -204,13 +204,12 @@ def plugged_in(name: str) -> Recogniser:
     module, _, attribute = name.partition(":")
     if not module or not attribute:
         raise UserError(f"recogniser {name!r} is neither one of this project nor MODULE:CALLABLE.")
-    sys.path.insert(0, "")
+    if "" not in sys.path:  # it stays: what is plugged in may import more when it is used
+        sys.path.insert(0, "")
     try:
         made: Any = getattr(importlib.import_module(module), attribute)()
-    except Exception as error:  # whatever the code of others raises
+    except (Exception, SystemExit) as error:  # whatever the code of others raises
         raise UserError(f"recogniser {name} cannot be made ({type(error).__name__}: {error}).") from error
-    finally:
-        sys.path.remove("")
     if not isinstance(made, Recogniser):
         raise UserError(f"{name} made {type(made).__name__}, which lacks one of sample_rate, seconds and recognise.")
     rate, seconds = made.sample_rate, made.seconds

@@ -99,7 +99,7 @@ def _budget(epochs: Mapping[str, int], each: int, **rest: Any) -> Budget:
 
 
 BUDGETS = {
-    "full": _budget({"clean": 24, "mixture": 30, "front": 30, "joint": 6}, each=6),
+    "full": _budget({"clean": 24, "mixture": 30, "front": 30, "joint": 10}, each=6),
     "quick": _budget({"clean": 1, "mixture": 1, "front": 1, "joint": 1}, each=1, batch=4, held=4, steps_per_epoch=4),
 }
 """Two to three hours of a core, and one that shows that it runs."""
@@ -176,7 +176,7 @@ class Networks:
     def __init__(self, budget: Budget, parts: Division, folder: Path, progress: Progress = lambda *_: None) -> None:
         self.budget, self.parts, self.folder, self.progress = budget, parts, folder, progress
         self.words = vocabulary.learned([one.words for one in parts.learn.speech], budget.clean.subwords)
-        self.most = most_labels(budget.clean, [*parts.learn.speech, *parts.held.speech], self.words)
+        self.most = most_labels(budget.clean, parts.learn, parts.held, self.words)
         self.about = {"data": {name: about_items(own) for name, own in zip(("learn", "held"), parts, strict=False)}}
         self.clean = cache(self._clean)
         self.mixture = cache(self._mixture)

@@ -39,6 +39,8 @@ from bayessep.stft import Stft
 
 BEGIN, END = 0, 1
 """Labels that begin and end every utterance."""
+LIMIT, SECONDS = 10_000, 60
+"""Of an utterance, at most: labels; and seconds, for attention holds a matrix of the square of its places."""
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,15 @@ import sys
 
 import pytest
 
+from bayessep.models.attention_asr import AttentionAsr
 from bayessep.models.conv_tasnet import ConvTasNet
 from bayessep.models.idempotent_masker import IdempotentMasker
 from tests.benchmarks import __main__ as benchmarks
-from tests.benchmarks import images, waveforms
+from tests.benchmarks import images, waveforms, words
 from tests.benchmarks.beside_torch import SAME
 
 TINY = ConvTasNet(filters=12, length=8, bottleneck=6, hidden=10, kernel=3, blocks=2, repeats=2)
+TINY_RECOGNISER = AttentionAsr(labels=6, layers=1, units=4, channels=2, attention=4, filters=2, reach=4, mels=8)
 TINY_MASKER = IdempotentMasker(bins=32, frames=32, hop=16, channels=4, blocks=1, critic=4, layers=2, scales=2)
 
 
@@ -57,3 +59,12 @@ def test_both_maskers_learn_the_same() -> None:
     assert compared.difference < SAME
     for _ in range(3):
         assert compared.ours() == pytest.approx(compared.theirs(), rel=2e-5)
+
+
+@pytest.mark.loose_arrays  # optax
+def test_the_recogniser_learns_and_says_something_in_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(words, "SECONDS", 0.2)
+    monkeypatch.setattr(words, "LABELS", 4)
+    step = words.step(TINY_RECOGNISER)
+    assert step() != step()  # it goes on
+    assert words.decoding(TINY_RECOGNISER)().shape == (words.UTTERANCES, 4)

@@ -76,9 +76,15 @@ def test_batches_depend_on_their_number_alone_and_have_room_for_all_labels() -> 
     one, same, other = made.batch(3), task(recipe, words, learn, held).batch(3), made.batch(4)
     np.testing.assert_array_equal(one.waveform, same.waveform)
     assert not np.array_equal(one.waveform, other.waveform)
-    assert one.labels.shape == (4, most_labels(recipe, learn.speech, words)) == (4, 2 + 3 * 6)
+    assert one.labels.shape == (4, most_labels(recipe, learn, held, words)) == (4, 2 + 3 * 6)
     for labels, count in zip(one.labels, one.length, strict=True):
         assert labels[0] == BEGIN and labels[count - 1] == END and (labels[count:] == END).all()
+    long = Spoken("long", "dee", np.ones(2 * RATE, np.float32), "one " * 99)  # it is not drawn, and needs no labels
+    assert most_labels(recipe, learn._replace(speech=[*learn.speech, long]), held, words) == 2 + 3 * 6
+    with pytest.raises(UserError, match="no recording is shorter than 1 s"):  # before anything is learned
+        task(recipe, words, learn, held._replace(speech=[long]))
+    with pytest.raises(UserError, match="12002 labels, but 10000 are the most"):
+        most_labels(dataclasses.replace(recipe, joined=2000), learn, held, words)
     with pytest.raises(UserError, match=r"an utterance has \d+ labels, but 4"):
         recogniser_training.batch_of(drawn(recipe, learn, 4, lambda _: 0.0, np.random.default_rng(0))[0], words, 4)
 

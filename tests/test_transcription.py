@@ -28,6 +28,10 @@ class Ones:
 class Endless(Ones):
     seconds = 0
 
+class Leaving(Ones):
+    def __init__(self):
+        raise SystemExit(3)
+
 class Broken(Ones):
     def recognise(self, speech):
         raise RuntimeError("boom")
@@ -196,7 +200,8 @@ def test_draws_of_a_separation_mark_words(call: Caller, ones: Path) -> None:
     [
         (("--recogniser", "whisper"), "neither one of this project nor MODULE:CALLABLE"),
         (("--recogniser", "no_such_module:Thing"), "cannot be made (ModuleNotFoundError"),
-        (("--recogniser", "attention-asr"), "--weights FILE"),
+        (("--recogniser", "pocketsphinx", "--weights", "claps.wav"), "--weights are of attention-asr"),
+        (("--recogniser", "mine:Leaving"), "cannot be made (SystemExit: 3)"),
         (("--recogniser", "json:dumps"), "cannot be made (TypeError"),
         (("--recogniser", "json:JSONDecoder"), "lacks one of sample_rate"),
         (("--recogniser", "mine:Endless"), "seconds of 0"),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bayessep import joint_training, recogniser_training
+from bayessep import joint_training, recogniser_release, recogniser_training, recognisers, shipped, vocabulary
 from bayessep import woo2020_recognition as experiment
 from bayessep import woo2020_recognition_tables as made
 from bayessep.data import MANIFEST_COLUMNS
@@ -131,6 +131,13 @@ def test_an_interrupted_run_goes_on(call: Caller, small: Path, monkeypatch: pyte
     assert len((folder / "recognition.csv").read_text().splitlines()) == 1 + 4 * len(CONDITIONS)
     assert "results of another run" in call.refused(*line, "--seed", "1")
     assert "holds no results of woo2020 --part recognition" in call.refused(*line[:-1], small / "none", "--finished")
+
+    figures = recogniser_release.release(small, folder, small / "weights")
+    ships = recognisers.recogniser_of(shipped.read_file(small / "weights" / "attention-asr.safetensors"))
+    assert vocabulary.size_of(ships.vocabulary) == ships.config.labels and ships.seconds == 1.5
+    assert figures["scores"].keys() == {"clean", "5 dB", "0 dB", "-5 dB"} and figures["strangers"] == [None, 0]
+    card = (small / "weights" / "attention-asr.md").read_text()
+    assert "| as it ships | " in card and "- CC0" in card and f"{attention_asr.parameter_count(ships.config):,} parameters" in card
 
 
 def test_speakers_who_said_too_little_cannot_be_divided(small: Path) -> None:

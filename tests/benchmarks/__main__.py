@@ -277,11 +277,34 @@ def masker_step() -> dict:
     return _row(*_in_turns(compared.ours, compared.theirs, 2), 1 / 1.5, what, difference=compared.difference)
 
 
+def _words(run: Callable[[], object], target: float, what: str) -> dict:
+    from tests.benchmarks import words
+
+    run()
+    return _row(median(_seconds(run) for _ in range(ROUNDS)), words.DURATION, target, f"{what} / its duration")
+
+
+def recogniser_step() -> dict:
+    """A step of training of the recogniser of paper 001, preset small, against how long what it hears lasts."""
+    from bayessep.models.attention_asr import PRESETS
+    from tests.benchmarks import words
+
+    return _words(words.step(PRESETS["small"]), 1 / 50, "a step of attention-asr (small), 16 utterances of 4 s")
+
+
+def recogniser_decode() -> dict:
+    """Search for the likeliest words with four hypotheses, against the same."""
+    from bayessep.models.attention_asr import PRESETS
+    from tests.benchmarks import words
+
+    return _words(words.decoding(PRESETS["small"]), 1 / 50, "decoding by attention-asr (small), 16 utterances of 4 s, beam 4")
+
+
 ROWS = {
     f.__name__: f
     for f in (
         *(sweep, catalogue, catalogue80, transform, hpss, separation, scores, hour, detector),
-        *(conv_tasnet, conv_tasnet_step, conv_tasnet_separate, masker_step),
+        *(conv_tasnet, conv_tasnet_step, conv_tasnet_separate, masker_step, recogniser_step, recogniser_decode),
     )
 }
 

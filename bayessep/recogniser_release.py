@@ -1,0 +1,132 @@
+"""The recogniser that ships: how it is trained and measured, and its model card.
+
+    python -m bayessep.recogniser_release DATA -o bayessep/weights --work FOLDER
+
+The mixture ASR of the full run of `reproduce woo2020`, trained on (`woo2020_recognition.LONGER`), kept in FOLDER and gone on with
+there; its weights are published in half precision, and measured once more as they ship. Twenty minutes of a core.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bayessep import recognisers, recognition, shipped, spoken, vocabulary, woo2020_recognition
+from bayessep.detector_release import main
+from bayessep.models import attention_asr
+from bayessep.recogniser_training import RATE
+from bayessep.recognisers import ATTENTION, AttentionRecogniser
+from bayessep.spoken import Spoken
+from bayessep.train import Progress
+from bayessep.woo2020 import genres
+from bayessep.woo2020_recognition import CONDITIONS, LEAST, Networks, at, divide, seeded, utterances
+
+BUDGET = "full"
+
+
+def release(data: Path, work: Path, output: Path, progress: Progress = lambda *_: None) -> dict[str, Any]:
+    """Train, measure, and put the weights and their card into `output`; returns the figures of the card."""
+    own = seeded(woo2020_recognition.BUDGETS[BUDGET], 0)
+    parts = divide(data, own.clean.words)
+    networks = Networks(own, parts, work, progress)
+    trained = networks.longer()
+    config = own.mixture.config(vocabulary.size_of(networks.words))
+    listed = spoken.listed(data, only=own.clean.words, redistributable=True)
+    facts = {"recipes": [asdict(recipe) for recipe in (own.clean, own.mixture, own.joint)], "words": " ".join(own.clean.words)}
+    whole = recognisers.weights_of(config, trained.state, networks.words, own.clean.seconds, networks.most, facts)
+    weights = shipped.halved(whole)
+    ships = recognisers.recogniser_of(weights)
+    every = list(utterances(own.clean, parts.test, genres(data), own.each, 0))
+    scores: dict[str, Any] = {}
+    for n, ratio in enumerate(CONDITIONS):
+        counts = [errors(ships, at(one, ratio), one.words) for one in every]
+        scores["clean" if ratio is None else f"{ratio:g} dB"] = rate(counts)
+        progress("as it ships", n + 1, len(CONDITIONS), float("nan"))
+    others = strangers(spoken.read(listed))
+    known = {one.group for one in parts.learn.speech}
+    figures = {
+        "scores": scores,
+        "count": len(every),
+        "words": sum(len(one.words.split()) for one in every),
+        "strangers": [rate([errors(ships, one.samples, one.words) for one in others]), sum(len(o.words.split()) for o in others)],
+        "recordings": {name: len(part.speech) for name, part in parts._asdict().items()},
+        "speakers": len(known),
+        "music": {name: round(sum(len(i.samples) for i in p.music) / RATE / 60, 1) for name, p in parts._asdict().items()},
+        "licences": sorted({one.licence for one in listed if one.group in known}),
+        "parameters": attention_asr.parameter_count(config),
+        "steps": [r.epochs * r.steps_per_epoch for r in (own.clean, own.mixture, own.joint)],
+    }
+    shipped.publish(ATTENTION, weights, card(figures), output)
+    (work / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    return figures
+
+
+def errors(recogniser: AttentionRecogniser, speech: np.ndarray, words: str) -> recognition.WordErrors:
+    """Of what is recognised of an utterance."""
+    return recognition.word_errors(words, " ".join(word.word for word in recogniser.recognise(speech)))
+
+
+def rate(counts: list[recognition.WordErrors]) -> float | None:
+    """Word error rate in percent; None of nothing."""
+    words = sum(one.words for one in counts)
+    return round(100 * sum(one.errors for one in counts) / words, 1) if words else None
+
+
+def strangers(every: list[Spoken]) -> list[Spoken]:
+    """Recordings of speakers who said too little to be learned from."""
+    counts = {group: sum(one.group == group for one in every) for group in {one.group for one in every}}
+    return [one for one in every if counts[one.group] < LEAST]
+
+
+def card(figures: dict[str, Any]) -> str:
+    """The model card."""
+    heads, rates = zip(*figures["scores"].items(), strict=True)
+    wrong, said = figures["strangers"]
+    unknown = f"Of {said} words by others, in recordings of their own, {wrong} % are wrong." if said else "Others were not tested."
+    clean, mixture, on = figures["steps"]
+    licences = "\n".join(f"- {licence}" for licence in figures["licences"])
+    return f"""# {ATTENTION}
+
+Digits, zero to nine, through music: `bayessep transcribe --recogniser {ATTENTION}`. It knows no other word.
+
+**Licence.** CC BY-SA 4.0, as what the weights were learned from asks.
+
+- The recogniser of paper 001 (Woo et al., 2020) in the preset small: {figures["parameters"]:,} parameters in half precision,
+  whose labels are characters.
+- Trained for {clean} steps on clean speech, then for {mixture} and {on} on speech with music at 0 dB ± 5 dB.
+- Made by `python -m bayessep.recogniser_release DATA -o bayessep/weights --work FOLDER`.
+
+## How good
+
+Word error rate in percent, of {figures["count"]} utterances of up to five digits, {figures["words"]} words, from
+{figures["recordings"]["test"]} recordings that training never heard **of the {figures["speakers"]} speakers that it did hear**, and
+with {figures["music"]["test"]} min of real music by other artists:
+
+| | {" | ".join(heads)} |
+|---|{"---:|" * len(heads)}
+| as it ships | {" | ".join(f"{value:.1f}" for value in rates)} |
+
+{unknown}
+
+## What it learned from
+
+{figures["recordings"]["learn"]} recordings of single digits by {figures["speakers"]} speakers (the Free Spoken Digit Dataset), said
+one after another at other speeds, with {figures["music"]["learn"]} min of music by other artists, mixed anew for every step.
+{figures["recordings"]["held"]} recordings to stop by. No recording under a licence with NC or ND. Licences of the speech:
+
+{licences}
+
+## What it cannot do
+
+It hears digits in whatever it is given: every other word, and every noise, is one or more of them to it. Voices that it does not
+know, of whom there are all but {figures["speakers"]}, it understands far worse. It was trained on pauses of at most
+{2 * spoken.GAPS[1]:g} s between words.
+"""
+
+
+if __name__ == "__main__":
+    main(release, __doc__)
