@@ -134,6 +134,8 @@ def reproduce(
             raise UserError(f"--{name} is of another experiment ({', '.join(_OF[name])}); leave it out for {experiment}.")
     if quick and long:
         raise UserError("--quick runs a part of the experiment, --long all of it; take one of the two.")
+    if experiment == Experiment.woo2020:
+        part = part or Part.recognition
     described, output = commands.begin(device, terminal), output or Path("-".join(filter(None, (experiment, part))))
     separation = part == Part.separation
     of_networks = {

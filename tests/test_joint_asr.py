@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +21,7 @@ from bayessep.models.blstm_mask import BlstmMask
 from bayessep.models.conv_tasnet import ConvTasNet
 from bayessep.models.joint_asr import BACK, BOTH, FRONT, Batch, JointAsr, State
 
+ROOT = Path(__file__).resolve().parent.parent
 BACKEND = AttentionAsr(
     labels=4, layers=1, units=3, channels=2, attention=5, filters=2, reach=4, mels=8, window=16, hop=4, sample_rate=200
 )  # fmt: skip
@@ -169,6 +175,28 @@ def test_both_learn_together() -> None:
         losses.append((float(found.separation), float(found.recognition)))
     assert losses[-1][1] < 0.7 * losses[0][1]
     assert isinstance(state, State) and joint_asr.measure(config, state, batch).right > 0.8
+
+
+def test_several_devices_learn_what_one_does(tmp_path: Path) -> None:
+    """Utterances divided among them; batch normalisation and the norm of gradients are of all of them."""
+
+    def begun(devices: int) -> subprocess.Popen[str]:
+        flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+        command = [sys.executable, "-m", "tests.tuner", str(tmp_path / str(devices))]
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    found = {}
+    for devices, process in [(n, begun(n)) for n in (1, 4)]:
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        count, learned, losses = out.splitlines()
+        assert int(count) == devices
+        found[devices] = np.frombuffer(bytes.fromhex(learned), np.float32), json.loads(losses)
+    (one, losses), (other, same) = found[1], found[4]
+    assert losses == pytest.approx(same, rel=1e-3)
+    # Biases before batch normalisation have no gradient but rounding, of which Adam makes steps of full length.
+    assert np.isclose(one, other, rtol=1e-3, atol=1e-4).mean() > 0.99
 
 
 def test_the_papers_networks_are_the_defaults() -> None:
