@@ -116,7 +116,8 @@ with {figures["music"]["test"]} min of real music by other artists:
 
 {figures["recordings"]["learn"]} recordings of single digits by {figures["speakers"]} speakers (the Free Spoken Digit Dataset), said
 one after another at other speeds, with {figures["music"]["learn"]} min of music by other artists, mixed anew for every step.
-{figures["recordings"]["held"]} recordings to stop by. No recording under a licence with NC or ND. Licences of the speech:
+{figures["recordings"]["held"]} recordings to stop by. No recording under a licence with NC or ND: the music is that of
+[conv-tasnet](conv-tasnet.md), whose card names it, and the speech is under
 
 {licences}
 
@@ -124,7 +125,7 @@ one after another at other speeds, with {figures["music"]["learn"]} min of music
 
 It hears digits in whatever it is given: every other word, and every noise, is one or more of them to it. Voices that it does not
 know, of whom there are all but {figures["speakers"]}, it understands far worse. It was trained on pauses of at most
-{2 * spoken.GAPS[1]:g} s between words.
+{spoken.GAPS[1]:g} s between words.
 """
 
 
