@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import nbformat
@@ -17,7 +18,9 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
 FOLDER = Path(__file__).resolve().parent
-SECONDS_PER_NOTEBOOK = 600
+SECONDS_PER_NOTEBOOK = 900
+TOGETHER = 2
+"""Notebooks at a time: most of what they do is compiling, which one core does."""
 
 
 def execute(path: Path) -> nbformat.NotebookNode:
@@ -47,24 +50,35 @@ def write(notebook: nbformat.NotebookNode, path: Path) -> None:
     os.replace(temporary, path)
 
 
+def timed(path: Path) -> tuple[nbformat.NotebookNode | None, float, str]:
+    """The notebook with fresh outputs, how long it took, and what went wrong."""
+    start = time.monotonic()
+    try:
+        found, failure = execute(path), ""
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        found, failure = None, str(error)
+    return found, time.monotonic() - start, failure
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Run every notebook of this folder.")
     parser.add_argument("--check", action="store_true", help="leave the files as they are")
     check = parser.parse_args().check
 
-    paths = sorted(FOLDER.glob("*.ipynb"))
+    paths = sorted(FOLDER.glob("*.ipynb"), reverse=True)  # the last ones train networks, and take longest
     if not paths:
         print("no notebooks")
-    for path in paths:
-        start = time.monotonic()
-        try:
-            notebook = execute(path)
-        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-            print(f"{path.name}: failed after {time.monotonic() - start:.0f} s\n{error}", file=sys.stderr)
-            return 1
-        print(f"{path.name}: {time.monotonic() - start:.0f} s", flush=True)
-        if not check:
-            write(notebook, path)
+    with ProcessPoolExecutor(min(TOGETHER, os.cpu_count() or 1)) as processes:
+        running = {processes.submit(timed, path): path for path in paths}
+        for one in as_completed(running):
+            path, (notebook, seconds, failure) = running[one], one.result()
+            if notebook is None:
+                processes.shutdown(wait=False, cancel_futures=True)
+                print(f"{path.name}: failed after {seconds:.0f} s\n{failure}", file=sys.stderr)
+                return 1
+            print(f"{path.name}: {seconds:.0f} s", flush=True)
+            if not check:
+                write(notebook, path)
     return 0
 
 
