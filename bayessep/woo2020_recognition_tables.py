@@ -267,11 +267,12 @@ def _below(results: Results, what: str, ours: Row, theirs: Row, least: float = 0
         return None
     rates = [results.wer(row, RATIOS) for row in (ours, theirs)]
     less = 100 * (1 - rates[0] / max(rates[1], 1e-9))
-    low, high = interval(*counts)
-    numbers = f"{rates[0]:.1f} against {rates[1]:.1f} %, {less:.0f} % less, 95 % from {low:.0f} to {high:.0f}"
+    low, high = interval(counts[0], counts[1])
+    numbers = f"{rates[0]:.1f} against {rates[1]:.1f} %: {abs(less):.0f} % {'less' if less >= 0 else 'more'}; less by {low:.0f} to "
+    numbers += f"{high:.0f} % with 95 %"
     if theirs.name in PAPER:
         paper = [float(np.mean(PAPER[row.name][1:])) for row in (ours, theirs)]
-        numbers += f"; the paper: {paper[0]:.1f} against {paper[1]:.1f} %, {100 * (1 - paper[0] / paper[1]):.0f} % less"
+        numbers += f"; the paper: {paper[0]:.1f} against {paper[1]:.1f} %: {100 * (1 - paper[0] / paper[1]):.0f} % less"
     than = f"{title(theirs)}" + (f", by at least {least:g} %" if least else "")
     return Finding(f"{what} makes fewer errors than {than}", bool(less >= least if least else low > 0), numbers)
 

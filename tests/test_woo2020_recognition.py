@@ -190,11 +190,11 @@ def test_findings_are_those_by_hand() -> None:
     assert said["The clean ASR gets less than 10 % of the words of clean speech wrong"].holds
     assert said["Music at 0 dB at least triples its word error rate"].numbers.startswith("5.0 and 60.0 %")
     training = said["Training on mixtures"].numbers
-    assert training.startswith("30.0 against 60.0 %, 50 % less, 95 % from 50 to 50; the paper: 22.2 against 73.0")
+    assert training.startswith("30.0 against 60.0 %: 50 % less; less by 50 to 50 % with 95 %; the paper: 22.2 against 73.0")
     separator = next(f for f in found.values() if f.statement.startswith("A separator before it (time domain, mixture ASR)"))
     assert separator.numbers.startswith("25.0 against 30.0")
     best, longer = alone
-    assert best.holds and best.numbers.startswith("15.0 against 30.0 %, 50 % less") and "30 % less" in best.numbers
+    assert best.holds and best.numbers.startswith("15.0 against 30.0 %: 50 % less") and "30 % less" in best.numbers
     assert longer.holds and "44 % less" in longer.numbers and "paper" not in longer.numbers
     assert said["Tuning the recogniser alone (time domain, mixture ASR)"].numbers.startswith("20.0 against 25.0")
     worse = made.Results(_lines(errors | {time[BOTH]: (1, 4, 6, 7)}))
