@@ -63,7 +63,9 @@ def writing(recogniser: str | None, weights: Path | None, draws: int) -> Writing
             raise UserError("--draws mark words of a transcript; name a --recogniser, too.")
         return None
     made, name = recognisers.named(recogniser, weights), recogniser or recognisers.ATTENTION
-    digest = None if weights is None else hashlib.sha256(weights.read_bytes()).hexdigest()
+    digest = shipped.info(name).sha256 if name == recognisers.ATTENTION and weights is None else None
+    if weights is not None:
+        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     return Writing(made, {"name": name, "weights": digest, "draws": draws}, draws)
 
 
@@ -184,27 +186,35 @@ def clean_one(
     """Clean one recording; returns its account, which is its clean.json.
 
     Raises:
-        UserError: it cannot be read, or is silent, or the results cannot be written.
+        UserError: it cannot be read, or is silent, or the results cannot be written; it is too long for draws; or the recogniser
+            fails: everything but the transcript is kept then.
     """
-    about = _input(task.recording)
+    about, failure = _input(task.recording), ""
+    if writing and writing.draws and recordings.is_long(audio.probe(task.recording)):
+        raise UserError(f"--draws: {task.recording} is too long to be held at once; leave them out, or clean a part of it.")
     with output.draft(task.folder, replacing=list(TRANSCRIPTS.values())) as part:
         with terminal.working() as progress:
             heard = detection.detect(task.recording, progress=progress)
             found, gain, draws = _stems(task.recording, part, heard, settings, writing.draws if writing else 0, progress)
-            said = _written(part, heard, draws, about["sample_rate"], writing, progress) if writing else None
+            try:
+                said = _written(part, heard, draws, about["sample_rate"], writing, progress) if writing else None
+            except UserError as error:
+                said, failure = None, f"{error} The stems are in {task.folder}, without a transcript."
         segments.write(part / FILES["segments"], heard.segments)
         document: dict[str, Any] = {"command": "clean", "version": __version__, "device": device, "seed": settings.model.seed}
         document |= {"weights": _weights(), "settings": dataclasses.asdict(settings), "input": about} | _account(heard, found)
         document |= {"output_gain": gain, "real_time_factor": found.seconds / about["seconds"]}
         if writing and said:
             document |= {"recogniser": writing.about, "transcript": transcription.document_of(said)}
-        document["output"] = {"folder": str(task.folder)} | FILES | (TRANSCRIPTS if writing else {})
+        document["output"] = {"folder": str(task.folder)} | FILES | (TRANSCRIPTS if said else {})
         stems = {stem: part / FILES[stem] for stem in ("speech", "music")}
         embed = not recordings.is_long(audio.probe(task.recording))
         cleaning_page.write(part / FILES["report"], task.recording, stems, heard, found, sentences(document), embed, said)
         (part / FILES["details"]).write_text(to_json(document), encoding="utf-8")
     for text in found.notes:
         terminal.note(f"{task.recording}: {text}")
+    if failure:
+        raise UserError(failure)
     return document
 
 
@@ -217,8 +227,6 @@ def _stems(
     """Write both stems; returns what came of it, the gain that they have in common, and draws of the speech."""
     speech, music = (part / FILES[stem] for stem in ("speech", "music"))
     if recordings.is_long(audio.probe(recording)):
-        if draws:
-            raise UserError(f"--draws: {recording} is too long to be held at once; leave them out, or clean a part of it.")
         return cleaning.clean_file(recording, heard, speech, music, settings, progress=progress), 1.0, ()
     mixture, rate = audio.read(recording)
     if not mixture.any():

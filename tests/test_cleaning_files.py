@@ -61,6 +61,10 @@ class Ticks:
     def recognise(self, speech):
         said = "loud" if np.abs(speech).max() > 0.4 else "<soft>"
         return [Word(said, n + 0.25, n + 0.5, 0.5) for n in range(int(len(speech) / 8000))]
+
+class Broken(Ticks):
+    def recognise(self, speech):
+        raise RuntimeError("boom")
 """
 
 
@@ -96,6 +100,12 @@ def test_what_is_said_is_written_down_where_speech_is_heard(
     call.succeeded(*line[:4], "-q")  # without words again: those of before are not left beside other stems
     assert not (folder / "transcript.txt").exists() and "What is said" not in (folder / "report.html").read_text()
     assert "name a --recogniser" in call.refused(*line, "--draws", "2")
+    broken = call(*line, "--recogniser", f"ticks_{tmp_path.name}:Broken")  # what took long is kept
+    assert broken.code == 2 and "boom" in broken.err and "without a transcript" in broken.err
+    assert (folder / "speech.wav").exists() and not (folder / "transcript.txt").exists()
+    assert json.loads(call.succeeded(*line, *writes))["counts"]["cleaned"] == 1
+    monkeypatch.setattr(recordings, "is_long", lambda _: True)
+    assert "too long to be held at once" in call.refused(*line, *writes, "--draws", "3")
 
 
 # --- what is given -------------------------------------------------------------------------------------------------------
