@@ -2,6 +2,7 @@
 
 import os
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -49,7 +50,9 @@ bayessep reproduce michelashvili2019 --data musdb18hq
 
 bayessep reproduce woo2020 --part separation --data recordings
 
-bayessep reproduce woo2020 --data recordings --quick"""
+bayessep reproduce woo2020 --data recordings --quick
+
+bayessep reproduce woo2020 --data recordings --speech LibriSpeech -o words"""
 
 _OF = {
     "development": (Experiment.demir2011,),
@@ -58,6 +61,7 @@ _OF = {
     "long": (Experiment.bhattacharjee2022,),
     "finished": tuple(one for one in Experiment if one != Experiment.demir2011),
     "part": (Experiment.woo2020,),
+    "speech": (Experiment.woo2020,),
 }
 """Options that not all experiments have."""
 
@@ -97,6 +101,10 @@ def reproduce(
             "--part", metavar="recognition|separation", show_default="recognition", help="Of 001: which part of the paper."
         ),
     ] = None,
+    speech: Annotated[
+        Path | None,
+        typer.Option("--speech", metavar="DIR", help="Of 001: other speech than digits, any words: a manifest's, or LibriSpeech."),
+    ] = None,
     development: Annotated[
         bool, typer.Option("--development", help="Of 000: also other mixtures, by which settings are weighed, another hour.")
     ] = False,
@@ -129,6 +137,7 @@ def reproduce(
     from bayessep.errors import UserError
 
     given = {"development": development, "jobs": jobs, "transfer": transfer, "long": long, "finished": finished, "part": part}
+    given["speech"] = speech
     for name, value in given.items():
         if value and experiment not in _OF[name]:
             raise UserError(f"--{name} is of another experiment ({', '.join(_OF[name])}); leave it out for {experiment}.")
@@ -137,9 +146,11 @@ def reproduce(
     if experiment == Experiment.woo2020:
         part = part or Part.recognition
     described, output = commands.begin(device, terminal), output or Path("-".join(filter(None, (experiment, part))))
-    separation = part == Part.separation
+    recognition = partial(experiment_commands.reproduce_recognition, speech=speech)
+    if part == Part.separation and speech is not None:
+        raise UserError("--speech is of --part recognition; leave it out of the separation.")
     of_networks = {
-        Experiment.woo2020: experiment_commands.reproduce_separation if separation else experiment_commands.reproduce_recognition,
+        Experiment.woo2020: experiment_commands.reproduce_separation if part == Part.separation else recognition,
         Experiment.michelashvili2019: experiment_commands.reproduce_masking,
         Experiment.simpson2015: experiment_commands.reproduce_karaoke,
     }

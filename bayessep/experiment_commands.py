@@ -134,14 +134,15 @@ def reproduce_separation(
 
 
 def reproduce_recognition(
-    folder: Path, data: Path, seed: int, budget: str, finished: bool, device: str, terminal: Terminal
+    folder: Path, data: Path, seed: int, budget: str, finished: bool, device: str, terminal: Terminal, speech: Path | None = None
 ) -> None:
     """The recognition of paper 001: train and test what the folder lacks (nothing, if `finished`), and print tables."""
 
     from bayessep import woo2020_recognition, woo2020_recognition_tables
 
     made = woo2020_recognition_tables
-    _trained_and_tested("recognition", woo2020_recognition, made, folder, data, seed, budget, finished, device, terminal)
+    own = woo2020_recognition
+    _trained_and_tested("recognition", own, made, folder, data, seed, budget, finished, device, terminal, speech=speech)
 
 
 def reproduce_masking(
@@ -166,8 +167,9 @@ def _trained_and_tested(
     finished: bool,
     device: str,
     terminal: Terminal,
+    **more: Any,
 ) -> None:
-    """An experiment whose setup says everything that its results depend on."""
+    """An experiment whose setup says everything that its results depend on. What else it is given is `more`."""
 
     from bayessep.pages import account
 
@@ -175,7 +177,7 @@ def _trained_and_tested(
         lines = experiment.finished(folder, budget, seed)
     else:
         with terminal.working() as progress:
-            lines = experiment.run(folder, data, budget, seed=seed, progress=progress)
+            lines = experiment.run(folder, data, budget, seed=seed, progress=progress, **more)
     setup = experiment.setup_of(folder)
     results = made.Results(lines)
     found, about = made.findings(results), made.about(results, setup)

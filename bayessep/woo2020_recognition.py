@@ -129,17 +129,17 @@ def dealt(every: Sequence[Spoken]) -> tuple[list[Spoken], list[Spoken], list[Spo
     return found
 
 
-def divide(recordings: Path, only: Sequence[str]) -> Division:
-    """The recordings of a manifest; what is learned from may be passed on.
+def divide(recordings: Path, only: Sequence[str], speech: Path | None = None) -> Division:
+    """The recordings of a manifest; what is learned from may be passed on. Speech of another folder is taken whatever its licence.
 
     Raises:
         UserError: no speaker has said enough of these words, or as `spoken.listed`.
     """
-    every = dealt(spoken.read(spoken.listed(recordings, only=only, redistributable=True)))
-    music = division(recordings)
+    every = dealt(spoken.read(spoken.listed(speech or recordings, only=only, redistributable=speech is None)))
     if not all(every):
-        said = f" of the words {', '.join(only)} alone" * bool(only)
-        raise UserError(f"{recordings} has no speaker of {LEAST} recordings{said}; add some, so that they can be divided.")
+        said, where = f" of the words {', '.join(only)} alone" * bool(only), speech or recordings
+        raise UserError(f"{where} has no speaker of {LEAST} recordings{said}; add some, so that they can be divided.")
+    music = division(recordings)
     return Division(*(Material(own, part.music) for own, part in zip(every, (music.learn, music.held, music.test), strict=True)))
 
 
@@ -289,18 +289,26 @@ def tested(heard: Callable[[Sequence[Any]], Heard], every: Sequence[Utterance], 
 
 
 def run(
-    folder: Path, recordings: Path, budget: str, *, seed: int = 0, progress: Progress = lambda *_: None
+    folder: Path,
+    recordings: Path,
+    budget: str,
+    *,
+    seed: int = 0,
+    speech: Path | None = None,
+    progress: Progress = lambda *_: None,
 ) -> list[dict[str, Any]]:
     """Train what `folder` lacks, and test; each result is a line of its results.jsonl at once. All of them are returned.
+
+    Of `speech`, a manifest's or LibriSpeech, all words are learned; without, digits of `recordings`.
 
     Raises:
         UserError: the recordings cannot be used, jiwer or SentencePiece is not installed, or the folder holds results of others,
             of another budget, seed or version.
     """
-    own = seeded(BUDGETS[budget], seed)
-    parts = divide(recordings, own.clean.words)
+    own = seeded(BUDGETS[budget] if speech is None else of_all_words(BUDGETS[budget]), seed)
+    parts = divide(recordings, own.clean.words, speech)
     every = list(utterances(own.clean, parts.test, genres(recordings), own.each, seed))
-    _check_setup(folder, parts, every, budget, seed)
+    _check_setup(folder, parts, every, own, budget, seed)
     drop_half_a_line(folder / RESULTS)
     done = {key_of(result, KEY) for result in read(folder, KEY)}
     networks = Networks(own, parts, folder, progress)
@@ -317,14 +325,21 @@ def run(
     return [result for result in read(folder, KEY) if key_of(result, KEY) in wanted]
 
 
+def changed(budget: Budget, **changes: Any) -> Budget:
+    """With other values in all recipes."""
+    fronts = {name: replace(recipe, utterances=replace(recipe.utterances, **changes)) for name, recipe in budget.fronts.items()}
+    clean, mixture, joint = (replace(recipe, **changes) for recipe in (budget.clean, budget.mixture, budget.joint))
+    return Budget(clean, mixture, fronts, joint, budget.each)
+
+
 def seeded(budget: Budget, seed: int) -> Budget:
     """With a seed for all trainings."""
+    return changed(budget, seed=seed)
 
-    def own(recipe: recogniser_training.Recipe) -> recogniser_training.Recipe:
-        return replace(recipe, seed=seed)
 
-    fronts = {name: replace(recipe, utterances=own(recipe.utterances)) for name, recipe in budget.fronts.items()}
-    return Budget(own(budget.clean), own(budget.mixture), fronts, own(budget.joint), budget.each)
+def of_all_words(budget: Budget) -> Budget:
+    """Of recordings as they are, whatever is said in them; longer ones than of 15 s are left out."""
+    return changed(budget, only="", joined=1, seconds=15.0)
 
 
 def finished(folder: Path, budget: str, seed: int) -> list[dict[str, Any]]:
@@ -345,8 +360,10 @@ def setup_of(folder: Path) -> dict[str, Any]:
     return reproduction.read_setup(folder, lambda s: (s["recordings"].items(), s["recipes"]["joint"], s["words"]))
 
 
-def _check_setup(folder: Path, parts: Division, every: Sequence[Utterance], budget: str, seed: int) -> None:
-    recipes = asdict(BUDGETS[budget])
+def _check_setup(
+    folder: Path, parts: Division, every: Sequence[Utterance], own: Budget, budget: str, seed: int
+) -> None:
+    recipes = asdict(changed(own, seed=0))  # it stands once
     counts = {
         name: {
             "speakers": sorted({one.group for one in own.speech}),

@@ -299,7 +299,7 @@ def about(results: Results, setup: Mapping[str, Any]) -> str:
     steps = ", ".join(f"{name} {recipe['epochs'] * recipe['steps_per_epoch']}" for name, recipe in each.items())
     words = recipes["clean"]
     return (
-        f"Recognition as in paper 001 (Woo et al., 2020), of the words “{words['only']}” (budget “{setup['budget']}”): up to "
+        f"Recognition as in paper 001 (Woo et al., 2020), of {words['only'] or 'all words'} (budget “{setup['budget']}”): up to "
         f"{words['joined']} recordings of a speaker one after another, in at most {words['seconds']:g} s. Learned from "
         f"{learn['recordings']} recordings and {learn['minutes of music']:g} min of music; tested with {test['recordings']} other "
         f"recordings of {len(test['speakers'])} speakers, all of whom were learned from, and with {test['minutes of music']:g} min "

@@ -145,6 +145,27 @@ def test_speakers_who_said_too_little_cannot_be_divided(small: Path) -> None:
         experiment.divide(small, ("two",))
 
 
+def test_other_speech_is_dealt_too_and_all_its_words_are_learned(call: Caller, small: Path) -> None:
+    chapter = small / "LibriSpeech" / "84" / "12"
+    chapter.mkdir(parents=True)
+    lines = []
+    for n in range(12):
+        save(chapter / f"84-12-{n:04}.flac", tone(0.3, 300 + 50 * n), format="FLAC")
+        lines.append(f"84-12-{n:04} A MAN OF {n % 3 * 'VERY '}FEW WORDS")
+    (chapter / "84-12.trans.txt").write_text("\n".join(lines))
+    own = experiment.of_all_words(experiment.BUDGETS["full"])
+    assert own.clean.words == () and own.fronts[TIME].utterances.joined == own.joint.joined == 1
+    parts = experiment.divide(small, own.clean.words, small / "LibriSpeech")
+    assert [len(part.speech) for part in parts] == [8, 1, 3] and {one.group for one in parts.test.speech} == {"84"}
+    networks = experiment.Networks(own, parts, small / "out")
+    assert networks.most == 2 + len(" a man of very very few words")
+    line = ("reproduce", "woo2020", "--data", small, "--speech", small / "LibriSpeech", "-o", small / "out")
+    assert "--speech is of --part recognition" in call.refused(*line, "--part", "separation")
+    assert "--speech is of another experiment" in call.refused("reproduce", "demir2011", *line[2:])
+    (chapter / "84-12.trans.txt").write_text("\n".join(lines[:5]))
+    assert "has no speaker of 10 recordings" in call.refused(*line)
+
+
 def test_utterances_are_the_same_every_time_and_have_their_ratio(small: Path) -> None:
     own = experiment.BUDGETS["full"].clean
     parts = experiment.divide(small, own.words)
