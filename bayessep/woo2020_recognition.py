@@ -133,8 +133,10 @@ def divide(recordings: Path, only: Sequence[str], speech: Path | None = None) ->
     """The recordings of a manifest; what is learned from may be passed on. Speech of another folder is taken whatever its licence.
 
     Raises:
-        UserError: no speaker has said enough of these words, or as `spoken.listed`.
+        UserError: there is no manifest, no speaker has said enough of these words, or as `spoken.listed`.
     """
+    if not (recordings / "manifest.csv").is_file():
+        raise UserError(f"{recordings} has no manifest.csv, by which music is found; other speech alone is given with --speech.")
     every = dealt(spoken.read(spoken.listed(speech or recordings, only=only, redistributable=speech is None)))
     if not all(every):
         said, where = f" of the words {', '.join(only)} alone" * bool(only), speech or recordings

@@ -162,6 +162,7 @@ def test_other_speech_is_dealt_too_and_all_its_words_are_learned(call: Caller, s
     line = ("reproduce", "woo2020", "--data", small, "--speech", small / "LibriSpeech", "-o", small / "out")
     assert "--speech is of --part recognition" in call.refused(*line, "--part", "separation")
     assert "--speech is of another experiment" in call.refused("reproduce", "demir2011", *line[2:])
+    assert "LibriSpeech has no manifest.csv, by which music is found" in call.refused(*line[:3], small / "LibriSpeech")
     (chapter / "84-12.trans.txt").write_text("\n".join(lines[:5]))
     assert "has no speaker of 10 recordings" in call.refused(*line)
 
