@@ -181,7 +181,9 @@ def _errors(results: Results) -> Table:
         theirs = (*PAPER[row.name], float(np.mean(PAPER[row.name][1:]))) if row.name in PAPER else 5 * (None,)
         rows.append([title(row), *ours, *(cell(value, 1) for value in theirs)])
     heads = ["clean", *_HEADS, AVERAGE]
-    note = f"The {AVERAGE} is of the three ratios; its 95 % are by bootstrap over artists of the music."
+    sizes = [int(own[0, 1]) for own in results.counts(ROWS[0], RATIOS).values()] or [0]
+    note = f"The {AVERAGE} is of the three ratios; its 95 % are by bootstrap over the {len(sizes)} artists of the music, with one "
+    note += f"of whom {max(sizes)} of the {sum(sizes)} words are said. Every row is one training: other seeds are not in them."
     return Table("Table I: word error rate in percent", ["", *heads, "95 %", *(f"paper, {head}" for head in heads)], rows, note)
 
 
@@ -261,7 +263,7 @@ def _music_hurts(results: Results) -> Finding | None:
 
 
 def _below(results: Results, what: str, ours: Row, theirs: Row, least: float = 0.0) -> Finding | None:
-    """Whether a row is below another in the mean over ratios, by at least so many percent of that."""
+    """Whether a row is below another in the mean over ratios, all of the interval by at least so many percent of that."""
     counts = [results.counts(row, RATIOS) for row in (ours, theirs)]
     if not all(counts):
         return None
@@ -274,7 +276,7 @@ def _below(results: Results, what: str, ours: Row, theirs: Row, least: float = 0
         paper = [float(np.mean(PAPER[row.name][1:])) for row in (ours, theirs)]
         numbers += f"; the paper: {paper[0]:.1f} against {paper[1]:.1f} %: {100 * (1 - paper[0] / paper[1]):.0f} % less"
     than = f"{title(theirs)}" + (f", by at least {least:g} %" if least else "")
-    return Finding(f"{what} makes fewer errors than {than}", bool(less >= least if least else low > 0), numbers)
+    return Finding(f"{what} makes fewer errors than {than}", bool(low >= least if least else low > 0), numbers)
 
 
 # --- files ---------------------------------------------------------------------------------------------------------------
@@ -305,7 +307,10 @@ def about(results: Results, setup: Mapping[str, Any]) -> str:
         f"recordings of {len(test['speakers'])} speakers, all of whom were learned from, and with {test['minutes of music']:g} min "
         f"of music of other artists: {setup['utterances']} utterances of {setup['words']} words, clean and at three ratios. Steps: "
         f"{steps}. The mixture ASR goes on from the clean one. Words are compared in lower case and without punctuation "
-        "(recognition.normalised), and counted over all utterances (jiwer). The paper's networks learned from 290 hours."
+        "(recognition.normalised), and counted over all utterances (jiwer). The paper's networks learned from 260 hours of speech "
+        "and 30 of music, at the full size, and were tuned at a rate of 1e-4 with up to 40 utterances a step; here the networks are "
+        f"small, the rate is {recipes['joint']['rate']:g} and falls, with {recipes['joint']['batch']} utterances a step, over whose "
+        "labels L_asr sums. Some of the music that is learned from is generated. A recogniser that is not tuned works as at work."
     )
 
 
