@@ -308,8 +308,8 @@ def about(results: Results, setup: Mapping[str, Any]) -> str:
         f"of music of other artists: {setup['utterances']} utterances of {setup['words']} words, clean and at three ratios. Steps: "
         f"{steps}. The mixture ASR goes on from the clean one. Words are compared in lower case and without punctuation "
         "(recognition.normalised), and counted over all utterances (jiwer). The paper's networks learned from 260 hours of speech "
-        "and 30 of music, at the full size, and were tuned at a rate of 1e-4 with up to 40 utterances a step; here the networks are "
-        f"small, the rate is {recipes['joint']['rate']:g} and falls, with {recipes['joint']['batch']} utterances a step, over whose "
+        "and 30 of music, at full size, and were tuned at a rate of 1e-4 with up to 40 utterances a step; here networks are "
+        f"small, the rate {recipes['joint']['rate']:g} and falls, with {recipes['joint']['batch']} utterances a step, over whose "
         "labels L_asr sums. Some of the music that is learned from is generated. A recogniser that is not tuned works as at work."
     )
 
