@@ -79,6 +79,11 @@ def about_items(items: Any) -> dict[str, Any]:
     return counts | {"sha256": digest.hexdigest()}
 
 
+def minutes(items: Sequence[Item], rate: int) -> float:
+    """How long they last in all, at so many samples a second."""
+    return sum(len(item.samples) for item in items) / rate / 60
+
+
 def mix(speech: Float[np.ndarray, " N"], music: Float[np.ndarray, " N"], smr_db: float | int) -> Float[np.ndarray, " N"]:
     """Speech and music at a ratio of their energies, scaled to a greatest magnitude of 1."""
     return normalise(speech + gain_of(speech, music, smr_db) * music)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from bayessep import masked_songs, shipped, song_stems, unmatched
+from bayessep.detector_data import minutes
 from bayessep.detector_release import main, sources_of
 from bayessep.masked_songs import NAME
 from bayessep.michelashvili2019 import refuse_tested, tested
@@ -58,7 +59,7 @@ def release(data: Path, work: Path, output: Path, progress: Progress = lambda *_
     }
     figures["lead"] = found.interval(ALL, "SDR", NMF)
     figures["sources"] = sources_of([r for own in used.values() for r in own])
-    figures["minutes"] = {what: sum(len(item.samples) for item in own) / RATE / 60 for what, own in sounds._asdict().items()}
+    figures["minutes"] = {what: minutes(own, RATE) for what, own in sounds._asdict().items()}
     figures["minutes"] |= {kind: sum(r.duration for r in own) / 60 for kind, own in used.items()}
     about = {"recipe": dataclasses.asdict(BUDGET.recipe), "sources": figures["sources"]}
     weights = masked_songs.weights_of(masked_songs.Masker(BUDGET.recipe.config, rows.masker()), **about)
@@ -69,7 +70,7 @@ def release(data: Path, work: Path, output: Path, progress: Progress = lambda *_
 
 def card(figures: dict[str, Any]) -> str:
     """The model card."""
-    recipe, minutes, learned = BUDGET.recipe, figures["minutes"], figures["learned"]
+    recipe, lasting, learned = BUDGET.recipe, figures["minutes"], figures["learned"]
     config = recipe.config
     rows = []
     for row, name in ROWS.items():
@@ -108,8 +109,8 @@ mixtures it takes off {100 * learned["taken"]:.1f} %.
 
 ## What it learned from
 
-{minutes["songs"]:.0f} min of real songs, {minutes["music"]:.0f} min of instrumental music, and
-{minutes["mixtures"] - minutes["songs"]:.0f} min of songs that are generated: {minutes["speech"]:.0f} min of speech, moved to notes
+{lasting["songs"]:.0f} min of real songs, {lasting["music"]:.0f} min of instrumental music, and
+{lasting["mixtures"] - lasting["songs"]:.0f} min of songs that are generated: {lasting["speech"]:.0f} min of speech, moved to notes
 and slowed down, over that music. No recording under a licence with NC or ND.
 
 {chr(10).join(f"- {line}" for line in figures["sources"])}

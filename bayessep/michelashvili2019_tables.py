@@ -29,7 +29,7 @@ from bayessep.michelashvili2019_rows import (
     QUARTER,
     SUPERVISED,
 )
-from bayessep.pages import Finding, Table, page
+from bayessep.pages import Finding, Table, bootstrap, page
 
 Result = Mapping[str, Any]
 
@@ -88,10 +88,8 @@ class Results:
             of.setdefault(self.groups[song], []).append(value)
         if not of:
             return float("nan"), float("nan")
-        groups, rng = list(of.values()), np.random.default_rng(0)
-        drawn = [np.median(np.concatenate([groups[n] for n in rng.integers(len(groups), size=len(groups))])) for _ in range(2000)]
-        low, high = np.percentile(drawn, [2.5, 97.5])
-        return float(low), float(high)
+        groups = list(of.values())
+        return bootstrap(len(groups), lambda rows: [np.median(np.concatenate([groups[n] for n in own])) for own in rows])
 
     def rows(self) -> list[dict[str, Any]]:
         """Medians and intervals of each row."""

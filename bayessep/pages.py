@@ -1,8 +1,10 @@
 """What reproductions print: tables and findings, for terminals and as Markdown."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+from jaxtyping import Int
 from rich.console import Group
 
 from bayessep.comparison import plain_table
@@ -23,6 +25,18 @@ class Finding(NamedTuple):
     statement: str
     holds: bool
     numbers: str
+
+
+def bootstrap(groups: int, of: Callable[[Int[np.ndarray, "D G"]], Any], draws: int = 2000) -> tuple[float, float]:
+    """Between what a number lies with 95 %, where results come in groups, of which others might have been met.
+
+    Args:
+        groups: how many there are: artists or songs, whose results are not independent.
+        of: told which are drawn, in a row for each draw, with repeats; returns the number of each row.
+        draws: how many.
+    """
+    low, high = np.percentile(of(np.random.default_rng(0).integers(groups, size=(draws, groups))), [2.5, 97.5])
+    return float(low), float(high)
 
 
 def to_rich(table: Table) -> Any:

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 
 from bayessep import recognisers, recognition, shipped, spoken, vocabulary, woo2020_recognition
+from bayessep.detector_data import minutes
 from bayessep.detector_release import main
 from bayessep.models import attention_asr
 from bayessep.recogniser_training import RATE
 from bayessep.recognisers import ATTENTION, AttentionRecogniser
-from bayessep.spoken import Spoken
 from bayessep.train import Progress
 from bayessep.woo2020 import genres
-from bayessep.woo2020_recognition import CONDITIONS, LEAST, Networks, at, divide, seeded, utterances
+from bayessep.woo2020_recognition import CONDITIONS, Networks, at, divide, seeded, utterances
 
 BUDGET = "full"
 
@@ -36,6 +36,7 @@ def release(data: Path, work: Path, output: Path, progress: Progress = lambda *_
     trained = networks.longer()
     config = own.mixture.config(vocabulary.size_of(networks.words))
     listed = spoken.listed(data, only=own.clean.words, redistributable=True)
+    known = {one.group for one in parts.learn.speech}
     facts = {"recipes": [asdict(recipe) for recipe in (own.clean, own.mixture, own.joint)], "words": " ".join(own.clean.words)}
     whole = recognisers.weights_of(config, trained.state, networks.words, own.clean.seconds, networks.most, facts)
     weights = shipped.halved(whole)
@@ -46,8 +47,7 @@ def release(data: Path, work: Path, output: Path, progress: Progress = lambda *_
         counts = [errors(ships, at(one, ratio), one.words) for one in every]
         scores["clean" if ratio is None else f"{ratio:g} dB"] = rate(counts)
         progress("as it ships", n + 1, len(CONDITIONS), float("nan"))
-    others = strangers(spoken.read(listed))
-    known = {one.group for one in parts.learn.speech}
+    others = spoken.read(one for one in listed if one.group not in known)  # who said too little to be learned from
     figures = {
         "scores": scores,
         "count": len(every),
@@ -55,7 +55,7 @@ def release(data: Path, work: Path, output: Path, progress: Progress = lambda *_
         "strangers": [rate([errors(ships, one.samples, one.words) for one in others]), sum(len(o.words.split()) for o in others)],
         "recordings": {name: len(part.speech) for name, part in parts._asdict().items()},
         "speakers": len(known),
-        "music": {name: round(sum(len(i.samples) for i in p.music) / RATE / 60, 1) for name, p in parts._asdict().items()},
+        "music": {name: round(minutes(part.music, RATE), 1) for name, part in parts._asdict().items()},
         "licences": sorted({one.licence for one in listed if one.group in known}),
         "parameters": attention_asr.parameter_count(config),
         "steps": [r.epochs * r.steps_per_epoch for r in (own.clean, own.mixture, own.joint)],
@@ -74,12 +74,6 @@ def rate(counts: list[recognition.WordErrors]) -> float | None:
     """Word error rate in percent; None of nothing."""
     words = sum(one.words for one in counts)
     return round(100 * sum(one.errors for one in counts) / words, 1) if words else None
-
-
-def strangers(every: list[Spoken]) -> list[Spoken]:
-    """Recordings of speakers who said too little to be learned from."""
-    counts = {group: sum(one.group == group for one in every) for group in {one.group for one in every}}
-    return [one for one in every if counts[one.group] < LEAST]
 
 
 def card(figures: dict[str, Any]) -> str:

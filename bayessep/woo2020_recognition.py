@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from bayessep import __version__, joint_training, metrics, recogniser_training, recognition, reproduction, spoken, vocabulary
-from bayessep.detector_data import about_items, gain_of
+from bayessep.detector_data import about_items, gain_of, minutes
 from bayessep.detector_release import division
 from bayessep.errors import UserError
 from bayessep.joint_training import Parts
@@ -241,7 +241,8 @@ class Heard(NamedTuple):
 def recogniser(row: Row, networks: Networks) -> Callable[[Sequence[Float[np.ndarray, " _"]]], Heard]:
     """What recognises up to `TOGETHER` utterances by the networks of a row."""
     front, back, statistics = networks.parts_of(row)
-    config = networks.recipe(row if row.front else Row(row.back, TIME)).config(vocabulary.size_of(networks.words))
+    # Without a separator, that of the others: the search is compiled for the recogniser in it, and so once for all rows.
+    config = networks.recipe(row if row.front else row._replace(front=TIME)).config(vocabulary.size_of(networks.words))
     size = round(networks.budget.clean.seconds * RATE)
 
     def heard(every: Sequence[Float[np.ndarray, " _"]]) -> Heard:
@@ -368,12 +369,13 @@ def _check_setup(
     recipes = asdict(changed(own, seed=0))  # it stands once
     counts = {
         name: {
-            "speakers": sorted({one.group for one in own.speech}),
-            "recordings": len(own.speech),
-            "music": sorted({item.group for item in own.music}),
-            "minutes of music": round(sum(len(item.samples) for item in own.music) / RATE / 60, 1),
+            "speakers": sorted({one.group for one in part.speech}),
+            "recordings": len(spoken.fitting(part.speech, own.clean.seconds, own.clean.speed if name == "learn" else 1.0)),
+            "music": sorted({item.group for item in part.music}),
+            "minutes of music": round(minutes(part.music, RATE), 1),
+            "sha256": about_items(part)["sha256"],
         }
-        for name, own in parts._asdict().items()
+        for name, part in parts._asdict().items()
     }
     said = {"utterances": len(every), "words": sum(len(one.words.split()) for one in every)}
     setup = {"version": __version__, "budget": budget, "seed": seed, "recordings": counts, "recipes": recipes} | said

@@ -1,7 +1,7 @@
 """What the lines of `bayessep.woo2020` come to: tables beside the paper's numbers, and findings.
 
 Scores are in decibels, mean ± deviation over mixtures. The paper's are those of its Table I and II, of networks that learned from
-290 hours; ours learned from less than one, so that only differences between rows can be compared.
+260 hours of speech and 30 of music; ours learned from less than one, so that only differences between rows can be compared.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from bayessep.bhattacharjee2022_tables import mean, shown
 from bayessep.comparison import cell
-from bayessep.pages import Finding, Table, page
+from bayessep.pages import Finding, Table, bootstrap, page
 from bayessep.woo2020 import FREQUENCY, MIXTURE, ORACLES, RATIOS, SUNG, TIME
 
 Result = Mapping[str, Any]
@@ -75,12 +75,10 @@ class Results:
         return dict(sorted(found.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
-def interval(groups: Mapping[str, Sequence[float]], seed: int = 0, draws: int = 2000) -> tuple[float, float]:
+def interval(groups: Mapping[str, Sequence[float]]) -> tuple[float, float]:
     """Between what the mean lies with 95 %: bootstrap over artists, for mixtures with music of one are not independent."""
     sums, counts = (np.array([of(values) for values in groups.values()]) for of in (np.sum, len))
-    rows = np.random.default_rng(seed).integers(len(sums), size=(draws, len(sums)))
-    low, high = np.percentile(sums[rows].sum(1) / counts[rows].sum(1), [2.5, 97.5])
-    return float(low), float(high)
+    return bootstrap(len(sums), lambda rows: sums[rows].sum(1) / counts[rows].sum(1))
 
 
 def tables(results: Results) -> list[Table]:
@@ -181,7 +179,7 @@ def about(results: Results, setup: Mapping[str, Any]) -> str:
     return (
         f"Separation as in paper 001 (Woo et al., 2020): {steps} on {parts['learn']} (budget “{setup['budget']}”). Tested on "
         f"{mixtures} mixtures of {parts['test']} of other speakers and artists, each at three ratios. The paper's networks "
-        "learned from 290 hours. Intervals are by bootstrap over artists of the music."
+        "learned from 260 hours of speech and 30 of music. Intervals are by bootstrap over artists of the music."
     )
 
 
