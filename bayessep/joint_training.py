@@ -25,7 +25,7 @@ from bayessep.models.joint_asr import Batch, JointAsr, State
 from bayessep.recogniser_training import Material, batch_of, exam, lesson, most_labels, portions
 from bayessep.separator_training import NETWORKS
 from bayessep.spoken import Utterances
-from bayessep.train import Task, Training, settings_besides
+from bayessep.train import Task, Training, means, settings_besides
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,8 @@ def task(
         return state, found._asdict()
 
     def validate(state: State) -> dict[str, float]:
-        found = [joint_asr.measure(config, state, one) for one in validation()]
-        means = {name: float(np.mean([getattr(one, name) for one in found])) for name in found[0]._fields}
-        return means | {"loss": means["cross_entropy" if recipe.weight else "separation"]}
+        found = means([joint_asr.measure(config, state, one) for one in validation()])
+        return found | {"loss": found["cross_entropy" if recipe.weight else "separation"]}
 
     def init(key: Key[Array, ""]) -> State:
         if parts is None:

@@ -27,7 +27,7 @@ from bayessep.models import attention_asr
 from bayessep.models.attention_asr import END, PRESETS, AttentionAsr, Batch, State
 from bayessep.separator_training import accompaniment, check_ratio
 from bayessep.spoken import Spoken, Utterances
-from bayessep.train import Task, Training, settings_besides, training_of
+from bayessep.train import Task, Training, means, settings_besides, training_of
 
 RATE = recognition.RATE
 """Samples a second of everything that is learned from."""
@@ -228,9 +228,8 @@ def task(
         return state, found._asdict()
 
     def validate(state: State) -> dict[str, float]:
-        found = [attention_asr.measure(config, state, one) for one in validation()]
-        means = {name: float(np.mean([getattr(one, name) for one in found])) for name in found[0]._fields}
-        return means | {"loss": means["cross_entropy"]}  # for the sum of a batch depends on its size
+        found = means([attention_asr.measure(config, state, one) for one in validation()])
+        return found | {"loss": found["cross_entropy"]}  # for the sum of a batch depends on its size
 
     def init(key: Key[Array, ""]) -> State:
         if begun is None:

@@ -25,7 +25,7 @@ from bayessep.errors import UserError
 from bayessep.models.blstm_mask import BlstmMask
 from bayessep.models.conv_tasnet import ConvTasNet
 from bayessep.models.waveform_separation import Batch, State, again, losses
-from bayessep.train import Task, Training, settings_besides, training_of
+from bayessep.train import Task, Training, means, settings_besides, training_of
 
 RATE = 16_000
 """Samples a second of everything that is learned from."""
@@ -222,8 +222,7 @@ def task(
         return state, found._asdict()
 
     def validate(state: State) -> dict[str, float]:
-        found = [measured(state.parameters, one) for one in validation()]
-        return {name: float(np.mean([getattr(one, name) for one in found])) for name in found[0]._fields}
+        return means([measured(state.parameters, one) for one in validation()])
 
     def init(key: Key[Array, ""]) -> State:
         if begun is None:

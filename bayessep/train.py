@@ -106,6 +106,11 @@ class Task(Generic[State, Batch]):
     latest: bool = False  # keep the last state and do all epochs: no loss tells which is best, where networks play against others
 
 
+def means(of: Sequence[Any]) -> dict[str, float]:
+    """The mean of each field over tuples of numbers: what a validation says of several batches."""
+    return {name: float(np.mean([getattr(one, name) for one in of])) for name in of[0]._fields}
+
+
 @dataclass(frozen=True)
 class Trained(Generic[State]):
     """The state of the best epoch (of the last, where `Task.latest`), and how it came to be."""

@@ -202,7 +202,7 @@ def step(config: JointAsr, state: State, batch: Batch, key: Key[Array, ""]) -> t
     for name in config.parts:
         change, carried[name] = optimiser(config.rate, config.steps).update(gradient[name], state.optimisers[name], before[name])
         after[name] = optax.apply_updates(before[name], change)
-    return State(after[FRONT], after[BACK], statistics if BACK in config.parts else state.statistics, carried), found
+    return State(after[FRONT], after[BACK], statistics, carried), found
 
 
 @partial(jax.jit, static_argnames=("config",))

@@ -1,6 +1,9 @@
 """The command line, called in this process, and the small recordings it is called on."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +28,21 @@ class Outcome(NamedTuple):
         lines = [line for line in self.err.splitlines() if not line.startswith(("device:", "warning:"))]
         assert len(lines) == 1, self.err
         return lines[0]
+
+
+@contextmanager
+def cut_off(module: ModuleType, name: str, after: int) -> Iterator[None]:
+    """What is done within is interrupted when it calls a function of a module once more than so often."""
+    real, left = getattr(module, name), iter(range(after))
+
+    def once_more(*given: Any) -> Any:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return real(*given)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, name, once_more)
+        yield
 
 
 class Caller:

@@ -27,7 +27,7 @@ from bayessep.recogniser_training import RATE
 from bayessep.spoken import Spoken
 from bayessep.woo2020 import FREQUENCY, RATIOS, TIME
 from bayessep.woo2020_recognition import CLEAN, CONDITIONS, LONGER, MIXTURE, ROWS, Budget, Row
-from tests.commandline import Caller, save, tone
+from tests.commandline import Caller, cut_off, save, tone
 
 for needed in ("sentencepiece", "jiwer"):
     pytest.importorskip(needed, reason=f"{needed} is not installed")
@@ -100,19 +100,11 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 @pytest.mark.loose_arrays  # optax
 def test_an_interrupted_run_goes_on(call: Caller, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(experiment, "ROWS", (Row(CLEAN), LONGER, *(Row(MIXTURE, TIME, tuned) for tuned in ("", BOTH))))
-    folder, real, left = small / "out", experiment.tested, iter(range(9))
-
-    def interrupted(*given: Any) -> list[dict[str, Any]]:
-        if next(left, None) is None:
-            raise KeyboardInterrupt
-        return real(*given)
-
-    monkeypatch.setattr(experiment, "tested", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    folder = small / "out"
+    with cut_off(experiment, "tested", 9):
         experiment.run(folder, small, "full")
     kept = (folder / "results.jsonl").read_text()
     assert kept.count("\n") == 9 * 4  # utterances are tested together
-    monkeypatch.setattr(experiment, "tested", real)
     lines = experiment.run(folder, small, "full")
     assert len(lines) == 4 * len(CONDITIONS) * 4 and (folder / "results.jsonl").read_text().startswith(kept)
     assert {path.name for path in folder.iterdir() if path.is_dir()} == {
