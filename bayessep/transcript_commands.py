@@ -49,9 +49,9 @@ def transcribe(
         chosen: Recogniser = recognisers.named(recogniser, weights)
 
         def listen(path: Path, progress: Any) -> dict[str, Any]:
+            own = _lasting(path)
             for one in drawn:
-                other, own = (info.frames / info.sample_rate for info in map(audio.probe, (one, path)))
-                if abs(other - own) > 0.01:
+                if abs((other := _lasting(one)) - own) > 0.01:
                     lasting = f"{one} lasts {other:g} s, and {path} {own:g} s"
                     raise UserError(f"{lasting}; --draws are what separate --draws N made of the same mixture.")
             found, *others = (transcription.transcribe(one, chosen, progress=progress) for one in (path, *drawn))
@@ -66,6 +66,11 @@ def transcribe(
 
     verb = listening_commands.Listening("transcribe", FORMATS, "text", _format_of, begun, text)
     return listening_commands.run(verb, recordings, place, format, terminal)
+
+
+def _lasting(path: Path) -> float:
+    info = audio.probe(path)
+    return info.frames / info.sample_rate
 
 
 def _format_of(path: Path) -> str:

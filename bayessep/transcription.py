@@ -19,6 +19,7 @@ from __future__ import annotations
 import html
 import importlib
 import math
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -181,15 +182,34 @@ def compared(found: Transcript, draws: Sequence[Transcript]) -> Transcript:
     """
     agreed = np.zeros(len(found.words))
     for other in draws:
-        left = list(other.words)
-        for n, word in enumerate(found.words):
-            same = [o for o in left if o.word == word.word and o.start < word.end + SLACK and o.end > word.start - SLACK]
-            if same:
-                left.remove(min(same, key=lambda o, w=word: abs(o.start + o.end - w.start - w.end)))
-                agreed[n] += 1
+        agreed[_agreed(found.words, other.words)] += 1
     shares = agreed / len(draws) if draws else agreed + 1
     words = [word._replace(agreement=float(share)) for word, share in zip(found.words, shares, strict=True)]
     return Transcript(words, found.duration, len(draws))
+
+
+def _agreed(ours: Sequence[Word], theirs: Sequence[Word]) -> list[int]:
+    """Which of our words they say, too; each of theirs stands for one of ours, and the nearest find each other first."""
+    places: dict[str, list[int]] = {}
+    for m, word in enumerate(theirs):
+        places.setdefault(_bare(word), []).append(m)
+    pairs = [
+        (abs(theirs[m].start + theirs[m].end - word.start - word.end), n, m)
+        for n, word in enumerate(ours)
+        for m in places.get(_bare(word), [])
+        if theirs[m].start < word.end + SLACK and theirs[m].end > word.start - SLACK
+    ]
+    found, taken = set[int](), set[int]()
+    for _, n, m in sorted(pairs):
+        if n not in found and m not in taken:
+            found.add(n)
+            taken.add(m)
+    return sorted(found)
+
+
+def _bare(word: Word) -> str:
+    """As it is compared: recognisers that punctuate do so by what comes next."""
+    return re.sub(r"[^\w']|_", "", word.word).casefold() or word.word
 
 
 # --- choosing one --------------------------------------------------------------------------------------------------------

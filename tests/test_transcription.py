@@ -152,6 +152,14 @@ def test_words_that_change_from_draw_to_draw_are_unsure() -> None:
     assert sorted(w.agreement for w in transcription.compared(twice, [_spoken("a")]).words) == [0, 1]
 
 
+def test_words_find_the_nearest_of_the_same_word_however_it_is_written() -> None:
+    said = Transcript([Word("No,", 0.0, 0.5, 1.0), Word("no!", 0.55, 1.0, 1.0), Word("Don't", 1.0, 1.5, 1.0)], 2.0)
+    drawn = Transcript([Word("no", 0.5, 1.0, 1.0), Word("don't.", 1.0, 1.5, 1.0)], 2.0)  # the first is not heard in it
+    assert [word.agreement for word in transcription.compared(said, [drawn]).words] == [0, 1, 1]
+    noise = Transcript([Word("…", 0.0, 0.5, 1.0), Word("?", 0.6, 0.9, 1.0)], 1.0)  # nothing but punctuation is itself
+    assert [word.agreement for word in transcription.compared(noise, [noise]).words] == [1, 1]
+
+
 # --- the verb ------------------------------------------------------------------------------------------------------------
 
 
