@@ -27,6 +27,7 @@ from bayessep import (
     shipped,
     transcription,
 )
+from bayessep.audio import AudioInfo
 from bayessep.cleaning import Cleaned, Cleaning
 from bayessep.detection import Detection
 from bayessep.errors import UserError
@@ -49,7 +50,11 @@ class Writing(NamedTuple):
 
     recogniser: Recogniser
     about: dict[str, Any]  # its name, the sha256 of its weights, and how many draws are heard
-    draws: int
+
+    @property
+    def draws(self) -> int:
+        """That are heard besides."""
+        return self.about["draws"]
 
 
 def writing(recogniser: str | None, weights: Path | None, draws: int) -> Writing | None:
@@ -62,11 +67,12 @@ def writing(recogniser: str | None, weights: Path | None, draws: int) -> Writing
         if draws:
             raise UserError("--draws mark words of a transcript; name a --recogniser, too.")
         return None
-    made, name = recognisers.named(recogniser, weights), recogniser or recognisers.ATTENTION
-    digest = shipped.info(name).sha256 if name == recognisers.ATTENTION and weights is None else None
+    made, name, digest = recognisers.named(recogniser, weights), recogniser or recognisers.ATTENTION, None
     if weights is not None:
         digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    return Writing(made, {"name": name, "weights": digest, "draws": draws}, draws)
+    elif name == recognisers.ATTENTION:
+        digest = shipped.info(name).sha256
+    return Writing(made, {"name": name, "weights": digest, "draws": draws})
 
 
 class Task(NamedTuple):
@@ -162,7 +168,7 @@ def is_done(task: Task, settings: Cleaning, writing: Writing | None = None) -> b
         same = document["settings"] == json.loads(to_json(dataclasses.asdict(settings)))
         same = same and document["version"] == __version__ and document["weights"] == _weights()
         same = same and (writing is None or document["recogniser"] == writing.about)
-        return same and document["input"] | {"path": ""} == _input(task.recording) | {"path": ""}
+        return same and document["input"] | {"path": ""} == _input(task.recording, audio.probe(task.recording)) | {"path": ""}
     except (OSError, ValueError, KeyError, TypeError, UserError):
         return False
 
@@ -172,12 +178,20 @@ def _weights() -> dict[str, str]:
     return {name: shipped.info(name).sha256 for name in (detection.MODEL, general.MODEL) if name in shipped.names()}
 
 
-def _input(path: Path) -> dict[str, Any]:
-    info = audio.probe(path)
+def _input(path: Path, info: AudioInfo) -> dict[str, Any]:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     seconds = info.frames / info.sample_rate
     return {"path": str(path), "bytes": path.stat().st_size, "sha256": digest, "seconds": seconds, **info._asdict()}
+
+
+def _transcripts(folder: Path) -> list[str]:
+    """The files that an earlier call has written down speech in, as its clean.json says."""
+    try:
+        listed = json.loads((folder / FILES["details"]).read_text(encoding="utf-8"))["output"]
+        return [name for what, name in TRANSCRIPTS.items() if listed.get(what) == name]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
 
 
 def clean_one(
@@ -189,17 +203,20 @@ def clean_one(
         UserError: it cannot be read, or is silent, or the results cannot be written; it is too long for draws; or the recogniser
             fails: everything but the transcript is kept then.
     """
-    about, failure = _input(task.recording), ""
-    if writing and writing.draws and recordings.is_long(audio.probe(task.recording)):
+    info, failure = audio.probe(task.recording), ""
+    is_long, about = recordings.is_long(info), _input(task.recording, info)
+    if writing and writing.draws and is_long:
         raise UserError(f"--draws: {task.recording} is too long to be held at once; leave them out, or clean a part of it.")
-    with output.draft(task.folder, replacing=list(TRANSCRIPTS.values())) as part:
+    outdated = _transcripts(task.folder)
+    with output.draft(task.folder, replacing=outdated) as part:
         with terminal.working() as progress:
             heard = detection.detect(task.recording, progress=progress)
-            found, gain, draws = _stems(task.recording, part, heard, settings, writing.draws if writing else 0, progress)
+            found, gain, draws = _stems(task.recording, is_long, part, heard, settings, writing.draws if writing else 0, progress)
+            said = None
             try:
                 said = _written(part, heard, draws, about["sample_rate"], writing, progress) if writing else None
             except UserError as error:
-                said, failure = None, f"{error} The stems are in {task.folder}, without a transcript."
+                failure = f"{error} The stems are in {task.folder}, without a transcript."
         segments.write(part / FILES["segments"], heard.segments)
         document: dict[str, Any] = {"command": "clean", "version": __version__, "device": device, "seed": settings.model.seed}
         document |= {"weights": _weights(), "settings": dataclasses.asdict(settings), "input": about} | _account(heard, found)
@@ -208,9 +225,11 @@ def clean_one(
             document |= {"recogniser": writing.about, "transcript": transcription.document_of(said)}
         document["output"] = {"folder": str(task.folder)} | FILES | (TRANSCRIPTS if said else {})
         stems = {stem: part / FILES[stem] for stem in ("speech", "music")}
-        embed = not recordings.is_long(audio.probe(task.recording))
-        cleaning_page.write(part / FILES["report"], task.recording, stems, heard, found, sentences(document), embed, said)
+        page = cleaning_page.render(task.recording, stems, heard, found, sentences(document), embed=not is_long, said=said)
+        (part / FILES["report"]).write_text(page, encoding="utf-8", errors="replace")
         (part / FILES["details"]).write_text(to_json(document), encoding="utf-8")
+    if outdated and not said:
+        terminal.note(f"{task.folder} held the transcript of an earlier call, of other stems: it was removed")
     for text in found.notes:
         terminal.note(f"{task.recording}: {text}")
     if failure:
@@ -222,11 +241,11 @@ Draws = tuple[Float[np.ndarray, "C N"], ...]
 
 
 def _stems(
-    recording: Path, part: Path, heard: Detection, settings: Cleaning, draws: int, progress: Progress
+    recording: Path, is_long: bool, part: Path, heard: Detection, settings: Cleaning, draws: int, progress: Progress
 ) -> tuple[Cleaned, float, Draws]:
     """Write both stems; returns what came of it, the gain that they have in common, and draws of the speech."""
     speech, music = (part / FILES[stem] for stem in ("speech", "music"))
-    if recordings.is_long(audio.probe(recording)):
+    if is_long:
         return cleaning.clean_file(recording, heard, speech, music, settings, progress=progress), 1.0, ()
     mixture, rate = audio.read(recording)
     if not mixture.any():

@@ -59,31 +59,6 @@ def look(path: Path) -> Look:
     return Look(low, high, power / np.maximum(count, 1)[:, None] + 1e-24, info.frames / info.sample_rate, info.sample_rate)
 
 
-def write(
-    path: Path,
-    recording: Path,
-    stems: dict[str, Path],
-    detection: Detection,
-    found: Cleaned,
-    told: Sequence[str],
-    embed: bool,
-    said: Transcript | None = None,
-) -> None:
-    """Write the page beside the stems.
-
-    Args:
-        path: of the page.
-        recording: what was cleaned.
-        stems: by name.
-        detection: what was heard in it.
-        found: what came of it.
-        told: sentences on what was done.
-        embed: whether the page holds the sound; otherwise it plays the files beside it.
-        said: the words of the speech, if they were written down.
-    """
-    path.write_text(render(recording, stems, detection, found, told, embed, said), encoding="utf-8", errors="replace")
-
-
 def render(
     recording: Path,
     stems: dict[str, Path],
@@ -93,7 +68,17 @@ def render(
     embed: bool,
     said: Transcript | None = None,
 ) -> str:
-    """The page as text."""
+    """The page, to lie beside the stems.
+
+    Args:
+        recording: what was cleaned.
+        stems: by name.
+        detection: what was heard in it.
+        found: what came of it.
+        told: sentences on what was done.
+        embed: whether the page holds the sound; otherwise it plays the files beside it.
+        said: the words of the speech, if they were written down.
+    """
     mixture = look(recording)
     top = 10 * float(np.log10(mixture.power.max()))
     scale = plots.Normalize(top - plots.RANGE_DB, top)

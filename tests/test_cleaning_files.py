@@ -97,8 +97,12 @@ def test_what_is_said_is_written_down_where_speech_is_heard(
     found = json.loads((folder / "clean.json").read_text())
     assert found["transcript"]["draws"] == 2 and [word["agreement"] for word in found["transcript"]["words"]] == [0.5] * 3
     assert found["recogniser"] == {"name": writes[1], "weights": None, "draws": 2}
-    call.succeeded(*line[:4], "-q")  # without words again: those of before are not left beside other stems
+    again = call(*line[:4])  # without words: those of before are not left beside other stems
+    assert again.code == 0 and "held the transcript of an earlier call" in again.err
     assert not (folder / "transcript.txt").exists() and "What is said" not in (folder / "report.html").read_text()
+    (folder / "transcript.txt").write_text("mine")  # nobody's but the user's
+    assert "transcript" not in call(*line[:4]).err and (folder / "transcript.txt").read_text() == "mine"
+    (folder / "transcript.txt").unlink()
     assert "name a --recogniser" in call.refused(*line, "--draws", "2")
     broken = call(*line, "--recogniser", f"ticks_{tmp_path.name}:Broken")  # what took long is kept
     assert broken.code == 2 and "boom" in broken.err and "without a transcript" in broken.err
