@@ -92,8 +92,8 @@ def tasks(given: Sequence[Path], folder: Path) -> list[Task]:
         UserError: a folder holds no audio, two recordings have one name, a recording would be replaced, or a folder is in the way.
     """
     found = data.gather(given, is_stem)
-    shared = Counter(place.with_suffix("") for _, place in found)
-    planned = [Task(r, folder / (p if shared[p.with_suffix("")] > 1 else p.with_suffix(""))) for r, p in found]
+    names = data.without_endings([place for _, place in found])
+    planned = [Task(recording, folder / name) for (recording, _), name in zip(found, names, strict=True)]
     for name, count in Counter(task.folder for task in planned).items():
         if count > 1:
             first, second, *_ = (str(task.recording) for task in planned if task.folder == name)
@@ -186,12 +186,19 @@ def _input(path: Path, info: AudioInfo) -> dict[str, Any]:
 
 
 def _transcripts(folder: Path) -> list[str]:
-    """The files that an earlier call has written down speech in, as its clean.json says."""
+    """The files in which an earlier call has written down speech, as far as they are what its clean.json says."""
     try:
-        listed = json.loads((folder / FILES["details"]).read_text(encoding="utf-8"))["output"]
-        return [name for what, name in TRANSCRIPTS.items() if listed.get(what) == name]
+        document = json.loads((folder / FILES["details"]).read_text(encoding="utf-8"))
+        texts = _texts(transcription.transcript_of(document["transcript"]))
+        return [name for name, text in texts.items() if (folder / name).read_bytes() == text.encode()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []
+
+
+def _texts(said: Transcript) -> dict[str, str]:
+    """A transcript in the files of `TRANSCRIPTS`."""
+    formats = {"transcript": "text", "captions": "srt"}
+    return {TRANSCRIPTS[what]: transcription.text_of(said, format) for what, format in formats.items()}
 
 
 def clean_one(
@@ -200,14 +207,17 @@ def clean_one(
     """Clean one recording; returns its account, which is its clean.json.
 
     Raises:
-        UserError: it cannot be read, or is silent, or the results cannot be written; it is too long for draws; or the recogniser
-            fails: everything but the transcript is kept then.
+        UserError: it cannot be read, or is silent, or the results cannot be written; it is too long for draws; a transcript would
+            take the place of one that was changed by hand; or the recogniser fails: everything but the transcript is kept then.
     """
     info, failure = audio.probe(task.recording), ""
     is_long, about = recordings.is_long(info), _input(task.recording, info)
     if writing and writing.draws and is_long:
         raise UserError(f"--draws: {task.recording} is too long to be held at once; leave them out, or clean a part of it.")
     outdated = _transcripts(task.folder)
+    for path in (task.folder / name for name in TRANSCRIPTS.values() if writing and name not in outdated):
+        if path.exists():  # the words of a person
+            raise UserError(f"{path} is not as an earlier call has written it; move it, or choose another folder with -o.")
     with output.draft(task.folder, replacing=outdated) as part:
         with terminal.working() as progress:
             heard = detection.detect(task.recording, progress=progress)
@@ -229,7 +239,7 @@ def clean_one(
         (part / FILES["report"]).write_text(page, encoding="utf-8", errors="replace")
         (part / FILES["details"]).write_text(to_json(document), encoding="utf-8")
     if outdated and not said:
-        terminal.note(f"{task.folder} held the transcript of an earlier call, of other stems: it was removed")
+        terminal.warn(f"{task.folder} held the transcript of an earlier call, of other stems: it was removed")
     for text in found.notes:
         terminal.note(f"{task.recording}: {text}")
     if failure:
@@ -271,8 +281,9 @@ def _written(
     said = transcription.compared(found, others)
     labels = labels_at(heard.segments, np.array([(word.start + word.end) / 2 for word in said.words]))
     said = said._replace(words=[word for word, label in zip(said.words, labels, strict=True) if label in (SPEECH, BOTH)])
-    for name, format in (("transcript", "text"), ("captions", "srt")):
-        (part / TRANSCRIPTS[name]).write_text(transcription.text_of(said, format), encoding="utf-8", newline="")
+    said = transcription.transcript_of(transcription.document_of(said))  # as clean.json has it, which knows these files again
+    for name, text in _texts(said).items():
+        (part / name).write_bytes(text.encode())
     return said
 
 

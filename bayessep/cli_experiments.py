@@ -149,6 +149,8 @@ def reproduce(
     recognition = partial(experiment_commands.reproduce_recognition, speech=speech)
     if part == Part.separation and speech is not None:
         raise UserError("--speech is of --part recognition; leave it out of the separation.")
+    if finished and speech is not None:
+        raise UserError("--finished runs nothing, and --speech says what is run on; take one of the two.")
     of_networks = {
         Experiment.woo2020: experiment_commands.reproduce_separation if part == Part.separation else recognition,
         Experiment.michelashvili2019: experiment_commands.reproduce_masking,

@@ -93,7 +93,7 @@ def transcribe(
 
 _TRAIN = """**Examples**
 
-bayessep train attention-asr --data LibriSpeech -o trained --preset paper --subwords 9515
+bayessep train attention-asr --data LibriSpeech/train-clean-5 -o trained --preset paper --subwords 9515
 
 bayessep train attention-asr --data recordings -o digits --only digits --joined 6 --seconds 4 --mixture"""
 
@@ -155,7 +155,8 @@ def attention_asr(
     """Train the attention recogniser of paper 001 on speech with transcripts, alone or under music.
 
     Three tenths of the speakers are held out to validate with, and the weights of the epoch that does best there are written:
-    bayessep transcribe --weights runs them. Isolated words become sentences with --joined.
+    bayessep transcribe --weights runs them. Isolated words become sentences with --joined. Recordings are held in memory, 230 MB an
+    hour.
     """
     options = dict(locals())
     terminal = Terminal(json=json, quiet=quiet)

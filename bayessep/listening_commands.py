@@ -29,7 +29,7 @@ class Listening(NamedTuple):
 
 
 class Task(NamedTuple):
-    """A recording, and the file that its labels go to; None is standard output."""
+    """A recording, and the file that what is said of it goes to; None is standard output."""
 
     recording: Path
     target: Path | None
@@ -44,7 +44,9 @@ def tasks(verb: Listening, recordings: Sequence[Path], place: Path | None, forma
         UserError: a folder holds no audio, two recordings have one name, or a recording would be replaced.
     """
     found, ending = data.gather(recordings), verb.endings[format]
-    planned = [Task(r, place / p.with_suffix(ending) if several and place is not None else place) for r, p in found]
+    stems = data.without_endings([path for _, path in found])
+    files = [place / f"{stem}{ending}" if several and place is not None else place for stem in stems]
+    planned = [Task(recording, file) for (recording, _), file in zip(found, files, strict=True)]
     names: dict[Path | str, Path] = {}
     for path, target in planned:
         name = target or (path.stem if format in verb.named else str(path))
@@ -54,7 +56,7 @@ def tasks(verb: Listening, recordings: Sequence[Path], place: Path | None, forma
         names[name] = path
     targets = [task.target for task in planned if task.target is not None]
     for target in targets:
-        _no_folder(target)
+        _check(target)
     output.keep_inputs(Path(), map(str, targets), [path for path, _ in found])
     return planned
 
@@ -71,7 +73,10 @@ def run(verb: Listening, recordings: Sequence[Path], place: Path | None, format:
         raise UserError(f"--json and --format {format} would both be on standard output; leave one out, or name a place with -o.")
     several = len(recordings) > 1 or recordings[0].is_dir()
     if place is not None and not several:
-        _no_folder(place)
+        place = place.resolve() if place.is_symlink() else place  # what it stands for is written, and the link stays
+        _check(place)
+    if place is not None and several and place.suffix.lower() in verb.endings.values() and not place.is_dir():
+        raise UserError(f"-o {place}: of several recordings it is a folder; name one, and the kind of its files with --format.")
     chosen = format or (verb.plain if place is None or several else verb.format_of(place))
     planned = tasks(verb, recordings, place, chosen, several)
     if place is not None:
@@ -105,9 +110,11 @@ def run(verb: Listening, recordings: Sequence[Path], place: Path | None, format:
     return len(failures)
 
 
-def _no_folder(target: Path) -> None:
+def _check(target: Path) -> None:
     if target.is_dir():
         raise UserError(f"{target} is a folder; name a file with -o, or give several recordings.")
+    if target.exists() and not target.is_file():
+        raise UserError(f"{target} is no file that could be replaced; leave -o out, and standard output has it.")
 
 
 class _Tried(Exception):

@@ -93,7 +93,7 @@ Weights = Annotated[
         help="Of the methods that are networks: what bayessep train has made; else the installed one, if there is one.",
     ),
 ]
-RECOGNISERS = "pocketsphinx (general English, extra asr), attention-asr (digits; or --weights), or your own as MODULE:CALLABLE."
+RECOGNISERS = "pocketsphinx (general English), attention-asr (digits; or --weights), both of extra asr, or your MODULE:CALLABLE."
 RecogniserWeights = Annotated[
     Path | None,
     typer.Option("--weights", metavar="FILE", help="A recogniser that bayessep train attention-asr has made: it is used then."),

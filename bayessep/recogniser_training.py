@@ -97,8 +97,8 @@ class Recipe:
 
     @property
     def words(self) -> tuple[str, ...]:
-        """Those of `only`, one by one."""
-        return spoken.DIGITS if self.only == "digits" else tuple(self.only.split())
+        """Those of `only`, one by one, as transcripts have them."""
+        return spoken.DIGITS if self.only == "digits" else tuple(self.only.lower().replace(",", " ").split())
 
     @property
     def training(self) -> Training:

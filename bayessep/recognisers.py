@@ -81,8 +81,8 @@ def recogniser_of(weights: Weights) -> AttentionRecogniser:
     """
     settings, arrays = weights.settings, dict(weights.arrays)
     try:
-        if settings["network"] != ATTENTION:
-            raise ValueError(f"they are of {settings['network']}")
+        if (network := settings.get("network", "something else")) != ATTENTION:
+            raise ValueError(f"they are of {network}")
         config = shipped.config_of(AttentionAsr, settings["config"])
         seconds, labels = float(settings["seconds"]), int(settings["labels"])
         if not (1 <= seconds <= attention_asr.SECONDS and 2 <= labels <= attention_asr.LIMIT):
@@ -105,7 +105,7 @@ def named(name: str | None, weights: Path | None = None) -> transcription.Recogn
     """
     if weights is not None:
         if name not in (None, ATTENTION):
-            raise UserError(f"--weights are of {ATTENTION}; leave them out, or --recogniser {name}.")
+            raise UserError(f"--weights are of {ATTENTION}: leave out either them or --recogniser {name}.")
         return shipped.made_of_file(weights, recogniser_of)
     if name == ATTENTION:
         if ATTENTION in shipped.names():

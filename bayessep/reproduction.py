@@ -239,7 +239,7 @@ def read(folder: Path, names: Sequence[str] = KEY) -> list[dict[str, Any]]:
             result = json.loads(line)
             key_of(result, names)
         except (ValueError, TypeError, KeyError):
-            raise UserError(f"{path}, line {n}, is no result; remove that line, or choose another folder with -o.") from None
+            raise UserError(f"{path}, line {n}, is no result of this experiment; choose another folder with -o.") from None
         results.append(result)
     return list({key_of(result, names): result for result in results}.values())
 
@@ -266,9 +266,9 @@ def finished(
     Raises:
         UserError: that is nothing, or of another budget or seed; or as `setup_of`.
     """
-    if not (results := read(folder, names)):
+    if not (folder / RESULTS).is_file():
         raise UserError(f"{folder} holds no results of {experiment}; leave --finished out, or name another folder with -o.")
-    setup = setup_of(folder)
+    setup, results = setup_of(folder), read(folder, names)
     if (setup["budget"], setup["seed"]) != (budget, seed):
         raise UserError(f"{folder} holds results of the budget {setup['budget']} and the seed {setup['seed']}; name those.")
     return results
@@ -284,7 +284,7 @@ def read_setup(folder: Path, needed: Callable[[dict[str, Any]], object]) -> dict
         setup = json.loads((folder / SETUP).read_text(encoding="utf-8"))
         _ = setup["budget"], setup["seed"], needed(setup)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        raise UserError(f"{folder / SETUP} cannot be read; choose another folder with -o.") from None
+        raise UserError(f"{folder / SETUP} is damaged, or of another experiment; choose another folder with -o.") from None
     return setup
 
 

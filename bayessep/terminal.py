@@ -111,7 +111,7 @@ class Terminal:
         """What the verb was called for: the document under ``--json``, otherwise a text or a table of rich."""
         if self.json:
             self.out(to_json(document))
-        else:
+        elif human != "":
             human = writable(human) if isinstance(human, str) else human
             with self._writing():
                 _console(human).print(human, soft_wrap=isinstance(human, str))

@@ -54,7 +54,7 @@ def transcribe(
                 if abs((other := _lasting(one)) - own) > 0.01:
                     lasting = f"{one} lasts {other:g} s, and {path} {own:g} s"
                     raise UserError(f"{lasting}; --draws are what separate --draws N made of the same mixture.")
-            found, *others = (transcription.transcribe(one, chosen, progress=progress) for one in (path, *drawn))
+            found, *others = (_said(one, chosen, progress) for one in (path, *drawn))
             return transcription.document_of(transcription.compared(found, others))
 
         return listen
@@ -66,6 +66,13 @@ def transcribe(
 
     verb = listening_commands.Listening("transcribe", FORMATS, "text", _format_of, begun, text)
     return listening_commands.run(verb, recordings, place, format, terminal)
+
+
+def _said(path: Path, recogniser: Recogniser, progress: Any) -> transcription.Transcript:
+    try:
+        return transcription.transcribe(path, recogniser, progress=progress)
+    except UserError as error:  # a recogniser that fails does not know what of
+        raise UserError(f"{error}" if str(path) in str(error) else f"{path}: {error}") from error
 
 
 def _lasting(path: Path) -> float:

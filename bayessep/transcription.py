@@ -1,5 +1,7 @@
 """Recordings of any length to words with times: whatever recognises a few seconds of speech can be plugged in (`Recogniser`).
 
+    from bayessep.recognition import Word
+
     class Whisper:  # as an example, with the library faster-whisper
         sample_rate, seconds = 16000, 28.0
 
@@ -40,8 +42,9 @@ QUIET = 0.05
 """Seconds over which loudness is looked at, where a recording is cut."""
 FAINT = 1e-3
 """Of the greatest sample so far: a stretch in which nothing is louder holds no speech."""
-LINE, LASTING, PAUSE = 42, 6.0, 0.8
-"""Of captions: characters of a line, of which there are two at most; seconds of a caption; seconds of a pause that ends one."""
+LINE, LASTING, SHORTEST, PAUSE = 42, 6.0, 0.05, 0.8
+"""Of captions: characters of a line, of which there are two at most; seconds of a caption, at most and at least (players drop one
+of no length); seconds of a pause that ends one."""
 
 
 @runtime_checkable
@@ -138,11 +141,14 @@ def heard(recogniser: Recogniser, piece: Float[np.ndarray, " n"], begin: float) 
         raise UserError(f"the recogniser {type(recogniser).__name__} failed ({type(error).__name__}: {error}).") from error
     for word in every:
         try:
-            said = Word(" ".join(str(word.word).split()), float(word.start), float(word.end), float(word.confidence))
+            text = "".join(c if c.isprintable() else " " for c in str(word.word))
+            said = Word(" ".join(text.split()), float(word.start), float(word.end), float(word.confidence))
         except (AttributeError, TypeError, ValueError, OverflowError):
             raise UserError(f"the recogniser says {word!r}, which is no word with start, end and confidence.") from None
         if not all(map(math.isfinite, said[1:])):
             raise UserError(f"the recogniser says {said.word!r} from {said.start} to {said.end}, which are no times.")
+        if said.start > 2 * (length := end - begin) + 1:
+            raise UserError(f"the recogniser says {said.word!r} at {said.start:g} s of {length:g} s; times are in seconds.")
         if said.word:
             start = min(max(begin + said.start, last), end)
             last = min(max(begin + said.end, start), end)
@@ -223,7 +229,7 @@ def plugged_in(name: str) -> Recogniser:
     """
     module, _, attribute = name.partition(":")
     if not module or not attribute:
-        raise UserError(f"recogniser {name!r} is neither one of this project nor MODULE:CALLABLE.")
+        raise UserError(f"there is no recogniser {name!r}; choose pocketsphinx, attention-asr or your own as MODULE:CALLABLE.")
     if "" not in sys.path:  # it stays: what is plugged in may import more when it is used
         sys.path.insert(0, "")
     try:
@@ -263,7 +269,7 @@ def captions(words: Sequence[Word]) -> list[Caption]:
             found[-1] = Caption(last.start, word.end, [*last.lines, word.word])
         else:
             found.append(Caption(word.start, word.end, [word.word]))
-    return found
+    return [caption._replace(end=max(caption.end, caption.start + SHORTEST)) for caption in found]
 
 
 def text_of(transcript: Transcript, format: str) -> str:

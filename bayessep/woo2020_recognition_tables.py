@@ -276,7 +276,7 @@ def _below(results: Results, what: str, ours: Row, theirs: Row, least: float = 0
     if theirs.name in PAPER:
         paper = [float(np.mean(PAPER[row.name][1:])) for row in (ours, theirs)]
         numbers += f"; the paper: {paper[0]:.1f} against {paper[1]:.1f} %: {100 * (1 - paper[0] / paper[1]):.0f} % less"
-    than = f"{title(theirs)}" + (f", by at least {least:g} %" if least else "")
+    than = f"{title(theirs)}" + (f", as measured by at least {least:g} %" if least else "")
     return Finding(f"{what} makes fewer errors than {than}", bool(low > 0 and less >= least), numbers)
 
 

@@ -102,6 +102,12 @@ def test_what_is_said_is_written_down_where_speech_is_heard(
     assert not (folder / "transcript.txt").exists() and "What is said" not in (folder / "report.html").read_text()
     (folder / "transcript.txt").write_text("mine")  # nobody's but the user's
     assert "transcript" not in call(*line[:4]).err and (folder / "transcript.txt").read_text() == "mine"
+    assert "is not as an earlier call has written it" in call.refused(*line[:4], *writes)
+    (folder / "transcript.txt").unlink()
+    call.succeeded(*line, *writes)
+    (folder / "transcript.txt").write_text("corrected")  # the other file is as it was, and of other stems
+    assert call(*line[:4]).code == 0 and not (folder / "transcript.srt").exists()
+    assert (folder / "transcript.txt").read_text() == "corrected"
     (folder / "transcript.txt").unlink()
     assert "name a --recogniser" in call.refused(*line, "--draws", "2")
     broken = call(*line, "--recogniser", f"ticks_{tmp_path.name}:Broken")  # what took long is kept

@@ -1,6 +1,10 @@
 """Recordings to words: pieces, captions, and recognisers that are plugged in."""
 
 import json
+import os
+import sys
+import textwrap
+import types
 from pathlib import Path
 
 import numpy as np
@@ -104,7 +108,7 @@ def test_times_stay_inside_and_in_order() -> None:
     assert found.words == [Word("a", 0.0, 0.5, 1.0), Word("b", 0.5, 0.5, 0.5), Word("c", 0.9, 1.0, 0.0)]
 
 
-@pytest.mark.parametrize("said", ["word", Word("a", float("nan"), 1.0, 1.0), Word("a", 0.0, 1.0, None)])  # type: ignore
+@pytest.mark.parametrize("said", ["word", Word("a", float("nan"), 1.0, 1.0), Word("a", 900.0, 950.0, 1.0), Word("a", 0, 1, None)])  # type: ignore
 def test_what_is_no_word_is_refused(said: object) -> None:
     with pytest.raises(UserError, match="the recogniser says"):
         transcribe_samples(np.ones(8000, np.float32), _Says(said))
@@ -128,6 +132,13 @@ def test_captions_are_short_in_time_and_on_the_page() -> None:
     web = text_of(Transcript(words, 4000.0), "vtt")
     assert web.startswith("WEBVTT\n\n00:00:00.000 --> ") and "&lt;b&gt;&amp;" in web
     assert text_of(Transcript([], 1.0), "vtt") == "WEBVTT\n\n" and text_of(Transcript([], 1.0), "text") == ""
+
+
+def test_captions_last_and_hold_nothing_that_a_terminal_would_obey() -> None:
+    said = _Says(Word("be\x1b[31mep\x00", 0.9, 0.9, 1.0), Word("late", 1.5, 2.0, 1.0))
+    found = transcribe_samples(np.ones(8000, np.float32), said)
+    assert [word.word for word in found.words] == ["be [31mep", "late"]
+    assert text_of(Transcript([Word("late", 1.0, 1.0, 1.0)], 1.0), "vtt").endswith("00:00:01.000 --> 00:00:01.050\nlate\n")
 
 
 # --- draws ---------------------------------------------------------------------------------------------------------------
@@ -203,10 +214,46 @@ def test_draws_of_a_separation_mark_words(call: Caller, ones: Path) -> None:
     assert "are of one recording" in call.refused(*line[:2], "speech.wav", *line[2:])
 
 
+def test_recordings_of_one_name_keep_their_endings(call: Caller, ones: Path) -> None:
+    (ones / "in").mkdir()
+    for name in ("a.wav", "b.wav"):
+        save(ones / "in" / name, _claps(2.0), rate=8000)
+    save(ones / "in" / "a.flac", _claps(1.0), rate=8000, format="FLAC")
+    using = ("--recogniser", _name(ones), "-q")
+    call.succeeded("transcribe", "in", "-o", "out", *using)
+    assert [path.name for path in files(ones / "out")] == ["a.flac.txt", "a.wav.txt", "b.txt"]
+    refused = call.refused("transcribe", "in", "-o", "all.srt", *using)
+    assert "of several recordings it is a folder" in refused and not (ones / "all.srt").exists()
+
+
+def test_links_are_followed_and_pipes_are_left_alone(call: Caller, ones: Path) -> None:
+    save(ones / "claps.wav", _claps(2.0), rate=8000)
+    using = ("--recogniser", _name(ones), "-q")
+    (ones / "there").mkdir()
+    (ones / "link.txt").symlink_to(ones / "there" / "said.txt")
+    call.succeeded("transcribe", "claps.wav", "-o", "link.txt", *using)
+    assert (ones / "link.txt").is_symlink() and (ones / "there" / "said.txt").read_text() == "ha ha\n"
+    os.mkfifo(ones / "pipe.txt")
+    assert "is no file that could be replaced" in call.refused("transcribe", "claps.wav", "-o", "pipe.txt", *using)
+    assert (ones / "pipe.txt").is_fifo()
+
+
+def test_the_documented_plug_in_works(call: Caller, ones: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With something in the place of the library, which downloads a model."""
+    _, _, example = str(transcription.__doc__).partition("plugged in (`Recogniser`).")
+    (ones / "my_recognisers.py").write_text(textwrap.dedent(example.partition("In a file")[0]))
+    said = types.SimpleNamespace(word=" Hello", start=0.5, end=0.75, probability=0.9)
+    model = types.SimpleNamespace(transcribe=lambda speech, word_timestamps: ([types.SimpleNamespace(words=[said])], None))
+    monkeypatch.setitem(sys.modules, "faster_whisper", types.SimpleNamespace(WhisperModel=lambda name: model))
+    save(ones / "claps.wav", _claps(2.0), rate=8000)
+    assert call.succeeded("transcribe", "claps.wav", "--recogniser", "my_recognisers:Whisper") == "Hello\n"
+    del sys.modules["my_recognisers"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--recogniser", "whisper"), "neither one of this project nor MODULE:CALLABLE"),
+        (("--recogniser", "whisper"), "choose pocketsphinx, attention-asr or your own as MODULE:CALLABLE"),
         (("--recogniser", "no_such_module:Thing"), "cannot be made (ModuleNotFoundError"),
         (("--recogniser", "pocketsphinx", "--weights", "claps.wav"), "--weights are of attention-asr"),
         (("--recogniser", "mine:Leaving"), "cannot be made (SystemExit: 3)"),

@@ -123,6 +123,8 @@ def test_an_interrupted_run_goes_on(call: Caller, small: Path, monkeypatch: pyte
     assert len((folder / "recognition.csv").read_text().splitlines()) == 1 + 4 * len(CONDITIONS)
     assert "results of another run" in call.refused(*line, "--seed", "1")
     assert "holds no results of woo2020 --part recognition" in call.refused(*line[:-1], small / "none", "--finished")
+    assert "of another experiment" in call.refused(*line, "--finished", "--part", "separation")
+    assert "take one of the two" in call.refused(*line, "--finished", "--speech", small)
 
     figures = recogniser_release.release(small, folder, small / "weights")
     ships = recognisers.recogniser_of(shipped.read_file(small / "weights" / "attention-asr.safetensors"))
