@@ -25,7 +25,7 @@ from bayessep.models.joint_asr import Batch, JointAsr, State
 from bayessep.recogniser_training import Material, batch_of, exam, lesson, most_labels, portions
 from bayessep.separator_training import NETWORKS
 from bayessep.spoken import Utterances
-from bayessep.train import Task, Training, means, settings_besides
+from bayessep.train import Task, Training, means, settings_besides, started_from
 
 
 @dataclass(frozen=True)
@@ -113,4 +113,4 @@ def task(
 
     settings = settings_besides(utterances) | {"config": asdict(config), "vocabulary": hashlib.sha256(words).hexdigest()}
     rest = {name: value for name, value in dataclasses.asdict(recipe).items() if name != "utterances"}
-    return Task(init, step, batch, validate, settings | rest | dict(about))
+    return Task(init, step, batch, validate, settings | rest | started_from(parts) | dict(about))

@@ -27,7 +27,7 @@ from bayessep.models import attention_asr
 from bayessep.models.attention_asr import END, PRESETS, AttentionAsr, Batch, State
 from bayessep.separator_training import accompaniment, check_ratio
 from bayessep.spoken import Spoken, Utterances
-from bayessep.train import Task, Training, means, settings_besides, training_of
+from bayessep.train import Task, Training, means, settings_besides, started_from, training_of
 
 RATE = recognition.RATE
 """Samples a second of everything that is learned from."""
@@ -237,4 +237,5 @@ def task(
         return attention_asr.again(config, jax.tree.map(jnp.array, begun))  # copies: steps take what they are given
 
     settings = settings_besides(recipe) | {"config": asdict(config), "vocabulary": hashlib.sha256(words).hexdigest()}
+    settings |= started_from(begun and (begun.parameters, begun.statistics))
     return Task(init, step, batch, validate, settings | dict(about))

@@ -25,7 +25,7 @@ from bayessep.errors import UserError
 from bayessep.models.blstm_mask import BlstmMask
 from bayessep.models.conv_tasnet import ConvTasNet
 from bayessep.models.waveform_separation import Batch, State, again, losses
-from bayessep.train import Task, Training, means, settings_besides, training_of
+from bayessep.train import Task, Training, means, settings_besides, started_from, training_of
 
 RATE = 16_000
 """Samples a second of everything that is learned from."""
@@ -229,5 +229,5 @@ def task(
             return network.init(config, key)
         return again(jax.tree.map(jnp.array, begun), config.rate, config.steps)  # copies: steps take what they are given
 
-    settings = settings_besides(recipe) | {"config": asdict(config)}
+    settings = settings_besides(recipe) | {"config": asdict(config)} | started_from(begun)
     return Task(init, step, batch, validate, settings | dict(about))

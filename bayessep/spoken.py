@@ -108,6 +108,7 @@ class Utterances(NamedTuple):
     waveform: Float[np.ndarray, "B N"]
     samples: Int[np.ndarray, " B"]
     words: list[str]
+    groups: list[str]  # who speaks
 
 
 def fitting(every: Sequence[Spoken], seconds: float, speed: float = 1.0) -> list[Spoken]:
@@ -137,9 +138,11 @@ def said(
     of_speaker: dict[str, list[Spoken]] = {}
     for one in fit:
         of_speaker.setdefault(one.group, []).append(one)
-    waveform, samples, words = np.zeros((count, room), np.float32), np.zeros(count, np.int64), []
+    waveform, samples = np.zeros((count, room), np.float32), np.zeros(count, np.int64)
+    words, groups = [], []
     for n in range(count):
-        own = of_speaker[fit[rng.integers(len(fit))].group]
+        groups.append(fit[rng.integers(len(fit))].group)
+        own = of_speaker[groups[-1]]
         parts, text = [_pause(rng)], []
         for _ in range(rng.integers(1, joined + 1)):
             one = own[rng.integers(len(own))]
@@ -151,7 +154,7 @@ def said(
         whole = np.concatenate(parts)
         waveform[n, : len(whole)], samples[n] = whole, len(whole)
         words.append(" ".join(text))
-    return Utterances(waveform, samples, words)
+    return Utterances(waveform, samples, words, groups)
 
 
 def _pause(rng: np.random.Generator) -> Float[np.ndarray, " n"]:

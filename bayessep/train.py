@@ -17,6 +17,7 @@ Where JAX sees several devices, batches are divided among them and states are he
 from __future__ import annotations
 
 import csv
+import hashlib
 import logging
 import math
 import os
@@ -92,6 +93,14 @@ def settings_besides(recipe: Any) -> dict[str, Any]:
     """The fields of a recipe that are not those of `Training`: for `Task.config`."""
     training = {f.name for f in fields(Training)}
     return {name: value for name, value in asdict(recipe).items() if name not in training}
+
+
+def started_from(tree: PyTree) -> dict[str, str]:
+    """For `Task.config`: what a training starts from, where that is not random, so that it goes on after nothing else."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return {"started_from": digest.hexdigest()} if jax.tree.leaves(tree) else {}
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,7 @@ class Utterance(NamedTuple):
     speech: Float[np.ndarray, " N"]
     music: Float[np.ndarray, " N"]
     words: str
+    speaker: str
     group: str  # of the music
     genre: str
 
@@ -166,7 +167,7 @@ def utterances(
         made, _ = drawn(still, of, 1, lambda _: 0.0, rng)
         speech = made.waveform[0, : made.samples[0]]
         genre = named.get(music.group, "not said")
-        yield Utterance(number, speech, stretch([music], len(speech), rng), made.words[0], music.group, genre)
+        yield Utterance(number, speech, stretch([music], len(speech), rng), made.words[0], made.groups[0], music.group, genre)
 
 
 # --- networks ------------------------------------------------------------------------------------------------------------
@@ -178,7 +179,7 @@ class Networks:
     def __init__(self, budget: Budget, parts: Division, folder: Path, progress: Progress = lambda *_: None) -> None:
         self.budget, self.parts, self.folder, self.progress = budget, parts, folder, progress
         self.words = vocabulary.learned([one.words for one in parts.learn.speech], budget.clean.subwords)
-        self.most = most_labels(budget.clean, parts.learn, parts.held, self.words)
+        self.most = max(most_labels(budget.clean, parts.learn, other, self.words) for other in (parts.held, parts.test))
         self.about = {"data": {name: about_items(own) for name, own in zip(("learn", "held"), parts, strict=False)}}
         self.clean = cache(self._clean)
         self.mixture = cache(self._mixture)
@@ -278,8 +279,8 @@ def tested(heard: Callable[[Sequence[Any]], Heard], every: Sequence[Utterance], 
     found, results = heard(mixed), []
     for n, one in enumerate(every):
         errors, words = recognition.word_errors(one.words, found.words[n])
-        result = {"utterance": one.number, "genre": one.genre, "group": one.group, "truth": one.words, "found": found.words[n]}
-        result |= {"errors": errors, "words": words}
+        result = {"utterance": one.number, "genre": one.genre, "group": one.group, "speaker": one.speaker}
+        result |= {"truth": one.words, "found": found.words[n], "errors": errors, "words": words}
         if found.speech is not None and ratio is not None:
             truth = np.stack([one.speech, mixed[n] - one.speech])
             score = metrics.bss_eval(truth, np.stack([found.speech[n], mixed[n] - found.speech[n]]))

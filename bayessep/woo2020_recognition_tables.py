@@ -88,19 +88,24 @@ class Results:
         self._by: dict[tuple[str, float | None], list[Result]] = {}
         for line in self.lines:
             self._by.setdefault((line["row"], line["smr_db"]), []).append(line)
+        self.utterances = max(map(len, self._by.values()), default=0)
 
     def of(self, row: Row, ratio: float | None, genre: str | None = None) -> list[Result]:
         """Lines of a row and a condition, of a genre if one is named."""
         return [line for line in self._by.get((row.name, ratio), []) if genre in (None, line["genre"])]
 
     def counts(self, row: Row, ratios: Sequence[float | None]) -> dict[str, Float[np.ndarray, "R 2"]]:
-        """Errors and words at each of these, by whose music it is; empty where one of them is missing."""
+        """Errors and words at each of these, by whose music it is, or of each utterance alone where there is none in it.
+
+        Empty where a run that was cut off has not come to all utterances: rows are compared over the same ones.
+        """
         found: dict[str, np.ndarray] = {}
         for n, ratio in enumerate(ratios):
-            if not (lines := self.of(row, ratio)):
+            if len(lines := self.of(row, ratio)) < max(self.utterances, 1):
                 return {}
             for line in lines:
-                found.setdefault(line["group"], np.zeros((len(ratios), 2)))[n] += line["errors"], line["words"]
+                name = line["group"] if ratios != [None] else str(line["utterance"])
+                found.setdefault(name, np.zeros((len(ratios), 2)))[n] += line["errors"], line["words"]
         return dict(sorted(found.items()))
 
     def wer(self, row: Row, ratios: Sequence[float | None], genre: str | None = None) -> float:
@@ -155,9 +160,15 @@ def interval(ours: Counts, theirs: Counts | None = None) -> tuple[float, float]:
 
     def of(rows: Int[np.ndarray, "D G"]) -> Float[np.ndarray, " D"]:
         rates = [rate(own[rows].sum(1)) for own in pairs]
-        return rates[0] if theirs is None else 100 * (1 - rates[0] / np.maximum(rates[1], 1e-9))
+        return rates[0] if theirs is None else less(*rates)
 
     return bootstrap(len(pairs[0]), of)
+
+
+def less(ours: Float[np.ndarray, "*D"] | float, theirs: Float[np.ndarray, "*D"] | float) -> Float[np.ndarray, "*D"]:
+    """By how many percent a rate is below another; that of nothing is not below nothing, and what is above it 1000 % more."""
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    return np.where(theirs > 0, 100 * (1 - ours / np.where(theirs > 0, theirs, 1)), np.where(ours > 0, -1000.0, 0.0))
 
 
 # --- tables --------------------------------------------------------------------------------------------------------------
@@ -182,9 +193,10 @@ def _errors(results: Results) -> Table:
         theirs = (*PAPER[row.name], float(np.mean(PAPER[row.name][1:]))) if row.name in PAPER else 5 * (None,)
         rows.append([title(row), *ours, *(cell(value, 1) for value in theirs)])
     heads = ["clean", *_HEADS, AVERAGE]
-    sizes = [int(own[0, 1]) for own in results.counts(ROWS[0], RATIOS).values()] or [0]
-    note = f"The {AVERAGE} is of the three ratios; its 95 % are by bootstrap over the {len(sizes)} artists of the music, with one "
-    note += f"of whom {max(sizes)} of the {sum(sizes)} words are said. Every row is one training: other seeds are not in them."
+    note = f"The {AVERAGE} is of the three ratios. Every row is one training: other seeds are not in its 95 %."
+    if sizes := [int(own[0, 1]) for own in results.counts(ROWS[0], RATIOS).values()]:
+        note += f" They are by bootstrap over the {len(sizes)} artists of the music, with one of whom {max(sizes)} of the "
+        note += f"{sum(sizes)} words are said; of the speech, which is of few recordings, nothing is drawn anew."
     return Table("Table I: word error rate in percent", ["", *heads, "95 %", *(f"paper, {head}" for head in heads)], rows, note)
 
 
@@ -252,7 +264,7 @@ def _clean_is_heard(results: Results) -> Finding | None:
         return None
     value, (low, high) = results.wer(Row(CLEAN), [None]), interval(counts)
     numbers = f"{value:.1f} %, 95 % from {low:.1f} to {high:.1f}; the paper: {PAPER[CLEAN][0]} %"
-    return Finding("The clean ASR gets less than 10 % of the words of clean speech wrong", value < 10, numbers)
+    return Finding("The clean ASR gets less than 10 % of the words of clean speech wrong", high < 10, numbers)
 
 
 def _music_hurts(results: Results) -> Finding | None:
@@ -260,7 +272,7 @@ def _music_hurts(results: Results) -> Finding | None:
     if np.isnan(clean + mixed):
         return None
     numbers = f"{clean:.1f} and {mixed:.1f} %; the paper: {PAPER[CLEAN][0]} and {PAPER[CLEAN][2]} %"
-    return Finding("Music at 0 dB at least triples its word error rate", bool(mixed >= 3 * clean), numbers)
+    return Finding("Music at 0 dB at least triples its word error rate", bool(mixed >= 3 * clean and mixed > 0), numbers)
 
 
 def _below(results: Results, what: str, ours: Row, theirs: Row, least: float = 0.0) -> Finding | None:
@@ -269,15 +281,15 @@ def _below(results: Results, what: str, ours: Row, theirs: Row, least: float = 0
     if not all(counts):
         return None
     rates = [results.wer(row, RATIOS) for row in (ours, theirs)]
-    less = 100 * (1 - rates[0] / max(rates[1], 1e-9))
+    by = float(less(*rates))
     low, high = interval(counts[0], counts[1])
-    numbers = f"{rates[0]:.1f} against {rates[1]:.1f} %: {abs(less):.0f} % {'less' if less >= 0 else 'more'}; less by {low:.0f} to "
+    numbers = f"{rates[0]:.1f} against {rates[1]:.1f} %: {abs(by):.0f} % {'less' if by >= 0 else 'more'}; less by {low:.0f} to "
     numbers += f"{high:.0f} % with 95 %"
     if theirs.name in PAPER:
         paper = [float(np.mean(PAPER[row.name][1:])) for row in (ours, theirs)]
         numbers += f"; the paper: {paper[0]:.1f} against {paper[1]:.1f} %: {100 * (1 - paper[0] / paper[1]):.0f} % less"
     than = f"{title(theirs)}" + (f", as measured by at least {least:g} %" if least else "")
-    return Finding(f"{what} makes fewer errors than {than}", bool(low > 0 and less >= least), numbers)
+    return Finding(f"{what} makes fewer errors than {than}", bool(low > 0 and by >= least), numbers)
 
 
 # --- files ---------------------------------------------------------------------------------------------------------------

@@ -120,7 +120,7 @@ def speech_of(
     It is given each at a mean square of 1, as separators at work are.
     """
     inside = within(mixture.shape[1], samples)
-    power = jnp.square(mixture).mean(1, keepdims=True, where=inside)
+    power = jnp.square(mixture).sum(1, keepdims=True, where=inside) / jnp.maximum(samples, 1)[:, None].astype(mixture.dtype)
     scale = jnp.sqrt(power + 1e-9)
     heard = jnp.where(inside, mixture / scale, jnp.float32(0))
     separated = partial(config.separator.separated, config.front, front)
@@ -132,9 +132,13 @@ def speech_of(
     return found[:, 0], found[:, 1]
 
 
-@partial(jax.jit, static_argnames=("config",))
 def separate(config: JointAsr, front: PyTree, mixture: Float[Array, "B N"], samples: Int[Array, " B"]) -> Float[Array, "B N"]:
-    """The speech of `speech_of`, compiled."""
+    """The speech of `speech_of`, compiled once for a separator, whatever is tuned of it."""
+    return _separate(JointAsr(config.front, config.back), front, mixture, samples)
+
+
+@partial(jax.jit, static_argnames=("config",))
+def _separate(config: JointAsr, front: PyTree, mixture: Float[Array, "B N"], samples: Int[Array, " B"]) -> Float[Array, "B N"]:
     return speech_of(config, front, mixture, samples)[0]
 
 

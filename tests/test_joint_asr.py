@@ -48,7 +48,7 @@ def _same(one: object, other: object) -> list[bool]:
 @pytest.mark.parametrize("front", FRONTS)
 @pytest.mark.parametrize("tuned", joint_asr.TUNED)
 def test_what_is_tuned_changes_and_nothing_else(front: str, tuned: str) -> None:
-    """Parameters, running statistics and optimisers, bit for bit; by gradients of the recogniser alone, for the separator too."""
+    """Parameters and running statistics, bit for bit; by gradients of the recogniser alone, for the separator too."""
     config = dataclasses.replace(JOINT, front=FRONTS[front], tuned=tuned, weight=1e6)
     before = joint_asr.init(config, jax.random.key(0))
     kept = jax.tree.map(np.array, before)  # a step takes what it is given
@@ -76,9 +76,10 @@ def test_the_gradient_of_what_is_recognised_reaches_the_separator() -> None:
     assert (high - low) / 2e-3 == pytest.approx(length, rel=0.1)
 
 
-def test_padding_and_company_change_nothing() -> None:
+@pytest.mark.parametrize("front", FRONTS)
+def test_padding_and_company_change_nothing(front: str) -> None:
     """Not L and its parts, nor gradients, nor the running statistics, whatever lies behind an end."""
-    config = dataclasses.replace(JOINT, back=dataclasses.replace(BACKEND, dropout=0.0))
+    config = dataclasses.replace(JOINT, front=FRONTS[front], back=dataclasses.replace(BACKEND, dropout=0.0))
     state, batch = joint_asr.init(config, jax.random.key(0)), _batch()
     longer = [np.pad(np.asarray(x), ((0, 0), (0, 80)), constant_values=7) for x in batch[:2]]
     for x in longer:
@@ -93,6 +94,14 @@ def test_padding_and_company_change_nothing() -> None:
     both = (jax.tree.leaves(graded((state.front, state.back), of)) for of in (batch, padded))
     for one, other in zip(*both, strict=True):
         np.testing.assert_allclose(one, other, rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("front", FRONTS)
+def test_nothing_at_all_has_a_gradient(front: str) -> None:
+    config = dataclasses.replace(JOINT, front=FRONTS[front])
+    state, mixture = joint_asr.init(config, jax.random.key(0)), jnp.asarray(_batch().mixture)
+    loss = jax.grad(lambda p: sum(jnp.square(x).sum() for x in joint_asr.speech_of(config, p, mixture, jnp.array([160, 0]))))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(loss(state.front)))
 
 
 @pytest.mark.parametrize("front", FRONTS)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -23,10 +25,12 @@ from bayessep.models.attention_asr import AttentionAsr
 from bayessep.models.blstm_mask import BlstmMask
 from bayessep.models.conv_tasnet import ConvTasNet
 from bayessep.models.joint_asr import BACK, BOTH, FRONT
+from bayessep.pages import Finding
 from bayessep.recogniser_training import RATE
 from bayessep.spoken import Spoken
+from bayessep.train import Task, Trained, Training, started_from
 from bayessep.woo2020 import FREQUENCY, RATIOS, TIME
-from bayessep.woo2020_recognition import CLEAN, CONDITIONS, LONGER, MIXTURE, ROWS, Budget, Row
+from bayessep.woo2020_recognition import CLEAN, CONDITIONS, LONGER, MIXTURE, ROWS, Budget, Heard, Row, Utterance
 from tests.commandline import Caller, cut_off, save, tone
 
 for needed in ("sentencepiece", "jiwer"):
@@ -134,6 +138,45 @@ def test_an_interrupted_run_goes_on(call: Caller, small: Path, monkeypatch: pyte
     assert "| as it ships | " in card and "- CC0" in card and f"{attention_asr.parameter_count(ships.config):,} parameters" in card
 
 
+def test_rows_begin_with_the_networks_that_they_are_of(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: dict[str, tuple[dict[str, Any], Any]] = {}
+
+    def train(made: Task, training: Training, folder: Path, progress: object) -> Trained:
+        state = jax.tree.map(lambda x: x + np.asarray(1 + len(trained), x.dtype), made.init(jax.random.key(0)))  # each is another
+        trained[folder.name] = dict(made.config), state
+        return Trained(state, 1, 1, 0.0, "epochs", [])
+
+    monkeypatch.setattr(experiment, "train", train)
+    own = experiment.BUDGETS["full"]
+    networks = experiment.Networks(own, experiment.divide(small, own.clean.words), small / "out")
+    _ = networks.longer()
+    rows = [Row(back, front, tuned) for front in (FREQUENCY, TIME) for back in (CLEAN, MIXTURE) for tuned in (FRONT, BACK, BOTH)]
+    found = {row: networks.parts_of(row) for row in rows}
+    backs = {name: (trained[name][1].parameters, trained[name][1].statistics) for name in (CLEAN, MIXTURE)}
+    starts = {CLEAN: {}, MIXTURE: started_from(backs[CLEAN]), LONGER.name: started_from(backs[MIXTURE]), FREQUENCY: {}, TIME: {}}
+    starts |= {row.name: started_from((trained[row.front][1].front, *backs[row.back])) for row in rows}
+    said = {name: config.get("started_from") for name, (config, _) in trained.items()}
+    assert said == {name: start.get("started_from") for name, start in starts.items()} and len(set(said.values())) == 1 + 2 + 4
+    for row, parts in found.items():
+        config, state = trained[row.name]
+        assert (config["tuned"], config["network"], config["weight"]) == (row.tuned, row.front, 2.0)
+        assert started_from(parts) == started_from((state.front, state.back, state.statistics))
+    assert trained[TIME][0]["weight"] == 0
+
+
+def test_each_utterance_is_compared_with_its_own_words() -> None:
+    wave = np.ones(800, np.float32)
+    every = [Utterance(n, (n + 1) * wave, wave, words, "ann", "d", "waltz") for n, words in enumerate(("one two", "three"))]
+
+    def heard(given: Sequence[np.ndarray]) -> Heard:
+        return Heard(["one two" if np.abs(x).max() < 1.5 else "one three four" for x in given], [0.5 * x for x in given])
+
+    found = experiment.tested(heard, every, None)
+    assert [(one["errors"], one["words"], one["utterance"]) for one in found] == [(0, 2, 0), (2, 1, 1)]
+    assert {one["speaker"] for one in found} == {"ann"} and {one["group"] for one in found} == {"d"}
+    assert "speech SDR" not in found[0]
+
+
 def test_speakers_who_said_too_little_cannot_be_divided(small: Path) -> None:
     with pytest.raises(UserError, match="no speaker of 10 recordings of the words two alone"):
         experiment.divide(small, ("two",))
@@ -222,6 +265,38 @@ def test_findings_are_those_by_hand() -> None:
     assert table.rows[3][1:7] == ["–"] * 6 and len({*map(len, [table.head, *table.rows])}) == 1
     assert [row[1] for row in sdr.rows if row[0].startswith("time domain, mixture ASR")] == ["8.0 ± 0.0"] * 4
     assert genre.rows[0][0] == "waltz (3)" and genre.rows[0][4:7] == ["10.0", "20.0", "15.0"]
+
+
+def test_what_is_less_with_one_artist_alone_is_no_finding() -> None:
+    """Two utterances with music of one artist, and one of another; genres are apart."""
+    both = Row(MIXTURE, TIME, BOTH)
+
+    def lines(row: Row, errors: tuple[int, int, int]) -> list[dict[str, Any]]:
+        return [
+            {"row": row.name, "smr_db": ratio, "utterance": n, "genre": genre, "group": group, "errors": wrong, "words": 20}
+            for ratio in CONDITIONS
+            for n, (group, genre, wrong) in enumerate(zip("aab", ("waltz", "waltz", "samba"), errors, strict=True))
+        ]
+
+    def finding(every: list[dict[str, Any]]) -> list[Finding]:
+        says = "Tuning both (time domain, mixture ASR) makes fewer errors than mixture ASR alone"
+        return [found for found in made.findings(made.Results(every)) if found.statement.startswith(says)]
+
+    before = lines(Row(MIXTURE), (9, 9, 2))
+    (unsure,) = finding([*before, *lines(both, (1, 2, 3))])
+    assert not unsure.holds and unsure.numbers.startswith("10.0 against 33.3 %: 70 % less; less by -50 to 83 %")
+    (sure,) = finding([*before, *lines(both, (1, 2, 1))])
+    assert sure.holds and sure.numbers.startswith("6.7 against 33.3 %: 80 % less; less by 50 to 83 %")
+    (little,) = finding([*before, *lines(both, (8, 8, 1))])  # sure, but not by so much
+    assert not little.holds and "15 % less; less by 11 to 50 %" in little.numbers
+    assert finding([*before, *lines(both, (1, 2, 1))[:-1]]) == []  # an utterance is left to be tested
+    results = made.Results([*before, *lines(Row(CLEAN), (9, 9, 9))])
+    assert results.genres == {"waltz": 2, "samba": 1} and results.wer(Row(MIXTURE), [0.0], "samba") == 10
+    assert set(results.counts(Row(MIXTURE), RATIOS)) == {"a", "b"} and len(results.counts(Row(MIXTURE), [None])) == 3
+
+
+def test_less_than_nothing() -> None:
+    np.testing.assert_array_equal(made.less(np.array([0.0, 1.0, 1.0, 3.0]), np.array([0.0, 0.0, 2.0, 2.0])), [0, -1000, 50, -50])
 
 
 def test_intervals_are_of_artists() -> None:
