@@ -128,9 +128,9 @@ def reproduce(
     and head, trained here. Each result is kept in -o DIR at once: called again after an interruption, it goes on. The full run
     takes an hour or so on two cores; that of 003 a night; on a GPU, its trainings are longer (--long). Of 004: scores of vocals and
     accompaniment by the confidence of masks (Figures 2 and 3), of a network, NMF and the ideal binary mask; twenty minutes for
-    six minutes of songs. Of 001: recognisers of words through music, alone and behind separators, two to three hours of a core;
-    and of --part separation the time domain against the frequency domain, as long. Of 002: the masker with and without its losses,
-    and what the paper compares it with; hours.
+    six minutes of songs. Of 001: recognisers of words through music, alone and behind separators, four to five hours of a core;
+    and of --part separation the time domain against the frequency domain, half as long. Of 002: the masker with and without its
+    losses, and what the paper compares it with; hours.
     """
     terminal = Terminal(json=json, quiet=quiet)
     from bayessep import commands, experiment_commands

@@ -99,10 +99,10 @@ def _budget(epochs: Mapping[str, int], each: int, **rest: Any) -> Budget:
 
 
 BUDGETS = {
-    "full": _budget({"clean": 24, "mixture": 30, "front": 30, "joint": 10}, each=6),
+    "full": _budget({"clean": 24, "mixture": 30, "front": 80, "joint": 10}, each=12),
     "quick": _budget({"clean": 1, "mixture": 1, "front": 1, "joint": 1}, each=1, batch=4, held=4, steps_per_epoch=4),
 }
-"""Two to three hours of a core, and one that shows that it runs."""
+"""Four to five hours of a core, and one that shows that it runs."""
 
 
 # --- what is learned from and tested with --------------------------------------------------------------------------------
