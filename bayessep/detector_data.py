@@ -79,9 +79,9 @@ def about_items(items: Any) -> dict[str, Any]:
     return counts | {"sha256": digest.hexdigest()}
 
 
-def minutes(items: Sequence[Item], rate: int) -> float:
+def seconds_of(items: Sequence[Item], rate: int) -> float:
     """How long they last in all, at so many samples a second."""
-    return sum(len(item.samples) for item in items) / rate / 60
+    return sum(len(item.samples) for item in items) / rate
 
 
 def mix(speech: Float[np.ndarray, " N"], music: Float[np.ndarray, " N"], smr_db: float | int) -> Float[np.ndarray, " N"]:

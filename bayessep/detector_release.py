@@ -25,7 +25,7 @@ from bayessep.broadcast import generate_broadcast
 from bayessep.corpora import Sound
 from bayessep.data import Recording
 from bayessep.detection import LABELS, Calibration, Network, detect_samples
-from bayessep.detector_data import Item, Items
+from bayessep.detector_data import Item, Items, seconds_of
 from bayessep.detector_scenes import Scene
 from bayessep.detector_training import Recipe, divide, task
 from bayessep.models.detector_networks import STRIDE
@@ -82,7 +82,7 @@ def division(folder: Path) -> Division:
     test = items(tested)
     parts = {"learn": learn, "held": held, "test": test}
     seconds = {
-        f"{name} {what}": sum(len(item.samples) for item in own) / RECIPE.front.sample_rate
+        f"{name} {what}": seconds_of(own, RECIPE.front.sample_rate)
         for name, part in parts.items() for what, own in zip(Items._fields, part, strict=True)
     }  # fmt: skip
     return Division(learn, held, test, sources_of(learned), seconds)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from bayessep import masked_songs, shipped, song_stems, unmatched
-from bayessep.detector_data import minutes
+from bayessep.detector_data import seconds_of
 from bayessep.detector_release import main, sources_of
 from bayessep.masked_songs import NAME
 from bayessep.michelashvili2019 import refuse_tested, tested
@@ -59,7 +59,7 @@ def release(data: Path, work: Path, output: Path, progress: Progress = lambda *_
     }
     figures["lead"] = found.interval(ALL, "SDR", NMF)
     figures["sources"] = sources_of([r for own in used.values() for r in own])
-    figures["minutes"] = {what: minutes(own, RATE) for what, own in sounds._asdict().items()}
+    figures["minutes"] = {what: seconds_of(own, RATE) / 60 for what, own in sounds._asdict().items()}
     figures["minutes"] |= {kind: sum(r.duration for r in own) / 60 for kind, own in used.items()}
     about = {"recipe": dataclasses.asdict(BUDGET.recipe), "sources": figures["sources"]}
     weights = masked_songs.weights_of(masked_songs.Masker(BUDGET.recipe.config, rows.masker()), **about)

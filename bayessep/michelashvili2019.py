@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Float
 
 from bayessep import __version__, data, metrics, reproduction, song_stems, unmatched
-from bayessep.detector_data import Item
+from bayessep.detector_data import Item, seconds_of
 from bayessep.errors import UserError
 from bayessep.michelashvili2019_rows import BUDGETS, Budget, Song, Takes, Work
 from bayessep.reproduction import RESULTS, append, drop_half_a_line, key_of, read
@@ -170,7 +170,7 @@ def setup_of(folder: Path) -> dict[str, Any]:
 
 
 def _check_setup(folder: Path, found: Corpus, listed: Sequence[Listed], budget: str, own: Budget) -> None:
-    lasting = {what: round(sum(len(i.samples) for i in items) / RATE, 1) for what, items in found.sounds._asdict().items()}
+    lasting = {what: round(seconds_of(items, RATE), 1) for what, items in found.sounds._asdict().items()}
     setup = {"version": __version__, "budget": budget, "seed": own.recipe.seed, "seconds": lasting, "settings": asdict(own)}
     setup |= {"songs": [song.name for song in listed], "config": asdict(own.recipe.config)}
     setup |= {"steps": own.recipe.epochs * own.recipe.steps_per_epoch, "preset": own.recipe.preset}

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from bayessep import recognisers, recognition, shipped, spoken, vocabulary, woo2020_recognition
-from bayessep.detector_data import minutes
+from bayessep.detector_data import seconds_of
 from bayessep.detector_release import main
 from bayessep.models import attention_asr
 from bayessep.recogniser_training import RATE
@@ -55,7 +55,7 @@ def release(data: Path, work: Path, output: Path, progress: Progress = lambda *_
         "strangers": [rate([errors(ships, one.samples, one.words) for one in others]), sum(len(o.words.split()) for o in others)],
         "recordings": {name: len(part.speech) for name, part in parts._asdict().items()},
         "speakers": len(known),
-        "music": {name: round(minutes(part.music, RATE), 1) for name, part in parts._asdict().items()},
+        "music": {name: round(seconds_of(part.music, RATE) / 60, 1) for name, part in parts._asdict().items()},
         "licences": sorted({one.licence for one in listed if one.group in known}),
         "parameters": attention_asr.parameter_count(config),
         "steps": [r.epochs * r.steps_per_epoch for r in (own.clean, own.mixture, own.joint)],

@@ -15,6 +15,7 @@ from bayessep import extras
 from bayessep.errors import UserError
 
 RATE = 16000  # of the recogniser, in Hz
+PUNCTUATION = r"[^\w\s']|_"  # what words are compared without
 
 
 class WordErrors(NamedTuple):
@@ -86,7 +87,7 @@ def normalised(text: str) -> str:
         UserError: jiwer is not installed.
     """
     jiwer = extras.library("jiwer", "asr")
-    steps = [jiwer.RemoveKaldiNonWords(), jiwer.ToLowerCase(), jiwer.SubstituteRegexes({r"[^\w\s']|_": " "})]
+    steps = [jiwer.RemoveKaldiNonWords(), jiwer.ToLowerCase(), jiwer.SubstituteRegexes({PUNCTUATION: " "})]
     return " ".join(jiwer.Compose(steps)(text).split())
 
 

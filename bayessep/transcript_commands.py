@@ -49,11 +49,8 @@ def transcribe(
         chosen: Recogniser = recognisers.named(recogniser, weights)
 
         def listen(path: Path, progress: Any) -> dict[str, Any]:
-            own = _lasting(path)
-            for one in drawn:
-                if abs((other := _lasting(one)) - own) > 0.01:
-                    lasting = f"{one} lasts {other:g} s, and {path} {own:g} s"
-                    raise UserError(f"{lasting}; --draws are what separate --draws N made of the same mixture.")
+            if drawn:
+                _check_draws(drawn, path)
             found, *others = (_said(one, chosen, progress) for one in (path, *drawn))
             return transcription.document_of(transcription.compared(found, others))
 
@@ -72,7 +69,15 @@ def _said(path: Path, recogniser: Recogniser, progress: Any) -> transcription.Tr
     try:
         return transcription.transcribe(path, recogniser, progress=progress)
     except UserError as error:  # a recogniser that fails does not know what of
-        raise UserError(f"{error}" if str(path) in str(error) else f"{path}: {error}") from error
+        raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+
+
+def _check_draws(drawn: Sequence[Path], path: Path) -> None:
+    own = _lasting(path)
+    for one in drawn:
+        if abs((other := _lasting(one)) - own) > 0.01:
+            lasting = f"{one} lasts {other:g} s, and {path} {own:g} s"
+            raise UserError(f"{lasting}; --draws are what separate --draws N made of the same mixture.")
 
 
 def _lasting(path: Path) -> float:

@@ -32,7 +32,7 @@ from jaxtyping import Float
 
 from bayessep import audio
 from bayessep.errors import UserError
-from bayessep.recognition import Pocketsphinx, Word
+from bayessep.recognition import PUNCTUATION, Pocketsphinx, Word
 from bayessep.separators import Progress, silent
 
 FORMATS = {"text": ".txt", "srt": ".srt", "vtt": ".vtt", "json": ".json"}
@@ -215,7 +215,7 @@ def _agreed(ours: Sequence[Word], theirs: Sequence[Word]) -> list[int]:
 
 def _bare(word: Word) -> str:
     """As it is compared: recognisers that punctuate do so by what comes next."""
-    return re.sub(r"[^\w']|_", "", word.word).casefold() or word.word
+    return re.sub(PUNCTUATION, "", word.word).casefold() or word.word
 
 
 # --- choosing one --------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from bayessep import __version__, joint_training, metrics, recogniser_training, recognition, reproduction, spoken, vocabulary
-from bayessep.detector_data import about_items, gain_of, minutes
+from bayessep.detector_data import about_items, gain_of, seconds_of
 from bayessep.detector_release import division
 from bayessep.errors import UserError
 from bayessep.joint_training import Parts
@@ -373,7 +373,7 @@ def _check_setup(
             "speakers": sorted({one.group for one in part.speech}),
             "recordings": len(spoken.fitting(part.speech, own.clean.seconds, own.clean.speed if name == "learn" else 1.0)),
             "music": sorted({item.group for item in part.music}),
-            "minutes of music": round(minutes(part.music, RATE), 1),
+            "minutes of music": round(seconds_of(part.music, RATE) / 60, 1),
             "sha256": about_items(part)["sha256"],
         }
         for name, part in parts._asdict().items()

@@ -154,7 +154,8 @@ def rate(counts: Float[np.ndarray, "*D R 2"]) -> Float[np.ndarray, "*D"]:
 def interval(ours: Counts, theirs: Counts | None = None) -> tuple[float, float]:
     """Between what a rate lies with 95 %, or by how much it is below another, in percent of that.
 
-    Bootstrap over artists of the music, the same for both: utterances with music of one are not independent.
+    Bootstrap over artists of the music, the same for both: utterances with music of one are not independent. Over utterances
+    where there is no music (`Results.counts`).
     """
     pairs = [np.stack([own[group] for group in sorted(ours)]) for own in (ours, theirs) if own is not None]
 

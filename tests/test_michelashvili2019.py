@@ -77,9 +77,7 @@ def test_songs_of_a_manifest_are_tested_and_not_learned_from(recordings: Path, t
 
 
 @pytest.mark.loose_arrays  # optax
-def test_an_interrupted_run_goes_on(
-    call: Caller, recordings: Path, small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_run_goes_on(call: Caller, recordings: Path, small: None, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     with cut_off(michelashvili2019, "tested", 7):
         michelashvili2019.run(folder, recordings, "full")

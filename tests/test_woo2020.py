@@ -79,7 +79,7 @@ def test_genres_are_read_off_notes(note: str, genre: str) -> None:
 
 
 @pytest.mark.loose_arrays  # optax
-def test_an_interrupted_run_goes_on(call: Caller, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_goes_on(call: Caller, small: Path) -> None:
     folder = small / "out"
     with cut_off(woo2020, "tested", 9):
         woo2020.run(folder, small, "full")
