@@ -92,8 +92,8 @@ def tasks(given: Sequence[Path], folder: Path) -> list[Task]:
         UserError: a folder holds no audio, two recordings have one name, a recording would be replaced, or a folder is in the way.
     """
     found = data.gather(given, is_stem)
-    names = data.without_endings([place for _, place in found])
-    planned = [Task(recording, folder / name) for (recording, _), name in zip(found, names, strict=True)]
+    shared = Counter(place.with_suffix("") for _, place in found)
+    planned = [Task(r, folder / (p if shared[p.with_suffix("")] > 1 else p.with_suffix(""))) for r, p in found]
     for name, count in Counter(task.folder for task in planned).items():
         if count > 1:
             first, second, *_ = (str(task.recording) for task in planned if task.folder == name)

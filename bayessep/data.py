@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -124,12 +123,6 @@ def gather(
         for path in paths:
             found.setdefault(path.resolve(), (path, path.relative_to(top if top.is_dir() else top.parent)))
     return list(found.values())
-
-
-def without_endings(places: Sequence[Path]) -> list[Path]:
-    """Names of results: places without the ending of the recording, or with it where two would share one."""
-    shared = Counter(place.with_suffix("") for place in places)
-    return [place if shared[place.with_suffix("")] > 1 else place.with_suffix("") for place in places]
 
 
 def read_folder(folder: str | Path, category: str = "") -> list[Recording]:

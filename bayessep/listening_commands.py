@@ -44,9 +44,7 @@ def tasks(verb: Listening, recordings: Sequence[Path], place: Path | None, forma
         UserError: a folder holds no audio, two recordings have one name, or a recording would be replaced.
     """
     found, ending = data.gather(recordings), verb.endings[format]
-    stems = data.without_endings([path for _, path in found])
-    files = [place / f"{stem}{ending}" if several and place is not None else place for stem in stems]
-    planned = [Task(recording, file) for (recording, _), file in zip(found, files, strict=True)]
+    planned = [Task(r, place / p.with_suffix(ending) if several and place is not None else place) for r, p in found]
     names: dict[Path | str, Path] = {}
     for path, target in planned:
         name = target or (path.stem if format in verb.named else str(path))

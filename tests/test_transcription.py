@@ -214,14 +214,15 @@ def test_draws_of_a_separation_mark_words(call: Caller, ones: Path) -> None:
     assert "are of one recording" in call.refused(*line[:2], "speech.wav", *line[2:])
 
 
-def test_recordings_of_one_name_keep_their_endings(call: Caller, ones: Path) -> None:
+def test_recordings_of_one_name_are_refused_and_several_need_a_folder(call: Caller, ones: Path) -> None:
     (ones / "in").mkdir()
     for name in ("a.wav", "b.wav"):
         save(ones / "in" / name, _claps(2.0), rate=8000)
-    save(ones / "in" / "a.flac", _claps(1.0), rate=8000, format="FLAC")
     using = ("--recogniser", _name(ones), "-q")
     call.succeeded("transcribe", "in", "-o", "out", *using)
-    assert [path.name for path in files(ones / "out")] == ["a.flac.txt", "a.wav.txt", "b.txt"]
+    assert [path.name for path in files(ones / "out")] == ["a.txt", "b.txt"]
+    save(ones / "in" / "a.flac", _claps(1.0), rate=8000, format="FLAC")
+    assert "would both be called" in call.refused("transcribe", "in", "-o", "out", *using)
     refused = call.refused("transcribe", "in", "-o", "all.srt", *using)
     assert "of several recordings it is a folder" in refused and not (ones / "all.srt").exists()
 
