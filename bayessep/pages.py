@@ -20,11 +20,29 @@ class Table(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """A statement, whether the results bear it out, and the numbers."""
+    """A statement, whether the results bear it out (None: they do not settle it), and the numbers."""
 
     statement: str
-    holds: bool
+    holds: bool | None
     numbers: str
+
+    @property
+    def answer(self) -> str:
+        """In a word or two."""
+        return "not settled" if self.holds is None else "yes" if self.holds else "no"
+
+
+def settled(gain: float, low: float, high: float, least: float = 0.0) -> bool | None:
+    """Whether there is a gain, of `least` as measured; None where its interval has room for both a gain and a loss, or is unknown.
+
+    Args:
+        gain: as measured.
+        low, high: the ends of its interval; NaN where there is none, as of a single result.
+        least: what is claimed; with 0, any gain.
+    """
+    if gain >= least and low > 0:
+        return True
+    return False if high <= 0 or gain < least and least > 0 else None
 
 
 def bootstrap(groups: int, of: Callable[[Int[np.ndarray, "D G"]], Any], draws: int = 2000) -> tuple[float, float]:
@@ -39,6 +57,12 @@ def bootstrap(groups: int, of: Callable[[Int[np.ndarray, "D G"]], Any], draws: i
     return float(low), float(high)
 
 
+def every(answers: Iterable[bool | None]) -> bool | None:
+    """Whether all of several claims hold: one that does not is enough for a no, and one that is not settled for that."""
+    given = set(answers)
+    return False if False in given else None if None in given else True
+
+
 def to_rich(table: Table) -> Any:
     """A table for a terminal."""
     made = plain_table(table.title, table.note)
@@ -51,7 +75,7 @@ def to_rich(table: Table) -> Any:
 
 def account(tables: Iterable[Table], findings: Iterable[Finding], path: object, *before: str) -> Any:
     """Tables, findings and where all of it is, for a terminal."""
-    statements = "\n".join(f"{'yes' if f.holds else 'no ':<4}{f.statement} ({f.numbers})" for f in findings)
+    statements = "\n".join(f"{f.answer:<12}{f.statement} ({f.numbers})" for f in findings)
     return Group(*before, *map(to_rich, tables), statements, "", f"all of it: {path}")
 
 
@@ -62,5 +86,5 @@ def page(title: str, about: str, pictures: Mapping[str, str], tables: Iterable[T
         cells = [table.head, ["---", *["---:"] * (len(table.head) - 1)], *table.rows]
         lines = [f"## {table.title}\n", *("| " + " | ".join(row) + " |" for row in cells)]
         parts.append("\n".join([*lines, *([f"\n{table.note}"] if table.note else [])]) + "\n")
-    lines = [f"- **{f.statement}: {'yes' if f.holds else 'no'}** ({f.numbers})." for f in findings]
+    lines = [f"- **{f.statement}: {f.answer}** ({f.numbers})." for f in findings]
     return "\n".join([*parts, "## What they say\n", *lines]) + "\n"

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from bayessep.comparison import cell
 from bayessep.pages import Finding, Table, page
 from bayessep.simpson2015 import BUDGETS, DNN, FOLDS, IDEAL, MEASURES, METHODS, MIXTURE, NMF, SOURCES
-from bayessep.tables import Mean, mean, shown
+from bayessep.tables import Mean, gained, mean, shown
 
 Result = dict[str, Any]
 
@@ -80,6 +80,15 @@ class Results:
     def mean(self, method: str, row: str, measure: str, alpha: float | None = None) -> Mean | None:
         """Over songs."""
         return mean(list(self.songs(method, row, measure, alpha).values()))
+
+    def gain(self, method: str, over: str, row: str, measure: str = "sdr") -> Mean | None:
+        """Mean difference over the songs that both have, of masks of middling confidence."""
+        ours, theirs = (self.songs(name, row, measure, self.middling(name)) for name in (method, over))
+        return mean([ours[song] - theirs[song] for song in ours if song in theirs])
+
+    def middling(self, method: str) -> float | None:
+        """The confidence nearest to a half; None where it has none."""
+        return min(self.alphas(method), key=lambda alpha: abs(alpha - 0.5), default=None)
 
     def alphas(self, method: str) -> list[float]:
         """At which a method was scored."""
@@ -156,15 +165,11 @@ def _at_equal_sir(results: Results) -> Table:
     return Table("SAR at equal SIR, DNN above NMF (dB)", ["", "mean curves", "the paper", "song by song", "at SIR of"], rows, note)
 
 
-def _nearest_to_a_half(results: Results, method: str) -> float | None:
-    return min(results.alphas(method), key=lambda alpha: abs(alpha - 0.5), default=None)
-
-
 def _at_a_half(results: Results) -> Table:
     rows = []
     for source in SOURCES:
         for method in METHODS:
-            alpha = _nearest_to_a_half(results, method)
+            alpha = results.middling(method)
             found = [results.mean(method, source, measure, alpha) for measure in MEASURES]
             if any(found):
                 named = method if alpha is None else f"{method}, α = {alpha:g}"
@@ -217,7 +222,7 @@ def _advantage(results: Results, row: str) -> Finding | None:
         f"{cell(found.sar, 1)} dB between the mean curves, {shown(songs)} song by song, {songs.items} songs; the paper {paper}"
     )
     # Beyond the interval: so few songs differ by chance alone.
-    return Finding(f"At equal SIR, the DNN has more SAR than NMF: {row}", songs.mean > songs.margin, numbers)
+    return Finding(f"At equal SIR, the DNN has more SAR than NMF: {row}", gained(songs), numbers)
 
 
 def _mostly_vocals(results: Results) -> Finding | None:
@@ -231,13 +236,15 @@ def _mostly_vocals(results: Results) -> Finding | None:
 
 def _gain(results: Results, source: str) -> Finding | None:
     levels = {
-        method: results.mean(method, source, "sdr", _nearest_to_a_half(results, method)) for method in (DNN, NMF, IDEAL, MIXTURE)
+        method: results.mean(method, source, "sdr", results.middling(method)) for method in (DNN, NMF, IDEAL, MIXTURE)
     }
     network, before = levels[DNN], levels[MIXTURE]
     if network is None or before is None:
         return None
+    gain = results.gain(DNN, MIXTURE, source)
     numbers = ", ".join(f"{method} {shown(found)}" for method, found in levels.items() if found is not None)
-    return Finding(f"More SDR than the mixture: the DNN’s {source}", network.mean > before.mean, f"{numbers} dB")
+    numbers += f" dB; DNN above mixture song by song {shown(gain)}"
+    return Finding(f"More SDR than the mixture: the DNN’s {source}", gained(gain), numbers)
 
 
 # --- files ---------------------------------------------------------------------------------------------------------------

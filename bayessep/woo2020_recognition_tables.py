@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from bayessep.bhattacharjee2022_tables import mean, shown
 from bayessep.comparison import cell
 from bayessep.models.joint_asr import BACK, BOTH, FRONT
-from bayessep.pages import Finding, Table, bootstrap, page
+from bayessep.pages import Finding, Table, bootstrap, page, settled
 from bayessep.woo2020 import FREQUENCY, RATIOS, TIME
 from bayessep.woo2020_recognition import BACKS, CLEAN, CONDITIONS, LONGER, MIXTURE, ROWS, Row
 from bayessep.woo2020_tables import NAMES, PAPER_GENRES
@@ -290,7 +290,7 @@ def _below(results: Results, what: str, ours: Row, theirs: Row, least: float = 0
         paper = [float(np.mean(PAPER[row.name][1:])) for row in (ours, theirs)]
         numbers += f"; the paper: {paper[0]:.1f} against {paper[1]:.1f} %: {100 * (1 - paper[0] / paper[1]):.0f} % less"
     than = f"{title(theirs)}" + (f", as measured by at least {least:g} %" if least else "")
-    return Finding(f"{what} makes fewer errors than {than}", bool(low > 0 and by >= least), numbers)
+    return Finding(f"{what} makes fewer errors than {than}", settled(by, low, high, least), numbers)
 
 
 # --- files ---------------------------------------------------------------------------------------------------------------
@@ -323,8 +323,9 @@ def about(results: Results, setup: Mapping[str, Any]) -> str:
         f"{steps}. The mixture ASR goes on from the clean one. Words are compared in lower case and without punctuation "
         "(recognition.normalised), and counted over all utterances (jiwer). The paper's networks learned from 260 hours of speech "
         "and 30 of music, at full size, and were tuned at a rate of 1e-4 with up to 40 utterances a step; here networks are "
-        f"small, the rate {recipes['joint']['rate']:g} and falls, with {recipes['joint']['batch']} utterances a step, over whose "
-        "labels L_asr sums. Some of the music that is learned from is generated. A recogniser that is not tuned works as at work."
+        f"small, the rate {recipes['joint']['rate']:g} and falls, with {recipes['joint']['batch']} utterances a step; L_asr is "
+        "the sum over their labels. Some of the music that is learned from is generated. A recogniser that is not tuned runs as in "
+        "recognition."
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from bayessep.bhattacharjee2022_tables import mean, shown
 from bayessep.comparison import cell
-from bayessep.pages import Finding, Table, bootstrap, page
+from bayessep.pages import Finding, Table, bootstrap, every, page, settled
 from bayessep.woo2020 import FREQUENCY, MIXTURE, ORACLES, RATIOS, SUNG, TIME
 
 Result = Mapping[str, Any]
@@ -130,16 +130,16 @@ def findings(results: Results) -> list[Finding]:
 
 
 def _lead(results: Results) -> Finding | None:
-    said, holds = [], True
+    said, answers = [], set()
     for ratio in RATIOS:
         leads = results.leads(TIME, FREQUENCY, ratio, "speech SDR")
         if not leads:
             return None
-        low, high = interval(leads)
-        said.append(f"{ratio:g} dB: {np.mean([v for of in leads.values() for v in of]):+.1f}, 95 % from {low:+.1f} to {high:+.1f}")
-        holds &= low > 0
+        lead, (low, high) = float(np.mean([v for of in leads.values() for v in of])), interval(leads)
+        said.append(f"{ratio:g} dB: {lead:+.1f}, 95 % from {low:+.1f} to {high:+.1f}")
+        answers.add(settled(lead, low, high))
     numbers = f"{'; '.join(said)}; the paper: about 9 dB"
-    return Finding("The time domain is ahead of the frequency domain in SDR at every ratio", holds, numbers)
+    return Finding("The time domain is ahead of the frequency domain in SDR at every ratio", every(answers), numbers)
 
 
 def _gained(results: Results, row: str) -> Finding | None:
@@ -147,8 +147,9 @@ def _gained(results: Results, row: str) -> Finding | None:
     if not gains:
         return None
     low, high = interval(results.leads(row, MIXTURE, 0.0, "speech SI-SDR"))
-    numbers = f"{np.mean(gains):.1f} dB, 95 % from {low:.1f} to {high:.1f}"
-    return Finding(f"{row} gains at least 8 dB SI-SDR of speech at 0 dB", bool(np.mean(gains) >= 8), numbers)
+    gain = float(np.mean(gains))
+    numbers = f"{gain:.1f} dB, 95 % from {low:.1f} to {high:.1f}"
+    return Finding(f"{row} gains at least 8 dB SI-SDR of speech at 0 dB", settled(gain, low, high, 8.0), numbers)
 
 
 def _singing(results: Results) -> Finding | None:

@@ -1,0 +1,33 @@
+"""Findings: a yes, a no, and what is not settled."""
+
+import math
+
+import pytest
+
+from bayessep.pages import Finding, Table, every, page, settled
+
+NAN = math.nan
+
+
+@pytest.mark.parametrize(
+    ("gain", "low", "high", "least", "answer"),
+    [
+        (2.0, 0.5, 3.5, 0.0, True), (2.0, -0.5, 4.5, 0.0, None), (-1.0, -3.0, 1.0, 0.0, None), (-1.0, -2.0, -0.1, 0.0, False),
+        (0.0, 0.0, 0.0, 0.0, False), (3.0, 0.5, 5.5, 3.0, True), (3.0, -0.5, 6.5, 3.0, None), (2.9, 2.0, 3.8, 3.0, False),
+        (5.0, NAN, NAN, 0.0, None), (2.0, NAN, NAN, 3.0, False),
+    ],
+)  # fmt: skip
+def test_a_gain_is_settled_by_its_interval(gain: float, low: float, high: float, least: float, answer: bool | None) -> None:
+    assert settled(gain, low, high, least) is answer
+
+
+def test_several_claims_are_one() -> None:
+    assert every([True, True]) is True and every([]) is True
+    assert every([True, None]) is None and every([True, None, False]) is False
+
+
+def test_a_page_says_what_is_not_settled() -> None:
+    found = [Finding("A is better", None, "1 ± 2"), Finding("B is", True, "2 ± 1"), Finding("C is", False, "-2 ± 1")]
+    assert [one.answer for one in found] == ["not settled", "yes", "no"]
+    text = page("T", "about", {}, [Table("numbers", ["", "x"], [["a", "1"]], "a note")], found)
+    assert "- **A is better: not settled** (1 ± 2)." in text and "| a | 1 |\n\na note" in text
