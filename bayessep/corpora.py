@@ -333,7 +333,9 @@ class DetectorRecordings(NamedTuple):
     music: list[Sound]
 
 
-def detector_recordings(folder: str | Path, *, redistributable: bool = False) -> DetectorRecordings:
+def detector_recordings(
+    folder: str | Path, *, redistributable: bool = False, needed: Collection[str] = (SPEECH, MUSIC)
+) -> DetectorRecordings:
     """From a folder with manifest.csv, what a detector of speech and music learns from.
 
     Speech is the category speech, and broadcast/sm_hpss/sp.mp3. Music is the categories music and songs, the stems of a song
@@ -343,9 +345,10 @@ def detector_recordings(folder: str | Path, *, redistributable: bool = False) ->
     Args:
         folder: as `bayessep.data.read_manifest` wants it.
         redistributable: keep only what `may_be_redistributed`.
+        needed: what there must be some of.
 
     Raises:
-        UserError: the manifest cannot be used, a song lacks one of its stems, or nothing is left of speech or of music.
+        UserError: the manifest cannot be used, a song lacks one of its stems, or nothing is left of what is needed.
     """
     top = Path(folder)
     speech, music = [], []
@@ -365,11 +368,15 @@ def detector_recordings(folder: str | Path, *, redistributable: bool = False) ->
         parts.sort(key=lambda r: r.path)
         licence = "; ".join(dict.fromkeys(r.licence for r in parts))
         music.append(Sound(parts[0]._replace(category=MUSIC, licence=licence), tuple(r.path for r in parts)))
-    return _usable(DetectorRecordings(speech, music), redistributable, f"{top / 'manifest.csv'} lists")
+    return _usable(DetectorRecordings(speech, music), redistributable, needed, f"{top / 'manifest.csv'} lists")
 
 
 def speech_and_music(
-    folder: str | Path, *, redistributable: bool = False, missing: Callable[[str], object] | None = None
+    folder: str | Path,
+    *,
+    redistributable: bool = False,
+    missing: Callable[[str], object] | None = None,
+    needed: Collection[str] = (SPEECH, MUSIC),
 ) -> DetectorRecordings:
     """Of a folder with manifest.csv (`detector_recordings`), or of MUSAN as it is unpacked.
 
@@ -377,25 +384,26 @@ def speech_and_music(
         folder: see above.
         redistributable: keep only what `may_be_redistributed`.
         missing: as `read_musan`.
+        needed: what there must be some of; of MUSAN, no more is read.
 
     Raises:
-        UserError: it is neither, something of it is missing, or nothing is left of speech or of music.
+        UserError: it is neither, something of it is missing, or nothing is left of what is needed.
     """
     top = Path(folder)
     if (top / "manifest.csv").is_file():
-        return detector_recordings(top, redistributable=redistributable)
+        return detector_recordings(top, redistributable=redistributable, needed=needed)
     if not any((place / part).is_dir() for place in (top, top / "musan") for part in (MUSIC, SPEECH)):
         raise UserError(f"{top} has neither a manifest.csv nor MUSAN's folders music and speech; give a folder that has.")
-    found = read_musan(top, parts=(MUSIC, SPEECH), missing=missing)
+    found = read_musan(top, parts=[kind for kind in (MUSIC, SPEECH) if kind in needed], missing=missing)
     sounds = DetectorRecordings(*([Sound(r, (r.path,)) for r in found if r.category == kind] for kind in (SPEECH, MUSIC)))
-    return _usable(sounds, redistributable, f"{top} holds")
+    return _usable(sounds, redistributable, needed, f"{top} holds")
 
 
-def _usable(of: DetectorRecordings, redistributable: bool, found: str) -> DetectorRecordings:
+def _usable(of: DetectorRecordings, redistributable: bool, needed: Collection[str], found: str) -> DetectorRecordings:
     """What may be used of it; `found` begins the sentence that says what there is none of."""
     chosen = DetectorRecordings(*([s for s in kind if may_be_redistributed(s.recording) or not redistributable] for kind in of))
     for what, sounds in chosen._asdict().items():
-        if not sounds:
+        if what in needed and not sounds:
             raise UserError(f"{found} no {what} that can be used here; add some.")
     return chosen
 

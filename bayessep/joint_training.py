@@ -22,7 +22,7 @@ from bayessep import recogniser_training, vocabulary
 from bayessep.errors import UserError
 from bayessep.models import joint_asr
 from bayessep.models.joint_asr import Batch, JointAsr, State
-from bayessep.recogniser_training import Material, batch_of, exam, lesson, most_labels, portions
+from bayessep.recogniser_training import Material, batch_of, check_material, exam, lesson, most_labels, portions
 from bayessep.separator_training import NETWORKS
 from bayessep.spoken import Utterances
 from bayessep.train import Task, Training, means, settings_besides, started_from
@@ -82,8 +82,12 @@ def task(
     """What the loop trains, as `recogniser_training.task`; `parts` are what it begins with.
 
     It is validated by what it is tuned for: the cross-entropy of labels, or the separation where nothing is recognised.
+
+    Raises:
+        UserError: as `check_material`.
     """
     utterances = recipe.utterances
+    check_material(utterances, learn, held)
     config = recipe.config(vocabulary.size_of(words))
     most = most_labels(utterances, learn, held, words)
 

@@ -57,7 +57,7 @@ def release(data: Path, work: Path, output: Path, progress: Progress = lambda *_
     figures["scores"] = {
         row: {name: [found.median(row, name), *found.interval(row, name)] for name in ("SDR", "SIR", "SAR")} for row in ROWS
     }
-    figures["lead"] = found.interval(ALL, "SDR", NMF)
+    _, *figures["lead"] = found.lead(ALL, NMF, "SDR")
     figures["sources"] = sources_of([r for own in used.values() for r in own])
     figures["minutes"] = {what: seconds_of(own, RATE) / 60 for what, own in sounds._asdict().items()}
     figures["minutes"] |= {kind: sum(r.duration for r in own) / 60 for kind, own in used.items()}

@@ -11,6 +11,7 @@ Songs are tested at the rate of the networks, as one channel; vocals are what is
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import shutil
 import time
@@ -23,10 +24,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from bayessep import __version__, data, metrics, reproduction, song_stems, unmatched
-from bayessep.detector_data import Item, seconds_of
+from bayessep import __version__, data, metrics, reproduction, shipped, song_stems, unmatched
+from bayessep.detector_data import Item, about_items, seconds_of
+from bayessep.detector_release import sources_of
 from bayessep.errors import UserError
-from bayessep.michelashvili2019_rows import BUDGETS, Budget, Song, Takes, Work
+from bayessep.michelashvili2019_rows import BUDGETS, SUPERVISED, Budget, Song, Takes, Work
 from bayessep.reproduction import RESULTS, append, drop_half_a_line, key_of, read
 from bayessep.song_stems import Listed
 from bayessep.train import CHECKPOINTS, Diverged, Progress
@@ -119,6 +121,8 @@ def run(
         except Diverged as error:
             takes, learned = None, {"diverged": str(error)}
         learned |= {"learning": round(time.perf_counter() - started, 1)}
+        if row in SUPERVISED:
+            learned |= {"heard": has_heard(row, recordings)}
         for k, n in enumerate(left):
             progress(row, k, len(left), float("nan"))
             line = {"row": row, "song": listed[n].name, "group": listed[n].group, "learned": learned}
@@ -127,6 +131,15 @@ def run(
         shutil.rmtree(checkpoints)
     wanted = {(row, song.name) for row in own.rows for song in listed}
     return [result for result in read(folder, KEY) if key_of(result, KEY) in wanted]
+
+
+def has_heard(network: str, folder: Path) -> bool:
+    """Whether a network that ships has learned from recordings of where the songs of a manifest are from."""
+    if not (folder / "manifest.csv").exists():
+        return False
+    own = sources_of(data.select(data.read_manifest(folder), category="stems"))
+    known = shipped.info(network).settings.get("sources", [])
+    return bool({line.partition(":")[0] for line in own} & {line.partition(":")[0] for line in known})
 
 
 def tested(song: Song, takes: Takes) -> dict[str, Any]:
@@ -174,4 +187,7 @@ def _check_setup(folder: Path, found: Corpus, listed: Sequence[Listed], budget: 
     setup = {"version": __version__, "budget": budget, "seed": own.recipe.seed, "seconds": lasting, "settings": asdict(own)}
     setup |= {"songs": [song.name for song in listed], "config": asdict(own.recipe.config)}
     setup |= {"steps": own.recipe.epochs * own.recipe.steps_per_epoch, "preset": own.recipe.preset}
+    files = dict.fromkeys(source.path for song in listed for source in (*song.vocals, *song.accompaniment))
+    digest = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)).hexdigest()
+    setup |= {"sha256": {"learned from": about_items(found.sounds)["sha256"], "tested with": digest}}
     reproduction.settle(folder, json.loads(json.dumps(setup)))

@@ -1,6 +1,8 @@
 """The rows of paper 002's experiment: what each of them learns, and how it takes songs apart (`bayessep.michelashvili2019`).
 
-All networks are of one size, and look at the same images of the same mixtures and music.
+All networks are of one size, and learn from the same mixtures and music: the masker, with and without its losses, from all of
+their images; the others from at most so many of them as a budget says. GLO masking also learns voices from the mixtures that are
+tested, as it has to. Weights are a moving mean of those of the last steps in the rows of the masker alone.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ SHARPER = f"masker, mask to the power {CODE_POWER:g}"
 SMOOTHER = f"masker, mask to the power {CODE_POWER:g}, smoothed"
 ABLATED = (*(f"without {name}" for name in ("R1", "R2", "R3", "R4", "GAN_A", "GAN_C")), "without GAN_A and GAN_C")
 SUPERVISED = ("conv-tasnet",)
-"""Separators that ship, which were shown speech, and no singing."""
+"""Separators that ship, which were shown speech as speech, and songs, vocals included, as music."""
 OFF = {ALL: (), GAN: tuple(name for name in LOSSES if name != "GAN_C")} | {
     row: tuple(row.removeprefix("without ").split(" and ")) for row in ABLATED
 }
@@ -250,7 +252,8 @@ class Work:
             length, begins, first = where[song.listed.name]
             rows = jnp.arange(first, first + len(begins))
             share = np.asarray(latent_masking.shares(config, alone.learned.own.maker, mixed, rows))
-            return _taken(song, masked_songs.averaged(share, begins, length), c)
+            # Sums are of compressed magnitudes, and so are shares.
+            return _taken(song, masked_songs.averaged(share, begins, length) ** np.float32(1 / POWER), c)
 
         return takes, {}
 

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from bayessep import recognition, spoken, vocabulary
-from bayessep.detector_data import Item, gain_of
+from bayessep.detector_data import Item, about_items, gain_of
 from bayessep.detector_training import divide
 from bayessep.errors import UserError
 from bayessep.models import attention_asr
@@ -121,6 +121,11 @@ class Material(NamedTuple):
     music: list[Item]
 
 
+def about_material(of: Material) -> dict[str, Any]:
+    """What is learned from, transcripts included, as `about_items`."""
+    return about_items(of) | {"words": hashlib.sha256("\n".join(one.words for one in of.speech).encode()).hexdigest()}
+
+
 class _Alone(NamedTuple):
     speech: list[Spoken]
 
@@ -135,6 +140,16 @@ def divided(of: Material, share: float, seed: int) -> tuple[Material, Material]:
         return divide(of, share, seed)
     learn, held = divide(_Alone(of.speech), share, seed)
     return Material(learn.speech, []), Material(held.speech, [])
+
+
+def check_material(recipe: Recipe, *parts: Material) -> None:
+    """Where music is to be heard, there must be some.
+
+    Raises:
+        UserError: there is none.
+    """
+    if recipe.mixture and not all(part.music for part in parts):
+        raise UserError("mixtures need music, and all that was given is silent or shorter than 0.1 s; give other recordings.")
 
 
 def batch_of(made: Utterances, words: bytes, most: int) -> Batch:
@@ -213,7 +228,11 @@ def task(
     """What the loop trains, with a vocabulary. `about` says what is learned from: it is compared when a training is gone on with.
 
     `begun` is an earlier training to begin with.
+
+    Raises:
+        UserError: as `check_material`.
     """
+    check_material(recipe, learn, held)
     config, most = recipe.config(vocabulary.size_of(words)), most_labels(recipe, learn, held, words)
 
     def batch(n: int) -> Batch:

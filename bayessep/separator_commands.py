@@ -69,7 +69,7 @@ def train_separator(
     recipe = read_recipe(config, given, Recipe)
     sounds = corpora.speech_and_music(data, redistributable=redistributable, missing=terminal.warn)
     described = begin_together(together, device, terminal)
-    begun = None if start is None else begun_by(start, recipe)
+    begun = None if start is None else begun_by(start, recipe, terminal)
     if start is not None:
         output.keep_inputs(folder, [WEIGHTS], [start])
     items = Items(*(read_items(of, RATE, pauses=True) for of in sounds))
@@ -98,8 +98,8 @@ def train_separator(
         terminal.warn(f"no epoch was better than {start}, which it began with ({told_before}): keep that file.")
 
 
-def begun_by(start: Path, recipe: Recipe) -> Any:
-    """Parameters of a file, to begin a training with.
+def begun_by(start: Path, recipe: Recipe, terminal: Terminal) -> Any:
+    """Parameters of a file, to begin a training with. Of those that ship, nobody here knows what was held out: that is said.
 
     Raises:
         UserError: as `neural.load`; they are of a network of other sizes or kinds, or learned with another seed, by which other
@@ -107,7 +107,9 @@ def begun_by(start: Path, recipe: Recipe) -> Any:
     """
     found = neural.load(recipe.network, start)
     before = shipped.read_file(start).settings.get("recipe")
-    if isinstance(before, dict) and before.get("seed", recipe.seed) != recipe.seed:
+    if not isinstance(before, dict):
+        terminal.warn(f"{start} does not say what was held out: if it has learned from these recordings, validation flatters it.")
+    elif before.get("seed", recipe.seed) != recipe.seed:
         raise UserError(f"{start} was trained with --seed {before['seed']}, which says what is held out; give the same seed here.")
     theirs, ours = (dataclasses.asdict(config) for config in (found.config, recipe.config))
     for name, value in ours.items():

@@ -111,7 +111,7 @@ def card(figures: dict[str, Any]) -> str:
         cells = [f"{ours[row][f'{r:g}'][key]:.1f}" for key in ("speech SDR", "gain", "music SDR") for r in RATIOS]
         rows.append(f"| {name} | " + " | ".join(cells) + " |")
     steps = {name: (of["steps"], of["seconds_per_step"]) for name, of in figures["trainings"].items()}
-    spent = "; ".join(f"{name} {n} steps of {each:.2f} s, {n * each / 3600:.1f} h" for name, (n, each) in steps.items())
+    spent = "; ".join(f"{name} for {n} steps of {each:.2f} s, {n * each / 3600:.1f} h" for name, (n, each) in steps.items())
     heads = " | ".join(f"{what}, {r:g} dB" for what in ("SDR", "SI-SDR gained", "SDR of music") for r in RATIOS)
     low, high = ours[SHIPS]["0"]["interval"]
     sources = "\n".join(f"- {line}" for line in figures["sources"])
@@ -124,16 +124,16 @@ Speech and music taken apart: `bayessep separate --method conv-tasnet`.
 - Conv-TasNet of paper 001 (Woo et al., 2020) in the preset small: {conv_tasnet.parameter_count(config):,} parameters in half
   precision, N={config.filters}, L={config.length}, B={config.bottleneck}, H={config.hidden}, X={config.blocks}, R={config.repeats};
   {config.mask} masks, stems that sum to the mixture, 16 kHz. Its filter bank began as sines and cosines.
-- Trained for {spent}
+- Trained: {spent}
   (steps timed on {figures["machine"]} after the training). The last steps, in which the rate falls to nothing, repeat the first
-  mixtures. What ships is heard twice, the second time upside down, and the mean is taken.
+  mixtures. What ships is run twice, on a waveform and on its negative, and the mean is taken.
 - Made by `python -m bayessep.separator_release DATA -o bayessep/weights --work FOLDER`.
 
 ## How good
 
 {figures["count"]} mixtures of {BUDGETS[BUDGET].seconds:g} s at each ratio, of {minutes["test speech"]:.1f} min of real speech and
 {minutes["test music"]:.1f} min of real music from speakers and artists that training never heard; of the speech,
-{figures["most"]["speech"]} is of one source, of the music {figures["most"]["music"]}. Means in decibels, of the speech where
+{figures["most"]["speech"]} is of one collection, of the music {figures["most"]["music"]}. Means in decibels, of the speech where
 nothing else is said; gained is SI-SDR over the mixture. At 0 dB, the mean gain lies between {low:.1f} and {high:.1f} with 95 %
 (bootstrap over artists, of whom there are few). The paper's network, which learned from 260 hours of speech and 30 of music, has
 an SDR of 18.2 at 0 dB.

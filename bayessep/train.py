@@ -334,7 +334,8 @@ class _Checkpoints:
 
 def begun(folder: Path) -> bool:
     """Whether a training has come to a checkpoint there."""
-    return any((folder / CHECKPOINTS).glob("[0-9]*"))
+    # One that is being written has another name until it is whole.
+    return any(path.name.isdigit() for path in (folder / CHECKPOINTS).glob("[0-9]*"))
 
 
 def claim(folder: Path, task: Task, training: Training) -> None:

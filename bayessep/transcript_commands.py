@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,11 @@ import jax
 from bayessep import audio, corpora, listening_commands, recognisers, spoken, train, transcription, vocabulary
 from bayessep.commands import begin
 from bayessep.data import gather
-from bayessep.detector_data import about_items, read_items
+from bayessep.detector_data import read_items
 from bayessep.detector_training import read_recipe
 from bayessep.errors import UserError
 from bayessep.network_commands import SHARE, Processes, begin_together, conclude
-from bayessep.recogniser_training import RATE, Material, Recipe, divided, most_labels, task
+from bayessep.recogniser_training import RATE, Material, Recipe, about_material, divided, most_labels, task
 from bayessep.shipped import Weights
 from bayessep.terminal import Terminal, to_json
 from bayessep.transcription import FORMATS, Recogniser
@@ -120,12 +119,12 @@ def train_recogniser(
     listed = spoken.listed(data, only=recipe.words, redistributable=redistributable)
     played = []
     if recipe.mixture:
-        of = corpora.speech_and_music(music or data, redistributable=redistributable, missing=terminal.warn)
+        only = (corpora.MUSIC,)
+        of = corpora.speech_and_music(music or data, redistributable=redistributable, missing=terminal.warn, needed=only)
         played = of.music
     described = begin_together(together, device, terminal)
     material = Material(spoken.read(listed), read_items(played, RATE, pauses=True))
-    said = hashlib.sha256("\n".join(one.words for one in material.speech).encode()).hexdigest()
-    about = {"data": about_items(material) | {"words": said, "redistributable": redistributable}}
+    about = {"data": about_material(material) | {"redistributable": redistributable}}
     learn, held = divided(material, SHARE, recipe.seed)
     words = vocabulary.learned([one.words for one in learn.speech], recipe.subwords)
     made = task(recipe, words, learn, held, about)

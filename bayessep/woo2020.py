@@ -18,8 +18,9 @@ import numpy as np
 from jaxtyping import Float
 
 from bayessep import __version__, data, estimates, metrics, reproduction
-from bayessep.detector_data import Items
+from bayessep.detector_data import Items, about_items
 from bayessep.detector_release import Division, division
+from bayessep.errors import UserError
 from bayessep.estimates import Estimator
 from bayessep.models.waveform_separation import State
 from bayessep.neural import Separator, Stems
@@ -75,7 +76,8 @@ def trained(
     """The trainings of recipes, one after the other, gone on with where `folder` holds a part of them."""
     found: list[Trained[State]] = []
     for n, recipe in enumerate(recipes, start=1):
-        made = task(recipe, parts.learn, parts.held, begun=found[-1].state.parameters if found else None)
+        about = {"data": {part: about_items(getattr(parts, part)) for part in ("learn", "held")}}
+        made = task(recipe, parts.learn, parts.held, about, begun=found[-1].state.parameters if found else None)
         named = f"{recipe.network}, training {n} of {len(recipes)}"
         found.append(train(made, recipe.training, folder / str(n), progress=lambda _, *at, named=named: progress(named, *at)))
     return found
@@ -119,12 +121,30 @@ def genres(folder: Path) -> dict[str, str]:
 
 
 def mixtures(items: Items, named: Mapping[str, str], each: int, seconds: float, seed: int) -> Iterator[Mixture]:
-    """Of every recording of music `each` stretches, with speech from anywhere."""
+    """Of every recording of music `each` stretches, with speech from anywhere.
+
+    Raises:
+        UserError: as `check_heard`.
+    """
     n = round(seconds * RATE)
     for number, music in enumerate(item for item in items.music for _ in range(each)):
         rng = np.random.default_rng([seed, 5, number])
         genre = named.get(music.group, "not said")
-        yield Mixture(number, stretch(items.speech, n, rng), stretch([music], n, rng), music.group, genre)
+        speech, played = stretch(items.speech, n, rng), stretch([music], n, rng)
+        check_heard(music.name, speech, played)
+        yield Mixture(number, speech, played, music.group, genre)
+
+
+def check_heard(name: str, speech: Float[np.ndarray, " N"], music: Float[np.ndarray, " N"]) -> None:
+    """What is scored must be heard: said before anything is trained.
+
+    Raises:
+        UserError: it is not. `name` is that of the recording of music.
+    """
+    if not music.any():
+        raise UserError(f"{name} is silent wherever it was looked at: nothing can be scored with it; leave that recording out.")
+    if not speech.any():
+        raise UserError(f"the speech to go with {name} is silent: nothing can be scored; leave silent recordings of speech out.")
 
 
 def estimator(row: str, separator: Separator | None, truth: Float[np.ndarray, "2 N"]) -> Estimator:
@@ -209,4 +229,5 @@ def _check_setup(folder: Path, parts: Division, budget: str, seed: int) -> None:
     setup = {"version": __version__, "budget": budget, "seed": seed, "seconds": lasting, "recipes": recipes}
     setup |= {"each": BUDGETS[budget].each, "length": BUDGETS[budget].seconds}
     setup |= {"tested with": {what: sorted({item.group for item in own}) for what, own in parts.test._asdict().items()}}
+    setup |= {"sha256": {part: about_items(getattr(parts, part))["sha256"] for part in ("learn", "held", "test")}}
     reproduction.settle(folder, setup)

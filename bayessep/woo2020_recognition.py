@@ -18,19 +18,19 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from bayessep import __version__, joint_training, metrics, recogniser_training, recognition, reproduction, spoken, vocabulary
-from bayessep.detector_data import about_items, gain_of, seconds_of
+from bayessep.detector_data import gain_of, seconds_of
 from bayessep.detector_release import division
 from bayessep.errors import UserError
 from bayessep.joint_training import Parts
 from bayessep.models import attention_asr, beam_search, joint_asr
 from bayessep.models.joint_asr import BACK, BOTH, FRONT
-from bayessep.recogniser_training import RATE, Material, drawn, most_labels
+from bayessep.recogniser_training import RATE, Material, about_material, drawn, most_labels
 from bayessep.recognisers import WIDTH
 from bayessep.reproduction import RESULTS, append, drop_half_a_line, key_of, read
 from bayessep.separator_training import stretch
 from bayessep.spoken import Spoken
 from bayessep.train import Progress, Trained, train
-from bayessep.woo2020 import FREQUENCY, RATIOS, TIME, genres
+from bayessep.woo2020 import FREQUENCY, RATIOS, TIME, check_heard, genres
 
 CLEAN, MIXTURE = "clean", "mixture"
 BACKS = (CLEAN, MIXTURE)
@@ -160,14 +160,20 @@ class Utterance(NamedTuple):
 def utterances(
     recipe: recogniser_training.Recipe, of: Material, named: Mapping[str, str], each: int, seed: int
 ) -> Iterator[Utterance]:
-    """With every recording of music `each` utterances of speakers that are drawn."""
+    """With every recording of music `each` utterances of speakers that are drawn.
+
+    Raises:
+        UserError: as `check_heard`.
+    """
     still = replace(recipe, speed=1.0, mixture=False)
     for number, music in enumerate(item for item in of.music for _ in range(each)):
         rng = np.random.default_rng([seed, 6, number])
         made, _ = drawn(still, of, 1, lambda _: 0.0, rng)
         speech = made.waveform[0, : made.samples[0]]
         genre = named.get(music.group, "not said")
-        yield Utterance(number, speech, stretch([music], len(speech), rng), made.words[0], made.groups[0], music.group, genre)
+        played = stretch([music], len(speech), rng)
+        check_heard(music.name, speech, played)
+        yield Utterance(number, speech, played, made.words[0], made.groups[0], music.group, genre)
 
 
 # --- networks ------------------------------------------------------------------------------------------------------------
@@ -180,7 +186,7 @@ class Networks:
         self.budget, self.parts, self.folder, self.progress = budget, parts, folder, progress
         self.words = vocabulary.learned([one.words for one in parts.learn.speech], budget.clean.subwords)
         self.most = max(most_labels(budget.clean, parts.learn, other, self.words) for other in (parts.held, parts.test))
-        self.about = {"data": {name: about_items(own) for name, own in zip(("learn", "held"), parts, strict=False)}}
+        self.about = {"data": {name: about_material(own) for name, own in zip(("learn", "held"), parts, strict=False)}}
         self.clean = cache(self._clean)
         self.mixture = cache(self._mixture)
         self.longer = cache(self._longer)
@@ -374,7 +380,7 @@ def _check_setup(
             "recordings": len(spoken.fitting(part.speech, own.clean.seconds, own.clean.speed if name == "learn" else 1.0)),
             "music": sorted({item.group for item in part.music}),
             "minutes of music": round(seconds_of(part.music, RATE) / 60, 1),
-            "sha256": about_items(part)["sha256"],
+            **{name: value for name, value in about_material(part).items() if name in ("sha256", "words")},
         }
         for name, part in parts._asdict().items()
     }

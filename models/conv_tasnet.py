@@ -152,7 +152,11 @@ class Network(nnx.Module):
 
     def __init__(self, config: ConvTasNet, rngs: nnx.Rngs) -> None:
         def drawn(*shape: int, fan: int, before: tuple[int, ...] = ()) -> nnx.Param:
-            """Xavier's normal numbers: their variance is 2 / (fan in + fan out)."""
+            """Xavier's normal numbers: their variance is 2 / (fan in + fan out).
+
+            Fans are those of one frame and of one channel. PyTorch, and so paper 001's code, counts the taps of all filters of a
+            convolution, and draws smaller numbers for encoder, decoder and taps; a norm behind them undoes that.
+            """
             return nnx.Param(jax.random.normal(rngs.params(), (*before, *shape)) * jnp.float32((2 / fan) ** 0.5))
 
         c, every = config, (config.repeats, config.blocks)

@@ -295,6 +295,11 @@ def test_speech_and_music_of_a_manifest(tmp_path: Path) -> None:
     _manifest(tmp_path, rows[1:3])
     with pytest.raises(UserError, match="lists no speech"):
         detector_recordings(tmp_path, redistributable=True)
+    _manifest(tmp_path, rows[2:4])
+    found = speech_and_music(tmp_path, needed=("music",))
+    assert found.speech == [] and len(found.music) == 2, "where only music is wanted, there need be no speech"
+    with pytest.raises(UserError, match="lists no speech"):
+        speech_and_music(tmp_path)
 
 
 def test_speech_and_music_of_musan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

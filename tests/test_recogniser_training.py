@@ -142,6 +142,18 @@ def test_what_is_trained_transcribes_and_is_gone_on_with(call: Caller, folder: P
     assert "holds another training" in call.refused(*command, "-o", whole, "--clean")
 
 
+def test_mixtures_need_music_that_is_heard(call: Caller, folder: Path, tmp_path: Path) -> None:
+    """Of a folder of its own, in which there is no speech."""
+    other = tmp_path / "music"
+    other.mkdir()
+    save(other / "still.wav", np.zeros(RATE, np.float32))
+    rows = [MANIFEST_COLUMNS, ["still.wav", "music", "band", 1.0, RATE, 1, "", "", "here", "x", "CC0"]]
+    with (other / "manifest.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    said = call.refused("train", "attention-asr", "--data", folder, "-o", tmp_path / "out", *FAST, "--mixture", "--music", other)
+    assert "silent or shorter than 0.1 s" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -173,6 +173,13 @@ def test_networks_are_trained_from_the_command_line(call: Caller, tmp_path: Path
     for more, says in ((("--seed", "1"), "was trained with --seed 0"), (("--preset", "paper"), "holds a network whose layers")):
         bad = call("train", "blstm-mask", "--data", tmp_path, "-o", tmp_path / "bad", *flags, "--start", weights, *more)
         assert bad.code == 2 and says in bad.err, bad.err
+    assert "does not say what was held out" not in begun.err
+    shipped_so = shipped.read_file(weights)
+    kept = {name: value for name, value in shipped_so.settings.items() if name != "recipe"}
+    foreign = tmp_path / "shipped.safetensors"
+    shipped.write_file(foreign, shipped_so._replace(settings=kept | {"recipes": []}))
+    of_others = call("train", "blstm-mask", "--data", tmp_path, "-o", tmp_path / "of", *flags, "--start", foreign)
+    assert of_others.code == 0 and "does not say what was held out" in of_others.err
     itself = call("train", "blstm-mask", "--data", tmp_path, "-o", trained, *flags, "--start", weights)
     assert itself.code == 2 and weights.exists()
     other = call("train", "conv-tasnet", "--data", tmp_path, "-o", tmp_path / "x", "--config", tmp_path / "recipe.json")

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 
 from bayessep.errors import UserError
-from bayessep.train import Diverged, Training, train
+from bayessep.train import Diverged, Training, begun, train
 from tests.trainer import SHORT, TRUTH, line, run
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def begin(folder: Path, *options: str, devices: int = 1) -> subprocess.Popen[str]:
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "tests.trainer", str(folder), *options]
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -211,6 +211,15 @@ def test_a_folder_holds_one_training(tmp_path):
         run(tmp_path)
     with pytest.raises(UserError, match="cannot write to"):
         run(Path("/proc/nowhere"))
+
+
+def test_a_training_has_begun_with_its_first_whole_checkpoint(tmp_path):
+    """One that was being written when the training was stopped is none: what comes before it would be left out."""
+    assert not begun(tmp_path)
+    (tmp_path / "checkpoints" / "1.orbax-checkpoint-tmp").mkdir(parents=True)
+    assert not begun(tmp_path)
+    run(tmp_path)
+    assert begun(tmp_path)
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):

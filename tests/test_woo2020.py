@@ -13,6 +13,7 @@ from bayessep import audio, data, neural, separator_release, shipped, woo2020
 from bayessep import woo2020_tables as made
 from bayessep.detector_data import Item, Items
 from bayessep.detector_release import Division
+from bayessep.errors import UserError
 from bayessep.models import blstm_mask, conv_tasnet
 from bayessep.models.blstm_mask import BlstmMask
 from bayessep.models.conv_tasnet import ConvTasNet
@@ -65,6 +66,15 @@ def test_mixtures_are_of_every_recording_and_stay_the_same() -> None:
         assert len(one.speech) == len(one.music) == RATE // 2
 
 
+def test_what_cannot_be_scored_is_named_before_anything_is_trained() -> None:
+    silent = np.zeros(2 * RATE, np.float32)
+    speech, music = _items("de", 0)
+    with pytest.raises(UserError, match="q is silent wherever"):
+        list(woo2020.mixtures(Items(speech, [*music, Item("q", "q", silent)]), {}, 1, 0.5, 0))
+    with pytest.raises(UserError, match="the speech to go with d music is silent"):
+        list(woo2020.mixtures(Items([Item("s", "s", silent)], music), {}, 1, 0.5, 0))
+
+
 @pytest.mark.parametrize(
     ("note", "genre"),
     [
@@ -101,6 +111,13 @@ def test_an_interrupted_run_goes_on(call: Caller, small: Path) -> None:
     assert done.code == 0, done.err
     assert len(json.loads(done.out)["means"]) == 4 * len(RATIOS)
     assert {"separation.md", "separation.csv", "separation.json"} <= {path.name for path in folder.iterdir()}
+    parts = woo2020.division(small)
+    one, *others = parts.test.speech
+    changed = one._replace(samples=one.samples * np.float32(0.9))  # as long, by the same, and another recording
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(woo2020, "division", lambda _: parts._replace(test=Items([changed, *others], parts.test.music)))
+        with pytest.raises(UserError, match="results of another run"):
+            woo2020.run(folder, small, "full")
     other = call(*line, "--transfer", small)
     assert other.code == 2 and "--transfer is of another experiment" in other.err
     none = call(*line[:-1], small / "none", "--finished")
@@ -134,6 +151,9 @@ def test_findings_are_those_by_hand() -> None:
     assert lead.holds and "+5.2" in lead.numbers
     assert time.holds and time.numbers.startswith("8.2 dB") and not frequency.holds
     assert sung.holds and "7.2 against 9.1" in sung.numbers
+    unsure = [line | {"speech SDR": line["speech SDR"] - 12 * (line["row"] == TIME and line["mixture"] == 0)} for line in lines]
+    lead, *_ = made.findings(made.Results(unsure))
+    assert lead.holds is None and "95 % from -" in lead.numbers, "with one of four artists it is behind"
     low, high = made.interval({"a": [1.0] * 9, "b": [1.0]})
     assert low == high == 1.0
     low, high = made.interval({"a": [0.0] * 50, "b": [1.0] * 50})

@@ -4,7 +4,7 @@ Broadcasts are put together from the recordings of a folder with a manifest: spe
 with a bed that starts over again and again. What is on when is either the truth, or the truth spoilt as a detector spoils it:
 every boundary off by up to 0.4 s, stretches of a second mislabelled.
 
-    python -m tests.benchmarks.cleaning --data ../shared/data [--only N ...] [--detection oracle|spoilt|detector]
+    python -m tests.benchmarks.cleaning --data recordings [--only N ...] [--detection oracle|spoilt|detector]
 
 `--without music` and `--without speech` leave out what is heard alone of it, `--baseline` is `separate` with the same labels.
 """
