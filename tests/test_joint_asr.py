@@ -190,7 +190,7 @@ def test_several_devices_learn_what_one_does(tmp_path: Path) -> None:
     """Utterances divided among them; batch normalisation and the norm of gradients are of all of them."""
 
     def begun(devices: int) -> subprocess.Popen[str]:
-        flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
         environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
         command = [sys.executable, "-m", "tests.tuner", str(tmp_path / str(devices))]
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

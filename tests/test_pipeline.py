@@ -19,12 +19,12 @@ from bayessep.timeline import Segment
 
 pytestmark = pytest.mark.loose_arrays
 RATE = 16000
-SMALL = Settings(bases=8, sweeps=25, training_sweeps=25)
+SMALL = Settings(bases=8, sweeps=20, training_sweeps=20)
 
 
 @pytest.fixture(scope="module")
 def broadcast():
-    return generate_broadcast(5, seconds=8.0, jingle_seconds=2.0, training_seconds=6.0)
+    return generate_broadcast(5, seconds=6.0, jingle_seconds=2.0, training_seconds=4.0)
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ def test_stereo_has_one_mask_for_both_channels(broadcast, known) -> None:
 @pytest.mark.parametrize("method", ["variational", "joint"])
 def test_labels_settle_what_they_name(method: str) -> None:
     """Labelled speech and music pass untouched; the unlabelled rest is segmented."""
-    b = generate_broadcast(0, seconds=24.0, layout="programme")
+    b = generate_broadcast(0, seconds=16.0, layout="programme")
     settings = dataclasses.replace(SMALL, method=method)
     result = separate(b.mixture[None], RATE, Known(labels=b.labels), settings)
     speech_end = b.labels[0].end
@@ -160,7 +160,7 @@ def test_labels_settle_what_they_name(method: str) -> None:
     music = next(s for s in b.labels if s.label == "music")
     inside = slice(int((music.start + 0.1) * RATE), int((music.end - 0.1) * RATE))
     assert np.abs(result.speech[0, inside]).max() < 1e-4
-    assert result.segments[0].start == 0 and result.segments[-1].end == pytest.approx(24.0)
+    assert result.segments[0].start == 0 and result.segments[-1].end == pytest.approx(16.0)
     for given, said in zip(b.labels[:2], result.segments, strict=False):
         assert said.label == given.label and abs(said.end - given.end) < 0.1
     assert any(s.end > b.labels[-1].end for s in result.segments)
@@ -208,7 +208,7 @@ def test_streaming_equals_the_whole(broadcast, known, tmp_path, monkeypatch) -> 
 
 @pytest.mark.parametrize("method", ["variational", "joint"])
 def test_streaming_learns_templates_online(broadcast, known, tmp_path, monkeypatch, method: str) -> None:
-    monkeypatch.setattr(streaming, "BLOCK_SECONDS", 3.0)
+    monkeypatch.setattr(streaming, "BLOCK_SECONDS", 2.2)
     monkeypatch.setattr(streaming, "CONTEXT_SECONDS", 0.5)
     mix = tmp_path / "mix.wav"
     write(mix, broadcast.mixture[None], RATE, "FLOAT")
@@ -223,7 +223,7 @@ def test_streaming_learns_templates_online(broadcast, known, tmp_path, monkeypat
 @pytest.mark.parametrize("method", ["unsupervised", "joint"])
 def test_blocks_of_a_long_file_share_one_prior(broadcast, known, tmp_path, monkeypatch, method: str) -> None:
     """What a block learns for itself is no evidence for the others; frames of the mixture count as often as is asked for."""
-    monkeypatch.setattr(streaming, "BLOCK_SECONDS", 3.0)
+    monkeypatch.setattr(streaming, "BLOCK_SECONDS", 2.2)
     monkeypatch.setattr(streaming, "CONTEXT_SECONDS", 0.5)
     seen, make = [], streaming.online.online
 
@@ -298,7 +298,7 @@ def test_the_power_of_the_mask_changes_stems_alone(broadcast, known) -> None:
 
 
 def test_intervals_are_nested_and_points_where_labels_settle() -> None:
-    made = generate_broadcast(0, seconds=24.0, layout="programme")
+    made = generate_broadcast(0, seconds=16.0, layout="programme")
     few = dataclasses.replace(SMALL, sweeps=5, training_sweeps=5)
     for spread in (1.6, None):
         found = separate(made.mixture[None], RATE, Known(labels=made.labels), dataclasses.replace(few, spread=spread))
