@@ -92,6 +92,10 @@ def test_what_is_said_is_written_down_where_speech_is_heard(
     assert (folder / "transcript.srt").read_text().startswith("1\n00:00:00,250 --> 00:00:02,500\n<soft> <soft>")
     page = (folder / "report.html").read_text()
     assert "What is said" in page and "&lt;soft&gt; &lt;soft&gt;" in page and "<soft>" not in page
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cleaning, "clean", lambda *given, draws, **named: fake(*given, **named))
+        unmixed = call("clean", tmp_path / "a.wav", "-o", "unmixed", *writes, "--draws", "2")
+        assert unmixed.code == 0 and "there is nothing to draw" in unmixed.err
     assert json.loads(call.succeeded(*line, *writes, "--draws", "2"))["counts"]["cleaned"] == 1
     assert (folder / "transcript.txt").read_text() == "<soft>(?) <soft>(?) <soft>(?)\n"
     found = json.loads((folder / "clean.json").read_text())
