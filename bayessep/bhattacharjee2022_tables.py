@@ -290,15 +290,26 @@ def _better(results: Results, pairs: Sequence[tuple[str, str]], statement: str) 
         return None
     statement += f" ({len(gains)} of {len(pairs)} were run)" if len(gains) < len(pairs) else ""
     of = {row: shown(results.mean(row, "Avg. F1")) for pair in pairs for row in pair}
-    numbers = "; ".join(f"{b} {of[b]}, {a} {of[a]}, fold by fold {shown(gain)}" for b, (a, gain) in gains.items())
+    numbers = "; ".join(f"{b} {of[b]}, {a} {of[a]}, fold by fold {_spread(gain)}" for b, (a, gain) in gains.items())
     return Finding(statement, every(_gains(gain) for _, gain in gains.values()), f"Avg. F1: {numbers}")
 
 
-def _gains(found: Mean, sign: int = 1) -> bool | None:
-    """Whether a gain (-1: a loss) over folds is one beyond its interval."""
-    margin = stats.t.ppf(0.975, found.folds - 1) * found.deviation / np.sqrt(found.folds) if found.folds > 1 else float("nan")
-    gain = sign * found.mean
-    return settled(gain, gain - margin, gain + margin)
+def _interval(found: Mean) -> tuple[float, float]:
+    """Between what a mean over folds lies with 95 %."""
+    if found.folds < 2:
+        return float("nan"), float("nan")
+    margin = float(stats.t.ppf(0.975, found.folds - 1)) * found.deviation / found.folds**0.5
+    return found.mean - margin, found.mean + margin
+
+
+def _spread(found: Mean) -> str:
+    low, high = _interval(found)
+    return shown(found) + ("" if np.isnan(low) else f", 95 % from {low:+.1f} to {high:+.1f}")
+
+
+def _gains(found: Mean) -> bool | None:
+    """Whether a gain over folds is one beyond its interval."""
+    return settled(found.mean, *_interval(found))
 
 
 def _cascaded(results: Results) -> Finding | None:
@@ -307,7 +318,9 @@ def _cascaded(results: Results) -> Finding | None:
     if gain is None:
         return None
     numbers = ", ".join(f"{row} {shown(results.mean(row, 'Avg. F1'))}" for row in (cascaded, MULTI_EARLY))
-    return Finding("Cascaded heads are not better than multi-task ones", _gains(gain, -1), f"Avg. F1: {numbers}, by {shown(gain)}")
+    numbers = f"Avg. F1: {numbers}, fold by fold {_spread(gain)}"
+    better = _gains(gain)
+    return Finding("Cascaded heads are not better than multi-task ones", None if better is None else not better, numbers)
 
 
 def _best(results: Results) -> Finding | None:

@@ -189,5 +189,5 @@ def _check_setup(folder: Path, found: Corpus, listed: Sequence[Listed], budget: 
     setup |= {"steps": own.recipe.epochs * own.recipe.steps_per_epoch, "preset": own.recipe.preset}
     files = dict.fromkeys(source.path for song in listed for source in (*song.vocals, *song.accompaniment))
     digest = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)).hexdigest()
-    setup |= {"sha256": {"learned from": about_items(found.sounds)["sha256"], "tested with": digest}}
+    setup |= {"sha256 of recordings": {"learned from": about_items(found.sounds)["sha256"], "tested with": digest}}
     reproduction.settle(folder, json.loads(json.dumps(setup)))

@@ -1,8 +1,8 @@
 """The rows of paper 002's experiment: what each of them learns, and how it takes songs apart (`bayessep.michelashvili2019`).
 
 All networks are of one size, and learn from the same mixtures and music: the masker, with and without its losses, from all of
-their images; the others from at most so many of them as a budget says. GLO masking also learns voices from the mixtures that are
-tested, as it has to. Weights are a moving mean of those of the last steps in the rows of the masker alone.
+their images; the others from at most so many of them as a budget says. GLO masking and NMF also learn voices from the mixtures
+that are tested, as they have to. Weights are a moving mean of those of the last steps in the rows of the masker alone.
 """
 
 from __future__ import annotations

@@ -162,7 +162,7 @@ def _glo(results: Results) -> str:
     said = "Of the mixture and of a part of it, SAR is infinite: nothing was made that was not there. SIR and SAR: how much of the "
     said += "music is left, and how much was made."
     if results.has(GLO):
-        said += f" {GLO} learns its voices from the very mixtures that are tested; the others never see them."
+        said += f" {GLO} and {NMF} learn their voices from the very mixtures that are tested, as they have to."
     return said
 
 
@@ -171,7 +171,7 @@ def _heard(results: Results) -> str:
     if not heard:
         return ""
     ships = f"{', '.join(heard)} ships"
-    return f"{ships}, and has learned from these very songs, vocals included, as music: to it, they are not unheard."
+    return f"{ships}, and has learned from songs of the same source, vocals included, as music: to it, these may not be unheard."
 
 
 def _losses(results: Results) -> str:

@@ -131,20 +131,20 @@ def mixtures(items: Items, named: Mapping[str, str], each: int, seconds: float, 
         rng = np.random.default_rng([seed, 5, number])
         genre = named.get(music.group, "not said")
         speech, played = stretch(items.speech, n, rng), stretch([music], n, rng)
-        check_heard(music.name, speech, played)
+        check_heard(music.group, speech, played)
         yield Mixture(number, speech, played, music.group, genre)
 
 
-def check_heard(name: str, speech: Float[np.ndarray, " N"], music: Float[np.ndarray, " N"]) -> None:
+def check_heard(group: str, speech: Float[np.ndarray, " N"], music: Float[np.ndarray, " N"]) -> None:
     """What is scored must be heard: said before anything is trained.
 
     Raises:
-        UserError: it is not. `name` is that of the recording of music.
+        UserError: it is not. `group` is that of the music.
     """
     if not music.any():
-        raise UserError(f"{name} is silent wherever it was looked at: nothing can be scored with it; leave that recording out.")
+        raise UserError(f"music of {group} is silent wherever it was looked at: nothing can be scored with it; leave it out.")
     if not speech.any():
-        raise UserError(f"the speech to go with {name} is silent: nothing can be scored; leave silent recordings of speech out.")
+        raise UserError(f"the speech to go with music of {group} is silent: nothing can be scored; leave silent speech out.")
 
 
 def estimator(row: str, separator: Separator | None, truth: Float[np.ndarray, "2 N"]) -> Estimator:
@@ -178,10 +178,10 @@ def run(
         UserError: the recordings cannot be used, or the folder holds results of others, of another budget, seed or version.
     """
     own, parts = BUDGETS[budget], division(recordings)
+    every = list(mixtures(parts.test, genres(recordings), own.each, own.seconds, seed))
     _check_setup(folder, parts, budget, seed)
     drop_half_a_line(folder / RESULTS)
     done = {key_of(result, KEY) for result in read(folder, KEY)}
-    every = list(mixtures(parts.test, genres(recordings), own.each, own.seconds, seed))
     rows = (MIXTURE, *own.recipes, *ORACLES)
     for row in rows:
         # Trained when it is first needed; a folder with all results needs no training.
@@ -229,5 +229,5 @@ def _check_setup(folder: Path, parts: Division, budget: str, seed: int) -> None:
     setup = {"version": __version__, "budget": budget, "seed": seed, "seconds": lasting, "recipes": recipes}
     setup |= {"each": BUDGETS[budget].each, "length": BUDGETS[budget].seconds}
     setup |= {"tested with": {what: sorted({item.group for item in own}) for what, own in parts.test._asdict().items()}}
-    setup |= {"sha256": {part: about_items(getattr(parts, part))["sha256"] for part in ("learn", "held", "test")}}
+    setup |= {"sha256 of recordings": {part: about_items(getattr(parts, part))["sha256"] for part in ("learn", "held", "test")}}
     reproduction.settle(folder, setup)

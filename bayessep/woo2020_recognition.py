@@ -172,7 +172,7 @@ def utterances(
         speech = made.waveform[0, : made.samples[0]]
         genre = named.get(music.group, "not said")
         played = stretch([music], len(speech), rng)
-        check_heard(music.name, speech, played)
+        check_heard(music.group, speech, played)
         yield Utterance(number, speech, played, made.words[0], made.groups[0], music.group, genre)
 
 

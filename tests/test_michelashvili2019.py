@@ -148,7 +148,7 @@ def test_a_network_that_has_heard_the_songs_is_named(recordings: Path, monkeypat
     for heard in (True, False):
         lines = [line | {"learned": {"heard": heard}} for line in (_line("conv-tasnet", n, 100.0) for n in range(3))]
         _, second, _ = made.tables(made.Results(lines))
-        assert ("has learned from these very songs" in second.note) == heard
+        assert ("has learned from songs of the same source" in second.note) == heard
         assert second.rows[0][:4] == ["conv-tasnet", "∞", "∞", "∞"]
 
 

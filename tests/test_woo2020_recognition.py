@@ -257,7 +257,7 @@ def test_findings_are_those_by_hand() -> None:
     assert longer.holds and "44 % less" in longer.numbers and "paper" not in longer.numbers
     assert said["Tuning the recogniser alone (time domain, mixture ASR)"].numbers.startswith("20.0 against 25.0")
     worse = made.Results(_lines(errors | {time[BOTH]: (1, 4, 6, 7)}))
-    assert not next(f for f in made.findings(worse) if f.statement.endswith("by at least 25 %")).holds
+    assert next(f for f in made.findings(worse) if f.statement.endswith("by at least 25 %")).holds is False
     assert made.findings(made.Results([])) == []
     table, sdr, genre = made.tables(results)
     assert table.rows[0][:7] == ["clean ASR alone", "5.0", "40.0", "60.0", "80.0", "60.0", "60.0 to 60.0"]
@@ -284,11 +284,11 @@ def test_what_is_less_with_one_artist_alone_is_no_finding() -> None:
 
     before = lines(Row(MIXTURE), (9, 9, 2))
     (unsure,) = finding([*before, *lines(both, (1, 2, 3))])
-    assert not unsure.holds and unsure.numbers.startswith("10.0 against 33.3 %: 70 % less; less by -50 to 83 %")
+    assert unsure.holds is None and unsure.numbers.startswith("10.0 against 33.3 %: 70 % less; less by -50 to 83 %")
     (sure,) = finding([*before, *lines(both, (1, 2, 1))])
     assert sure.holds and sure.numbers.startswith("6.7 against 33.3 %: 80 % less; less by 50 to 83 %")
     (little,) = finding([*before, *lines(both, (8, 8, 1))])  # sure, but not by so much
-    assert not little.holds and "15 % less; less by 11 to 50 %" in little.numbers
+    assert little.holds is False and "15 % less; less by 11 to 50 %" in little.numbers
     assert finding([*before, *lines(both, (1, 2, 1))[:-1]]) == []  # an utterance is left to be tested
     results = made.Results([*before, *lines(Row(CLEAN), (9, 9, 9))])
     assert results.genres == {"waltz": 2, "samba": 1} and results.wer(Row(MIXTURE), [0.0], "samba") == 10
