@@ -15,7 +15,7 @@ from bayessep import cli, recogniser_training, recognisers, shipped, spoken, voc
 from bayessep.data import MANIFEST_COLUMNS
 from bayessep.detector_data import Item
 from bayessep.errors import UserError
-from bayessep.models import attention_asr
+from bayessep.models import attention_asr, beam_search
 from bayessep.models.attention_asr import BEGIN, END, AttentionAsr
 from bayessep.recogniser_training import NOISE, RATE, Material, Recipe, divided, drawn, most_labels, task
 from bayessep.spoken import Spoken
@@ -193,6 +193,20 @@ def test_short_stretches_say_nothing_and_times_are_inside() -> None:
     x = np.random.default_rng(0).normal(size=RATE).astype(np.float32)
     for word in made.recognise(x):
         assert 0 <= word.start < word.end <= 1.2 and 0 <= word.confidence <= 1
+
+
+def test_words_are_where_their_labels_looked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Places are four hops apart, and what is looked at last is heard to the end of its window."""
+    weights = _weights()
+    labels = vocabulary.labels_of(weights.arrays["vocabulary"].tobytes(), "one two")[1:]  # a space and three letters each, the end
+    place, probability = np.array([[0, 0, 1, 1, 2, 2, 3, 3, 4]]), np.full((1, 9), 0.9, np.float32)
+    found = beam_search.Found(np.array([labels]), np.array([9]), np.zeros(1, np.float32), probability, place)
+    monkeypatch.setattr(recognisers.beam_search, "decode", lambda *_: found)
+    one, two = recognisers.recogniser_of(weights).recognise(np.ones(RATE, np.float32))
+    step, window = 4 * TINY.hop / RATE, TINY.window / RATE
+    assert (one.word, one.start, two.word, two.start) == ("one", 0, "two", pytest.approx(2 * step))
+    assert (one.end, two.end) == (pytest.approx(2 * step + window), pytest.approx(4 * step + window))
+    assert one.confidence == pytest.approx(0.9**4, rel=1e-5)
 
 
 @pytest.mark.parametrize(
