@@ -164,7 +164,7 @@ def test_files_hold_every_mean(results: tables.Results) -> None:
     assert (float(one["mean"]), int(one["items"])) == (16.0, 3)
     page = tables.to_markdown(results, "About this.", "some.png")
     assert "About this." in page and "(some.png)" in page and page.count("## Table") == 3
-    assert "**At 0 dB the default is 3 dB above KL-NMF: yes**" in page
+    assert "**At 0 dB the default is 3 dB above KL-NMF, as measured: yes**" in page
 
 
 @pytest.mark.loose_arrays
