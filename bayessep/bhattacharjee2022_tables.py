@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from bayessep.bhattacharjee2022_paper import (
     CLASSES,
@@ -47,7 +46,7 @@ from bayessep.bhattacharjee2022_rows import (
 )
 from bayessep.comparison import cell
 from bayessep.models.speech_music_detector import BOTH
-from bayessep.pages import Finding, Table, every, page, settled
+from bayessep.pages import Finding, Table, every, half_width, page, settled
 
 Result = dict[str, Any]
 
@@ -296,9 +295,7 @@ def _better(results: Results, pairs: Sequence[tuple[str, str]], statement: str) 
 
 def _interval(found: Mean) -> tuple[float, float]:
     """Between what a mean over folds lies with 95 %."""
-    if found.folds < 2:
-        return float("nan"), float("nan")
-    margin = float(stats.t.ppf(0.975, found.folds - 1)) * found.deviation / found.folds**0.5
+    margin = half_width(found.deviation, found.folds)
     return found.mean - margin, found.mean + margin
 
 

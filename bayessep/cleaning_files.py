@@ -242,7 +242,7 @@ def clean_one(
         terminal.warn(f"{task.folder} held the transcript of an earlier call, of other stems: it was removed")
     for text in found.notes:
         terminal.note(f"{task.recording}: {text}")
-    if writing and writing.draws and not draws:
+    if said and writing and writing.draws and not draws:
         terminal.note(f"{task.recording}: nothing was mixed, so speech is settled: there is nothing to draw, and no word is marked")
     if failure:
         raise UserError(failure)

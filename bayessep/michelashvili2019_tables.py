@@ -82,7 +82,7 @@ class Results:
         return self._interval(self.values(row, measure))
 
     def lead(self, row: str, other: str, measure: str) -> tuple[float, float, float]:
-        """The median of what a row has more than another, song by song, and between what it lies with 95 %."""
+        """The median of what a row has more than another, excerpt by excerpt, and between what it lies with 95 %."""
         theirs = self.values(other, measure)
         values = {song: value - theirs[song] for song, value in self.values(row, measure).items() if song in theirs}
         return float(np.median(list(values.values()))), *self._interval(values)
@@ -112,6 +112,8 @@ class Results:
 
 ROUNDING = 99.0
 """Decibels above which a ratio is one to rounding."""
+IDLE = 1e-3
+"""What is taken off of mixtures, of their magnitudes, by a masker that does nothing."""
 
 
 def _said(results: Results, row: str, measure: str) -> str:
@@ -119,7 +121,7 @@ def _said(results: Results, row: str, measure: str) -> str:
     if np.isnan(median := results.median(row, measure)):
         return "–"
     if median >= ROUNDING:
-        return "∞"
+        return cell(float("inf"), 1)
     low, high = results.interval(row, measure)
     return f"{cell(median, 1)} ({low:.1f} to {high:.1f})"
 
@@ -178,18 +180,10 @@ def _losses(results: Results) -> str:
     said = "g: the masker; a: a mixture; c: music. R1: g(c) is c. R2: g(g(a)) is g(a). R3, R4: of a voice that g has found, mixed "
     said += "with other music, it leaves that music, and what it takes off is that voice. GAN_A: such mixtures sound like songs. "
     said += "GAN_C: g(a) sounds like music."
-    idle = [row for row in ABLATED if any(_taken(line) < IDLE for line in results.lines if line["row"] == row)]
-    if idle:
+    taken = {line["row"]: line["learned"]["taken"] for line in results.lines if "taken" in line["learned"]}
+    if idle := [row for row in ABLATED if taken.get(row, 1.0) < IDLE]:
         said += f" {', '.join(idle)}: less than {100 * IDLE:g} % of magnitudes is taken off, and scores are those of rounding."
     return said
-
-
-IDLE = 1e-3
-"""What is taken off of mixtures, of their magnitudes, by a masker that does nothing."""
-
-
-def _taken(line: Result) -> float:
-    return line["learned"].get("taken", float("inf"))
 
 
 def findings(results: Results) -> list[Finding]:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 from rich.console import Group
+from scipy import stats
 
 from bayessep.comparison import plain_table
 
@@ -43,6 +44,11 @@ def settled(gain: float, low: float, high: float, least: float = 0.0) -> bool | 
     if gain >= least and low > 0:
         return True
     return False if high <= 0 or gain < least and least > 0 else None
+
+
+def half_width(deviation: float, count: int) -> float:
+    """Half of the 95 % interval of a mean of so many values of a standard deviation, by Student's t; NaN of a single one."""
+    return float(stats.t.ppf(0.975, count - 1)) * deviation / count**0.5 if count > 1 else float("nan")
 
 
 def bootstrap(groups: int, of: Callable[[Int[np.ndarray, "D G"]], Any], draws: int = 2000) -> tuple[float, float]:

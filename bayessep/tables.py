@@ -9,11 +9,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from bayessep import baselines, protocol
 from bayessep.comparison import cell
-from bayessep.pages import Finding, Table, every, page, settled
+from bayessep.pages import Finding, Table, every, half_width, page, settled
 from bayessep.reproduction import (
     ABLATION_ROWS,
     ABLATION_SCENES,
@@ -77,8 +76,8 @@ def mean(values: Sequence[float]) -> Mean | None:
     n = len(values)
     if n == 0:
         return None
-    margin = float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
-    return Mean(float(np.mean(values)), margin, n)
+    deviation = float(np.std(values, ddof=1)) if n > 1 else float("nan")
+    return Mean(float(np.mean(values)), half_width(deviation, n), n)
 
 
 def _over_speech(values: dict[int, float], condition: str) -> Mean | None:

@@ -335,7 +335,7 @@ class _Checkpoints:
 def begun(folder: Path) -> bool:
     """Whether a training has come to a checkpoint there."""
     # One that is being written has another name until it is whole.
-    return any(path.name.isdigit() for path in (folder / CHECKPOINTS).glob("[0-9]*"))
+    return any(path.name.isdigit() for path in (folder / CHECKPOINTS).glob("*"))
 
 
 def claim(folder: Path, task: Task, training: Training) -> None:

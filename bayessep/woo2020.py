@@ -75,8 +75,8 @@ def trained(
 ) -> list[Trained[State]]:
     """The trainings of recipes, one after the other, gone on with where `folder` holds a part of them."""
     found: list[Trained[State]] = []
+    about = {"data": {part: about_items(getattr(parts, part)) for part in ("learn", "held")}}
     for n, recipe in enumerate(recipes, start=1):
-        about = {"data": {part: about_items(getattr(parts, part)) for part in ("learn", "held")}}
         made = task(recipe, parts.learn, parts.held, about, begun=found[-1].state.parameters if found else None)
         named = f"{recipe.network}, training {n} of {len(recipes)}"
         found.append(train(made, recipe.training, folder / str(n), progress=lambda _, *at, named=named: progress(named, *at)))
