@@ -280,7 +280,7 @@ def test_steps_learn(network: str, head: str) -> None:
     config = Detector(network, head, 40)
     state, batch = detector.init(config, jax.random.key(0)), _batch(config)
     before = detector.losses(detector.predict(config, state, batch.features), batch)
-    for key in jax.random.split(jax.random.key(1), 12):
+    for key in jax.random.split(jax.random.key(1), 5):
         state, found = detector.step(config, state, batch, key)
     assert all(np.isfinite(found)) and float(found.classes) < float(before.classes)
     assert (np.asarray(found)[:3] > 0).all() == (head != "single")
