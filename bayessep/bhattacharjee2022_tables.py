@@ -394,10 +394,11 @@ def about(results: Results, budget: str, *, seed: int, seconds: float, spoken: M
     hours = " and ".join(f"{spoken[kind] / 3600:.2g} hours of {kind}" for kind in ("speech", "music"))
     return (
         f"{extent if budget == 'quick' else ''}Printed by `bayessep reproduce bhattacharjee2022`, budget “{budget}”, seed {seed}, "
-        f"{seconds / 60:.0f} minutes by the clock in all, pauses included. {hours} (the paper: 60 and 43), dealt into {FOLDS} folds "
-        f"without a speaker, artist or file in two of them; {of.folds} tested, each by networks that learned from the other two. Overlap is "
-        f"mixed inside a fold at −5 to 20 dB. At most {of.epochs} epochs, of so many steps of 48 patches: {steps}. Precision, "
-        "recall and F1 are of all patches of 0.7 s side by side in all test recordings, unbalanced; mean ± deviation over folds."
+        f"{seconds / 60:.0f} minutes by the clock in all, pauses included. {hours} (the paper: 60 and 43), dealt into {FOLDS} "
+        f"folds without a speaker, artist or file in two of them; {of.folds} tested, each by networks that learned from the other "
+        f"two. Overlap is mixed inside a fold at −5 to 20 dB. At most {of.epochs} epochs, of so many steps of 48 patches: {steps}. "
+        "Precision, recall and F1 are of all patches of 0.7 s side by side in all test recordings, unbalanced; mean ± deviation "
+        "over folds."
         f"{left}{diverged}"
     )
 
