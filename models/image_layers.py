@@ -90,11 +90,11 @@ def _pairwise(what: Callable[[Array, Array], Array], left: Grid, right: Grid) ->
 
 
 def in_pairs(x: Maps, kernel: Float[Array, "k k C D"]) -> Maps:
-    """`convolve` for 2×2 or 3×3 taps and an even number of rows and columns, two of each at once.
+    """`convolve` for 2×2 or 3×3 taps where its result has an even number of rows and columns, two of each at once.
 
     With 9 products of matrices in place of 16, and 16 in place of 36: F(2×2, 2×2) and F(2×2, 3×3) of Lavin and Gray, “Fast
     algorithms for convolutional neural networks” (2016). Its gradients are products of matrices too, of which a CPU makes many
-    more in a second than of convolutions.
+    more in a second than of convolutions; those of 3×3 taps are made by hand, so there is no forward mode (`jax.jvp`).
     """
     return (_threes if len(kernel) == 3 else _products)(x, kernel)
 
@@ -127,7 +127,7 @@ def _threes_back(seen: tuple[Maps, Float[Array, "3 3 C D"]], slope: Maps) -> tup
 
 
 def _correlated(x: Maps, y: Maps) -> Float[Array, "C D"]:
-    """Over all cells. Of matrices: of maps, sums of cells would be made transposed, which takes ten times as long."""
+    """Over all cells: as a product of matrices, for in one of maps XLA makes the sums of cells transposed, which is far slower."""
     return lax.dot_general(x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1]), (((0,), (0,)), ((), ())))
 
 
@@ -143,7 +143,7 @@ def halved(x: Maps, kernel: Float[Array, "4 4 C D"]) -> Maps:
 
 
 def from_one(x: Maps, kernel: Float[Array, "k k 1 D"]) -> Maps:
-    """A convolution of a single channel, as one product of matrices: all that a tap sees becomes a channel first."""
+    """A convolution of a single channel, as one product of matrices: all cells under the kernel become channels first."""
     k, height, width = len(kernel), x.shape[1] - len(kernel) + 1, x.shape[2] - len(kernel) + 1
     rows = jnp.concatenate([x[:, n : n + height] for n in range(k)], axis=-1)
     return jnp.concatenate([rows[:, :, n : n + width] for n in range(k)], axis=-1) @ kernel.swapaxes(0, 1).reshape(k * k, -1)

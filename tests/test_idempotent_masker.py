@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -135,6 +136,44 @@ def test_products_of_pairs_have_the_gradients_of_the_convolution(k: int) -> None
         of_x[at] += np.einsum("bhwd,cd->bhwc", weight, np.asarray(kernel, np.float64)[i, j])
     np.testing.assert_allclose(found[0], of_x, atol=1e-4)
     np.testing.assert_allclose(found[1], of_kernel, atol=1e-4)
+
+
+def _stretched(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    return np.asarray(_plain(np.repeat(np.repeat(x, 2, 1), 2, 2), kernel, 2))
+
+
+@pytest.mark.parametrize(
+    ("way", "oracle", "taps", "size"),
+    [
+        (layers.convolve, lambda x, kernel: _plain(x, kernel, 0), 2, (5, 7)),
+        (layers.convolve, lambda x, kernel: _plain(x, kernel, 0), 3, (8, 6)),
+        (layers.convolve, lambda x, kernel: _plain(x, kernel, 0), 3, (6, 7)),
+        (layers.convolve, lambda x, kernel: _plain(x, kernel, 0), 3, (7, 6)),
+        (layers.convolve, lambda x, kernel: _plain(x, kernel, 0), 3, (5, 7)),
+        (layers.halved, lambda x, kernel: _plain(x, kernel, 0, 2), 4, (10, 6)),
+        (layers.doubled, _stretched, 5, (4, 6)),
+        (layers.doubled, _stretched, 5, (3, 2)),
+    ],
+)
+def test_large_images_have_the_values_and_the_slopes_of_the_convolution(
+    way: Callable, oracle: Callable, taps: int, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Along lines through an image and a kernel, of which the value is a polynomial of the second degree: slopes are exact."""
+    monkeypatch.setattr(layers, "LARGE", 1)
+    x, kernel = _maps(2, *size, 3), _maps(taps, taps, 3, 2, seed=1)
+    found, slopes = jax.jit(jax.value_and_grad(lambda x, kernel: (way(x, kernel) ** 2).sum(), (0, 1)))(x, kernel)
+
+    def value(x: np.ndarray, kernel: np.ndarray) -> float:
+        return float((oracle(x, kernel) ** 2).sum())
+
+    x, kernel = np.asarray(x, np.float64), np.asarray(kernel, np.float64)
+    assert float(found) == pytest.approx(value(x, kernel), rel=1e-5)
+    for n in range(4):
+        step, turn = np.asarray(_maps(*x.shape, seed=10 + n)), np.asarray(_maps(*kernel.shape, seed=20 + n))
+        of_x = (value(x + step, kernel) - value(x - step, kernel)) / 2
+        of_kernel = (value(x, kernel + turn) - value(x, kernel - turn)) / 2
+        assert float((slopes[0] * step).sum()) == pytest.approx(of_x, rel=1e-3)
+        assert float((slopes[1] * turn).sum()) == pytest.approx(of_kernel, rel=1e-3)
 
 
 def test_pooling_takes_the_mean_of_the_cells_that_there_are() -> None:
