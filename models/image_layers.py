@@ -142,11 +142,16 @@ def halved(x: Maps, kernel: Float[Array, "4 4 C D"]) -> Maps:
     return convolve(cells, taps)
 
 
+def _under(x: Float[Array, "... C"], taps: int, axis: int) -> Float[Array, "... {taps}*C"]:
+    """What lies under so many taps along an axis, place by place, as channels."""
+    places = x.shape[axis] - taps + 1
+    return jnp.concatenate([lax.slice_in_dim(x, n, n + places, axis=axis) for n in range(taps)], axis=-1)
+
+
 def from_one(x: Maps, kernel: Float[Array, "k k 1 D"]) -> Maps:
     """A convolution of a single channel, as one product of matrices: all cells under the kernel become channels first."""
-    k, height, width = len(kernel), x.shape[1] - len(kernel) + 1, x.shape[2] - len(kernel) + 1
-    rows = jnp.concatenate([x[:, n : n + height] for n in range(k)], axis=-1)
-    return jnp.concatenate([rows[:, :, n : n + width] for n in range(k)], axis=-1) @ kernel.swapaxes(0, 1).reshape(k * k, -1)
+    k = len(kernel)
+    return _under(_under(x, k, 1), k, 2) @ kernel.swapaxes(0, 1).reshape(k * k, -1)
 
 
 def to_one(x: Maps, kernel: Float[Array, "k k C 1"]) -> Maps:
@@ -181,8 +186,7 @@ def doubled(x: Maps, kernel: Float[Array, "5 5 C D"]) -> Maps:
 
     def line(change: Float[Array, "B N C"], taps: Float[Array, "5 C D"], mode: str) -> Float[Array, "B 2*N D"]:
         seen = jnp.pad(jnp.repeat(change, 2, axis=1), ((0, 0), (2, 2), (0, 0)), mode=mode)
-        seen = jnp.concatenate([seen[:, n : n + 2 * change.shape[1]] for n in range(5)], axis=-1)
-        return seen @ taps.reshape(-1, taps.shape[-1])
+        return _under(seen, len(taps), 1) @ taps.reshape(-1, taps.shape[-1])
 
     for edge, next_to_it in ((0, 1), (-1, -2)):
         found = found.at[:, edge].add(line(x[:, next_to_it] - x[:, edge], kernel[edge], "reflect"))

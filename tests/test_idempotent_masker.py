@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -97,6 +98,11 @@ def _plain(x: np.ndarray, kernel: np.ndarray, padding: int, stride: int = 1) -> 
     return np.stack(made, 1)
 
 
+def _stretched(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """The same of every cell four times."""
+    return _plain(np.repeat(np.repeat(x, 2, 1), 2, 2), kernel, 2)
+
+
 def _maps(*shape: int, seed: int = 0) -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32))
 
@@ -121,8 +127,7 @@ def test_convolutions_are_the_plain_ones(
 def test_doubling_is_that_of_every_cell_four_times(large: int, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layers, "LARGE", large)
     x, kernel = _maps(2, 4, columns, 3), _maps(5, 5, 3, 2, seed=1)
-    large = np.repeat(np.repeat(np.asarray(x), 2, 1), 2, 2)
-    np.testing.assert_allclose(layers.doubled(x, kernel), _plain(large, kernel, 2), atol=1e-4)
+    np.testing.assert_allclose(layers.doubled(x, kernel), _stretched(np.asarray(x), kernel), atol=1e-4)
 
 
 @pytest.mark.parametrize("k", [2, 3])
@@ -138,19 +143,15 @@ def test_products_of_pairs_have_the_gradients_of_the_convolution(k: int) -> None
     np.testing.assert_allclose(found[1], of_kernel, atol=1e-4)
 
 
-def _stretched(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    return np.asarray(_plain(np.repeat(np.repeat(x, 2, 1), 2, 2), kernel, 2))
-
-
 @pytest.mark.parametrize(
     ("way", "oracle", "taps", "size"),
     [
-        (layers.convolve, lambda x, kernel: _plain(x, kernel, 0), 2, (5, 7)),
-        (layers.convolve, lambda x, kernel: _plain(x, kernel, 0), 3, (8, 6)),
-        (layers.convolve, lambda x, kernel: _plain(x, kernel, 0), 3, (6, 7)),
-        (layers.convolve, lambda x, kernel: _plain(x, kernel, 0), 3, (7, 6)),
-        (layers.convolve, lambda x, kernel: _plain(x, kernel, 0), 3, (5, 7)),
-        (layers.halved, lambda x, kernel: _plain(x, kernel, 0, 2), 4, (10, 6)),
+        (layers.convolve, partial(_plain, padding=0), 2, (5, 7)),
+        (layers.convolve, partial(_plain, padding=0), 3, (8, 6)),
+        (layers.convolve, partial(_plain, padding=0), 3, (6, 7)),
+        (layers.convolve, partial(_plain, padding=0), 3, (7, 6)),
+        (layers.convolve, partial(_plain, padding=0), 3, (5, 7)),
+        (layers.halved, partial(_plain, padding=0, stride=2), 4, (10, 6)),
         (layers.doubled, _stretched, 5, (4, 6)),
         (layers.doubled, _stretched, 5, (3, 2)),
     ],
