@@ -1,7 +1,7 @@
 """Paper 002's experiment, run: vocals of songs by methods that were shown none, a line of JSON for each result.
 
 The masker with all its losses and without some of them; the methods that the paper compares with (NMF whose accompaniment is known,
-a masking GAN, neural egg separation, GLO masking); and a separator that was shown speech (`bayessep.michelashvili2019_rows`).
+a masking GAN, neural egg separation, GLO masking); and networks that are shown voices (`bayessep.michelashvili2019_rows`).
 They are tested on songs with stems (`song_stems`): those that a corpus keeps for tests, or all of a manifest, whose stems nothing
 learns from.
 
@@ -17,18 +17,18 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from bayessep import __version__, data, metrics, reproduction, shipped, song_stems, unmatched
+from bayessep import __version__, data, metrics, reproduction, shipped, song_stems, taught_songs, unmatched
 from bayessep.detector_data import Item, about_items, seconds_of
 from bayessep.detector_release import sources_of
 from bayessep.errors import UserError
-from bayessep.michelashvili2019_rows import BUDGETS, SUPERVISED, Budget, Song, Takes, Work
+from bayessep.michelashvili2019_rows import BUDGETS, SHIPPED, TAUGHT, Budget, Song, Takes, Work
 from bayessep.reproduction import RESULTS, append, drop_half_a_line, key_of, read
 from bayessep.song_stems import Listed
 from bayessep.train import CHECKPOINTS, Diverged, Progress
@@ -45,6 +45,7 @@ class Corpus(NamedTuple):
     sounds: Unmatched
     tested: list[Listed]
     songs: int  # how often songs were made of speech and all music, as the recipe asks where there is speech
+    voices: str  # that other networks can be shown, and validated with: one of `michelashvili2019_tables.VOICES`, or none
 
 
 def corpus(folder: Path, recipe: Recipe = Recipe()) -> Corpus:
@@ -58,10 +59,12 @@ def corpus(folder: Path, recipe: Recipe = Recipe()) -> Corpus:
     songs = song_stems.listed(folder)
     learned = [song for song in songs if song.part == "train"]
     if not learned:
-        made = recipe.songs if _speaks(folder) else 0
+        speaks = _speaks(folder)
+        made = recipe.songs if speaks else 0
         sounds = unmatched.read_unmatched(folder, songs=made, seed=recipe.seed)
         refuse_tested(folder, sounds, songs)
-        return Corpus(sounds, songs, made)
+        several = len({item.group for item in sounds.music}) > 1
+        return Corpus(sounds, songs, made, ("sung" if made else "spoken") if speaks and several else "")
     if absent := [song.name for song in learned if not song.mixture]:
         raise UserError(f"{folder}: {absent[0]} is to be learned from, and has no file of the mixture; add mixture.wav to it.")
 
@@ -72,7 +75,8 @@ def corpus(folder: Path, recipe: Recipe = Recipe()) -> Corpus:
     tested = [song for song in songs if song.part != "train"]
     if not tested:
         raise UserError(f"{folder} has no songs to test with; those of its folder train are learned from.")
-    return Corpus(Unmatched(items(song_stems.MIXTURE), items(song_stems.ACCOMPANIMENT)), tested, 0)
+    sounds = Unmatched(items(song_stems.MIXTURE), items(song_stems.ACCOMPANIMENT))
+    return Corpus(sounds, tested, 0, "stems" if len({song.group for song in learned}) > 1 else "")
 
 
 def _speaks(folder: Path) -> bool:
@@ -109,9 +113,11 @@ def run(
     _check_setup(folder, found, listed, budget, own)
     drop_half_a_line(folder / RESULTS)
     songs = cache(lambda n: Song(listed[n], np.concatenate(song_stems.read(listed[n], RATE))))
-    work = Work(folder, found.sounds, [lambda n=n: songs(n) for n in range(len(listed))], own, progress)
+    voiced = partial(taught_songs.read, recordings, found.sounds.music, found.songs, seed)
+    work = Work(folder, found.sounds, [lambda n=n: songs(n) for n in range(len(listed))], own, progress, voiced)
     done = {key_of(result, KEY) for result in read(folder, KEY)}
-    for row in own.rows:
+    rows = [row for row in own.rows if found.voices or row not in TAUGHT]
+    for row in rows:
         left = [n for n, song in enumerate(listed) if (row, song.name) not in done]
         if not left:
             continue
@@ -121,15 +127,17 @@ def run(
         except Diverged as error:
             takes, learned = None, {"diverged": str(error)}
         learned |= {"learning": round(time.perf_counter() - started, 1)}
-        if row in SUPERVISED:
+        if row == SHIPPED:
             learned |= {"heard": has_heard(row, recordings)}
+        if row in TAUGHT:
+            learned |= {"voices": found.voices}
         for k, n in enumerate(left):
             progress(row, k, len(left), float("nan"))
             line = {"row": row, "song": listed[n].name, "group": listed[n].group, "learned": learned}
             append(folder, line | (tested(songs(n), takes) if takes else {"scores": {}, "seconds": 0.0}))
     for checkpoints in (folder / "training").rglob(CHECKPOINTS):
         shutil.rmtree(checkpoints)
-    wanted = {(row, song.name) for row in own.rows for song in listed}
+    wanted = {(row, song.name) for row in rows for song in listed}
     return [result for result in read(folder, KEY) if key_of(result, KEY) in wanted]
 
 

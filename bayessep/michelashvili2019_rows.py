@@ -1,15 +1,15 @@
 """The rows of paper 002's experiment: what each of them learns, and how it takes songs apart (`bayessep.michelashvili2019`).
 
-All networks are of one size, and learn from the same mixtures and music: the masker, with and without its losses, from all of
-their images; the others from at most so many of them as a budget says. GLO masking and NMF also learn voices from the mixtures
-that are tested, as they have to. Weights are a moving mean of those of the last steps in the rows of the masker alone.
+All that are shown no voices are of one size, and learn from the same mixtures and music: the masker, with and without its losses,
+from all of their images; the others from at most so many of them as a budget says. GLO masking and NMF also learn voices from the
+mixtures that are tested, as they have to. Weights are a moving mean of those of the last steps in the rows of the masker alone.
+Deep Karaoke and a Conv-TasNet are shown voices (`bayessep.taught_songs`).
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,8 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from bayessep import estimates, masked_songs, neural, shipped, train, unmatched
+from bayessep import estimates, masked_songs, neural, shipped, taught_songs, train, unmatched
 from bayessep.detector_data import about_items
+from bayessep.karaoke import Song as Voiced
 from bayessep.masked_songs import CODE_POWER, Masker
 from bayessep.models import convolutive_nmf, egg_separation, latent_masking
 from bayessep.models.egg_separation import State as Egg
@@ -32,6 +33,7 @@ from bayessep.preparation import magnitude
 from bayessep.separators import silent
 from bayessep.song_stems import Listed
 from bayessep.stft import stft
+from bayessep.taught_songs import DEEP, WAVES, Recipes
 from bayessep.train import Progress, Training
 from bayessep.unmatched import POWER, RATE, Recipe, Unmatched, clips_of, compressed, image_of, stft_of
 
@@ -42,8 +44,10 @@ BLUNTER = "masker, masks as they are"
 SHARPER = f"masker, mask to the power {CODE_POWER:g}"
 SMOOTHER = f"masker, mask to the power {CODE_POWER:g}, smoothed"
 ABLATED = (*(f"without {name}" for name in ("R1", "R2", "R3", "R4", "GAN_A", "GAN_C")), "without GAN_A and GAN_C")
-SUPERVISED = ("conv-tasnet",)
-"""Separators that ship, which were shown speech as speech, and songs, vocals included, as music."""
+SHIPPED = "conv-tasnet"
+"""A separator that ships, which was shown speech as speech, and songs, vocals included, as music."""
+TAUGHT = (DEEP, WAVES)
+"""Networks that are shown voices here."""
 OFF = {ALL: (), GAN: tuple(name for name in LOSSES if name != "GAN_C")} | {
     row: tuple(row.removeprefix("without ").split(" and ")) for row in ABLATED
 }
@@ -52,7 +56,7 @@ AT_WORK: dict[str, dict[str, Any]] = {
     BLUNTER: {"power": 1.0}, SHARPER: {"power": CODE_POWER}, SMOOTHER: {"power": CODE_POWER, "smoothing": True},
 }  # fmt: skip
 """Rows that are the masker with its masks raised to other powers, and with what the authors' code has at work alone."""
-ROWS = (MIXTURE, QUARTER, IDEAL, NMF, ALL, *AT_WORK, GAN, EGGS, EGGS_TUNED, GLO, *ABLATED, *SUPERVISED)
+ROWS = (MIXTURE, QUARTER, IDEAL, NMF, ALL, *AT_WORK, GAN, EGGS, EGGS_TUNED, GLO, *ABLATED, SHIPPED, *TAUGHT)
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class Budget:
         kept, free, sweeps: templates of the accompaniment and of the voice, and updates (NMF).
         songs: that are tested with, at most; 0 for all.
         ablated: which of `ABLATED` are run.
+        taught: how networks are trained that are shown voices.
     """
 
     recipe: Recipe
@@ -79,6 +84,7 @@ class Budget:
     sweeps: int = 100
     songs: int = 0
     ablated: tuple[str, ...] = ABLATED
+    taught: Recipes = Recipes()
 
     @property
     def rows(self) -> list[str]:
@@ -86,10 +92,17 @@ class Budget:
         return [row for row in ROWS if row not in ABLATED or row in self.ablated]
 
 
+FULL = Recipes()
 BUDGETS = {
     "full": Budget(Recipe(songs=2, epochs=5, steps_per_epoch=500, average=0.999)),
     "quick": Budget(
-        Recipe(listening=200, epochs=2, steps_per_epoch=60), 2, 60, 100, 200, 20, 10, 30, songs=3, ablated=ABLATED[-1:]
+        Recipe(listening=200, epochs=2, steps_per_epoch=60),
+        *(2, 60, 100, 200, 20, 10, 30),
+        songs=3,
+        ablated=ABLATED[-1:],
+        taught=Recipes(
+            replace(FULL.windows, epochs=5), replace(FULL.waves, seconds=1.0, batch=2, held=4, epochs=2, steps_per_epoch=20)
+        ),
     ),
 }
 
@@ -114,8 +127,16 @@ class Work:
     """What makes rows. The masker serves several of them."""
 
     def __init__(
-        self, folder: Path, sounds: Unmatched, songs: list[Callable[[], Song]], budget: Budget, progress: Progress
+        self,
+        folder: Path,
+        sounds: Unmatched,
+        songs: list[Callable[[], Song]],
+        budget: Budget,
+        progress: Progress,
+        voiced: Callable[[], list[Voiced]] = list,
     ) -> None:
+        """`voiced` are songs to learn from whose voices are known, for `TAUGHT` alone: there are none, where it is not given."""
+        self._voiced = cache(voiced)
         self._folder, self._sounds, self._songs, self._budget, self._progress = folder / "training", sounds, songs, budget, progress
         self._config: IdempotentMasker = budget.recipe.config
         unmatched.check(sounds, self._config)
@@ -135,8 +156,14 @@ class Work:
             return lambda song: np.stack([0.25 * song.mixture, 0.75 * song.mixture]), {}
         if row == IDEAL:
             return self._ideal, {}
-        if row in SUPERVISED:
+        if row == SHIPPED:
             return _by(neural.separator_of(shipped.read(row))), {}
+        if row in TAUGHT:
+            budget, place = self._budget, self._place(row)
+            network, learned = taught_songs.taught(
+                row, budget.taught, self._voiced(), place, seed=budget.recipe.seed, progress=self._named(row)
+            )
+            return _by(network), learned
         if row == NMF:
             return self._nmf(), {}
         if row == GLO:
@@ -155,13 +182,13 @@ class Work:
         return np.concatenate(estimates.by_truth(IDEAL, truth)(song.mixture[None], RATE, silent))
 
     def _place(self, row: str) -> Path:
-        return self._folder / row.replace(" ", "-")
+        return self._folder / row.replace(",", "").replace(" ", "-")
 
     def _named(self, row: str) -> Progress:
         return lambda _, *counts: self._progress(row, *counts)
 
     def _train(self, row: str) -> tuple[Parts, dict[str, Any]]:
-        recipe = dataclasses.replace(self._budget.recipe, without=",".join(OFF[row]))
+        recipe = replace(self._budget.recipe, without=",".join(OFF[row]))
         # Without one loss or another, all begin with the same discriminators.
         place, first = self._place(row), self._place("listening")
         found = unmatched.learn(recipe, self._sounds, place, self._about(), first=first, progress=self._named(row))

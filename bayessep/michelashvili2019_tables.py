@@ -10,9 +10,11 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from bayessep.comparison import cell
 from bayessep.michelashvili2019_rows import (
@@ -27,7 +29,8 @@ from bayessep.michelashvili2019_rows import (
     MIXTURE,
     NMF,
     QUARTER,
-    SUPERVISED,
+    SHIPPED,
+    TAUGHT,
 )
 from bayessep.pages import Finding, Table, bootstrap, page, settled
 
@@ -94,8 +97,15 @@ class Results:
             of.setdefault(self.groups[song], []).append(value)
         if not of:
             return float("nan"), float("nan")
-        groups = list(of.values())
-        return bootstrap(len(groups), lambda rows: [np.median(np.concatenate([groups[n] for n in own])) for own in rows])
+        groups = np.array(list(zip_longest(*of.values(), fillvalue=np.nan))).T  # NaN where a song has fewer excerpts
+
+        def medians(rows: Int[np.ndarray, "D G"]) -> Float[np.ndarray, " D"]:
+            drawn = np.sort(groups[rows].reshape(len(rows), -1))  # NaN last
+            count = np.sum(~np.isnan(drawn), axis=1, keepdims=True)
+            middle = np.concatenate([(count - 1) // 2, count // 2], axis=1)
+            return np.take_along_axis(drawn, middle, axis=1).mean(1)
+
+        return bootstrap(len(groups), medians)
 
     def rows(self) -> list[dict[str, Any]]:
         """Medians and intervals of each row."""
@@ -144,14 +154,14 @@ def tables(results: Results) -> list[Table]:
     nothing = float("nan")
     shown = (MIXTURE, QUARTER, *PAPER_1, *AT_WORK, IDEAL)
     first = [_of(results, row, PAPER_1.get(row, nothing)) for row in shown if results.has(row)]
-    second = [_of(results, row, *PAPER_2.get(row, (nothing, nothing))) for row in (*SUPERVISED, ALL) if results.has(row)]
+    second = [_of(results, row, *PAPER_2.get(row, (nothing, nothing))) for row in (SHIPPED, *TAUGHT, ALL) if results.has(row)]
     second += [[name, "–", "–", "–", *(cell(v, 1) for v in values)] for name, values in PAPER_2.items() if name != ALL]
     third = [_of(results, row, *PAPER_3[row]) + _changed(results, row) for row in (ALL, *ABLATED) if results.has(row)]
     third_head = [*_HEAD, "paper, SDR", "paper, SIR", "g(c) from c, %", "g(g(a)) from g(a), %"]
     return [
         Table("Methods that are shown no vocals (Table 1; the paper on MUSDB18)", [*_HEAD, "paper, SDR"], first, _glo(results)),
         Table(
-            "Methods that learn from voices, ours from speech (Table 2; the paper on DSD100)",
+            "Methods that are shown voices (Table 2; the paper on DSD100)",
             [*_HEAD, "paper, SDR", "paper, SIR"],
             second,
             _heard(results),
@@ -168,12 +178,25 @@ def _glo(results: Results) -> str:
     return said
 
 
+VOICES = {
+    "stems": "the stems of the songs that the masker learned from",
+    "sung": "the voices of the songs that were made for the masker, speech that is sung, and the music under them",
+    "spoken": "speech, and the music that the masker learned from",
+}
+"""What networks are shown that are shown voices."""
+
+
 def _heard(results: Results) -> str:
-    heard = sorted({line["row"] for line in results.lines if line["learned"].get("heard")})
-    if not heard:
-        return ""
-    ships = f"{', '.join(heard)} ships"
-    return f"{ships}, and has learned from songs of the same source, vocals included, as music: to it, these may not be unheard."
+    said = []
+    if heard := sorted({line["row"] for line in results.lines if line["learned"].get("heard")}):
+        ships = f"{', '.join(heard)} ships, and has learned from songs of the same source, vocals included, as music"
+        said.append(f"{ships}: to it, these may not be unheard.")
+    learned = {line["row"]: line["learned"] for line in results.lines if line["scores"]}
+    taught = {row: learned[row] for row in TAUGHT if row in learned}
+    for kind, shown in VOICES.items():
+        if told := [f"{row} in {of['steps']} steps" for row, of in taught.items() if of["voices"] == kind]:
+            said.append(f"Here, {' and '.join(told)} learned from {shown}.")
+    return " ".join(said)
 
 
 def _losses(results: Results) -> str:

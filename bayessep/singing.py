@@ -7,7 +7,8 @@ is slowed down. Over music that is a song, and a song is music. Made of the reco
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -70,28 +71,51 @@ def _pitch(x: Float[np.ndarray, " N"], sample_rate: int) -> Float[np.ndarray, " 
     return np.interp(np.arange(len(hz)), voiced, semitones[voiced]) if len(voiced) else semitones
 
 
+class Sung(NamedTuple):
+    """A voice over music, of the split group of its music; silence in place of music where it sings alone."""
+
+    name: str
+    group: str
+    voice: Float[np.ndarray, " N"]
+    under: Float[np.ndarray, " N"]
+
+
 def songs(items: Items, sample_rate: int, rng: np.random.Generator, *, seconds: float = 30.0, alone: float = ALONE) -> list[Item]:
     """Songs of all music, in pieces of `seconds` at most, each with a voice at random; of the voices, `alone` sing alone.
 
     A song is of the split group of its music; so what is held out of music is held out of songs, where speech is divided too.
     """
-    made = []
+    made = voices(items, sample_rate, rng, seconds=seconds, alone=alone)
+    return [Item(song.name, song.group, song.voice + song.under) for song in made]
+
+
+def voices(
+    items: Items,
+    sample_rate: int,
+    rng: np.random.Generator,
+    *,
+    seconds: float = 30.0,
+    alone: float = ALONE,
+    spoken: bool = False,
+) -> Iterator[Sung]:
+    """`songs`, with what they are made of; or speech as it is in their place, where it is to be `spoken`."""
     n = round(seconds * sample_rate)
     for item in items.music:
         for k in range(0, len(item.samples), n):
-            under = item.samples[k : k + n]
+            under = item.samples[k : k + n].astype(np.float32)
             if len(under) >= 2 * sample_rate:
-                voice = _voice(items.speech, len(under), sample_rate, rng)
+                voice = _voice(items.speech, len(under), sample_rate, rng, spoken)
                 gain = 10 ** (rng.uniform(*LOUDER) / 20) * np.sqrt((under**2).mean() / max((voice**2).mean(), 1e-12))
-                song = np.float32(gain) * voice + (0 if rng.random() < alone else under)
-                made.append(Item(f"{item.name}, sung {k // n}", item.group, song.astype(np.float32)))
-    return made
+                voice = (np.float32(gain) * voice).astype(np.float32)
+                yield Sung(f"{item.name}, sung {k // n}", item.group, voice, 0 * under if rng.random() < alone else under)
 
 
-def _voice(speech: Sequence[Item], n: int, sample_rate: int, rng: np.random.Generator) -> Float[np.ndarray, " n"]:
-    """n samples of singing with rests, of one speaker."""
+def _voice(
+    speech: Sequence[Item], n: int, sample_rate: int, rng: np.random.Generator, spoken: bool
+) -> Float[np.ndarray, " {n}"]:
+    """n samples of singing with rests, or of speech, of one speaker."""
     source = one_of(speech, rng).samples
     most = min(len(source), n)
     first = rng.integers(0, len(source) - most + 1)
-    x = sung(source[first : first + most], sample_rate, rng)
-    return np.resize(x, n)
+    x = source[first : first + most]
+    return np.resize(x if spoken else sung(x, sample_rate, rng), n)

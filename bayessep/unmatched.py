@@ -8,12 +8,12 @@ kinds and no others, but for speech where songs are made of it; so where vocals 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -93,10 +93,19 @@ def read_unmatched(folder: str | Path, *, songs: int = 0, seed: int = 0, redistr
     sounds = Unmatched(**{what: items((r.path, r.split_group) for r in used[kind]) for what, kind in KINDS.items()})
     if not songs:
         return sounds
-    speech = detector_data.read_items((Sound(r, (r.path,)) for r in used["speech"]), RATE, pauses=True)
+    return sounds._replace(mixtures=[*sounds.mixtures, *sung(used["speech"], sounds.music, songs, seed, singing.songs)])
+
+
+Made = TypeVar("Made")
+
+
+def sung(
+    speech: Sequence[Recording], music: list[Item], songs: int, seed: int, make: Callable[..., Iterable[Made]]
+) -> Iterator[Made]:
+    """What `make` (of `bayessep.singing`) makes of speech and of music at `RATE`, over all of it so often."""
+    spoken = detector_data.read_items((Sound(r, (r.path,)) for r in speech), RATE, pauses=True)
     rng = np.random.default_rng([seed, 3])
-    made = (singing.songs(Items(speech, sounds.music), RATE, rng, alone=0.0) for _ in range(songs))
-    return sounds._replace(mixtures=[*sounds.mixtures, *chain(*made)])
+    return chain.from_iterable(make(Items(spoken, music), RATE, rng, alone=0.0) for _ in range(songs))
 
 
 def listed(folder: Path, *, songs: int = 0, redistributable: bool = False) -> dict[str, list[Recording]]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from bayessep import (
     audio,
     data,
+    karaoke,
     masked_songs,
     masker_release,
     michelashvili2019,
@@ -22,14 +24,27 @@ from bayessep import (
 )
 from bayessep import michelashvili2019_tables as made
 from bayessep.errors import UserError
-from bayessep.michelashvili2019_rows import ALL, EGGS_TUNED, GAN, GLO, IDEAL, MIXTURE, NMF, QUARTER, SHARPER, Budget
+from bayessep.michelashvili2019_rows import (
+    ALL,
+    EGGS_TUNED,
+    GAN,
+    GLO,
+    IDEAL,
+    MIXTURE,
+    NMF,
+    QUARTER,
+    SHARPER,
+    TAUGHT,
+    Budget,
+)
 from bayessep.models import idempotent_masker
 from bayessep.models.idempotent_masker import LOSSES, IdempotentMasker
+from bayessep.taught_songs import DEEP, Recipes
 from bayessep.unmatched import RATE, Recipe
 from tests.commandline import Caller, cut_off
 
 TINY = IdempotentMasker(bins=48, frames=48, hop=24, channels=2, blocks=1, critic=2, layers=2, scales=1)
-RUN = (MIXTURE, QUARTER, IDEAL, NMF, ALL, SHARPER, EGGS_TUNED, GLO)
+RUN = (MIXTURE, QUARTER, IDEAL, NMF, ALL, SHARPER, EGGS_TUNED, GLO, DEEP)
 
 
 def _tone(pitch: float, seconds: float = 0.4) -> np.ndarray:
@@ -51,7 +66,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiny networks, a step or two, some of the rows, and few losses: programs of all of them take long to compile."""
     monkeypatch.setitem(michelashvili2019_rows.OFF, ALL, ("R2", "R3", "R4", "GAN_A", "GAN_C"))
     monkeypatch.setitem(idempotent_masker.PRESETS, "small", TINY)
-    budget = Budget(Recipe(epochs=2, steps_per_epoch=1), 1, 1, 1, 8, 3, 2, 5)
+    taught = Recipes(karaoke.Recipe(width=2, epochs=1, steps_per_epoch=2, batch=2))
+    budget = Budget(Recipe(epochs=2, steps_per_epoch=1), 1, 1, 1, 8, 3, 2, 5, taught=taught)
     monkeypatch.setitem(michelashvili2019.BUDGETS, "full", budget)
     monkeypatch.setattr(michelashvili2019_rows, "ROWS", RUN)
 
@@ -98,6 +114,7 @@ def test_an_interrupted_run_goes_on(call: Caller, recordings: Path, small: None,
     assert len(lines) == 2 * len(RUN) and (folder / "results.jsonl").read_text().startswith(kept)
     assert michelashvili2019.finished(folder, "full", 0) == lines
     assert not list(folder.rglob("checkpoints"))
+    assert [line["learned"]["voices"] for line in lines if line["row"] == DEEP] == ["stems"] * 2
     results = made.Results(lines)
     assert results.median(IDEAL, "SDR") > 20 > results.median(MIXTURE, "SDR")
     songs = [song_stems.read(song, RATE) for song in song_stems.listed(recordings) if song.part == "test"]
@@ -113,6 +130,15 @@ def test_an_interrupted_run_goes_on(call: Caller, recordings: Path, small: None,
     assert "Table 3" in page and "2 steps" in page and f"| {ALL} |" in page
     other = call(*line, "--finished", "--quick")
     assert other.code == 2 and "holds results of the budget full" in other.err
+
+
+def test_who_cannot_be_shown_voices_is_left_out(
+    recordings: Path, small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a single song to learn from, none is left to validate with."""
+    shutil.rmtree(recordings / "train" / "b")
+    monkeypatch.setattr(michelashvili2019_rows, "ROWS", (MIXTURE, DEEP))
+    assert {line["row"] for line in michelashvili2019.run(tmp_path / "out", recordings, "full")} == {MIXTURE}
 
 
 @pytest.mark.loose_arrays  # optax
@@ -150,6 +176,25 @@ def test_a_network_that_has_heard_the_songs_is_named(recordings: Path, monkeypat
         _, second, _ = made.tables(made.Results(lines))
         assert ("has learned from songs of the same source" in second.note) == heard
         assert second.rows[0][:4] == ["conv-tasnet", "∞", "∞", "∞"]
+
+
+def test_intervals_are_of_medians_of_songs_drawn_again() -> None:
+    """As by hand, draw by draw, of songs with one to three excerpts."""
+    rng = np.random.default_rng(0)
+    songs = [rng.standard_normal(n).round(4) for n in (1, 3, 2, 2)]
+    lines = [_line(ALL, 0, 0.0) | {"song": f"{g} {n}", "group": f"{g}", "scores": {"vocals SDR": float(value)}}
+             for g, own in enumerate(songs) for n, value in enumerate(own)]  # fmt: skip
+    draws = np.random.default_rng(0).integers(4, size=(2000, 4))
+    by_hand = np.percentile([np.median(np.concatenate([songs[g] for g in drawn])) for drawn in draws], [2.5, 97.5])
+    assert made.Results(lines).interval(ALL, "SDR") == pytest.approx(tuple(by_hand), rel=1e-12)
+
+
+def test_what_networks_were_shown_is_said() -> None:
+    told = {"steps": 800, "voices": "sung"}
+    lines = [line | {"learned": told} for row in TAUGHT for line in (_line(row, n, 2.0) for n in range(2))]
+    _, second, _ = made.tables(made.Results(lines))
+    assert [row[0] for row in second.rows[:2]] == list(TAUGHT)
+    assert second.note == f"Here, {TAUGHT[0]} in 800 steps and {TAUGHT[1]} in 800 steps learned from {made.VOICES['sung']}."
 
 
 @pytest.mark.loose_arrays  # optax
