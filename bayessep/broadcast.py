@@ -302,13 +302,50 @@ def _band_pass(centre: np.ndarray, width: np.ndarray, sample_rate: int) -> np.nd
 
 
 def _moving_filter(x: np.ndarray, sections: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Filter with coefficients (frames, sections, 6) that change with every frame; the state is kept."""
+    """Filter with coefficients (frames, sections, 6) that change with every frame; the state is kept.
+
+    Frames are filtered side by side: from rest, which tells what state each adds to the one that it is given, and then from the
+    states that those before have left.
+    """
     edges = np.ceil(np.arange(len(sections) + 1) * (sample_rate / _FRAME_RATE)).astype(int)
-    y, state = np.empty_like(x), np.zeros((sections.shape[1], 2))
-    for sos, start, end in zip(sections, edges, edges[1:], strict=False):
-        if start < len(x):
-            y[start:end], state = sosfilt(sos, x[start:end], zi=state)
-    return y
+    count, size = int(np.searchsorted(edges, len(x))), 2 * sections.shape[1]
+    sections, lengths = sections[:count], np.diff(edges[: count + 1])
+    place = np.arange(lengths.max())[:, None]
+    within = place < lengths  # some frames are a sample shorter
+    frames = np.append(x, np.zeros(len(place)))[edges[:count] + place]
+
+    _, added = _cascade(frames, sections, np.zeros((count, size)), within)
+    _, one = _cascade(np.zeros((1, count)), sections, np.eye(size)[:, None].repeat(count, 1), within[:1])
+    one, kept = one.swapaxes(0, 1), np.empty((count, size, size))  # what a sample, and a frame, leave of each part of a state
+    for n in set(lengths.tolist()):
+        kept[lengths == n] = np.linalg.matrix_power(one[lengths == n], n)
+    states = np.zeros((count + 1, size))
+    for n in range(count):
+        states[n + 1] = states[n] @ kept[n] + added[n]
+
+    y, _ = _cascade(frames, sections, states[:-1], within)
+    return y.T[within.T][: len(x)]
+
+
+def _cascade(
+    frames: np.ndarray, sections: np.ndarray, states: np.ndarray, within: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Frames (samples, frames) through sections of their own, from states (…, frames, 2 for each section), as far as they go.
+
+    Arithmetic and its order are those of `scipy.signal.sosfilt`.
+    """
+    b0, b1, b2, _, a1, a2 = sections.transpose(2, 1, 0).copy()
+    first, second = (np.moveaxis(states[..., n::2], -1, 0).copy() for n in range(2))
+    made = np.empty((len(frames), *states.shape[:-1]))
+    for y, x, on in zip(made, frames, within, strict=True):
+        go = (..., on) if not on.all() else ...
+        for s in range(len(b0)):
+            was = x
+            x = b0[s] * was + first[s]
+            first[s][go] = (b1[s] * was - a1[s] * x + second[s])[go]
+            second[s][go] = (b2[s] * was - a2[s] * x)[go]
+        y[...] = x
+    return made, np.moveaxis(np.stack([first, second], axis=1).reshape(states.shape[-1:] + states.shape[:-1]), 0, -1)
 
 
 # --- the jingle: chords, a bass, an arpeggio with a tune on top, and drums
@@ -354,8 +391,11 @@ def _note(midi: float, seconds: float, decay: float, sample_rate: int) -> np.nda
     pitch = 440.0 * 2 ** ((midi - 69) / 12)
     k = np.arange(1, 25)
     frequency = pitch * k * np.sqrt(1 + 2e-4 * k**2)
-    k, frequency = (v[frequency < 0.47 * sample_rate, None] for v in (k, frequency))
-    tone = np.sum(k**-1.2 * np.exp(-decay * (1 + 0.25 * (k - 1)) * t) * np.sin(2 * np.pi * frequency * t), axis=0)
+    k, frequency = (v[frequency < 0.47 * sample_rate] for v in (k, frequency))
+    # Each harmonic is a power of a complex number: those of 64 samples, times those of every 64th, are those of all.
+    rate = (2j * np.pi * frequency - decay * (1 + 0.25 * (k - 1))) / sample_rate
+    coarse = np.exp(np.arange(0, len(t), 64)[:, None] * rate) * k**-1.2
+    tone = (coarse @ np.exp(rate[:, None] * np.arange(64))).imag.reshape(-1)[: len(t)]
     return tone * np.clip(t / 0.004, 0, 1) * np.clip((seconds - t) / 0.03, 0, 1)
 
 

@@ -4,8 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from scipy.signal import welch
+from scipy.signal import sosfilt, welch
 
+from bayessep import broadcast as broadcasts
 from bayessep.data import (
     MANIFEST_COLUMNS,
     Broadcast,
@@ -40,6 +41,32 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_another_broadcast()
     for name in ("mixture", "jingle", "training_speech"):
         assert getattr(first, name).tobytes() == getattr(again, name).tobytes()
         assert not np.array_equal(getattr(first, name), getattr(other, name))
+
+
+@pytest.mark.parametrize(("sample_rate", "length"), [(16000, 1601), (20480, 3000), (44100, 2205), (8000, 1)])
+def test_filters_that_move_are_those_of_scipy_frame_by_frame(sample_rate: int, length: int) -> None:
+    """Sections that resonate at frequencies of their own in every frame, and states that go on from frame to frame."""
+    rng = np.random.default_rng(length)
+    frames = int(np.ceil(length * 200 / sample_rate)) + 1
+    angle, radius = rng.uniform(0.1, 3, (2, frames, 3)) * [[[1.0]], [[0.33]]]
+    zeros, one = rng.standard_normal((3, frames, 3)), np.ones((frames, 3))
+    sections = np.stack([*zeros, one, -2 * radius * np.cos(angle), radius**2], axis=-1)
+    x, expected, state = rng.standard_normal(length), np.empty(length), np.zeros((3, 2))
+    edges = np.ceil(np.arange(frames + 1) * sample_rate / 200).astype(int)
+    for sos, begin, end in zip(sections, edges, edges[1:], strict=False):
+        if begin < length:
+            expected[begin:end], state = sosfilt(sos, x[begin:end], zi=state)
+    assert np.abs(expected).max() > 1e-3
+    np.testing.assert_allclose(broadcasts._moving_filter(x, sections, sample_rate), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_plucked_tones_are_sums_of_dying_partials() -> None:
+    t = np.arange(round(0.3 * 16000)) / 16000
+    k = np.arange(1, 25)
+    pitch = 220.0 * k * np.sqrt(1 + 2e-4 * k**2)
+    parts = [j**-1.2 * np.exp(-3 * (1 + 0.25 * (j - 1)) * t) * np.sin(2 * np.pi * f * t) for j, f in zip(k, pitch, strict=True)]
+    expected = sum(parts) * np.clip(t / 0.004, 0, 1) * np.clip((0.3 - t) / 0.03, 0, 1)
+    np.testing.assert_allclose(broadcasts._note(57.0, 0.3, 3.0, 16000), expected, atol=1e-12)
 
 
 def test_lengths_types_and_levels(broadcast: Broadcast):
