@@ -252,6 +252,15 @@ def idempotent_masker(
         str | None,
         recipe("--without", metavar="LOSSES", show_default="", help="Losses to leave out: of R1, R2, R3, R4, GAN_C, GAN_A."),
     ] = None,
+    identities: Annotated[
+        float | None,
+        recipe(
+            "--identities",
+            metavar="X",
+            show_default="1.0",
+            help="Times the preset's weights that R1 to R4 have: with less, more is taken off after few steps.",
+        ),
+    ] = None,
     pool: Annotated[
         int | None,
         recipe("--pool", metavar="N", show_default="0", help="Earlier images that discriminators are shown again, at times."),

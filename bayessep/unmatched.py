@@ -191,6 +191,7 @@ class Recipe:
     Attributes:
         preset: of its sizes.
         without: losses that are switched off, by their names, with commas between them.
+        identities: times the preset's weights that R1 to R4 have.
         pool: `IdempotentMasker.pool`.
         quantised: round images to 8 bits, as the authors' code does.
         songs: that are made to learn from besides, as `read_unmatched`.
@@ -205,6 +206,7 @@ class Recipe:
 
     preset: str = "small"
     without: str = ""
+    identities: float = 1.0
     pool: int = 0
     quantised: bool = False
     songs: int = 0
@@ -233,7 +235,8 @@ class Recipe:
     def config(self) -> IdempotentMasker:
         """The networks."""
         preset = PRESETS[self.preset]
-        weights = preset.weights.without(*(name.strip() for name in self.without.split(",") if name.strip()))
+        off = (name.strip() for name in self.without.split(",") if name.strip())
+        weights = preset.weights.milder(self.identities).without(*off)
         listening = preset.listening if self.listening == -1 else self.listening
         return dataclasses.replace(preset, weights=weights, pool=self.pool, rate=self.rate or preset.rate, listening=listening)
 
@@ -324,7 +327,7 @@ def listening(recipe: Recipe, sounds: Unmatched, about: Mapping[str, Any] = {}) 
         # As many as divide among the devices that the batches of the rest divide among.
         return images.batch(n, recipe.batch * -(-masker_training.TOGETHER // recipe.batch))
 
-    settings = settings_besides(dataclasses.replace(recipe, without="")) | {"config": asdict(config)}
+    settings = settings_besides(dataclasses.replace(recipe, without="", identities=1.0)) | {"config": asdict(config)}
     return Task(lambda key: masker_training.listening(config, key), step, batch, validate, settings | dict(about), latest=True)
 
 

@@ -76,6 +76,9 @@ def test_settings_that_make_no_sense_are_refused(settings: dict, words: str) -> 
 
 def test_losses_are_switched_off_by_name() -> None:
     assert vars(Weights()) == {"R1": 20, "R2": 20, "R3": 20, "R4": 20, "GAN_C": 10, "GAN_A": 10}
+    assert Weights(R2=8.0).milder(0.25) == Weights(R1=5.0, R2=2.0, R3=5.0, R4=5.0)
+    with pytest.raises(UserError, match="weight of R1 is -20.0"):
+        Weights().milder(-1.0)
     assert Weights().without("R1", "GAN_A") == Weights(R1=0.0, GAN_A=0.0)
     with pytest.raises(UserError, match="no loss 'R5'; there are R1, R2, R3, R4, GAN_C, GAN_A"):
         Weights().without("R5")

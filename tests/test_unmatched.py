@@ -13,7 +13,7 @@ import typer
 from bayessep import audio, cli, masked_songs, shipped, singing, unmatched
 from bayessep.detector_data import Item, Items
 from bayessep.errors import UserError
-from bayessep.models.idempotent_masker import IdempotentMasker
+from bayessep.models.idempotent_masker import IdempotentMasker, Weights
 from bayessep.unmatched import RATE, Clip, Recipe, Unmatched
 from tests.commandline import Caller
 
@@ -196,8 +196,14 @@ def test_recordings_that_are_too_short_are_refused() -> None:
 
 
 def test_losses_are_left_out_by_name() -> None:
+    assert Recipe(identities=0.5, without="R2").config.weights == Weights(R1=10.0, R2=0.0, R3=10.0, R4=10.0)
     weights = Recipe(without="GAN_C, R2").config.weights
     assert [name for name, weight in vars(weights).items() if not weight] == ["R2", "GAN_C"]
+
+
+def test_all_weights_begin_with_the_same_listening() -> None:
+    plain, other = (unmatched.listening(given, _sounds(2.0)) for given in (Recipe(), Recipe(identities=0.5, without="R2")))
+    assert plain.config == other.config
 
 
 def test_flags_are_the_fields_of_the_recipe() -> None:
