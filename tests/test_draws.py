@@ -14,7 +14,7 @@ from bayessep.settings import Settings
 
 pytestmark = pytest.mark.loose_arrays
 RATE = 16000
-SMALL = Settings(bases=4, sweeps=10, training_sweeps=10, max_frequency=2000.0, candidates=4, spread=None)
+SMALL = Settings(bases=4, sweeps=10, training_sweeps=10, max_frequency=1000.0, candidates=4, spread=None)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def _separate(broadcast, **how) -> Separation:
 def test_masks_drawn_have_the_mean_and_spread_of_the_mask(broadcast, method: str) -> None:
     """With points for blocks, exactly (ICM); with blocks drawn too, they spread more."""
     found = _separate(broadcast, method=method)
-    drawn = np.stack(list(draws.draw_masks(found, jax.random.key(0), 60)))
+    drawn = np.stack(list(draws.draw_masks(found, jax.random.key(0), 40)))
     assert drawn.min() >= 0 and drawn.max() <= 1 + 1e-5
     error = found.mask_std / np.sqrt(len(drawn))
     if method == "icm":
