@@ -43,7 +43,7 @@ def test_guesses_get_better_from_round_to_round() -> None:
     state = egg.init(TINY, jax.random.key(0))
     for _ in range(2):
         state = egg.again(state.generator)
-        for n in range(100):
+        for n in range(60):
             rows = rng.integers(32, size=(2, 4))
             state, said = egg.step(TINY, state, egg.Batch(found[rows[0]], music[rows[1]]), jax.random.key(n))
         found = egg.guesses(TINY, state.generator, mixtures, together=12)
