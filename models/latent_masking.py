@@ -110,6 +110,7 @@ class Batch(NamedTuple):
     image: Float[Array | np.ndarray, "B T F"]
 
 
+@partial(jax.jit, static_argnames=("config",))
 def made(config: LatentMasking, maker: PyTree, latent: Float[Array, "B Z"]) -> Float[Array, "B T F"]:
     """Magnitudes of latent vectors."""
     return nnx.merge(abstract(Maker, config).graph, maker)(latent)
@@ -125,6 +126,7 @@ def _optimiser(config: LatentMasking) -> optax.GradientTransformation:
     return optax.multi_transform(rates, kinds)
 
 
+@partial(jax.jit, static_argnames=("config", "images", "mixed"))
 def init(config: LatentMasking, key: Key[Array, ""], images: int, mixed: bool = False) -> State:
     """Networks that have made nothing yet, and latent vectors at random, of so many images; `mixed`: which are mixtures."""
     of_maker, of_own, of_music = jax.random.split(key, 3)
