@@ -27,7 +27,7 @@ from bayessep.models.idempotent_masker import Generator
 from bayessep.train import Progress
 from bayessep.unmatched import POWER, RATE
 
-BUDGET = dataclasses.replace(BUDGETS["full"], recipe=dataclasses.replace(BUDGETS["full"].recipe, epochs=6, identities=0.25))
+BUDGET = dataclasses.replace(BUDGETS["full"], recipe=dataclasses.replace(BUDGETS["full"].recipe, epochs=12))
 ROWS = {
     ALL: f"as it ships, masks to the power {1 / POWER:.1f}",
     BLUNTER: "masks as they are",
@@ -88,8 +88,8 @@ Vocals taken out of songs: `bayessep separate SONG --method {NAME}`. speech.wav 
   {idempotent_masker.size_of(Generator, config):,} parameters (the paper's has 11,127,937), images of {config.frames} frames and
   {config.bins} bins, {config.frames * config.hop / RATE:.1f} s, at {RATE} Hz.
 - Trained on songs and on music: {config.listening} steps in which a discriminator learned to tell
-  songs from music, {recipe.epochs * recipe.steps_per_epoch} in which all networks learned, all losses, R1 to R4 with
-  {recipe.identities:g} of the weight that they have in the authors' code. The weights are a moving mean over steps.
+  songs from music, {recipe.epochs * recipe.steps_per_epoch} in which all networks learned, all losses with the weights of the
+  authors' code. The weights are a moving mean over steps.
 - Made by `python -m bayessep.masker_release DATA -o bayessep/weights --work FOLDER`.
 
 ## How good
