@@ -337,14 +337,14 @@ def _cascade(
     b0, b1, b2, _, a1, a2 = sections.transpose(2, 1, 0).copy()
     first, second = (np.moveaxis(states[..., n::2], -1, 0).copy() for n in range(2))
     made = np.empty((len(frames), *states.shape[:-1]))
-    for y, x, on in zip(made, frames, within, strict=True):
+    for n, (x, on) in enumerate(zip(frames, within, strict=True)):
         go = (..., on) if not on.all() else ...
         for s in range(len(b0)):
             was = x
             x = b0[s] * was + first[s]
             first[s][go] = (b1[s] * was - a1[s] * x + second[s])[go]
             second[s][go] = (b2[s] * was - a2[s] * x)[go]
-        y[...] = x
+        made[n] = x
     return made, np.moveaxis(np.stack([first, second], axis=1).reshape(states.shape[-1:] + states.shape[:-1]), 0, -1)
 
 
