@@ -335,8 +335,9 @@ def _cascade(
     Arithmetic and its order are those of `scipy.signal.sosfilt`.
     """
     b0, b1, b2, _, a1, a2 = sections.transpose(2, 1, 0).copy()
-    first, second = (np.moveaxis(states[..., n::2], -1, 0).copy() for n in range(2))
-    made = np.empty((len(frames), *states.shape[:-1]))
+    states = np.moveaxis(states, -1, 0).copy()
+    first, second = states[::2], states[1::2]  # views: what is written to them is written to the states
+    made = np.empty((len(frames), *states.shape[1:]))
     for n, (x, on) in enumerate(zip(frames, within, strict=True)):
         go = (..., on) if not on.all() else ...
         for s in range(len(b0)):
@@ -345,7 +346,7 @@ def _cascade(
             first[s][go] = (b1[s] * was - a1[s] * x + second[s])[go]
             second[s][go] = (b2[s] * was - a2[s] * x)[go]
         made[n] = x
-    return made, np.moveaxis(np.stack([first, second], axis=1).reshape(states.shape[-1:] + states.shape[:-1]), 0, -1)
+    return made, np.moveaxis(states, 0, -1)
 
 
 # --- the jingle: chords, a bass, an arpeggio with a tune on top, and drums

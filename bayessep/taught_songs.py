@@ -70,23 +70,24 @@ def taught(
         UserError: there is a single song.
     """
     learn, held = karaoke.divide(songs, HELD, seed)
-    about = {"data": about_items(_items(songs))}
+    about = {"data": about_items(_items(songs, karaoke.RATE))}
     if row == DEEP:
         recipe = replace(recipes.windows, seed=seed)
         found = train.train(karaoke.task(recipe, learn, held, about), recipe.training, folder, progress=progress)
         network = Karaoke(recipe.config, found.state.parameters, karaoke.scale_of(learn))
     else:
         recipe = replace(recipes.waves, seed=seed)
-        made = separator_training.task(recipe, _items(learn), _items(held), about)
+        heard, kept = (_items(own, separator_training.RATE) for own in (learn, held))
+        made = separator_training.task(recipe, heard, kept, about)
         found = train.train(made, recipe.training, folder, progress=progress)
         network = Separator(recipe.network, recipe.config, found.state.parameters, separator_training.RATE)
     return network, {"epochs": found.epochs, "steps": found.epochs * recipe.steps_per_epoch, "loss": found.loss}
 
 
-def _items(songs: Sequence[Song]) -> Items:
-    """Voices and music as a separator of waveforms learns from them."""
+def _items(songs: Sequence[Song], rate: int) -> Items:
+    """Voices and music as a separator of waveforms learns from them, at so many samples a second."""
 
     def own(what: str) -> list[Item]:
-        return [Item(song.name, song.group, resample(getattr(song, what), karaoke.RATE, separator_training.RATE)) for song in songs]
+        return [Item(song.name, song.group, resample(getattr(song, what), karaoke.RATE, rate)) for song in songs]
 
     return Items(own("vocals"), own("accompaniment"))

@@ -31,6 +31,7 @@ from bayessep.preparation import magnitude
 from bayessep.stft import Stft
 from bayessep.train import Progress, Task, Training, settings_besides, training_of
 
+Made = TypeVar("Made")
 RATE = 20_480
 """Samples a second of everything that is learned from."""
 OFFSETS = (0.0, 0.3, 0.6)
@@ -94,9 +95,6 @@ def read_unmatched(folder: str | Path, *, songs: int = 0, seed: int = 0, redistr
     if not songs:
         return sounds
     return sounds._replace(mixtures=[*sounds.mixtures, *sung(used["speech"], sounds.music, songs, seed, singing.songs)])
-
-
-Made = TypeVar("Made")
 
 
 def sung(

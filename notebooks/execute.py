@@ -22,7 +22,7 @@ SECONDS_PER_NOTEBOOK = 900
 TOGETHER = 2
 """Notebooks at a time: most of what they do is compiling, which one core does."""
 FLAGS = "--xla_backend_optimization_level=1"
-"""Of XLA, where the caller has set none: programs that are run for a minute are compiled in two thirds of the time."""
+"""Of XLA, where the caller has set none: a program that runs for a minute is not worth more compiling."""
 
 
 def execute(path: Path) -> nbformat.NotebookNode:
