@@ -33,8 +33,8 @@ def draft(folder: Path, replacing: Sequence[str] = ()) -> Iterator[Path]:
         try:
             for path in (*reversed(folder.parents), folder):
                 if not path.exists():
+                    made.append(path)  # before it is there: an interruption may come as soon as it is
                     path.mkdir()
-                    made.append(path)
             part.mkdir()
         except OSError as error:
             raise _unwritable(folder, error) from error

@@ -357,6 +357,25 @@ def test_failed_draft_leaves_nothing(tmp_path: Path, failure: BaseException) -> 
     assert files(tmp_path) == {}
 
 
+@pytest.mark.parametrize("after", range(3))
+def test_draft_that_is_interrupted_as_it_begins_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    """As soon as the first, the second or the last of its folders is there."""
+    whole, made = Path.mkdir, []
+
+    def interrupted(self: Path) -> None:
+        whole(self)
+        made.append(self)
+        if len(made) > after:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "mkdir", interrupted)
+    with pytest.raises(KeyboardInterrupt), output.draft(tmp_path / "a" / "b"):
+        pass
+    assert len(made) == after + 1 and not list(tmp_path.iterdir())
+
+
 def test_draft_does_not_replace_a_folder(tmp_path: Path) -> None:
     (tmp_path / "speech.wav").mkdir()
     with pytest.raises(UserError, match="it is a folder"), output.draft(tmp_path) as part:
