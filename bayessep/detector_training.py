@@ -23,7 +23,7 @@ from bayessep.models import speech_music_detector as detector
 from bayessep.models.detector_networks import Detector
 from bayessep.models.speech_music_detector import Batch, State
 from bayessep.singing import songs
-from bayessep.train import Task, Training, settings_besides, training_of
+from bayessep.train import Task, Training, fixed, settings_besides, training_of
 
 
 @dataclass(frozen=True)
@@ -180,6 +180,13 @@ def divide(items: Parts, share: float, seed: int) -> tuple[Parts, Parts]:
     return made(*(learn for learn, _ in parts)), made(*(held for _, held in parts))
 
 
+def _step(
+    config: Detector, steps_per_epoch: int, state: State, batch: Batch, key: Key[Array, ""]
+) -> tuple[State, dict[str, Float[Array, ""]]]:
+    state, found = detector.step(config, state, batch, key, steps_per_epoch=steps_per_epoch)
+    return state, {"loss": detector.total(found)} | found._asdict()
+
+
 def task(recipe: Recipe, learn: Items, held: Items, about: Mapping[str, Any] = {}) -> Task[State, Batch]:
     """What the loop trains. Every epoch's sound is drawn from the seed and the epoch's number; validation is the same in each.
 
@@ -216,10 +223,6 @@ def task(recipe: Recipe, learn: Items, held: Items, about: Mapping[str, Any] = {
             return [detector_scenes.scene_batch(part, 3, np.random.default_rng([recipe.seed, 4])) for part in parts]
         return [detector_data.draw_batch(drawn, recipe.patch, 64, np.random.default_rng([recipe.seed, 4, n])) for n in range(6)]
 
-    def step(state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, dict[str, Float[Array, ""]]]:
-        state, found = detector.step(config, state, batch, key, steps_per_epoch=recipe.steps_per_epoch)
-        return state, {"loss": detector.total(found)} | found._asdict()
-
     def validate(state: State) -> dict[str, float]:
         means: dict[str, list[float]] = {}
         for one in validation():
@@ -232,4 +235,5 @@ def task(recipe: Recipe, learn: Items, held: Items, about: Mapping[str, Any] = {
         return {name: float(np.mean(values)) for name, values in means.items()}
 
     settings = settings_besides(recipe)
+    step = fixed(_step, config, recipe.steps_per_epoch)
     return Task(lambda key: detector.init(config, key, recipe.steps_per_epoch), step, batch, validate, settings | dict(about))

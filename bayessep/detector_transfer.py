@@ -33,7 +33,7 @@ from bayessep.models.detector_networks import Detector
 from bayessep.models.speech_music_detector import State
 from bayessep.stft import frame_times
 from bayessep.timeline import Segment, frame_switches
-from bayessep.train import Task
+from bayessep.train import Task, fixed
 
 HEADS = ("music", "speech")
 RATE = 2e-3  # of Nadam
@@ -182,6 +182,13 @@ def _validated(config: Detector, head: str, state: State, batch: Batch) -> Float
     return _loss(nnx.merge(detector.graph(config), state.parameters, state.statistics), head, batch, None)
 
 
+def _step(
+    config: Detector, head: str, state: State, batch: Batch, key: Key[Array, ""]
+) -> tuple[State, dict[str, Float[Array, ""]]]:
+    state, loss = tune(config, head, state, batch, key)
+    return state, {"loss": loss}
+
+
 def task(
     recipe: Recipe, head: str, state: State, learn: Sequence[Broadcast], held: Sequence[Broadcast], about: Mapping[str, Any] = {}
 ) -> Task[State, Batch]:
@@ -194,13 +201,9 @@ def task(
     learned, seen = places(learn, head, length), places(held, head, length)
     validation = [draw(held, seen, length, 64, np.random.default_rng([recipe.seed, 6, n])) for n in range(6)]
 
-    def step(state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, dict[str, Float[Array, ""]]]:
-        state, loss = tune(config, head, state, batch, key)
-        return state, {"loss": loss}
-
     return Task(
         lambda _: State(state.parameters, state.statistics, optax.nadam(RATE).init(state.parameters)),
-        step,
+        fixed(_step, config, head),
         lambda n: draw(learn, learned, length, each, np.random.default_rng([recipe.seed, 5, n])),
         lambda state: {"loss": float(np.mean([_validated(config, head, state, batch) for batch in validation]))},
         {"head": head, "optimiser": "nadam", "rate": RATE, "each": each, "recipe": asdict(recipe)} | dict(about),

@@ -25,7 +25,7 @@ from bayessep.models.joint_asr import Batch, JointAsr, State
 from bayessep.recogniser_training import Material, batch_of, check_material, exam, lesson, most_labels, portions
 from bayessep.separator_training import NETWORKS
 from bayessep.spoken import Utterances
-from bayessep.train import Task, Training, means, settings_besides, started_from
+from bayessep.train import Task, Training, fixed, means, settings_besides, started_from
 
 
 @dataclass(frozen=True)
@@ -102,10 +102,6 @@ def task(
     def validation() -> list[Batch]:
         return portions(joint(*exam(utterances, held)))
 
-    def step(state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, dict[str, Float[Array, ""]]]:
-        state, found = joint_asr.step(config, state, batch, key)
-        return state, found._asdict()
-
     def validate(state: State) -> dict[str, float]:
         found = means([joint_asr.measure(config, state, one) for one in validation()])
         return found | {"loss": found["cross_entropy" if recipe.weight else "separation"]}
@@ -117,4 +113,5 @@ def task(
 
     settings = settings_besides(utterances) | {"config": asdict(config), "vocabulary": hashlib.sha256(words).hexdigest()}
     rest = {name: value for name, value in dataclasses.asdict(recipe).items() if name != "utterances"}
+    step = fixed(joint_asr.step, config)
     return Task(init, step, batch, validate, settings | rest | started_from(parts) | dict(about))

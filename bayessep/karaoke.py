@@ -27,7 +27,7 @@ from bayessep.pipeline import masked
 from bayessep.preparation import magnitude
 from bayessep.shipped import Weights
 from bayessep.stft import Stft, frame_count, stft
-from bayessep.train import Task, Training, settings_besides, training_of
+from bayessep.train import Task, Training, fixed, settings_besides, training_of
 
 RATE = 44_100
 """Samples a second of everything that is learned from."""
@@ -147,6 +147,11 @@ def scale_of(songs: Sequence[Song]) -> float:
     return max(float(magnitude(song.mixture, STFT).max()) for song in songs)
 
 
+def _step(config: DeepKaraoke, state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, dict[str, Float[Array, ""]]]:
+    state, loss = deep_karaoke.step(config, state, batch, key)
+    return state, {"loss": loss}
+
+
 def task(recipe: Recipe, learn: Sequence[Song], held: Sequence[Song], about: Mapping[str, Any] = {}) -> Task[State, Batch]:
     """What the loop trains: windows of the songs, drawn with replacement. `about` is compared when a training is gone on with."""
     config = recipe.config
@@ -167,10 +172,6 @@ def task(recipe: Recipe, learn: Sequence[Song], held: Sequence[Song], about: Map
         rows = np.random.default_rng([recipe.seed, 2, n]).integers(len(every.magnitude), size=recipe.batch)
         return Batch(every.magnitude[rows], np.asarray(every.target)[rows])
 
-    def step(state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, dict[str, Float[Array, ""]]]:
-        state, loss = deep_karaoke.step(config, state, batch, key)
-        return state, {"loss": loss}
-
     def validate(state: State) -> dict[str, float]:
         _, tested = material()
         errors, right = [], []
@@ -182,7 +183,7 @@ def task(recipe: Recipe, learn: Sequence[Song], held: Sequence[Song], about: Map
         return {"loss": float(np.mean(errors)), "accuracy": float(np.mean(right))}
 
     settings = settings_besides(recipe) | {"config": asdict(config)}
-    return Task(lambda key: deep_karaoke.init(config, key), step, batch, validate, settings | dict(about))
+    return Task(lambda key: deep_karaoke.init(config, key), fixed(_step, config), batch, validate, settings | dict(about))
 
 
 # --- at work -------------------------------------------------------------------------------------------------------------

@@ -242,7 +242,7 @@ class Work:
             return egg_separation.again(jax.tree.map(jnp.array, begun))
 
         about = self._about() | {"row": row, "round": n, "config": asdict(config), "images": [len(guesses), len(music)]}
-        return train.Task(init, lambda *given: egg_separation.step(config, *given), batch, validate, about, latest=True)
+        return train.Task(init, train.fixed(egg_separation.step, config), batch, validate, about, latest=True)
 
     def _nmf(self) -> Takes:
         """Templates of the music that is learned from; in each song, others beside them are the voice's."""

@@ -27,7 +27,7 @@ from bayessep.models import attention_asr
 from bayessep.models.attention_asr import END, PRESETS, AttentionAsr, Batch, State
 from bayessep.separator_training import accompaniment, check_ratio
 from bayessep.spoken import Spoken, Utterances
-from bayessep.train import Task, Training, means, settings_besides, started_from, training_of
+from bayessep.train import Task, Training, fixed, means, settings_besides, started_from, training_of
 
 RATE = recognition.RATE
 """Samples a second of everything that is learned from."""
@@ -242,10 +242,6 @@ def task(
     def validation() -> list[Batch]:
         return portions(batch_of(exam(recipe, held)[0], words, most))
 
-    def step(state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, dict[str, Float[Array, ""]]]:
-        state, found = attention_asr.step(config, state, batch, key)
-        return state, found._asdict()
-
     def validate(state: State) -> dict[str, float]:
         found = means([attention_asr.measure(config, state, one) for one in validation()])
         return found | {"loss": found["cross_entropy"]}  # for the sum of a batch depends on its size
@@ -257,4 +253,4 @@ def task(
 
     settings = settings_besides(recipe) | {"config": asdict(config), "vocabulary": hashlib.sha256(words).hexdigest()}
     settings |= started_from(begun and (begun.parameters, begun.statistics))
-    return Task(init, step, batch, validate, settings | dict(about))
+    return Task(init, fixed(attention_asr.step, config), batch, validate, settings | dict(about))

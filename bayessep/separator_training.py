@@ -24,8 +24,8 @@ from bayessep.detector_data import Item, Items, gain_of
 from bayessep.errors import UserError
 from bayessep.models.blstm_mask import BlstmMask
 from bayessep.models.conv_tasnet import ConvTasNet
-from bayessep.models.waveform_separation import Batch, State, again, losses
-from bayessep.train import Task, Training, means, settings_besides, started_from, training_of
+from bayessep.models.waveform_separation import Batch, Metrics, State, again, losses
+from bayessep.train import Task, Training, fixed, means, settings_besides, started_from, training_of
 
 RATE = 16_000
 """Samples a second of everything that is learned from."""
@@ -193,6 +193,12 @@ def drawn(
     return Batch(sources.sum(1), sources)
 
 
+@partial(jax.jit, static_argnums=(0, 1))
+def _measured(network: str, config: Any, parameters: PyTree, batch: Batch) -> Metrics:
+    """What a validation says of a batch."""
+    return losses(partial(NETWORKS[network].separated, config), parameters, batch)
+
+
 def task(
     recipe: Recipe, learn: Items, held: Items, about: Mapping[str, Any] = {}, begun: PyTree | None = None
 ) -> Task[State, Batch]:
@@ -213,16 +219,8 @@ def task(
         size = math.gcd(recipe.held, 4)
         return [Batch(*(part[k : k + size] for part in every)) for k in range(0, recipe.held, size)]
 
-    @jax.jit
-    def measured(parameters: PyTree, batch: Batch) -> Any:
-        return losses(lambda p, x: network.separated(config, p, x), parameters, batch)
-
-    def step(state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, dict[str, Float[Array, ""]]]:
-        state, found = network.step(config, state, batch, key)
-        return state, found._asdict()
-
     def validate(state: State) -> dict[str, float]:
-        return means([measured(state.parameters, one) for one in validation()])
+        return means([_measured(recipe.network, config, state.parameters, one) for one in validation()])
 
     def init(key: Key[Array, ""]) -> State:
         if begun is None:
@@ -230,4 +228,4 @@ def task(
         return again(jax.tree.map(jnp.array, begun), config.rate, config.steps)  # copies: steps take what they are given
 
     settings = settings_besides(recipe) | {"config": asdict(config)} | started_from(begun)
-    return Task(init, step, batch, validate, settings | dict(about))
+    return Task(init, fixed(network.step, config), batch, validate, settings | dict(about))

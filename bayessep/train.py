@@ -24,7 +24,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, fields
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -108,11 +108,15 @@ class Task(Generic[State, Batch]):
     """What is trained. A step depends on nothing but its arguments, a batch on nothing but its number."""
 
     init: Callable[[Key[Array, ""]], State]
-    step: Callable[[State, Batch, Key[Array, ""]], tuple[State, Mapping[str, Array]]]  # jitted here; metrics include "loss"
+    step: Callable[[State, Batch, Key[Array, ""]], tuple[State, Any]]  # jitted here; metrics, by name or a tuple, include "loss"
     batch: Callable[[int], Batch]  # of numpy arrays whose first axis is the batch
     validate: Callable[[State], Mapping[str, float]]  # "loss" decides when to stop
     config: Mapping[str, Any]  # what JSON can say; a folder is gone on with only where it is the same
     latest: bool = False  # keep the last state and do all epochs: no loss tells which is best, where networks play against others
+
+
+fixed = lru_cache(maxsize=64)(partial)
+"""A step with its configuration: the same object for the same arguments, so that trainings of one network share its program."""
 
 
 def means(of: Sequence[Any]) -> dict[str, float]:
@@ -176,7 +180,7 @@ def train(
             raise UserError(f"{longer}; ask for as many, or choose another folder with -o.")
         log = held.enter_context(closing(_Log(folder, int(carried.epoch))))
         live = across.replicate((carried.state, carried.mean))
-        step = across.jitted(task.step, training.average)
+        step = _jitted(task.step, training.average, across.whole)
         reason = _over(log.rows, training, task.latest)
         while not reason:
             done = int(carried.epoch)
@@ -244,14 +248,14 @@ class _Devices:
     def __init__(self) -> None:
         self.count = jax.device_count()
         mesh = Mesh(np.array(jax.devices()), ("batch",))
-        self._divided, self._whole = NamedSharding(mesh, P("batch")), NamedSharding(mesh, P())
+        self._divided, self.whole = NamedSharding(mesh, P("batch")), NamedSharding(mesh, P())
 
     def _placed(self, x: Any, sharding: NamedSharding) -> Array:
         x = np.asarray(x)  # each process has all of it, and hands its own devices their part
         return jax.make_array_from_callback(x.shape, sharding, lambda part: x[part])
 
     def replicate(self, tree: PyTree) -> PyTree:
-        return jax.tree.map(lambda x: self._placed(x, self._whole), tree)
+        return jax.tree.map(lambda x: self._placed(x, self.whole), tree)
 
     def divide(self, batch: PyTree) -> PyTree:
         size = len(jax.tree.leaves(batch)[0])
@@ -259,17 +263,20 @@ class _Devices:
             raise UserError(f"a batch of {size} cannot be divided among {self.count} devices; take a multiple of that number.")
         return jax.tree.map(lambda x: self._placed(x, self._divided), batch)
 
-    def jitted(self, step: Callable, average: float) -> Callable:
-        """A step of the state and of its mean."""
 
-        # Seed and number come as plain numbers, which every process may give; a key would belong to one device.
-        @partial(jax.jit, donate_argnums=0, out_shardings=self._whole)
-        def numbered(live: PyTree, batch: PyTree, seed: Array, n: Array) -> tuple[PyTree, Mapping[str, Array]]:
-            state, mean = live
-            state, metrics = step(state, batch, jax.random.fold_in(jax.random.wrap_key_data(seed), n))
-            return (state, _averaged(mean, state, average, n) if average else ()), metrics
+@lru_cache(maxsize=8)  # few, for a step may hold on to what it was made with
+def _jitted(step: Callable, average: float, whole: NamedSharding) -> Callable:
+    """A step of the state and of its mean, the same program for all trainings that have the same step."""
 
-        return numbered
+    # Seed and number come as plain numbers, which every process may give; a key would belong to one device.
+    @partial(jax.jit, donate_argnums=0, out_shardings=whole)
+    def numbered(live: PyTree, batch: PyTree, seed: Array, n: Array) -> tuple[PyTree, Mapping[str, Array]]:
+        state, mean = live
+        state, metrics = step(state, batch, jax.random.fold_in(jax.random.wrap_key_data(seed), n))
+        named = metrics if isinstance(metrics, Mapping) else metrics._asdict()
+        return (state, _averaged(mean, state, average, n) if average else ()), named
+
+    return numbered
 
 
 def _averaged(mean: PyTree, state: PyTree, average: float, n: Array) -> PyTree:

@@ -29,7 +29,7 @@ from bayessep.models.idempotent_masker import PRESETS, IdempotentMasker, Weights
 from bayessep.models.masker_training import Batch, Listening, State
 from bayessep.preparation import magnitude
 from bayessep.stft import Stft
-from bayessep.train import Progress, Task, Training, settings_besides, training_of
+from bayessep.train import Progress, Task, Training, fixed, settings_besides, training_of
 
 Made = TypeVar("Made")
 RATE = 20_480
@@ -295,14 +295,12 @@ def task(recipe: Recipe, sounds: Unmatched, about: Mapping[str, Any] = {}, heard
     def init(key: Key[Array, ""]) -> State:
         return masker_training.init(config, key, heard)
 
-    def step(state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, dict[str, Float[Array, ""]]]:
-        return masker_training.step(config, state, batch, key)
-
     def validate(state: State) -> dict[str, float]:
         found = [jax.device_get(masker_training.measure(config, state.generator, pair)) for pair in images.held()]
         return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
 
     settings = settings_besides(recipe) | {"config": asdict(config)}
+    step = fixed(masker_training.step, config)
     return Task(init, step, lambda n: images.batch(n, recipe.batch), validate, settings | dict(about), latest=True)
 
 
@@ -315,9 +313,6 @@ def listening(recipe: Recipe, sounds: Unmatched, about: Mapping[str, Any] = {}) 
     # Weights of losses are nothing to it, nor is what is done without: all ablations can begin with the same one.
     config, images = dataclasses.replace(recipe.config, weights=Weights()), _Images(recipe, sounds)
 
-    def step(state: Listening, batch: Batch, key: Key[Array, ""]) -> tuple[Listening, dict[str, Float[Array, ""]]]:
-        return masker_training.listen(config, state, batch, key)
-
     def validate(state: Listening) -> dict[str, float]:
         return {"loss": float(np.mean([masker_training.heard(config, state.critic, pair) for pair in images.held()]))}
 
@@ -326,6 +321,7 @@ def listening(recipe: Recipe, sounds: Unmatched, about: Mapping[str, Any] = {}) 
         return images.batch(n, recipe.batch * -(-masker_training.TOGETHER // recipe.batch))
 
     settings = settings_besides(dataclasses.replace(recipe, without="", identities=1.0)) | {"config": asdict(config)}
+    step = fixed(masker_training.listen, config)
     return Task(lambda key: masker_training.listening(config, key), step, batch, validate, settings | dict(about), latest=True)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from bayessep.errors import UserError
-from bayessep.train import Diverged, Training, begun, train
+from bayessep.train import Diverged, Training, begun, fixed, train
 from tests.trainer import SHORT, TRUTH, line, run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -189,6 +189,20 @@ def test_the_step_is_compiled_once(tmp_path):
 
     train(dataclasses.replace(task, step=step), SHORT, tmp_path)
     assert len(traces) == 1
+
+
+def test_trainings_of_one_network_share_its_program(tmp_path):
+    traces = []
+
+    def step(network, state, batch, key):
+        traces.append(network)
+        return line(rate=network).step(state, batch, key)
+
+    for folder, network in (("a", 0.05), ("b", 0.05), ("c", 0.01), ("d", 0.05)):
+        found = train(dataclasses.replace(line(), step=fixed(step, network)), SHORT, tmp_path / folder)
+        alone = train(line(rate=network), SHORT, tmp_path / f"{folder} alone")
+        np.testing.assert_array_equal(found.state.weights, alone.state.weights)
+    assert traces == [0.05, 0.01]
 
 
 def test_a_loss_that_is_no_number_ends_it_and_keeps_what_was(tmp_path):
