@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import ArrayLike, Bool, Float
+from jaxtyping import ArrayLike, Bool, Float, Int
 from scipy import special
 from scipy.ndimage import uniform_filter1d
 
 from bayessep.errors import UserError
 from bayessep.settings import Settings
 from bayessep.stft import Stft, bin_frequencies, frame_times, stft, stft_for_rate
-from bayessep.timeline import BOTH, MUSIC, SPEECH, Segment, frame_switches
+from bayessep.timeline import BOTH, MUSIC, SPEECH, Segment, frame_switches, runs
 
 
 class Known(NamedTuple):
@@ -39,6 +39,8 @@ class Spectra(NamedTuple):
     speech: Float[np.ndarray, "Ts F"]
     music: Float[np.ndarray, "Tm F"]
     p_music: Float[np.ndarray, " T"]  # prior probability of music in the target frames
+    times: Int[np.ndarray, " T"] | None = None  # which frames of the recording the target has; None: one after another
+    stretches: tuple[int, ...] | None = None  # frames of the music that are played one after another; None: all of them
 
 
 def window_of(settings: Settings, sample_rate: int) -> Stft:
@@ -53,8 +55,8 @@ def magnitude(waveform: Float[np.ndarray, "... N"], settings: Stft) -> Float[np.
 
 def stack(waveforms: Sequence[np.ndarray], settings: Stft, n_bins: int) -> Float[np.ndarray, "T F"]:
     """The frames of several waveforms, silent ones left out."""
-    frames = [magnitude(w, settings)[:, :n_bins] for w in waveforms]
-    return loud(np.concatenate(frames)) if frames else np.zeros((0, n_bins), np.float32)
+    frames = loud_parts([magnitude(w, settings)[:, :n_bins] for w in waveforms])
+    return np.concatenate(frames) if frames else np.zeros((0, n_bins), np.float32)
 
 
 def modelled_bins(settings: Stft, sample_rate: int, max_frequency: float) -> int:
@@ -136,18 +138,29 @@ def prepare(
     mixed = np.abs(spectrum).mean(0)[:, :n_bins]  # one mask for all channels
     given = read_labels(known.labels, times, p_music)
     speech = np.concatenate([stack(known.speech, window, n_bins), loud(mixed[given.only_speech])])
-    music = np.concatenate([stack(known.music, window, n_bins), loud(mixed[given.only_music])])
+    music = [
+        *loud_parts([magnitude(one, window)[:, :n_bins] for one in known.music]),
+        *loud_parts([mixed[a:b] for a, b in runs(given.only_music)]),
+    ]
+    stretches, music = tuple(map(len, music)), np.concatenate([*music, mixed[:0]])
     require(music, "music")
     target = mixed[given.target]
     scale = np.float32(level / max(float(target.mean()) if len(target) else 0.0, 1e-12))
-    spectra = Spectra(target * scale, speech * scale, music * scale, given.p_music[given.target])
+    wanted = np.flatnonzero(given.target)
+    spectra = Spectra(target * scale, speech * scale, music * scale, given.p_music[given.target], wanted, stretches)
     return Plan(spectra, given, times, n_bins)
 
 
 def loud(frames: Float[np.ndarray, "T F"]) -> Float[np.ndarray, "loud F"]:
     """The frames that are not silent: silence says nothing, and a silent catalogue entry is the null one."""
-    level = frames.sum(1)
-    return frames[level > 1e-4 * level.max()] if len(frames) else frames
+    return loud_parts([frames])[0]
+
+
+def loud_parts(parts: Sequence[Float[np.ndarray, "_ F"]]) -> list[Float[np.ndarray, "_ F"]]:
+    """The same of each of several stretches, beside the loudest frame of all of them."""
+    levels = [frames.sum(1) for frames in parts]
+    most = max((level.max(initial=0.0) for level in levels), default=0.0)
+    return [frames[level > 1e-4 * most] for frames, level in zip(parts, levels, strict=True)]
 
 
 def require(frames: np.ndarray, what: str) -> None:

@@ -23,8 +23,8 @@ class Repetition(NamedTuple):
     """A period in frames, and the frames of it that were not known, in playing order after the known ones."""
 
     period: int
-    first: int  # frame of the mixture in which the known part first starts
-    missing: Float[np.ndarray, "L F"]
+    first: int  # frame of the mixture, on its own time, in which the known part first starts
+    missing: Float[np.ndarray, "L F"]  # those alone that are played in a frame of the mixture
     score: float  # how much of the variance of `similarity` comes again one period later; about 1 at most
     gain: Float[np.ndarray, " T"]  # how loudly the music is played around each frame; 1: as known
     filter: Float[np.ndarray, " F"]  # with which equalisation, the known part's mean level left as it was
@@ -56,8 +56,9 @@ def _of_few(a: Float[np.ndarray, "T F"], energy: Float[np.ndarray, " T"], b: Flo
 def _normalised(
     products: Float[np.ndarray, " n"], energy: Float[np.ndarray, " T"], b: Float[np.ndarray, "K F"]
 ) -> Float[np.ndarray, " n"]:
-    there = np.convolve(energy, np.ones(len(b)), mode="valid")
-    return products / np.maximum(np.sqrt(there * (b**2).sum()), 1e-12)
+    norm = np.sqrt(np.convolve(energy, np.ones(len(b)), mode="valid") * (b**2).sum())
+    # Where there are no frames, rounding is all that is left of the products.
+    return np.where(norm > 1e-5 * norm.max(initial=0.0), products, 0) / np.maximum(norm, 1e-12)
 
 
 def find(
@@ -65,19 +66,28 @@ def find(
     known: Float[np.ndarray, "K F"],
     align: bool = True,
     weigh: bool = True,
+    times: Int[np.ndarray, " T"] | None = None,
     *,
     threshold: float = 0.5,
 ) -> Repetition | None:
     """The period of the known music in the mixture, or None where it is not met at least twice.
 
-    Gain and filter are found if `align`, else 1. What is missing is weighed between its repeats and what the known part lets one
-    expect, or with `weigh` off the median of its repeats. `threshold` is the least autocorrelation of `similarity` at the
-    period, relative to its variance.
+    Args:
+        mixture: the frames in which it is looked for.
+        known: frames of music, one after another as they are played.
+        align: find gain and filter, which are 1 otherwise.
+        weigh: weigh what is missing between its repeats and what the known part lets one expect; otherwise take the median of its
+            repeats.
+        times: when the frames of the mixture are, in frames, ascending: of what lies between them nothing is known. One after
+            another by default.
+        threshold: the least autocorrelation of `similarity` at the period, relative to its variance.
     """
-    n_known = len(known)
-    if n_known < 4 or len(mixture) < 2 * n_known + 4:
+    times = np.arange(len(mixture)) if times is None else times - times[:1]
+    length, n_known = int(times[-1]) + 1 if len(times) else 0, len(known)
+    if n_known < 4 or length < 2 * n_known + 4:
         return None
-    fine = fine_structure(mixture)
+    fine = np.zeros((length, mixture.shape[1]), mixture.dtype)
+    fine[times] = fine_structure(mixture)  # what is not there is like nothing
     score = similarity(fine, fine_structure(known))
     centred = score - score.mean()
     longest = len(centred) // 2  # at least two periods to compare
@@ -98,11 +108,14 @@ def find(
         return None
     period = _refined(fine, period, least=n_known)
     start = int(np.argmax([score[p::period].mean() for p in range(period)])) if period <= len(score) else 0
-    gain, filter = _played(mixture, known, period, start) if align else (np.ones(len(mixture)), np.ones(mixture.shape[1]))
+    place: Int[np.ndarray, " T"] = (times - start) % period
+    gain, filter = np.ones(len(mixture)), np.ones(mixture.shape[1])
+    if align and (place < n_known).any():
+        gain, filter = _played(mixture, known, times, place)
     alone = mixture / (gain[:, None] * filter[None, :])
-    repeats = [alone[np.arange((start + k) % period, len(mixture), period)] for k in range(n_known, period)]
+    repeats = [alone[place == k] for k in range(n_known, period)]
     read = _weighed(alone, known) if weigh else _median
-    rows = np.stack([read(x) for x in repeats]) if repeats else np.zeros((0, mixture.shape[1]))
+    rows = np.stack([read(x) for x in repeats if len(x)]) if any(map(len, repeats)) else np.zeros((0, mixture.shape[1]))
     dtype = mixture.dtype
     return Repetition(period, start, rows.astype(dtype), strongest, gain.astype(dtype), filter.astype(dtype))
 
@@ -118,18 +131,18 @@ def _refined(a: Float[np.ndarray, "T F"], period: int, *, least: int, within: in
 
 
 def _played(
-    mixture: Float[np.ndarray, "T F"], known: Float[np.ndarray, "K F"], period: int, start: int
+    mixture: Float[np.ndarray, "T F"], known: Float[np.ndarray, "K F"], times: Int[np.ndarray, " T"], place: Int[np.ndarray, " T"]
 ) -> tuple[Float[np.ndarray, " T"], Float[np.ndarray, " F"]]:
-    """Gain of the music in every frame, and its filter, from where its known part is played.
+    """Gain of the music in every frame, and its filter, from where its known part is played: at these times, in that place of it.
 
     Ratios of the mixture to the known part are at least those of the music alone, so a low quantile of them is taken: over the
     loud bins of a frame for its gain, over the frames of a bin for its filter, in turns. Between the known parts the gain is
     interpolated.
     """
-    times = np.arange(len(mixture))
-    place: Int[np.ndarray, " T"] = (times - start) % period
     margin = min(2, (len(known) - 1) // 2)  # the outermost known frames hold silence, too
     here = (place >= margin) & (place < len(known) - margin)
+    if not here.any():
+        here = place < len(known)
     x, c, times_here = mixture[here], known[place[here]], times[here]
     loud_in_frame = c > c.mean(1, keepdims=True)
     loud_in_bin = c > 0.3 * c.mean(0, keepdims=True)

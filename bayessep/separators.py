@@ -135,7 +135,11 @@ def build_problem(
     method = METHODS[settings.method]
     x = jnp.asarray(spectra.target, jnp.float32)
     known = spectra.music[: settings.max_catalogue]
-    found = repetition.find(spectra.target, known, settings.align, settings.weigh) if settings.completes else None
+    stretches = _stretches(spectra, len(known))
+    first, after = max(stretches, key=lambda part: part[1] - part[0], default=(0, 0))
+    found = None
+    if settings.completes:
+        found = repetition.find(spectra.target, known[first:after], settings.align, settings.weigh, spectra.times)
     missing = np.maximum(found.missing, _FAINT) if found is not None and settings.holds(found.period) else known[:0]
     catalogue = np.concatenate([known, missing])
     n = len(catalogue)
@@ -156,7 +160,11 @@ def build_problem(
             prior = prior._replace(templates=trained.templates)
     entry = frame_prior.uniform(n)
     if settings.chain and n:
-        order = np.concatenate([[0], np.arange(2, n + 1), [1]])
+        # Each stretch is played from its first frame to its last and again; what is missing follows on that of which it is.
+        turns = [np.r_[a:b, len(known) : n] if a == first else np.arange(a, b) for a, b in stretches]
+        order = np.zeros(n + 1, int)
+        for turn in turns:
+            order[1 + turn] = 1 + np.roll(turn, -1)
         r = frame_prior.left_to_right(entry, jnp.asarray(order))
     else:
         r = frame_prior.independent(entry)
@@ -192,6 +200,12 @@ def build_problem(
         speech_shape=settings.speech_shape,
     )
     return problem, found
+
+
+def _stretches(spectra: Spectra, n: int) -> list[tuple[int, int]]:
+    """The first and the next after the last of the first n frames of music that are played one after another."""
+    ends = np.minimum(np.cumsum(spectra.stretches or (len(spectra.music),)), n)
+    return [(a, b) for a, b in zip([0, *ends.tolist()], ends.tolist(), strict=False) if b > a]
 
 
 _FAINT = 1e-4  # no entry to be learned, gain or filter is expected to be less: what starts at nothing stays there

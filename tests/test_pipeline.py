@@ -15,6 +15,7 @@ from bayessep.errors import UserError
 from bayessep.pipeline import separate
 from bayessep.preparation import Known
 from bayessep.settings import METHODS, Settings
+from bayessep.stft import stft
 from bayessep.timeline import Segment
 
 pytestmark = pytest.mark.loose_arrays
@@ -72,6 +73,38 @@ def test_icm_is_sparse_unless_it_takes_modes_of_logarithms(broadcast, known) -> 
 
     modes, logarithms = (excitations(log_modes) for log_modes in (False, True))
     assert (modes < 1e-6 * modes.max()).mean() > 0.2 > (logarithms < 1e-6 * logarithms.max()).mean()
+
+
+def test_a_label_that_is_true_moves_no_repeats() -> None:
+    """The music is muted for half a second, and goes on where it would have been: labels say so, or nothing does."""
+    made = generate_broadcast(5, seconds=8.0, jingle_seconds=2.0, training_seconds=4.0)
+    music = made.music.copy()
+    music[round(3.7 * RATE) : round(4.2 * RATE)] = 0
+    window = preparation.window_of(SMALL, RATE)
+    spectrum = np.asarray(stft((made.speech + music)[None].astype(np.float32), window))
+    found, target = {}, np.ones(0)
+    for labels in (None, [Segment(3.7, 4.2, "speech")]):
+        known = Known([made.training_speech], [made.labelled_music], labels)
+        plan = preparation.prepare(spectrum, window, RATE, known, max_frequency=2500.0, level=2.0, p_music=0.5)
+        problem, repeats = separators.build_problem(plan.spectra, None, dataclasses.replace(SMALL, method="variational"))
+        assert repeats is not None and repeats.period * window.hop / RATE == pytest.approx(2.0, abs=0.05)
+        assert problem.frames.x.shape[0] == plan.given.target.sum()
+        found[labels is None], target = repeats, plan.given.target
+    assert np.abs(np.log(found[False].gain / found[True].gain[target]))[plan.times[target] > 4.5].max() < 0.3
+
+
+def test_each_stretch_of_music_is_played_in_order() -> None:
+    """Of several, the longest is looked for, and what is missing follows on that."""
+    rng = np.random.default_rng(0)
+    jingle, other = (rng.gamma(0.4, 2.0, (n, 30)).astype(np.float32) for n in (60, 5))
+    target = np.tile(jingle, (5, 1)) + rng.gamma(0.2, 2.0, (300, 30)).astype(np.float32)
+    music = np.concatenate([other, jingle[:40]])
+    spectra = preparation.Spectra(target, target[:0], music, np.full(300, 0.5, np.float32), None, (5, 40))
+    problem, found = separators.build_problem(spectra, None, dataclasses.replace(SMALL, method="variational"))
+    assert found is not None and found.period == 60
+    successor = np.asarray(problem.hyper.frame_prior.successor)
+    expected = [0, *range(2, 6), 1, *range(7, 66), 6]
+    assert successor.tolist() == expected
 
 
 def test_what_is_too_long_to_complete_is_taken_as_given_and_said(broadcast, known) -> None:

@@ -30,6 +30,32 @@ def test_finds_the_period_and_what_is_missing(period: int) -> None:
     assert np.abs(found.missing - true).mean() < 0.7 * np.abs(single - true).mean()
 
 
+@pytest.mark.parametrize("cuts", [[(95, 120)], [(95, 115), (200, 220)], [(0, 10), (70, 130), (290, 330)]])
+def test_what_is_left_out_moves_nothing_else(cuts: list[tuple[int, int]]) -> None:
+    """As where labels settle a part of the recording: the music goes on in the meantime."""
+    mixture, jingle = _mixture(60, 6)
+    known = jingle[:30]
+    times = np.setdiff1d(np.arange(len(mixture)), np.concatenate([np.arange(*cut) for cut in cuts]))
+    whole, found = repetition.find(mixture, known), repetition.find(mixture[times], known, times=times)
+    assert whole is not None and found is not None
+    assert found.period == 60 and (found.first + times[0] + 7) % 60 == 0
+    assert len(found.missing) == 30 and np.abs(found.missing - jingle[30:]).mean() < 0.1 * jingle.mean()
+    assert np.abs(np.log(found.gain / whole.gain[times])).max() < 0.5
+    # Spliced, the music would seem to be played more softly after the first cut, for other frames of it are there.
+    spliced = repetition.find(mixture[times], known)
+    assert spliced is None or spliced.period != 60 or np.abs(np.log(spliced.gain / whole.gain[times])).max() > 0.7
+
+
+def test_what_is_never_left_over_is_not_missing() -> None:
+    mixture, jingle = _mixture(60, 6)
+    place = (np.arange(len(mixture)) + 7) % 60
+    times = np.flatnonzero((place < 40) | (place >= 45))
+    found = repetition.find(mixture[times], jingle[:30], times=times)
+    assert found is not None and found.period == 60
+    true = np.concatenate([jingle[30:40], jingle[45:]])
+    assert found.missing.shape == true.shape and np.abs(found.missing - true).mean() < 0.1 * true.mean()
+
+
 def test_says_nothing_where_nothing_repeats() -> None:
     rng = np.random.default_rng(1)
     mixture = rng.gamma(0.4, 2.0, (200, 30)).astype(np.float32)
