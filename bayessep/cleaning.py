@@ -2,7 +2,7 @@
 
 1. `hear` reads a detection frame by frame. Stretches of speech alone and of music alone are believed only away from their edges,
    and only if they last: detectors err by some tenths of a second, and by whole seconds now and then. What is neither is left
-   to the model, with the detector's P(music) as its prior.
+   to the model, with the detector's P(music) as evidence.
 2. Speech templates are trained on the speech that is heard alone, a catalogue is made of the music that is heard alone, each
    repeat of it once (`repetition.distinct`). What the recording does not have comes from `bayessep.general`, and a note says so.
 3. The model of paper 000 takes the rest apart. Speech alone passes as it is, and the stems sum to the mixture.

@@ -158,7 +158,7 @@ def entropy(q: Gamma) -> Float[Array, "..."]:
 
 
 def sample(key: PRNGKeyArray, q: Gamma) -> Float[Array, "..."]:
-    """One draw for each cell, through logarithms, so that small shapes give small numbers rather than zeros."""
+    """One draw for each cell, made as a logarithm: below shape 0.1, some are smaller than float32 can say, and 0."""
     shape, scale = jnp.broadcast_arrays(q.shape, q.scale)
     return jnp.exp(draw_unit(key, shape)) * scale
 

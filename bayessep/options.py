@@ -256,7 +256,7 @@ PMusic = Annotated[
         "--p-music",
         metavar="X",
         show_default="0.5",
-        help="Probability of music, beforehand, where nothing is labelled; above 0, at most 1.",
+        help="What speaks for music, beforehand, in each frame where nothing is labelled: above 0.5 for it, below against it.",
     ),
 ]
 Level = Annotated[

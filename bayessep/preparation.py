@@ -38,7 +38,7 @@ class Spectra(NamedTuple):
     target: Float[np.ndarray, "T F"]  # frames to take apart
     speech: Float[np.ndarray, "Ts F"]
     music: Float[np.ndarray, "Tm F"]
-    p_music: Float[np.ndarray, " T"]  # prior probability of music in the target frames
+    p_music: Float[np.ndarray, " T"]  # what speaks for music in the target frames: the switch of `jingle_mixture`
     times: Int[np.ndarray, " T"] | None = None  # which frames of the recording the target has; None: one after another
     stretches: tuple[int, ...] | None = None  # frames of the music that are played one after another; None: all of them
 
@@ -88,7 +88,7 @@ class Given(NamedTuple):
     speech: Bool[np.ndarray, " T"]  # may hold speech
     only_speech: Bool[np.ndarray, " T"]
     only_music: Bool[np.ndarray, " T"]
-    p_music: Float[np.ndarray, " T"]  # prior probability of music
+    p_music: Float[np.ndarray, " T"]  # what speaks for music, 1 where labels settle it
 
 
 def read_labels(labels: Sequence[Segment] | None, times: Float[np.ndarray, " T"], p_music: float) -> Given:

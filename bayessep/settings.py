@@ -59,7 +59,8 @@ class Settings:
         warm_up: sweeps in which the unlabelled part stays as it starts (half of all, if there are fewer than twice as many): what
             speech has not explained yet would be learned as music.
         joint_weight: weight of the mixed frames in ``joint``: 1 is the paper's method, 0 learns from the speech alone.
-        p_music: prior probability of music where nothing is labelled.
+        p_music: what speaks for music in each frame where nothing is labelled (the switch of `models.jingle_mixture`). Half: no
+            more than the model's own prior, by which nine frames of ten have music.
         filter_shape: shape of the Gamma prior on each bin of the music's filter; None is flat, as in the paper. Its mean is 1
             (see `align`).
         gain_shape: the same of the music's gain in each frame.

@@ -34,6 +34,8 @@ WINDOWS = ("hann", "hamming", "blackman", "bartlett", "boxcar", "rectangular", "
 PAD_MODES = ("constant", "reflect")
 Shape = Sequence[int]
 
+# A window that is this small beside its largest value would be zero but for rounding: Blackman's first value is -1e-17.
+_ROUNDED_ZERO = 1e-12
 # scipy.signal.check_NOLA calls a window/hop pair invertible when the summed squared windows stay above this.
 _NOLA_TOLERANCE = 1e-10
 
@@ -212,7 +214,8 @@ def _edge_gain(blocks: np.ndarray, n_frames: int | None, settings: Stft) -> Floa
     exists = (frame_of_part >= 0) & (frame_of_part < (np.inf if n_frames is None else n_frames))
     present = exists.astype(float) @ squared
     total = squared.sum(axis=0)
-    return total / np.where(present > np.finfo(np.float32).tiny, present, total)
+    reached = present > _ROUNDED_ZERO**2 * total.max()
+    return total / np.where(reached, present, total)
 
 
 # --- the transform and its inverse --------------------------------------------------------------------------

@@ -252,7 +252,10 @@ class _Images:
         self._clips, self._shuffled = cache(self._divided), cache(self._order)
 
     def _divided(self) -> tuple[list[list[Clip]], list[list[Clip]]]:
-        """Of both kinds, clips to learn from and clips to validate with."""
+        """Of both kinds, clips to learn from and clips to validate with.
+
+        They are of the same recordings, and overlap: validation says how learning goes, not what becomes of new recordings.
+        """
         learn, held = [], []
         check(self._sounds, self._config)
         for n, items in enumerate(self._sounds):

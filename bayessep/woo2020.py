@@ -177,7 +177,7 @@ def run(
     Raises:
         UserError: the recordings cannot be used, or the folder holds results of others, of another budget, seed or version.
     """
-    own, parts = BUDGETS[budget], division(recordings)
+    own, parts = seeded(BUDGETS[budget], seed), division(recordings)
     every = list(mixtures(parts.test, genres(recordings), own.each, own.seconds, seed))
     _check_setup(folder, parts, budget, seed)
     drop_half_a_line(folder / RESULTS)
@@ -194,6 +194,11 @@ def run(
                 progress(f"{row}, {ratio:g} dB", n + 1, len(left), float("nan"))
     wanted = {(row, ratio, one.number) for row in rows for ratio in RATIOS for one in every}
     return [result for result in read(folder, KEY) if key_of(result, KEY) in wanted]
+
+
+def seeded(budget: Budget, seed: int) -> Budget:
+    """With a seed for all trainings."""
+    return replace(budget, recipes={name: tuple(replace(r, seed=seed) for r in own) for name, own in budget.recipes.items()})
 
 
 def finished(folder: Path, budget: str, seed: int) -> list[dict[str, Any]]:
@@ -225,7 +230,7 @@ def tested(row: str, separator: Separator | None, one: Mixture, ratio: float) ->
 
 def _check_setup(folder: Path, parts: Division, budget: str, seed: int) -> None:
     lasting = {name: round(value, 1) for name, value in parts.seconds.items()}
-    recipes = {name: [asdict(recipe) for recipe in own] for name, own in BUDGETS[budget].recipes.items()}
+    recipes = {name: [asdict(recipe) for recipe in own] for name, own in BUDGETS[budget].recipes.items()}  # the seed stands once
     setup = {"version": __version__, "budget": budget, "seed": seed, "seconds": lasting, "recipes": recipes}
     setup |= {"each": BUDGETS[budget].each, "length": BUDGETS[budget].seconds}
     setup |= {"tested with": {what: sorted({item.group for item in own}) for what, own in parts.test._asdict().items()}}

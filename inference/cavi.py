@@ -15,11 +15,11 @@ from bayessep.inference.loop import Algorithm
 def cavi(
     module: Any, problem: Any, initial: Callable[..., Any], *, readings: Any = None, schedule: Schedule = Schedule()
 ) -> Algorithm:
-    """The pair (init, step) that raises the evidence lower bound of `problem` monotonically.
+    """The pair (init, step) that raises the evidence lower bound of `problem` monotonically (but see `conditionals.objective`).
 
     `module` is the model's module (`conjugate.ConjugateModel`), `initial(key)` gives the starting posterior, and `readings`
     overrides how blocks are read, ``"fixed"`` leaving a block as it starts.
     """
     if readings is None:
-        readings = module.Blocks(*("mean" for _ in module.Blocks._fields))
+        readings = conjugate.usual(module, problem, "mean")
     return conjugate.algorithm(module, problem, initial, readings=readings, schedule=schedule)

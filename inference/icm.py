@@ -2,7 +2,8 @@
 
 Every conditional is read as its mode (paper 000, section 2.3.2). Below shape 1 a Gamma has its mode at zero, where its density is
 infinite: ``"mode"`` then stops at the smallest number, from where a cell hardly comes back. The objective still rises, much of
-it by cells that end there: they are sparse. The mode of the logarithm, ``"log_mode"``, exists for every shape and is the default.
+it by cells that end there: they are sparse. The mode of the logarithm, ``"log_mode"``, exists for every shape and is the default,
+but for blocks with flat priors: these are parameters and have their maximum-likelihood estimate, the ``"mode"``.
 """
 
 from collections.abc import Callable
@@ -24,5 +25,5 @@ def icm(
 ) -> Algorithm:
     """The pair (init, step) that raises the log joint density of `problem` monotonically; arguments as for `cavi`."""
     if readings is None:
-        readings = module.Blocks(*(mode for _ in module.Blocks._fields))
+        readings = conjugate.usual(module, problem, mode)
     return conjugate.algorithm(module, problem, initial, readings=readings, schedule=schedule, fixed="log_mode")

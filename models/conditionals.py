@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import xlogy
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
@@ -31,7 +32,7 @@ from bayessep.models.frame_prior import sum_by_entry
 from bayessep.models.jingle_mixture import TINY, Blocks, Hyper, JingleMixture, read
 
 __all__ = [
-    "Blocks", "Local", "any_candidates", "choose_candidates", "conditional", "constant", "draw_local", "learn", "local",
+    "Blocks", "Local", "any_candidates", "choose_candidates", "conditional", "constant", "draw_local", "flat", "learn", "local",
     "objective", "read", "recount", "rescale",
 ]  # fmt: skip
 
@@ -242,7 +243,10 @@ def objective(
     step: Local,
     of_data: Float[Array, " T"] | None = None,
 ) -> Float[Array, ""]:
-    """The evidence lower bound, or for point readings the log joint density: what every sweep raises.
+    """The evidence lower bound, or for point readings the log joint density: what sweeps raise.
+
+    Every sweep raises it where frames count alike or are independent. In a chain of frames with unequal weights it may fall a
+    little: q(r) is that of the frames as they are, for how often one counts enters templates, filter, catalogue and pi alone.
 
     It holds at the moments that the local step was computed from. Blocks read as ``"fixed"`` add a constant, left out.
     Constants of x alone are included, so that bounds of different models of the same frames can be compared; they are
@@ -277,6 +281,11 @@ def _mean_along(values, weights, like):
     weights = jnp.broadcast_to(weights, values.shape)
     kept = jnp.where(weights > 0, values, 0)
     return (weights * kept).sum(axes, keepdims=True) / jnp.maximum(weights.sum(axes, keepdims=True), TINY)
+
+
+def flat(model: JingleMixture) -> Blocks:
+    """Whether a block has a flat prior, which makes it a parameter: filter and gain of paper 000, unless they have shapes."""
+    return Blocks(*(bool(np.isinf(prior.scale).all()) for prior in model.hyper.prior))
 
 
 def learn(model: JingleMixture, hyper: Hyper, posterior: Blocks, jumps: Float[Array, " J"]) -> Hyper:

@@ -233,7 +233,11 @@ class Moments(NamedTuple):
 def normalisation(
     x: Float[Array, "T n"], norm: str, valid: Bool[Array, "T 1"] | None, before: Moments | None = None
 ) -> tuple[Float[Array, "#T 1"], Float[Array, "#T 1"], Moments | None]:
-    """Mean and inverse standard deviation by which each frame is normalised; and what to go on with (cumulative norm)."""
+    """Mean and inverse standard deviation by which each frame is normalised; and what to go on with (cumulative norm).
+
+    Over more than a frame, variances are mean squares less squared means, which float32 cannot say where the mean is a thousand
+    deviations; behind a PReLU it is about one.
+    """
     if norm == "frame":
         mean = x.mean(1, keepdims=True)
         return mean, lax.rsqrt(((x - mean) ** 2).mean(1, keepdims=True) + EPS), None

@@ -34,8 +34,9 @@ counts a unit of magnitude is worth against the priors, and nothing here rescale
 estimation that the paper names as future work. Its own local quantities do not depend on w; templates, filter, catalogue
 and pi do. With w = 0 on mixed frames the templates come from the speech frames alone, with w = 1 this is the joint method.
 
-Frames whose music switch lies strictly between 0 and 1 are unlabelled: the switch is then the prior probability of music, and
-1 - responsibility[:, 0] its posterior.
+Frames whose music switch p lies strictly between 0 and 1 are unlabelled, and 1 - responsibility[:, 0] is their probability of
+music. log p speaks for each entry of music and log(1 - p) for none: p is evidence beside the prior of the index r_t, to which 1/2
+adds nothing. In a chain, that of all frames adds up: p = 0.6 in each of many frames all but settles that there is music.
 """
 
 import dataclasses
@@ -59,7 +60,7 @@ class Frames(NamedTuple):
 
     x: Float[Array, "T F"]  # magnitudes, >= 0
     speech: Float[Array, " T"]  # s_t: 1 where there may be speech, 0 where there is none
-    music: Float[Array, " T"]  # 1 music, 0 none, in between: prior probability of music
+    music: Float[Array, " T"]  # 1 music, 0 none, in between: evidence for it, see above
     weight: Float[Array, " T"]  # how many times the frame counts
     observed: Float[Array, "T F"] | None = None  # 0 for bins held out from inference
 

@@ -196,6 +196,18 @@ def test_the_model_satisfies_the_protocol():
     assert not isinstance(broken(co, local=None).__dict__, ConjugateModel)
 
 
+@pytest.mark.parametrize("make", [cavi, icm])
+def test_parameters_without_a_prior_are_read_as_their_mode(x64, make):
+    """A flat prior has no mean. At the mode, the slope of the objective by the gain is nothing."""
+    problem = random_problem(3, Setting("known"), dtype=jnp.float64)
+    assert co.flat(problem) == jm.Blocks(False, False, True, True, False)
+    start = Partial(jm.Start(2), problem, None)
+    usual, named = make(co, problem, start), make(co, problem, start, readings=readings("mean" if make is cavi else "log_mode"))
+    found, other = (loop.fit(one, jax.random.key(0), max_steps=40, tolerance=0.0) for one in (usual, named))
+    assert np.isfinite(found.trace).all()
+    np.testing.assert_array_equal(found.trace, other.trace)
+
+
 @every_algorithm
 def test_contract_of_algorithms(make):
     """init and step are pure functions of key and state, whose outputs have one structure for ever."""

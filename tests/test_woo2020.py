@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,20 @@ def test_what_cannot_be_scored_is_named_before_anything_is_trained() -> None:
 )
 def test_genres_are_read_off_notes(note: str, genre: str) -> None:
     assert woo2020.genre_of(note) == genre
+
+
+def test_the_seed_is_that_of_all_trainings(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds = []
+
+    def trained(recipes: Sequence[Any], *_: Any) -> Any:
+        seeds.extend(recipe.seed for recipe in recipes)
+        raise InterruptedError
+
+    monkeypatch.setattr(woo2020, "trained", trained)
+    monkeypatch.setattr(woo2020, "tested", lambda row, network, one, ratio: {"mixture": one.number})
+    with pytest.raises(InterruptedError):
+        woo2020.run(small / "seeded", small, "full", seed=7)
+    assert seeds and set(seeds) == {7}
 
 
 @pytest.mark.loose_arrays  # optax

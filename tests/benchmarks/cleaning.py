@@ -57,7 +57,8 @@ TALKED = "s8 b10 m5 -1 s8 m3 b10 s4 b8 m4"  # it begins under the speech
 SHORT = "m6 b8 s8 -1 m4 b8 s5 m4 b6"
 
 # speech (a split group, or a file), the second it begins at, music, the second in which its bed begins, seconds of it, layout,
-# whether it goes on where it was left off. Neither the detector nor the general templates learned from any of it.
+# whether it goes on where it was left off. Neither the detector nor the general templates learned from any of it; the templates did
+# from other pieces of two of its composers, Kevin MacLeod and Johan Brodd.
 VOICES = "broadcast/sm_hpss/sp.mp3"
 SCENES = (
     (VOICES, 0.0, "music/neverball/haze.ogg", 10.0, 6.0, JINGLED, False),
