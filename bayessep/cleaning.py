@@ -43,6 +43,7 @@ class Cleaning:
         sure: probability up to which a sound is taken to be absent.
         least_speech: seconds of speech alone that are enough to learn from.
         least_music: seconds of music alone, repeats and all, that are enough to learn from.
+        ample_music: seconds of it up to which stretches are believed in which speech is less surely absent (`DOUBTS`).
         most_speech: seconds of speech that are learned from at most.
         most_music: seconds of music alone that are looked through at most for what goes into the catalogue.
         least_sound: seconds of a sound in all; less of it is taken for a mistake, beside more of the other.
@@ -55,6 +56,7 @@ class Cleaning:
     sure: float = 0.2
     least_speech: float = 4.0
     least_music: float = 1.0
+    ample_music: float = 6.0
     most_speech: float = 60.0
     most_music: float = 300.0
     least_sound: float = 1.5
@@ -80,7 +82,7 @@ def hear(detection: Detection, times: Float[np.ndarray, " T"], settings: Cleanin
     mean_music = np.asarray(uniform_filter1d(np.asarray(music, np.float32), reach, mode="nearest"))
     surely = np.asarray(maximum_filter1d(music, reach, mode="nearest") <= settings.sure, bool)
     no_music = _lasting(surely | (spoken & (mean_music < 0.5)), least)
-    only_music = _surest(speech, labels, MUSIC, reach, least, settings.least_music / hop, settings.sure)
+    only_music = _surest(speech, labels, MUSIC, reach, least, settings.ample_music / hop, settings.sure)
     only_music &= music > 0.5  # as corrected: a frame that passes as speech is not music
     prior = np.clip(mean_music, 0.05, 0.95)
 

@@ -68,7 +68,8 @@ def detect(
 
     Several recordings follow one another on standard output, each after a line “# path” (RTTM names them in every line).
     In JSON there are also the probabilities of speech and of music every 40 ms; of several recordings it is a list, with their
-    paths. One that fails is listed at the end, the others are labelled, and the exit code is 1. Noise counts as silence.
+    paths. One that fails is listed at the end, the others are labelled, and the exit code is 1. Noise is meant
+    to count as silence; where it goes on and nothing else sounds, it is at times taken for music.
     """
     terminal = Terminal(json=json, quiet=quiet)
     from bayessep import network_commands

@@ -68,7 +68,7 @@ def transcribe(
     draws: Annotated[
         Path | None,
         typer.Option(
-            "--draws", metavar="DIR", help="What separate --draws N made beside this stem: words that change are marked (?)."
+            "--draws", metavar="DIR", help="Where separate --draws N made this stem: words that change are marked (?)."
         ),
     ] = None,
     device: TheDevice = Device.auto,

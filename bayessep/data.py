@@ -33,7 +33,9 @@ MANIFEST_COLUMNS = (
     "path", "category", "split_group", "duration_s", "sample_rate", "channels", "transcript", "genre_or_note",
     "source_repo", "source_path", "licence",
 )  # fmt: skip
-AUDIO_EXTENSIONS = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif"})
+AUDIO_EXTENSIONS = frozenset(
+    {".wav", ".w64", ".rf64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aiff", ".aif", ".au", ".caf"}
+)
 
 
 def read_manifest(folder: str | Path) -> list[Recording]:

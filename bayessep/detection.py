@@ -96,7 +96,9 @@ def network_of(weights: Weights) -> Network:
         temperature, members = float(weights.settings["temperature"]), int(weights.settings.get("members", 1))
         bias = tuple(map(float, weights.settings.get("bias", Calibration().bias)))
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"these are no weights of a detector ({error}).") from None
+        other = weights.settings.get("network")
+        what = f"those of {other}" if isinstance(other, str) else str(error)
+        raise UserError(f"these are no weights of a detector ({what}); bayessep train detector {RUNS} makes some.") from None
     if recipe.network != "frames":
         what = f"a detector of the network {recipe.network} looks at single patches, and is not run on recordings"
         raise UserError(f"{what}; bayessep train detector {RUNS} makes one that is.")

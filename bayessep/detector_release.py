@@ -316,7 +316,8 @@ under a licence with NC or ND.
 
 It has heard {(minutes["learn speech"] + minutes["learn music"]) / 60:.1f} hours of sound.
 Singing without accompaniment, and speech with much noise behind it, are what it takes for the other most often.
-Noise, applause and street are called silence: neither speech nor music.
+Noise, applause and street are meant to be called silence, neither speech nor music; where nothing else sounds, noise that goes on
+is at times taken for music. In doubt, how loud a recording is may decide what it is called.
 """
 
 

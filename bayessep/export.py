@@ -260,6 +260,8 @@ def export(weights: Path | None, path: Path, terminal: Terminal) -> None:
     output.no_folder(path)
     if weights is not None:
         output.keep_inputs(path.parent, [path.name], [weights])
+    if path.suffix.lower() != ".onnx":
+        raise UserError(f"{path} should end in .onnx, for that is what is written.")
     begin("cpu", terminal)
     separator = neural.load("conv-tasnet", weights)
     done = write(path, separator.config, separator.parameters, separator.sample_rate)

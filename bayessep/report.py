@@ -17,6 +17,7 @@ from bayessep.comparison import CAPTION, Comparison, cell, columns
 from bayessep.errors import UserError
 from bayessep.estimates import SUMMARIES, Estimate
 from bayessep.pipeline import Separation
+from bayessep.resampling import resample
 from bayessep.settings import METHODS
 from bayessep.timeline import Segment
 
@@ -113,9 +114,14 @@ def _setting(comparison: Comparison) -> str:
 # --- what is heard ------------------------------------------------------------------------------------------------
 
 
+HEARD = 48_000  # Hz
+
+
 def audio_data(waveform: Signal, sample_rate: int) -> str:
-    """Sound as a data URL: Ogg Vorbis in one or two channels, turned down where it would clip."""
+    """Sound as a data URL: Ogg Vorbis in one or two channels at no more than 48 kHz, turned down where it would clip."""
     heard = waveform if len(waveform) <= 2 else waveform.mean(0, keepdims=True)
+    if sample_rate > HEARD:  # beyond what is heard; and libvorbis ends the process at rates that it does not know
+        heard, sample_rate = resample(heard, sample_rate, HEARD), HEARD
     heard = (heard * audio.common_gain(heard)).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "sound.ogg"

@@ -22,7 +22,7 @@ from typer.core import TyperCommand
 
 from bayessep.errors import UserError
 
-USER_ERROR, NUMERICAL_ERROR, INTERRUPTED = 2, 1, 130  # exit codes
+USER_ERROR, NUMERICAL_ERROR = 2, 1  # exit codes; 128 and the number of a signal where one ended it
 
 
 def told_of(error: Exception, of: object) -> str:
@@ -45,7 +45,7 @@ def spared(of: object, failed: Callable[[str], None], *, alone: bool) -> Iterato
     try:
         yield
     except Exception as error:
-        if alone:
+        if alone or _interrupted.is_set():
             raise
         failed(told_of(error, of))
 
@@ -56,25 +56,34 @@ def writable(text: str) -> str:
 
 
 _interrupted = threading.Event()
+_ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+_received = signal.SIGINT
 
 
 def _interrupt(number: int, frame: Any) -> None:
+    global _received
+    _received = signal.Signals(number)
     _interrupted.set()
     raise KeyboardInterrupt
 
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Ctrl-C is served, if not at once then with the next sign of progress: code that Python calls back swallows exceptions."""
+    """Ctrl-C is served, if not at once then with the next sign of progress: code that Python calls back swallows exceptions.
+
+    So is what else ends a process from outside, unless it is ignored, as `nohup` does.
+    """
     if threading.current_thread() is not threading.main_thread():  # only the main thread is ever interrupted
         yield
         return
     _interrupted.clear()
-    before = signal.signal(signal.SIGINT, _interrupt)
+    served = [number for number in _ENDING if number == signal.SIGINT or signal.getsignal(number) == signal.SIG_DFL]
+    before = {number: signal.signal(number, _interrupt) for number in served}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _console(human: Any) -> Console:
@@ -271,12 +280,16 @@ class Verb(TyperCommand):
         try:
             with _interruptible():
                 return super().invoke(ctx)
-        except UserError as error:
-            code, sentence = USER_ERROR, f"error: {error}"
-        except FloatingPointError as error:
-            code, sentence = NUMERICAL_ERROR, f"error: {_broke_down(error)}{self._remedy()}"
-        except KeyboardInterrupt:
-            code, sentence = INTERRUPTED, f"interrupted; {self.when_interrupted}"
+        except (KeyboardInterrupt, Exception) as error:
+            # What was called back may have made another error of an interruption.
+            if isinstance(error, KeyboardInterrupt) or (_interrupted.is_set() and not isinstance(error, typer.Exit)):
+                code, sentence = 128 + _received, f"interrupted; {self.when_interrupted}"
+            elif isinstance(error, UserError):
+                code, sentence = USER_ERROR, f"error: {error}"
+            elif isinstance(error, FloatingPointError):
+                code, sentence = NUMERICAL_ERROR, f"error: {_broke_down(error)}{self._remedy()}"
+            else:
+                raise
         print(" ".join(writable(sentence).split()), file=sys.stderr)
         raise typer.Exit(code)
 

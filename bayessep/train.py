@@ -404,5 +404,11 @@ class _Log:
             raise UserError(f"{problem}; make room, and call again: the epochs before it are kept.") from None
 
     def close(self) -> None:
-        if self._board is not None:
+        if self._board is None:
+            return
+        events = self._board.file_writer.event_writer
+        try:
             self._board.close()
+        except OSError:  # a full disk: `write` has said so, or the table, which has the same numbers, is there
+            events.close = lambda: None  # or it would be tried, and told of, once more when the process ends
+            events._worker.stop()

@@ -10,8 +10,7 @@ from typing import Any
 import jax
 
 from bayessep import audio, corpora, listening_commands, recognisers, spoken, train, transcription, vocabulary
-from bayessep.commands import begin
-from bayessep.data import gather
+from bayessep.commands import begin, earlier_draws
 from bayessep.detector_data import read_items
 from bayessep.detector_training import read_recipe
 from bayessep.errors import UserError
@@ -41,7 +40,7 @@ def transcribe(
     """
     if draws is not None and (len(recordings) > 1 or recordings[0].is_dir()):
         raise UserError(f"--draws {draws} are of one recording; transcribe that alone.")
-    drawn = [] if draws is None else [path for path, _ in gather([draws])]
+    drawn = [] if draws is None else _draws_in(draws)
 
     def begun() -> listening_commands.Listen:
         begin(device, terminal)
@@ -69,6 +68,15 @@ def _said(path: Path, recogniser: Recogniser, progress: Any) -> transcription.Tr
         return transcription.transcribe(path, recogniser, progress=progress)
     except UserError as error:  # a recogniser that fails does not know what of
         raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+
+
+def _draws_in(place: Path) -> list[Path]:
+    """The draws that `separate` has left in a folder, whether that is its own or theirs in it."""
+    own = place.resolve()
+    folder = own.parent if own.name == "draws" and not (own / "draws").is_dir() else place
+    if not (found := earlier_draws(folder)):
+        raise UserError(f"there are no draws in {place}; give the folder into which separate --draws N has written.")
+    return [folder / name for name in found]
 
 
 def _check_draws(drawn: Sequence[Path], path: Path) -> None:

@@ -20,7 +20,7 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 from rich.table import Table
 
-from bayessep import cli, commands, estimates, output, recordings, separator_commands, terminal
+from bayessep import cli, commands, doctor, estimates, output, recordings, separator_commands, terminal
 from bayessep.errors import UserError
 from bayessep.settings import METHODS, Settings
 from bayessep.terminal import spread, to_json
@@ -421,8 +421,30 @@ def test_an_interruption_that_was_swallowed_is_served_later(monkeypatch: pytest.
             working("a", 2, 2, 0.0)
 
 
+def test_an_interruption_that_became_another_error_is_one(monkeypatch: pytest.MonkeyPatch, call: Caller) -> None:
+    """numpy, for one, makes a ValueError of what is raised while it asks an array for its numbers."""
+
+    def examine(*_: Any) -> Any:
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        raise ValueError("setting an array element with a sequence.")
+
+    monkeypatch.setattr(doctor, "examine", examine)
+    outcome = call("doctor")
+    assert (outcome.code, outcome.err.splitlines()[-1]) == (130, "interrupted; nothing written")
+
+    failed: list[str] = []
+    with pytest.raises(ValueError, match="sequence"), terminal.spared("a.wav", failed.append, alone=False):
+        raise ValueError("a sequence")
+    monkeypatch.setattr(terminal, "_interrupted", threading.Event())
+    with terminal.spared("a.wav", failed.append, alone=False):
+        raise ValueError("a sequence")
+    assert len(failed) == 1
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_interrupted_process_leaves_nothing(given: Files, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_process_leaves_nothing(given: Files, tmp_path: Path, number: signal.Signals) -> None:
     folder = tmp_path / "out"
     line = ["separate", given.mix, *given.known, "-o", folder, "--sweeps", 10_000_000, "--tolerance", 1e-30]
     process = subprocess.Popen(
@@ -433,10 +455,10 @@ def test_interrupted_process_leaves_nothing(given: Files, tmp_path: Path) -> Non
         started = time.monotonic()
         while not folder.exists() and time.monotonic() - started < 100:
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert (process.returncode, out) == (130, "")
+    assert (process.returncode, out) == (128 + number, "")
     assert err.splitlines()[-1] == "interrupted; nothing written"
     assert not folder.exists()

@@ -126,6 +126,17 @@ def test_more_than_two_channels_are_heard_as_one_and_clipping_is_avoided(tmp_pat
     assert heard.shape == (1, 8000) and 0.8 < np.abs(heard).max() < 1.2
 
 
+@pytest.mark.parametrize("rate", [48_000, 384_000])
+def test_sound_beyond_what_is_heard_is_heard(tmp_path: Path, rate: int) -> None:
+    """libvorbis ends the process at rates above 200 kHz."""
+    time = np.arange(rate // 2) / rate
+    path = tmp_path / "sound.ogg"
+    path.write_bytes(base64.b64decode(report.audio_data(0.5 * np.sin(2 * np.pi * 440 * time)[None], rate).split(",")[1]))
+    heard = audio.read(path)
+    assert heard.sample_rate == 48_000 and abs(heard.samples.shape[1] - 24_000) < 10
+    assert np.abs(heard.samples).max() == pytest.approx(0.5, abs=0.05)
+
+
 def test_the_demo_keeps_its_material(shown: Demo, made: Broadcast) -> None:
     folder = shown.report.parent
     for name in ("mixture", "speech", "music", "labelled_music", "training_speech"):

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -275,6 +276,19 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path, monkeypatch):
         with pytest.raises(UserError, match="cannot write the checkpoint 3 .*epochs before it are kept"):
             run(tmp_path)
     assert run(tmp_path).history == run(tmp_path / "whole").history
+
+
+def test_events_that_cannot_be_written_cost_nothing(tmp_path, monkeypatch):
+    """Nor do they hide what else has gone wrong: the table has the same numbers."""
+    from tensorboardX.event_file_writer import EventsWriter
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(EventsWriter, "flush", full)
+    assert len(run(tmp_path).history) == 4 and len((tmp_path / "metrics.csv").read_text().splitlines()) == 5
+    with pytest.raises(Diverged):
+        run(tmp_path / "other", rate=50.0)
 
 
 def test_a_batch_that_no_device_can_share_is_refused(tmp_path, monkeypatch):

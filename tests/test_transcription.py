@@ -209,6 +209,11 @@ def test_draws_of_a_separation_mark_words(call: Caller, ones: Path) -> None:
         save(ones / "draws" / f"speech-{n}.wav", other, rate=8000)
     line = ("transcribe", "speech.wav", "--draws", "draws", "--recogniser", _name(ones))
     assert call.succeeded(*line).split() == ["ha", "ha(?)", "ha(?)", *["ha"] * 6]
+    assert call.succeeded("transcribe", "speech.wav", "--draws", ".", *line[-2:]).split() == ["ha", "ha(?)", "ha(?)", *["ha"] * 6]
+    (ones / "stems").mkdir()
+    for name in ("speech.wav", "music.wav"):
+        save(ones / "stems" / name, _claps(), rate=8000)
+    assert "there are no draws in stems" in call.refused("transcribe", "speech.wav", "--draws", "stems", *line[-2:])
     save(ones / "draws" / "speech-3.wav", _claps(8.0), rate=8000)
     assert "speech-3.wav lasts 8 s, and speech.wav 9 s" in call.refused(*line)
     assert "are of one recording" in call.refused(*line[:2], "speech.wav", *line[2:])

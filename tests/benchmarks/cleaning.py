@@ -140,6 +140,12 @@ def si_sdr(true: np.ndarray, estimate: np.ndarray, where: np.ndarray | slice = s
     return float(metrics.si_sdr(true[where], estimate[where]))
 
 
+def left(true: np.ndarray, stem: np.ndarray, where: np.ndarray) -> float:
+    """How loud a stem is where the other sound is alone, in dB beside that; NaN where it never is."""
+    energy = [float((x[where].astype(np.float64) ** 2).sum()) for x in (stem, true)]
+    return 10 * np.log10(energy[0] / energy[1] + 1e-12) if energy[1] else float("nan")
+
+
 def measure(made: Scene, found: Detection, baseline: bool = False) -> dict[str, float | str]:
     """One line of the table."""
     started = time.perf_counter()
@@ -158,6 +164,7 @@ def measure(made: Scene, found: Detection, baseline: bool = False) -> dict[str, 
         "whole mixture": si_sdr(made.speech, mixture),
         "whole": si_sdr(made.speech, speech),
         "alone": si_sdr(made.speech, speech, alone),
+        "left": left(made.music, speech, made.at(MUSIC)),
         "seconds": time.perf_counter() - started,
         "notes": "; ".join(notes),
     }
