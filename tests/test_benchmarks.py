@@ -52,6 +52,16 @@ def test_both_networks_compute_the_same() -> None:
     assert waveforms.steps(TINY).difference < SAME
 
 
+@pytest.mark.parametrize("gradients", [False, True])
+def test_products_are_those_of_the_network(gradients: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    monkeypatch.setattr(waveforms.np, "matmul", lambda x, w, out: made.append(x.shape[0] * x.shape[1] * w.shape[1]))
+    waveforms.products(TINY, gradients=gradients)()
+    frames = round(waveforms.SECONDS * waveforms.RATE) // 4 + 1
+    inside = 8 * 12 + 12 * 6 + 4 * 2 * 6 * 10 + 6 * 24 + 2 * 12 * 8
+    assert sum(made) == frames * inside * (3 if gradients else 1)
+
+
 @pytest.mark.loose_arrays  # optax
 def test_both_maskers_learn_the_same() -> None:
     pytest.importorskip("torch", reason="the extra bench is not installed")

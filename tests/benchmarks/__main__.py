@@ -237,6 +237,11 @@ def detector() -> dict:
     return _row(seconds, 3600.0, 0.01, "detect, 1 hour / its duration (memory: 1 GiB)", most_gib=1.0)
 
 
+def _products(run: Callable[[], object]) -> dict:
+    run()
+    return {"products": median(_seconds(run) for _ in range(ROUNDS))}
+
+
 def conv_tasnet() -> dict:
     """What the network of paper 001 says of a mixture, against the same network of torch.nn modules."""
     from bayessep.models.conv_tasnet import PRESETS
@@ -244,7 +249,8 @@ def conv_tasnet() -> dict:
 
     compared = waveforms.forward(PRESETS["paper"])
     what = f"Conv-TasNet of paper 001, {waveforms.SECONDS:g} s / torch.nn"
-    return _row(*_in_turns(compared.ours, compared.theirs), 0.1, what, difference=compared.difference)
+    row = _row(*_in_turns(compared.ours, compared.theirs), 0.1, what, difference=compared.difference)
+    return row | _products(waveforms.products(PRESETS["paper"], gradients=False))
 
 
 def conv_tasnet_step() -> dict:
@@ -254,7 +260,8 @@ def conv_tasnet_step() -> dict:
 
     compared = waveforms.steps(PRESETS["paper"])
     what = f"a step of its training, 1 mixture of {waveforms.SECONDS:g} s / torch.nn"
-    return _row(*_in_turns(compared.ours, compared.theirs), 0.5, what, difference=compared.difference)
+    row = _row(*_in_turns(compared.ours, compared.theirs), 0.5, what, difference=compared.difference)
+    return row | _products(waveforms.products(PRESETS["paper"], gradients=True))
 
 
 def conv_tasnet_separate() -> dict:
@@ -346,6 +353,7 @@ def main() -> None:
             numbers = f"{row['ours']:10.4f} {row['theirs']:10.4f} {row['ratio']:8.3f} {row['target']:8.2f}"
             lost = f"; bound lost {row['bound_lost']:.1e}" if "bound_lost" in row else ""
             lost += f"; outputs differ by {row['difference']:.1e}" if "difference" in row else ""
+            lost += f"; products of matrices alone {row['products']:.2f} s" if "products" in row else ""
             print(f"{name:20} {numbers}  {met:3}  {row['peak_gib']:5.2f}  {row['what']}{lost}", flush=True)
     if chosen.json:
         print(json.dumps({"rows": rows}))

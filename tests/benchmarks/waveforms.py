@@ -33,6 +33,29 @@ def _pair(config: Any) -> tuple[Any, Any, np.ndarray]:
     return parameters, theirs, np.random.default_rng(0).standard_normal((1, 2, round(SECONDS * RATE)), np.float32)
 
 
+def products(config: Any, *, gradients: bool) -> Side:
+    """The products of matrices alone that the network comes down to, by numpy's BLAS: nothing in float32 gets around them."""
+    c, rng = config, np.random.default_rng(0)
+    frames = round(SECONDS * RATE) // c.hop + 1
+    sizes = [(c.length, c.filters), (c.filters, c.bottleneck), (c.bottleneck, 2 * c.filters), *[(c.filters, c.length)] * 2]
+    sizes += [(c.bottleneck, c.hidden), (c.hidden, c.bottleneck)] * (c.repeats * c.blocks)
+
+    def given(n: int, m: int) -> tuple[np.ndarray, ...]:
+        return tuple(rng.standard_normal(shape, np.float32) for shape in ((frames, n), (n, m), (frames, m)))
+
+    arrays = {size: (given(*size), given(*size)) for size in set(sizes)}
+
+    def run() -> None:
+        for size in sizes:
+            (x, w, y), (to_x, to_w, to_y) = arrays[size]
+            np.matmul(x, w, out=to_y)
+            if gradients:
+                np.matmul(x.T, y, out=to_w)
+                np.matmul(y, w.T, out=to_x)
+
+    return run
+
+
 def forward(config: Any) -> Compared:
     """What both say of a mixture."""
     import jax.numpy as jnp
