@@ -231,6 +231,35 @@ def _without_short(path: Int[np.ndarray, " T"], shortest: int, state: int) -> In
 # --- recordings ----------------------------------------------------------------------------------------------------------
 
 BLOCK_SECONDS = 20.0
+QUIETEST, LOUDEST, MOST = -24.0, -17.0, 40.0
+"""Decibels: between which recordings are heard (`loudness`), as scenes to learn from are before they are altered; and by how much
+they are made louder or softer for it, at most."""
+
+
+def loudness(blocks: Iterable[Float[np.ndarray, " _"]], sample_rate: int) -> float:
+    """Of a waveform that comes in blocks, in dB below a square wave at full scale; minus infinity of silence.
+
+    The mean power of tenths of a second that are no more than 10 dB below the mean power of all above -70 dB: pauses do not count.
+    """
+    n = max(1, round(0.1 * sample_rate))
+    means, left = [], np.zeros(0)
+    for block in blocks:
+        squares = np.concatenate([left, block.astype(np.float64) ** 2])
+        whole = len(squares) // n * n
+        means.append(squares[:whole].reshape(-1, n).mean(1))
+        left = squares[whole:]
+    if len(left):
+        means.append(left.mean(keepdims=True))
+    power = np.concatenate([*means, np.zeros(1)])
+    if not power.any():
+        return -np.inf
+    heard = power[power > min(1e-7, 0.1 * power.max())]
+    return float(10 * np.log10(heard[heard >= 0.1 * heard.mean()].mean()))
+
+
+def gain_of(level: float) -> np.float32:
+    """What brings a waveform of a loudness to where networks learned: what is called music shall not hang on a volume control."""
+    return np.float32(10 ** (np.clip(np.clip(level, QUIETEST, LOUDEST) - level, -MOST, MOST) / 20))
 
 
 def detect(path: str | Path, *, network: Network | None = None, progress: Progress = lambda *_: None) -> Detection:
@@ -239,7 +268,7 @@ def detect(path: str | Path, *, network: Network | None = None, progress: Progre
     Args:
         path: the recording.
         network: a detector; None takes the one that ships.
-        progress: called with "listening", seconds done and seconds in all.
+        progress: called with "listening", seconds done and seconds in all, after the recording's loudness has been measured.
 
     Raises:
         UserError: as `audio.read`; or the recording is digital silence throughout.
@@ -247,19 +276,19 @@ def detect(path: str | Path, *, network: Network | None = None, progress: Progre
     network = network or shipped_network()
     rate = network.recipe.front.sample_rate
     info = audio.probe(path)
-    most, length, loud = max(1, round(info.frames / info.sample_rate)), 0, 0.0
+    most, length = max(1, round(info.frames / info.sample_rate)), 0
+    level = loudness((block.samples[0] for block in audio.blocks(path, BLOCK_SECONDS, mono=True)), info.sample_rate)
+    if level == -np.inf:
+        raise UserError(f"{path} is silent: there is nothing to hear in it; give another recording.")
 
     def sound() -> Iterator[np.ndarray]:
-        nonlocal length, loud
+        nonlocal length
         for block in audio.blocks(path, BLOCK_SECONDS, sample_rate=rate, mono=True):
             length += block.samples.shape[1]
-            loud = max(loud, float(np.abs(block.samples).max()))
             progress("listening", min(most, round(length / rate)), most, float("nan"))
-            yield block.samples[0]
+            yield block.samples[0] * gain_of(level)
 
     found = logits_of(sound(), network)
-    if loud == 0:
-        raise UserError(f"{path} is silent: there is nothing to hear in it; give another recording.")
     # What its header says, unless it is wrong by more than the rounding of resampling.
     duration = info.frames / info.sample_rate
     duration = duration if abs(duration - length / rate) <= 1 / rate else length / rate
@@ -277,8 +306,13 @@ def detect_samples(samples: Float[np.ndarray, " N"], network: Network | None = N
         raise UserError("the waveform holds a NaN or infinite sample; leave it out.")
     if not samples.any():
         raise UserError("the waveform is silent: there is nothing to hear in it; give another one.")
-    said = logits_of([np.asarray(samples, np.float32)], network)
+    said = logits_of([levelled(samples, network)], network)
     return _made(said, len(samples), len(samples) / network.recipe.front.sample_rate, network)
+
+
+def levelled(samples: Float[np.ndarray, " N"], network: Network) -> Float[np.ndarray, " N"]:
+    """A waveform as loud as the network shall hear it."""
+    return samples.astype(np.float32) * gain_of(loudness([samples], network.recipe.front.sample_rate))
 
 
 def logits_of(blocks: Iterable[Float[np.ndarray, " n"]], network: Network) -> Float[np.ndarray, "T C"]:

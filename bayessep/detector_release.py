@@ -3,7 +3,8 @@
     python -m bayessep.detector_release DATA -o bayessep/weights --work FOLDER
 
 Trained on the recordings of a manifest whose licences allow it, by split groups: some to learn from, some to stop by and to
-calibrate with, some to measure with. Called again with the same --work it goes on. Two to three hours on two cores.
+calibrate with, some to measure with. Called again with the same --work it goes on. Two to three hours on two cores. Where --work
+holds nothing but the figures.json of an earlier call, what ships is measured anew, as it is.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from bayessep.detector_data import Item, Items, seconds_of
 from bayessep.detector_scenes import Scene
 from bayessep.detector_training import Recipe, divide, task
 from bayessep.models.detector_networks import STRIDE
+from bayessep.models.speech_music_detector import State
 from bayessep.timeline import BOTH, MUSIC, SPEECH
 from bayessep.train import Progress, train
 
@@ -40,6 +42,9 @@ RECIPE = Recipe(
 UNSUNG = replace(RECIPE, songs=False)
 MEMBERS = (*(replace(RECIPE, seed=seed) for seed in range(5)), *(replace(UNSUNG, seed=seed) for seed in (0, 5)))
 """Networks of whose logits the mean is taken: songs make speech under louder music harder to hear, so not all have heard them."""
+
+FIGURES, TOLD = "figures.json", ("epochs", "best_epochs", "validation_losses")
+"""What --work keeps of a release, and what it tells of its training."""
 
 SCENES, CALIBRATING = 120, 40
 """Of a minute each, as recorded and altered: to measure with, and to calibrate with."""
@@ -196,7 +201,7 @@ def calibration(made: Sequence[Scene], network: Network) -> Calibration:
     frame = STRIDE * front.hop
     said, true = [], []
     for scene in made:
-        logits = detection.logits_of([scene.samples], network)[: len(scene.samples) // frame]
+        logits = detection.logits_of([detection.levelled(scene.samples, network)], network)[: len(scene.samples) // frame]
         times = (np.arange(len(logits)) + 0.5) * frame / front.sample_rate
         said.append(logits)
         true += [LABELS.index(label) for label in truth_of(scene, times)]
@@ -219,27 +224,21 @@ def calibration(made: Sequence[Scene], network: Network) -> Calibration:
 def release(data: Path, work: Path, output: Path, progress: Progress = lambda *_: None) -> dict[str, Any]:
     """Train, calibrate, measure, and put the weights and their card into `output`; returns the figures of the card."""
     parts = division(data)
-    about = {"items": {name: round(seconds, 1) for name, seconds in parts.seconds.items()}}
-    members = []
-    for n, one in enumerate(MEMBERS):
-        named = f"training {n + 1} of {len(MEMBERS)}"
-        made = task(one, parts.learn, parts.held, about)
-        members.append(train(made, one.training, work / str(n + 1), progress=lambda _, *at, named=named: progress(named, *at)))
-    states = [member.state for member in members]
+    states, figures, found = _trained(parts, work, progress)
     raw = detection.network_of(detection.weights_of(RECIPE, states))
-    known = [scene for augment in (False, True) for scene in scenes(parts.held, CALIBRATING, 60.0, 11, augment=augment)]
-    found = calibration(known, raw)
+    if found is None:
+        known = [scene for augment in (False, True) for scene in scenes(parts.held, CALIBRATING, 60.0, 11, augment=augment)]
+        found = calibration(known, raw)
     each = [{"seed": member.seed, "songs": member.songs} for member in MEMBERS]  # in what they differ
     weights = detection.weights_of(RECIPE, states, found, each=each)
     network = detection.network_of(weights)
     plain, altered = (scenes(parts.test, SCENES, 60.0, 12, augment=augment) for augment in (False, True))
     heard, hardened = hear(plain, network), hear(altered, network)
     untempered = scores(hear(plain, raw))
-    figures: dict[str, Any] = {"as_recorded": scores(heard), "altered": scores(hardened)}
+    figures |= {"as_recorded": scores(heard), "altered": scores(hardened)}
     figures["before_calibration"] = {name: untempered[name] for name in ("speech_ece", "music_ece")}
     figures |= {"temperature": round(found.temperature, 3), "bias": [round(b, 3) for b in found.bias]}
-    figures |= {"epochs": [m.epochs for m in members], "best_epochs": [m.epoch for m in members]}
-    figures |= {"validation_losses": [round(m.loss, 4) for m in members], "sources": parts.sources}
+    figures |= {"sources": parts.sources}
     figures["seconds"] = {what: round(seconds) for what, seconds in parts.seconds.items()}
     figures["most"] = dict(zip(Items._fields, map(most_of, parts.test), strict=True))
     shipped.publish(detection.MODEL, weights, card(figures), output)
@@ -248,8 +247,24 @@ def release(data: Path, work: Path, output: Path, progress: Progress = lambda *_
     from bayessep import plots, plots_detection
 
     (output / f"{detection.MODEL}.png").write_bytes(plots.png(plots_detection.reliability_figure(curves)))
-    (work / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    (work / FIGURES).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     return figures
+
+
+def _trained(parts: Division, work: Path, progress: Progress) -> tuple[list[State], dict[str, Any], Calibration | None]:
+    """The networks, how they were trained, and their calibration where they ship already."""
+    if (work / FIGURES).is_file() and not (work / "1").is_dir():
+        told = json.loads((work / FIGURES).read_text(encoding="utf-8"))
+        ships = detection.shipped_network()
+        return list(ships.states), {name: told[name] for name in TOLD if name in told}, ships.calibration
+    about = {"items": {name: round(seconds, 1) for name, seconds in parts.seconds.items()}}
+    members = []
+    for n, one in enumerate(MEMBERS):
+        named = f"training {n + 1} of {len(MEMBERS)}"
+        made = task(one, parts.learn, parts.held, about)
+        members.append(train(made, one.training, work / str(n + 1), progress=lambda _, *at, named=named: progress(named, *at)))
+    of = zip(TOLD, *((m.epochs, m.epoch, round(m.loss, 4)) for m in members), strict=True)
+    return [member.state for member in members], {name: values for name, *values in of}, None
 
 
 def card(figures: dict[str, Any]) -> str:
@@ -279,6 +294,7 @@ Where speech and where music sounds: `bayessep detect`, `bayessep clean`.
 - {len(MEMBERS)} networks `frames`, the mean of their logits, with multi-task heads on harmonic and percussive mel bands (LMHPS-EF
   of paper 003): how probable music, speech, both and neither are, every 40 ms. Trained for {RECIPE.epochs} epochs, the best being
   {best}, on scenes of which {100 * RECIPE.plain:.0f} % are as they were recorded and the rest altered.
+- Recordings are heard no louder and no softer than scenes are that are as recorded (`detection.loudness`), whatever their level.
 - Few sing in what it learned from. So half of the music that {sung} of them learned from has voices over it that were made to
   sing: speech, moved to notes.
 - Made by `python -m bayessep.detector_release DATA -o bayessep/weights --work FOLDER`.
@@ -317,7 +333,7 @@ under a licence with NC or ND.
 It has heard {(minutes["learn speech"] + minutes["learn music"]) / 60:.1f} hours of sound.
 Singing without accompaniment, and speech with much noise behind it, are what it takes for the other most often.
 Noise, applause and street are meant to be called silence, neither speech nor music; where nothing else sounds, noise that goes on
-is at times taken for music. In doubt, how loud a recording is may decide what it is called.
+is at times taken for music.
 """
 
 

@@ -172,6 +172,31 @@ def test_other_rates_end_when_the_recording_ends(rate: int, samples: int, tmp_pa
     assert abs(len(found.speech) * found.hop - found.duration) <= found.hop
 
 
+def test_how_loud_a_recording_is_decides_nothing() -> None:
+    x = _noise(48_000)
+    x[16_000:24_000] *= 0.01
+    network = _network()
+    first, *others = (detection.detect_samples((x * gain).astype(np.float32), network) for gain in (0.1, 0.03, 0.01))
+    for other in others:
+        assert [s.label for s in other.segments] == [s.label for s in first.segments]
+        np.testing.assert_allclose(other.speech, first.speech, atol=1e-3)
+        np.testing.assert_allclose(other.music, first.music, atol=1e-3)
+
+
+def test_loudness_is_that_of_what_is_heard_however_it_comes() -> None:
+    time = np.arange(3 * 16_000) / 16_000
+    x = (0.1 * np.sin(2 * np.pi * 440 * time)).astype(np.float32)
+    assert detection.loudness([x], 16_000) == pytest.approx(-23.01, abs=0.01)
+    x[16_000:32_000] *= 1e-3  # a pause
+    whole = detection.loudness([x], 16_000)
+    assert whole == pytest.approx(-23.01, abs=0.1)
+    for size in (1, 999, 1600, 40_000):
+        assert detection.loudness(np.split(x, range(size, len(x), size)), 16_000) == pytest.approx(whole, abs=1e-6)
+    assert detection.loudness([np.zeros(9)], 16_000) == detection.loudness([], 16_000) == -np.inf
+    assert detection.gain_of(-200.0) == pytest.approx(100) and detection.gain_of(-20.0) == 1
+    assert detection.gain_of(-37.0) == pytest.approx(10 ** (13 / 20)) and detection.gain_of(-7.0) == pytest.approx(10**-0.5)
+
+
 def test_channels_that_cancel_are_heard(tmp_path: Path) -> None:
     x = _noise(2 * RATE)
     for name, samples in (("mono", x[None]), ("wide", np.stack([x, -x]))):
