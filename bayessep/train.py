@@ -406,7 +406,8 @@ class _Log:
     def close(self) -> None:
         if self._board is None:
             return
-        events = self._board.file_writer.event_writer
+        writer: Any = self._board.file_writer
+        events = writer.event_writer
         try:
             self._board.close()
         except OSError:  # a full disk: `write` has said so, or the table, which has the same numbers, is there
