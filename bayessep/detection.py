@@ -231,6 +231,8 @@ def _without_short(path: Int[np.ndarray, " T"], shortest: int, state: int) -> In
 # --- recordings ----------------------------------------------------------------------------------------------------------
 
 BLOCK_SECONDS = 20.0
+HELD = 64_000_000
+"""Samples of a recording that are held (a quarter of a gigabyte, more than an hour); longer ones are read twice."""
 QUIETEST, LOUDEST, MOST = -24.0, -17.0, 40.0
 """Decibels: between which recordings are heard (`loudness`), as scenes to learn from are before they are altered; and by how much
 they are made louder or softer for it, at most."""
@@ -268,7 +270,7 @@ def detect(path: str | Path, *, network: Network | None = None, progress: Progre
     Args:
         path: the recording.
         network: a detector; None takes the one that ships.
-        progress: called with "listening", seconds done and seconds in all, after the recording's loudness has been measured.
+        progress: called with "listening", seconds done and seconds in all.
 
     Raises:
         UserError: as `audio.read`; or the recording is digital silence throughout.
@@ -276,19 +278,33 @@ def detect(path: str | Path, *, network: Network | None = None, progress: Progre
     network = network or shipped_network()
     rate = network.recipe.front.sample_rate
     info = audio.probe(path)
-    most, length = max(1, round(info.frames / info.sample_rate)), 0
-    level = loudness((block.samples[0] for block in audio.blocks(path, BLOCK_SECONDS, mono=True)), info.sample_rate)
+    most, length, held = max(1, round(info.frames / info.sample_rate)), 0, []
+
+    def read() -> Iterator[np.ndarray]:
+        return (block.samples[0] for block in audio.blocks(path, BLOCK_SECONDS, sample_rate=rate, mono=True))
+
+    def told(blocks: Iterable[np.ndarray], before: int) -> Iterator[np.ndarray]:
+        """Either time that it is heard is half of the work."""
+        done = before
+        for block in blocks:
+            done += len(block)
+            progress("listening", min(most, round(done / rate / 2)), most, float("nan"))
+            yield block
+
+    def measured() -> Iterator[np.ndarray]:
+        nonlocal length
+        for block in told(read(), 0):
+            length += len(block)
+            held.append(block)
+            if length > HELD:  # it is read once more, then
+                held.clear()
+            yield block
+
+    level = loudness(measured(), rate)
     if level == -np.inf:
         raise UserError(f"{path} is silent: there is nothing to hear in it; give another recording.")
-
-    def sound() -> Iterator[np.ndarray]:
-        nonlocal length
-        for block in audio.blocks(path, BLOCK_SECONDS, sample_rate=rate, mono=True):
-            length += block.samples.shape[1]
-            progress("listening", min(most, round(length / rate)), most, float("nan"))
-            yield block.samples[0] * gain_of(level)
-
-    found = logits_of(sound(), network)
+    gain = gain_of(level)
+    found = logits_of((gain * block for block in told(held if length <= HELD else read(), length)), network)
     # What its header says, unless it is wrong by more than the rounding of resampling.
     duration = info.frames / info.sample_rate
     duration = duration if abs(duration - length / rate) <= 1 / rate else length / rate

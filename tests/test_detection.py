@@ -172,6 +172,17 @@ def test_other_rates_end_when_the_recording_ends(rate: int, samples: int, tmp_pa
     assert abs(len(found.speech) * found.hop - found.duration) <= found.hop
 
 
+def test_what_is_too_long_to_be_held_is_read_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, network = tmp_path / "a.wav", _network()
+    audio.write(path, 0.01 * _noise(48_000)[None], 16_000)
+    once = detection.detect(path, network=network)
+    monkeypatch.setattr(detection, "HELD", 20_000)
+    monkeypatch.setattr(detection, "BLOCK_SECONDS", 0.5)
+    twice = detection.detect(path, network=network)
+    np.testing.assert_allclose(twice.speech, once.speech, atol=1e-5)
+    assert twice.duration == once.duration == 3.0
+
+
 def test_how_loud_a_recording_is_decides_nothing() -> None:
     x = _noise(48_000)
     x[16_000:24_000] *= 0.01
