@@ -231,8 +231,8 @@ def _without_short(path: Int[np.ndarray, " T"], shortest: int, state: int) -> In
 # --- recordings ----------------------------------------------------------------------------------------------------------
 
 BLOCK_SECONDS = 20.0
-HELD = 64_000_000
-"""Samples of a recording that are held (a quarter of a gigabyte, more than an hour); longer ones are read twice."""
+HELD = 60_000_000
+"""Samples of a recording that are held (a quarter of a gigabyte, an hour); longer ones are read twice."""
 QUIETEST, LOUDEST, MOST = -24.0, -17.0, 40.0
 """Decibels: between which recordings are heard (`loudness`), as scenes to learn from are before they are altered; and by how much
 they are made louder or softer for it, at most."""
@@ -295,7 +295,7 @@ def detect(path: str | Path, *, network: Network | None = None, progress: Progre
         nonlocal length
         for block in told(read(), 0):
             length += len(block)
-            held.append(block)
+            held.append(block.copy())  # not all of which it is a part
             if length > HELD:  # it is read once more, then
                 held.clear()
             yield block
