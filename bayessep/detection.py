@@ -259,7 +259,7 @@ def loudness(blocks: Iterable[Float[np.ndarray, " _"]], sample_rate: int) -> flo
     return float(10 * np.log10(heard[heard >= 0.1 * heard.mean()].mean()))
 
 
-def gain_of(level: float) -> np.float32:
+def level_gain(level: float) -> np.float32:
     """What brings a waveform of a loudness to where networks learned: what is called music shall not hang on a volume control."""
     return np.float32(10 ** (np.clip(np.clip(level, QUIETEST, LOUDEST) - level, -MOST, MOST) / 20))
 
@@ -303,7 +303,7 @@ def detect(path: str | Path, *, network: Network | None = None, progress: Progre
     level = loudness(measured(), rate)
     if level == -np.inf:
         raise UserError(f"{path} is silent: there is nothing to hear in it; give another recording.")
-    gain = gain_of(level)
+    gain = level_gain(level)
     found = logits_of((gain * block for block in told(held if length <= HELD else read(), length)), network)
     # What its header says, unless it is wrong by more than the rounding of resampling.
     duration = info.frames / info.sample_rate
@@ -328,7 +328,7 @@ def detect_samples(samples: Float[np.ndarray, " N"], network: Network | None = N
 
 def levelled(samples: Float[np.ndarray, " N"], network: Network) -> Float[np.ndarray, " N"]:
     """A waveform as loud as the network shall hear it."""
-    return samples.astype(np.float32) * gain_of(loudness([samples], network.recipe.front.sample_rate))
+    return samples.astype(np.float32) * level_gain(loudness([samples], network.recipe.front.sample_rate))
 
 
 def logits_of(blocks: Iterable[Float[np.ndarray, " n"]], network: Network) -> Float[np.ndarray, "T C"]:

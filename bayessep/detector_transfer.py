@@ -182,13 +182,6 @@ def _validated(config: Detector, head: str, state: State, batch: Batch) -> Float
     return _loss(nnx.merge(detector.graph(config), state.parameters, state.statistics), head, batch, None)
 
 
-def _step(
-    config: Detector, head: str, state: State, batch: Batch, key: Key[Array, ""]
-) -> tuple[State, dict[str, Float[Array, ""]]]:
-    state, loss = tune(config, head, state, batch, key)
-    return state, {"loss": loss}
-
-
 def task(
     recipe: Recipe, head: str, state: State, learn: Sequence[Broadcast], held: Sequence[Broadcast], about: Mapping[str, Any] = {}
 ) -> Task[State, Batch]:
@@ -203,7 +196,7 @@ def task(
 
     return Task(
         lambda _: State(state.parameters, state.statistics, optax.nadam(RATE).init(state.parameters)),
-        fixed(_step, config, head),
+        fixed(tune, config, head),
         lambda n: draw(learn, learned, length, each, np.random.default_rng([recipe.seed, 5, n])),
         lambda state: {"loss": float(np.mean([_validated(config, head, state, batch) for batch in validation]))},
         {"head": head, "optimiser": "nadam", "rate": RATE, "each": each, "recipe": asdict(recipe)} | dict(about),

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Float
 
 from bayessep import shipped, song_stems
 from bayessep.errors import UserError
@@ -147,11 +147,6 @@ def scale_of(songs: Sequence[Song]) -> float:
     return max(float(magnitude(song.mixture, STFT).max()) for song in songs)
 
 
-def _step(config: DeepKaraoke, state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, dict[str, Float[Array, ""]]]:
-    state, loss = deep_karaoke.step(config, state, batch, key)
-    return state, {"loss": loss}
-
-
 def task(recipe: Recipe, learn: Sequence[Song], held: Sequence[Song], about: Mapping[str, Any] = {}) -> Task[State, Batch]:
     """What the loop trains: windows of the songs, drawn with replacement. `about` is compared when a training is gone on with."""
     config = recipe.config
@@ -183,7 +178,8 @@ def task(recipe: Recipe, learn: Sequence[Song], held: Sequence[Song], about: Map
         return {"loss": float(np.mean(errors)), "accuracy": float(np.mean(right))}
 
     settings = settings_besides(recipe) | {"config": asdict(config)}
-    return Task(lambda key: deep_karaoke.init(config, key), fixed(_step, config), batch, validate, settings | dict(about))
+    step = fixed(deep_karaoke.step, config)
+    return Task(lambda key: deep_karaoke.init(config, key), step, batch, validate, settings | dict(about))
 
 
 # --- at work -------------------------------------------------------------------------------------------------------------

@@ -108,7 +108,7 @@ class Task(Generic[State, Batch]):
     """What is trained. A step depends on nothing but its arguments, a batch on nothing but its number."""
 
     init: Callable[[Key[Array, ""]], State]
-    step: Callable[[State, Batch, Key[Array, ""]], tuple[State, Any]]  # jitted here; metrics, by name or a tuple, include "loss"
+    step: Callable[[State, Batch, Key[Array, ""]], tuple[State, Any]]  # jitted here; the loss, or metrics that include "loss"
     batch: Callable[[int], Batch]  # of numpy arrays whose first axis is the batch
     validate: Callable[[State], Mapping[str, float]]  # "loss" decides when to stop
     config: Mapping[str, Any]  # what JSON can say; a folder is gone on with only where it is the same
@@ -273,10 +273,16 @@ def _jitted(step: Callable, average: float, whole: NamedSharding) -> Callable:
     def numbered(live: PyTree, batch: PyTree, seed: Array, n: Array) -> tuple[PyTree, Mapping[str, Array]]:
         state, mean = live
         state, metrics = step(state, batch, jax.random.fold_in(jax.random.wrap_key_data(seed), n))
-        named = metrics if isinstance(metrics, Mapping) else metrics._asdict()
-        return (state, _averaged(mean, state, average, n) if average else ()), named
+        return (state, _averaged(mean, state, average, n) if average else ()), _named(metrics)
 
     return numbered
+
+
+def _named(metrics: Any) -> Mapping[str, Array]:
+    """By name, as they are or as a tuple has them; a number alone is the loss."""
+    if isinstance(metrics, Array):
+        return {"loss": metrics}
+    return metrics if isinstance(metrics, Mapping) else metrics._asdict()
 
 
 def _averaged(mean: PyTree, state: PyTree, average: float, n: Array) -> PyTree:

@@ -204,8 +204,8 @@ def test_loudness_is_that_of_what_is_heard_however_it_comes() -> None:
     for size in (1, 999, 1600, 40_000):
         assert detection.loudness(np.split(x, range(size, len(x), size)), 16_000) == pytest.approx(whole, abs=1e-6)
     assert detection.loudness([np.zeros(9)], 16_000) == detection.loudness([], 16_000) == -np.inf
-    assert detection.gain_of(-200.0) == pytest.approx(100) and detection.gain_of(-20.0) == 1
-    assert detection.gain_of(-37.0) == pytest.approx(10 ** (13 / 20)) and detection.gain_of(-7.0) == pytest.approx(10**-0.5)
+    assert detection.level_gain(-200.0) == pytest.approx(100) and detection.level_gain(-20.0) == 1
+    assert detection.level_gain(-37.0) == pytest.approx(10 ** (13 / 20)) and detection.level_gain(-7.0) == pytest.approx(10**-0.5)
 
 
 def test_channels_that_cancel_are_heard(tmp_path: Path) -> None:

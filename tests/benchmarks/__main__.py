@@ -36,6 +36,12 @@ def _in_turns(ours: Callable[[], object], theirs: Callable[[], object], rounds: 
     return median(a for a, _ in pairs), median(b for _, b in pairs)
 
 
+def _warm(run: Callable[[], object], rounds: int = ROUNDS) -> float:
+    """The median after one warm-up."""
+    run()
+    return median(_seconds(run) for _ in range(rounds))
+
+
 def _row(ours: float, theirs: float, target: float, what: str, **more: object) -> dict:
     ratio = ours / theirs
     return {"ours": ours, "theirs": theirs, "ratio": ratio, "target": target, "met": ratio <= target, "what": what, **more}
@@ -237,11 +243,6 @@ def detector() -> dict:
     return _row(seconds, 3600.0, 0.01, "detect, 1 hour / its duration (memory: 1 GiB)", most_gib=1.0)
 
 
-def _products(run: Callable[[], object]) -> dict:
-    run()
-    return {"products": median(_seconds(run) for _ in range(ROUNDS))}
-
-
 def conv_tasnet() -> dict:
     """What the network of paper 001 says of a mixture, against the same network of torch.nn modules."""
     from bayessep.models.conv_tasnet import PRESETS
@@ -250,7 +251,7 @@ def conv_tasnet() -> dict:
     compared = waveforms.forward(PRESETS["paper"])
     what = f"Conv-TasNet of paper 001, {waveforms.SECONDS:g} s / torch.nn"
     row = _row(*_in_turns(compared.ours, compared.theirs), 0.1, what, difference=compared.difference)
-    return row | _products(waveforms.products(PRESETS["paper"], gradients=False))
+    return row | {"products": _warm(waveforms.products(PRESETS["paper"], gradients=False))}
 
 
 def conv_tasnet_step() -> dict:
@@ -261,7 +262,7 @@ def conv_tasnet_step() -> dict:
     compared = waveforms.steps(PRESETS["paper"])
     what = f"a step of its training, 1 mixture of {waveforms.SECONDS:g} s / torch.nn"
     row = _row(*_in_turns(compared.ours, compared.theirs), 0.5, what, difference=compared.difference)
-    return row | _products(waveforms.products(PRESETS["paper"], gradients=True))
+    return row | {"products": _warm(waveforms.products(PRESETS["paper"], gradients=True))}
 
 
 def conv_tasnet_separate() -> dict:
@@ -269,8 +270,7 @@ def conv_tasnet_separate() -> dict:
     from tests.benchmarks import waveforms
 
     run, duration = waveforms.recording(300.0)
-    run()
-    return _row(median(_seconds(run) for _ in range(3)), duration, 1 / 20, "separate by Conv-TasNet (small), 5 min / its duration")
+    return _row(_warm(run, 3), duration, 1 / 20, "separate by Conv-TasNet (small), 5 min / its duration")
 
 
 def masker_step() -> dict:
@@ -287,8 +287,7 @@ def masker_step() -> dict:
 def _words(run: Callable[[], object], target: float, what: str) -> dict:
     from tests.benchmarks import words
 
-    run()
-    return _row(median(_seconds(run) for _ in range(ROUNDS)), words.DURATION, target, f"{what} / its duration")
+    return _row(_warm(run), words.DURATION, target, f"{what} / its duration")
 
 
 def recogniser_step() -> dict:
