@@ -343,7 +343,8 @@ def _one(config: ConvTasNet, model: Network, mixture: Float[Array, " N"], length
             y, _ = block(y, Blocks(*(part[x] for part in own)), 2**x, config, valid)
         return y, None
 
-    y, _ = lax.scan(repeat, y, model.stacked)
+    # Of two repeats no loop: what is kept for the gradient is then not copied. More would take half as much memory again.
+    y, _ = lax.scan(repeat, y, model.stacked, unroll=config.repeats <= 2)
     return overlapped(decoded(model, w, y, config))[:, :n]
 
 
