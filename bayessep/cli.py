@@ -55,7 +55,7 @@ from bayessep.options import (
     Weigh,
     Weights,
 )
-from bayessep.terminal import Terminal, Verb
+from bayessep.terminal import Terminal, Verb, say_what_can_be_said
 
 if TYPE_CHECKING:
     from bayessep.settings import Settings
@@ -405,4 +405,5 @@ cli_export.register(app)
 
 def main(arguments: Sequence[str] | None = None, **options: Any) -> None:
     """Run the command line on `arguments`, those of the process by default, and exit."""
+    say_what_can_be_said()
     app(args=None if arguments is None else list(arguments), prog_name="bayessep", **options)

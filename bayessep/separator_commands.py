@@ -349,12 +349,15 @@ def _written(paths: Sequence[Path], stems: neural.Stems, mixture: Float[np.ndarr
 
 STEP = 0.1
 """Seconds between the labels of `labels_of`, before they are joined."""
-LEAST, QUIET = 0.02, 1e-5
-"""A stem is heard that has this share of the energy; silence has this share of that of the loudest second."""
+LEAST, QUIET = 0.05, 1e-5
+"""A stem is heard that has this share of the energy; silence has this share of that of the loudest second.
+
+Of a smaller share, what leaks from one stem into the other would be heard.
+"""
 
 
 def labels_of(speech: Path, music: Path, given: Sequence[Segment] = ()) -> list[Segment]:
-    """Which stem is heard when, beside what was given: what has a fiftieth of the energy of half a second.
+    """Which stem is heard when, beside what was given: what has a twentieth of the energy of half a second.
 
     Where one stem follows the other, both are in that half second: what lasts less than 0.6 s does not count.
     """

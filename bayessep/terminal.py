@@ -3,6 +3,7 @@
 Nothing heavy is imported here, so that ``bayessep --help`` is there at once.
 """
 
+import io
 import json
 import math
 import re
@@ -53,6 +54,13 @@ def spared(of: object, failed: Callable[[str], None], *, alone: bool) -> Iterato
 def writable(text: str) -> str:
     """What UTF-8 can say of a text: the name of a file may be in another encoding, and its bytes become question marks."""
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def say_what_can_be_said() -> None:
+    """Where a stream is in an encoding that lacks a character, it has a question mark instead, and no traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
 
 
 _interrupted = threading.Event()

@@ -1,9 +1,11 @@
 """What the command line answers to input that is wrong, and to input that is only odd."""
 
 import errno
+import io
 import json
 import os
 import resource
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from bayessep import detection, pipeline, shipped
+from bayessep import cli, detection, pipeline, shipped
 from bayessep.detector_training import Recipe
 from bayessep.errors import UserError
 from bayessep.models import speech_music_detector as detector
@@ -361,3 +363,18 @@ def test_labels_that_outlast_the_recording(call: Caller, given: Files, tmp_path:
     assert known is not None and [s.start for s in known] == [0, 0.5, 1.5]
     # The frame that is centred on the last sample is labelled, too.
     assert known[-1].end > 2
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_a_terminal_without_a_character_has_a_question_mark(
+    given: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+) -> None:
+    """As where Windows sends output to a file; it was a traceback."""
+    name = tmp_path / "¼.wav"
+    name.write_bytes(given.mix.read_bytes())
+    said = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(said, encoding="ascii"))
+    with pytest.raises(SystemExit) as exit:
+        cli.main(["detect", str(tmp_path), *more])
+    assert not exit.value.code
+    assert b"?.wav" in said.getvalue()
