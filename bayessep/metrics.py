@@ -267,6 +267,10 @@ def _lagged_products(x: np.ndarray, y: np.ndarray, taps: int) -> np.ndarray:
 
 
 def _solve(gram: np.ndarray, cross: np.ndarray) -> np.ndarray:
+    try:  # by Cholesky, in half of the time; of what is symmetric the transpose is the same, in the order that LAPACK wants
+        return linalg.cho_solve(linalg.cho_factor(gram.T, lower=True, check_finite=False), cross, check_finite=False)
+    except np.linalg.LinAlgError:  # rounding has made it indefinite, as of references without any high frequencies
+        pass
     try:
         return np.linalg.solve(gram, cross)
     except np.linalg.LinAlgError:  # references that are filtered copies of each other
