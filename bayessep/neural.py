@@ -277,9 +277,11 @@ def _streamed(pieces: Iterable[Samples], separator: Separator, scale: float) -> 
 
 
 def speech_of(
-    read: Callable[[], Iterable[Samples]], sample_rate: int, separator: Windowed
+    read: Callable[[], Iterable[Samples]], sample_rate: int, separator: Windowed, name: str = "the recording"
 ) -> Iterator[tuple[Samples, Samples]]:
     """Pieces of a recording, and the speech in each of them; `read` begins the recording anew, and is called three or four times.
+
+    `name` is what the recording is called where it cannot be taken apart.
 
     Raises:
         UserError: the recording is silent.
@@ -290,9 +292,9 @@ def speech_of(
         peak = max(peak, float(np.abs(piece).max(initial=0)))
         count += piece.size
     if not np.isfinite(power):
-        raise UserError("the recording has samples that are no finite numbers; repair it.")
+        raise UserError(f"{name} has samples that are no finite numbers; repair it.")
     if not power:
-        raise UserError("the recording is silent: there is nothing to take apart.")
+        raise UserError(f"{name} is silent: there is nothing to take apart; give another recording.")
     scale = separator.level(power / count, peak)
     rate = separator.sample_rate
 
@@ -336,8 +338,10 @@ class Stems(NamedTuple):
     music: Float[np.ndarray, "C N"]  # exactly the mixture less the speech
 
 
-def separate(mixture: Samples, sample_rate: int, separator: Windowed, *, progress: Progress = silent) -> Stems:
-    """Take speech and music apart: a recording that is held at once.
+def separate(
+    mixture: Samples, sample_rate: int, separator: Windowed, *, name: str = "the recording", progress: Progress = silent
+) -> Stems:
+    """Take speech and music apart: a recording that is held at once, by whatever name errors call it.
 
     Raises:
         UserError: the mixture is silent, or no (C, N).
@@ -348,7 +352,7 @@ def separate(mixture: Samples, sample_rate: int, separator: Windowed, *, progres
     size = 10 * max(1, round(sample_rate))
     pieces = [mixture[:, k : k + size] for k in range(0, mixture.shape[1], size)]
     parts: list[Samples] = []
-    for _, speech in speech_of(lambda: pieces, sample_rate, separator):
+    for _, speech in speech_of(lambda: pieces, sample_rate, separator, name):
         parts.append(speech)
         progress("separating", sum(part.shape[1] for part in parts), mixture.shape[1], float("nan"))
     speech = np.concatenate(parts, axis=1)
@@ -374,7 +378,7 @@ def separate_file(
         audio.Writer(speech_path, rate, info.channels, subtype, frames) as speech_out,
         audio.Writer(music_path, rate, info.channels, subtype, frames) as music_out,
     ):
-        for piece, speech in speech_of(read, rate, separator):
+        for piece, speech in speech_of(read, rate, separator, str(path)):
             speech_out.append(speech)
             music_out.append(piece - speech)
             done += piece.shape[1]

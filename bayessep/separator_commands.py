@@ -321,9 +321,7 @@ def _separate(
                 neural.separate_file(mix, separator, stems[0], stems[1], progress=progress)
             else:
                 mixture = audio.read(mix).samples
-                if not mixture.any():
-                    raise UserError(f"{mix} is silent: there is nothing to take apart; give another recording.")
-                apart = neural.separate(mixture, info.sample_rate, separator, progress=progress)
+                apart = neural.separate(mixture, info.sample_rate, separator, name=str(mix), progress=progress)
                 gain = _written(stems, apart, mixture, info.sample_rate)
         found = labels_of(stems[0], stems[1], labels)
         segments.write(part / accounts.FILES["labels"], found)

@@ -172,6 +172,14 @@ def test_silence_is_refused() -> None:
         neural.separate(np.full((1, 500), np.nan, np.float32), RATE, _separator())
 
 
+def test_a_silent_file_is_named(tmp_path: Path) -> None:
+    audio.write(tmp_path / "nothing.wav", np.zeros((1, 500), np.float32), RATE)
+    stems = [tmp_path / "speech.wav", tmp_path / "music.wav"]
+    with pytest.raises(UserError, match=r"nothing\.wav is silent"):
+        neural.separate_file(tmp_path / "nothing.wav", _separator(), *stems)
+    assert not any(stem.exists() for stem in stems)
+
+
 def test_files_are_separated_as_arrays_are(tmp_path: Path) -> None:
     x = _sound(2, 25.0)
     audio.write(tmp_path / "mix.wav", x, RATE, "FLOAT")
