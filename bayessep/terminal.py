@@ -57,10 +57,10 @@ def writable(text: str) -> str:
 
 
 def say_what_can_be_said() -> None:
-    """Where a stream is in an encoding that lacks a character, it has a question mark instead, and no traceback."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
-            stream.reconfigure(errors="replace")
+    """Where standard output's encoding lacks a character, it has a question mark; standard error never raises, as Python has it."""
+    out = sys.stdout
+    if isinstance(out, io.TextIOWrapper) and out.errors in ("strict", "surrogateescape"):  # what nobody asked for
+        out.reconfigure(errors="replace")
 
 
 _interrupted = threading.Event()

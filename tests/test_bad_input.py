@@ -365,15 +365,15 @@ def test_labels_that_outlast_the_recording(call: Caller, given: Files, tmp_path:
     assert known[-1].end > 2
 
 
-@pytest.mark.parametrize("more", [(), ("--json",)])
+@pytest.mark.parametrize(("errors", "more"), [("strict", ()), ("strict", ("--json",)), ("surrogateescape", ())])
 def test_a_terminal_without_a_character_has_a_question_mark(
-    given: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+    given: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, errors: str, more: tuple[str, ...]
 ) -> None:
-    """As where Windows sends output to a file; it was a traceback."""
+    """As where Windows sends output to a file, or the locale is POSIX; it was a traceback."""
     name = tmp_path / "¼.wav"
     name.write_bytes(given.mix.read_bytes())
     said = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(said, encoding="ascii"))
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(said, encoding="ascii", errors=errors))
     with pytest.raises(SystemExit) as exit:
         cli.main(["detect", str(tmp_path), *more])
     assert not exit.value.code
