@@ -210,6 +210,17 @@ def licence_of(card: str) -> str:
     return ""
 
 
+def what_of(model: shipped.Model) -> str:
+    """The heading of a model's card, or below one that is its name the first sentence, and what of its recipe makes the network."""
+    heading, _, text = model.card.strip().partition("\n")
+    heading = heading.strip("# ")
+    first = " ".join(text.strip().partition("\n\n")[0].split())
+    said = re.split(r"(?<=\.) ", first, maxsplit=1)[0].rstrip(".") if heading == model.name else heading
+    recipe = model.settings.get("recipe") or {}
+    made = [f"{name} {recipe[name]}" for name in ("network", "head", "feature", "bands") if name in recipe]
+    return f"{said} ({', '.join(made)})" if made else said
+
+
 def models_list(terminal: Terminal) -> None:
     """The models that ship: name, size, what they are, licence. Of a damaged one, that it is."""
     from rich.table import Table
@@ -218,8 +229,8 @@ def models_list(terminal: Terminal) -> None:
     for name in shipped.names():
         try:
             model = shipped.info(name)
-            row = {"bytes": model.bytes, "sha256": model.sha256, "settings": model.settings, "licence": licence_of(model.card)}
-            rows.append({"name": name} | row | {"error": None})
+            row = {"bytes": model.bytes, "sha256": model.sha256, "settings": model.settings, "what": what_of(model)}
+            rows.append({"name": name} | row | {"licence": licence_of(model.card), "error": None})
         except UserError as error:
             rows.append({"name": name, "error": str(error)})
     table = Table()
@@ -229,17 +240,8 @@ def models_list(terminal: Terminal) -> None:
         if row["error"]:
             table.add_row(row["name"], "", row["error"], "")
         else:
-            table.add_row(row["name"], f"{row['bytes'] / 1e6:.2f} MB", _told(row["settings"]), row["licence"])
+            table.add_row(row["name"], f"{row['bytes'] / 1e6:.2f} MB", row["what"], row["licence"])
     terminal.result({"models": rows}, table if rows else "no models are installed.")
-
-
-def _told(settings: Mapping[str, Any]) -> str:
-    """Settings in words: those of a recipe that make the network, else all that are short."""
-    chosen = {k: v for k, v in settings.items() if isinstance(v, (str, int, float))}
-    recipe = settings.get("recipe")
-    if isinstance(recipe, Mapping):
-        chosen = {k: recipe[k] for k in ("network", "head", "feature", "bands") if k in recipe}
-    return ", ".join(f"{name} {value}" for name, value in chosen.items())
 
 
 def models_info(name: str, terminal: Terminal) -> None:
