@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Any
 
 import jax
@@ -27,6 +29,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from bayessep.errors import UserError
 from bayessep.features import mel_filters
+from bayessep.models.image_layers import in_pairs
 from bayessep.stft import Stft
 
 NETWORKS = ("b1", "b2", "b3", "b4", "b4-nofc", "frames")
@@ -137,25 +140,47 @@ def convolved(
     """A convolution over one axis or two; on a CPU the sum of a product of matrices for each place of the kernel.
 
     With as many channels as most layers have here, gradients are faster so than XLA's own: one example at a time stays in the
-    cache. Examples are not dealt to several devices that way, so those have XLA's.
+    cache. The most usual kernel has fewer products (`in_pairs`). Examples are not dealt to several devices that way, so those
+    have XLA's.
     """
     if jax.default_backend() != "cpu" or jax.device_count() > 1:
         names = ("NWC", "WIO", "NWC") if x.ndim == 3 else ("NHWC", "HWIO", "NHWC")
         return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=names)
     size = kernel.shape[:-2]
+    if size == (3, 3) and set(strides) == {1} and min(kernel.shape[2:]) >= WIDE:
+        return _in_pairs(x, kernel, padding)
     around = jnp.pad(x, ((0, 0), *lax.padtype_to_pads(x.shape[1:-1], size, strides, padding), (0, 0)))
     made = [(n - k) // stride + 1 for n, k, stride in zip(around.shape[1:-1], size, strides, strict=True)]
 
     @jax.checkpoint  # to keep what every place sees would take as many times the memory
     def one(example: Float[Array, "*T n"]) -> Float[Array, "*S m"]:
-        products = []
+        seen = []
         for at in np.ndindex(*size):
             ends = [first + (n - 1) * stride + 1 for first, n, stride in zip(at, made, strides, strict=True)]
-            seen = lax.slice(example, (*at, 0), (*ends, example.shape[-1]), (*strides, 1))
-            products.append(seen @ kernel[at])
-        return sum(products[1:], start=products[0])
+            seen.append(lax.slice(example, (*at, 0), (*ends, example.shape[-1]), (*strides, 1)))
+        if example.shape[-1] < WIDE:
+            return jnp.concatenate(seen, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
+        return reduce(add, (x @ kernel[at] for x, at in zip(seen, np.ndindex(*size), strict=True)))
 
     return lax.map(one, around)
+
+
+WIDE = 16
+"""Channels from which products of matrices take longer than the sums that `in_pairs` makes before and after them."""
+
+CELLS = 1024
+
+
+def _in_pairs(x: Float[Array, "B F T n"], kernel: Float[Array, "3 3 n m"], padding: str) -> Float[Array, "B G S m"]:
+    """`convolved` of the most usual kernel, with one row and one column more where they are odd, which are left off."""
+    edges = lax.padtype_to_pads(x.shape[1:-1], (3, 3), (1, 1), padding)
+    made = [n + sum(edge) - 2 for n, edge in zip(x.shape[1:-1], edges, strict=True)]
+    even = [(before, after + n % 2) for (before, after), n in zip(edges, made, strict=True)]
+    around = jnp.pad(x, ((0, 0), *even, (0, 0)))
+    # As few at a time as make products that are worth reading the kernel for.
+    few = next(n for n in range(1, len(x) + 1) if len(x) % n == 0 and (n * made[0] * made[1] >= CELLS or n == len(x)))
+    found = lax.map(lambda some: in_pairs(some, kernel), around.reshape(-1, few, *around.shape[1:]))
+    return found.reshape(len(x), *found.shape[2:])[:, : made[0], : made[1]]
 
 
 class Kernels(nnx.Module):
@@ -197,8 +222,20 @@ def _through(layers: Iterable[Callable[[Array, Noise], Array]], x: Array, noise:
     return x
 
 
-def _maximum(x: Array, window: tuple[int, int], strides: tuple[int, int] | None = None, padding: str = "VALID") -> Array:
-    return nnx.max_pool(x, window, strides or window, padding)
+def _maximum(
+    x: Float[Array, "B F T n"], window: tuple[int, int], strides: tuple[int, int] | None = None, padding: str = "VALID"
+) -> Float[Array, "B G S n"]:
+    """The greatest number of each window. Of one that has several of them, each gets a part of the slope.
+
+    Term by term: on a CPU, the slopes of XLA's own take six times as long.
+    """
+    strides, (high, wide) = strides or window, x.shape[1:-1]
+    edges = lax.padtype_to_pads((high, wide), window, strides, padding)
+    around = jnp.pad(x, ((0, 0), *edges, (0, 0)), constant_values=-np.inf) if any(map(any, edges)) else x
+    made = [(n - k) // stride + 1 for n, k, stride in zip(around.shape[1:-1], window, strides, strict=True)]
+    ends = [(n - 1) * stride + 1 for n, stride in zip(made, strides, strict=True)]
+    places = [around[:, a : a + ends[0] : strides[0], b : b + ends[1] : strides[1]] for a, b in np.ndindex(*window)]
+    return reduce(jnp.maximum, places)
 
 
 def _halved(n: int, times: int = 1) -> int:
@@ -248,7 +285,8 @@ class B1(nnx.Module):
 def _normalised_locally(x: Float[Array, "B F T n"]) -> Float[Array, "B F T n"]:
     """Each channel divided by a power of the energy of the eleven around it (TensorFlow's, radius 5)."""
     energy = lax.reduce_window(x**2, 0.0, lax.add, (1, 1, 1, 11), (1, 1, 1, 1), "SAME")
-    return x / (1 + 1e-4 * energy) ** 0.75
+    root = lax.rsqrt(1 + 1e-4 * energy)
+    return x * root * jnp.sqrt(root)  # to the power -3/4: roots are much faster than powers
 
 
 class B2(nnx.Module):
