@@ -2,14 +2,14 @@
 
     python -m bayessep.recogniser_release DATA -o bayessep/weights --work FOLDER
 
-The mixture ASR of the full run of `reproduce woo2020`, trained on (`woo2020_recognition.LONGER`), kept in FOLDER and gone on with
-there; its weights are published in half precision, and measured once more as they ship. Twenty minutes of a core.
+The mixture ASR of the full run of `reproduce woo2020` in four times as many steps, kept in FOLDER and gone on with there; its
+weights are published in half precision, and measured once more as they ship. Twenty-five minutes of a core.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +26,22 @@ from bayessep.woo2020 import genres
 from bayessep.woo2020_recognition import CONDITIONS, Networks, at, divide, seeded, utterances
 
 BUDGET = "full"
+LONGER = 4
+"""Times as many epochs: after those of the experiment it still learns."""
 
 
 def release(data: Path, work: Path, output: Path, progress: Progress = lambda *_: None) -> dict[str, Any]:
     """Train, measure, and put the weights and their card into `output`; returns the figures of the card."""
     own = seeded(woo2020_recognition.BUDGETS[BUDGET], 0)
+    # By a seed of its own it does not hear once more what the clean one, from which it goes on, has heard.
+    own = replace(own, mixture=replace(own.mixture, epochs=LONGER * own.mixture.epochs, seed=1))
     parts = divide(data, own.clean.words)
     networks = Networks(own, parts, work, progress)
-    trained = networks.longer()
+    trained = networks.mixture()
     config = own.mixture.config(vocabulary.size_of(networks.words))
     listed = spoken.listed(data, only=own.clean.words, redistributable=True)
     known = {one.group for one in parts.learn.speech}
-    facts = {"recipes": [asdict(recipe) for recipe in (own.clean, own.mixture, own.joint)], "words": " ".join(own.clean.words)}
+    facts = {"recipes": [asdict(recipe) for recipe in (own.clean, own.mixture)], "words": " ".join(own.clean.words)}
     whole = recognisers.weights_of(config, trained.state, networks.words, own.clean.seconds, networks.most, facts)
     weights = shipped.halved(whole)
     ships = recognisers.recogniser_of(weights)
@@ -58,7 +62,7 @@ def release(data: Path, work: Path, output: Path, progress: Progress = lambda *_
         "music": {name: round(seconds_of(part.music, RATE) / 60, 1) for name, part in parts._asdict().items()},
         "licences": sorted({one.licence for one in listed if one.group in known}),
         "parameters": attention_asr.parameter_count(config),
-        "steps": [r.epochs * r.steps_per_epoch for r in (own.clean, own.mixture, own.joint)],
+        "steps": [r.epochs * r.steps_per_epoch for r in (own.clean, own.mixture)],
     }
     shipped.publish(ATTENTION, weights, card(figures), output)
     (work / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
@@ -81,7 +85,7 @@ def card(figures: dict[str, Any]) -> str:
     heads, rates = zip(*figures["scores"].items(), strict=True)
     wrong, said = figures["strangers"]
     unknown = f"Of {said} words by others, in recordings of their own, {wrong} % are wrong." if said else "Others were not tested."
-    clean, mixture, on = figures["steps"]
+    clean, mixture = figures["steps"]
     licences = "\n".join(f"- {licence}" for licence in figures["licences"])
     return f"""# {ATTENTION}
 
@@ -91,7 +95,7 @@ Digits, zero to nine, through music: `bayessep transcribe --recogniser {ATTENTIO
 
 - The recogniser of paper 001 (Woo et al., 2020) in the preset small: {figures["parameters"]:,} parameters in half precision,
   whose labels are characters.
-- Trained for {clean} steps on clean speech, then for {mixture} and {on} on speech with music at 0 dB ± 5 dB.
+- Trained for {clean} steps on clean speech, then for {mixture} on speech with music at 0 dB ± 5 dB.
 - Made by `python -m bayessep.recogniser_release DATA -o bayessep/weights --work FOLDER`.
 
 ## How good

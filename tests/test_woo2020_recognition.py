@@ -130,7 +130,7 @@ def test_an_interrupted_run_goes_on(call: Caller, small: Path, monkeypatch: pyte
     assert "of another experiment" in call.refused(*line, "--finished", "--part", "separation")
     assert "take one of the two" in call.refused(*line, "--finished", "--speech", small)
 
-    figures = recogniser_release.release(small, folder, small / "weights")
+    figures = recogniser_release.release(small, small / "work", small / "weights")
     ships = recognisers.recogniser_of(shipped.read_file(small / "weights" / "attention-asr.safetensors"))
     assert vocabulary.size_of(ships.vocabulary) == ships.config.labels and ships.seconds == 1.5
     assert figures["scores"].keys() == {"clean", "5 dB", "0 dB", "-5 dB"} and figures["strangers"] == [None, 0]
