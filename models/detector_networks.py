@@ -14,6 +14,7 @@ Sizes and details are those of the code of paper 003's authors, of which its num
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -166,9 +167,9 @@ def convolved(
 
 
 WIDE = 16
-"""Channels from which products of matrices take longer than the sums that `in_pairs` makes before and after them."""
-
+"""Channels from which a product for each place of a kernel is worth while, or fewer of them; of fewer channels, one of all."""
 CELLS = 1024
+"""Places of pictures that are convolved at a time: fewer are not worth reading the kernel for, more leave the cache."""
 
 
 def _in_pairs(x: Float[Array, "B F T n"], kernel: Float[Array, "3 3 n m"], padding: str) -> Float[Array, "B G S m"]:
@@ -176,11 +177,10 @@ def _in_pairs(x: Float[Array, "B F T n"], kernel: Float[Array, "3 3 n m"], paddi
     edges = lax.padtype_to_pads(x.shape[1:-1], (3, 3), (1, 1), padding)
     made = [n + sum(edge) - 2 for n, edge in zip(x.shape[1:-1], edges, strict=True)]
     even = [(before, after + n % 2) for (before, after), n in zip(edges, made, strict=True)]
-    around = jnp.pad(x, ((0, 0), *even, (0, 0)))
-    # As few at a time as make products that are worth reading the kernel for.
-    few = next(n for n in range(1, len(x) + 1) if len(x) % n == 0 and (n * made[0] * made[1] >= CELLS or n == len(x)))
-    found = lax.map(lambda some: in_pairs(some, kernel), around.reshape(-1, few, *around.shape[1:]))
-    return found.reshape(len(x), *found.shape[2:])[:, : made[0], : made[1]]
+    some = min(len(x), -(-CELLS // math.prod(made)))
+    around = jnp.pad(x, ((0, -len(x) % some), *even, (0, 0)))
+    found = lax.map(lambda part: in_pairs(part, kernel), around.reshape(-1, some, *around.shape[1:]))
+    return found.reshape(-1, *found.shape[2:])[: len(x), : made[0], : made[1]]
 
 
 class Kernels(nnx.Module):
@@ -225,9 +225,9 @@ def _through(layers: Iterable[Callable[[Array, Noise], Array]], x: Array, noise:
 def _maximum(
     x: Float[Array, "B F T n"], window: tuple[int, int], strides: tuple[int, int] | None = None, padding: str = "VALID"
 ) -> Float[Array, "B G S n"]:
-    """The greatest number of each window. Of one that has several of them, each gets a part of the slope.
+    """The greatest number of each window, which is no larger than the picture. Of equal ones, each gets some of the slope.
 
-    Term by term: on a CPU, the slopes of XLA's own take six times as long.
+    Term by term: on a CPU, the slopes of XLA's own take several times as long.
     """
     strides, (high, wide) = strides or window, x.shape[1:-1]
     edges = lax.padtype_to_pads((high, wide), window, strides, padding)
