@@ -216,7 +216,8 @@ def what_of(model: shipped.Model) -> str:
     heading = heading.strip("# ")
     first = " ".join(text.strip().partition("\n\n")[0].split())
     said = re.split(r"(?<=\.) ", first, maxsplit=1)[0].rstrip(".") if heading == model.name else heading
-    recipe = model.settings.get("recipe") or {}
+    recipe = model.settings.get("recipe")
+    recipe = recipe if isinstance(recipe, Mapping) else {}
     made = [f"{name} {recipe[name]}" for name in ("network", "head", "feature", "bands") if name in recipe]
     return f"{said} ({', '.join(made)})" if made else said
 

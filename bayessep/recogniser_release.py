@@ -26,15 +26,15 @@ from bayessep.woo2020 import genres
 from bayessep.woo2020_recognition import CONDITIONS, Networks, at, divide, seeded, utterances
 
 BUDGET = "full"
-LONGER = 4
-"""Times as many epochs: after those of the experiment it still learns."""
+TIMES = 4
+"""As many epochs as in the experiment, after which it still learns."""
 
 
 def release(data: Path, work: Path, output: Path, progress: Progress = lambda *_: None) -> dict[str, Any]:
     """Train, measure, and put the weights and their card into `output`; returns the figures of the card."""
     own = seeded(woo2020_recognition.BUDGETS[BUDGET], 0)
     # By a seed of its own it does not hear once more what the clean one, from which it goes on, has heard.
-    own = replace(own, mixture=replace(own.mixture, epochs=LONGER * own.mixture.epochs, seed=1))
+    own = replace(own, mixture=replace(own.mixture, epochs=TIMES * own.mixture.epochs, seed=1))
     parts = divide(data, own.clean.words)
     networks = Networks(own, parts, work, progress)
     trained = networks.mixture()
