@@ -133,6 +133,8 @@ def test_an_interrupted_run_goes_on(call: Caller, small: Path, monkeypatch: pyte
     figures = recogniser_release.release(small, small / "work", small / "weights")
     ships = recognisers.recogniser_of(shipped.read_file(small / "weights" / "attention-asr.safetensors"))
     assert vocabulary.size_of(ships.vocabulary) == ships.config.labels and ships.seconds == 1.5
+    mixture = experiment.BUDGETS["full"].mixture
+    assert figures["steps"][1] == recogniser_release.TIMES * mixture.epochs * mixture.steps_per_epoch
     assert figures["scores"].keys() == {"clean", "5 dB", "0 dB", "-5 dB"} and figures["strangers"] == [None, 0]
     card = (small / "weights" / "attention-asr.md").read_text()
     assert "| as it ships | " in card and "- CC0" in card and f"{attention_asr.parameter_count(ships.config):,} parameters" in card
