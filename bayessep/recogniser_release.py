@@ -27,7 +27,7 @@ from bayessep.woo2020_recognition import CONDITIONS, Networks, at, divide, seede
 
 BUDGET = "full"
 TIMES = 4
-"""As many epochs as in the experiment, after which it still learns."""
+"""The epochs of the experiment so many times: after those it still learns."""
 
 
 def release(data: Path, work: Path, output: Path, progress: Progress = lambda *_: None) -> dict[str, Any]:

@@ -135,6 +135,17 @@ class Dense(nnx.Module):
         return _dropped(self.dropout, nnx.relu(normalised(self.norm, self.linear(x), noise)), noise)
 
 
+def _seen(x: Float[Array, "... n"], size: Sequence[int], strides: Sequence[int]) -> list[Float[Array, "... n"]]:
+    """What each place of a window sees that moves over the axes before the last and lies inside."""
+    moved = x.shape[-1 - len(size) : -1]
+    ends = [(n - k) // stride * stride + 1 for n, k, stride in zip(moved, size, strides, strict=True)]
+
+    def at(place: tuple[int, ...]) -> Float[Array, "... n"]:
+        return x[(..., *(slice(k, k + end, by) for k, end, by in zip(place, ends, strides, strict=True)), slice(None))]
+
+    return [at(place) for place in np.ndindex(*size)]
+
+
 def convolved(
     x: Float[Array, "B *T n"], kernel: Float[Array, "*k n m"], strides: Sequence[int], padding: str
 ) -> Float[Array, "B *S m"]:
@@ -151,14 +162,10 @@ def convolved(
     if size == (3, 3) and set(strides) == {1} and min(kernel.shape[2:]) >= WIDE:
         return _in_pairs(x, kernel, padding)
     around = jnp.pad(x, ((0, 0), *lax.padtype_to_pads(x.shape[1:-1], size, strides, padding), (0, 0)))
-    made = [(n - k) // stride + 1 for n, k, stride in zip(around.shape[1:-1], size, strides, strict=True)]
 
     @jax.checkpoint  # to keep what every place sees would take as many times the memory
     def one(example: Float[Array, "*T n"]) -> Float[Array, "*S m"]:
-        seen = []
-        for at in np.ndindex(*size):
-            ends = [first + (n - 1) * stride + 1 for first, n, stride in zip(at, made, strides, strict=True)]
-            seen.append(lax.slice(example, (*at, 0), (*ends, example.shape[-1]), (*strides, 1)))
+        seen = _seen(example, size, strides)
         if example.shape[-1] < WIDE:
             return jnp.concatenate(seen, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
         return reduce(add, (x @ kernel[at] for x, at in zip(seen, np.ndindex(*size), strict=True)))
@@ -229,13 +236,10 @@ def _maximum(
 
     Term by term: on a CPU, the slopes of XLA's own take several times as long.
     """
-    strides, (high, wide) = strides or window, x.shape[1:-1]
-    edges = lax.padtype_to_pads((high, wide), window, strides, padding)
-    around = jnp.pad(x, ((0, 0), *edges, (0, 0)), constant_values=-np.inf) if any(map(any, edges)) else x
-    made = [(n - k) // stride + 1 for n, k, stride in zip(around.shape[1:-1], window, strides, strict=True)]
-    ends = [(n - 1) * stride + 1 for n, stride in zip(made, strides, strict=True)]
-    places = [around[:, a : a + ends[0] : strides[0], b : b + ends[1] : strides[1]] for a, b in np.ndindex(*window)]
-    return reduce(jnp.maximum, places)
+    strides = strides or window
+    edges = lax.padtype_to_pads(x.shape[1:-1], window, strides, padding)
+    around = jnp.pad(x, ((0, 0), *edges, (0, 0)), constant_values=-np.inf)
+    return reduce(jnp.maximum, _seen(around, window, strides))
 
 
 def _halved(n: int, times: int = 1) -> int:
