@@ -113,7 +113,13 @@ def conv_tasnet(
         bool | None, recipe("--consistent", show_default="the preset's", help="Stems that sum to the mixture.")
     ] = None,
     precision: Annotated[
-        str | None, recipe("--precision", metavar="float32|bfloat16", show_default="float32", help="bfloat16 is for accelerators.")
+        str | None,
+        recipe(
+            "--precision",
+            metavar="float32|bfloat16",
+            show_default="float32",
+            help="bfloat16 is for hardware that multiplies it faster.",
+        ),
     ] = None,
     rate: Rate = None,
     falls: Falls = None,

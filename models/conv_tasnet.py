@@ -30,6 +30,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from bayessep.errors import UserError
+from bayessep.models.precision import PRECISIONS, product
 from bayessep.models.waveform_separation import (
     Batch,
     Metrics,
@@ -45,7 +46,6 @@ from bayessep.models.waveform_separation import (
 NORMS = ("global", "cumulative", "frame")
 MASKS = ("relu", "sigmoid")
 BANKS = ("random", "fourier")
-PRECISIONS = ("float32", "bfloat16")
 EPS = 1e-8
 """Added to variances, as in paper 001's code."""
 
@@ -64,7 +64,7 @@ class ConvTasNet:
         bank: what encoder and decoder start as. ``random`` as in the paper. ``fourier``: windowed sines and cosines, both halves of
             each, from which the decoder makes what the encoder was given; 2 L filters. Where training is short, more is
             learned from there.
-        precision: of products of matrices; ``bfloat16`` is for accelerators.
+        precision: of the factors of products; ``bfloat16`` is for hardware that multiplies it faster.
         rate, steps: of Adam, and in which its rate falls to nothing; 0: it stays.
 
     Raises:
@@ -204,13 +204,6 @@ def overlapped(frames: Float[Array, "*A T L"]) -> Float[Array, "*A N"]:
     first, second = jnp.split(frames, 2, axis=-1)
     hops = second[..., :-1, :] + first[..., 1:, :]
     return hops.reshape(*hops.shape[:-2], -1)
-
-
-def product(x: Float[Array, "T n"], w: Float[Array, "n m"], precision: str = "float32") -> Float[Array, "T m"]:
-    """x w, as exact as the precision says; the result is always float32."""
-    if precision == "bfloat16":
-        return jnp.dot(x.astype(jnp.bfloat16), w.astype(jnp.bfloat16), preferred_element_type=jnp.float32)
-    return x @ w
 
 
 def prelu(x: Float[Array, "T n"], slope: Float[Array, ""]) -> Float[Array, "T n"]:

@@ -1,0 +1,49 @@
+"""Products of rounded factors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+
+from bayessep.models.conv_tasnet import ConvTasNet, init, separated
+from bayessep.models.precision import product
+
+KEYS = jax.random.split(jax.random.key(0), 3)
+X, W, SLOPE = (jax.random.normal(key, shape) for key, shape in zip(KEYS, ((50, 8), (8, 12), (50, 12)), strict=True))
+
+
+def _as_rounded(x: jax.Array) -> np.ndarray:
+    return np.asarray(x.astype(jnp.bfloat16), np.float64)
+
+
+def test_it_is_the_product_of_rounded_factors_and_so_are_its_gradients() -> None:
+    found, back = jax.vjp(lambda x, w: product(x, w, "bfloat16"), X, W)
+    of_x, of_w = back(SLOPE)
+    x, w, slope = map(_as_rounded, (X, W, SLOPE))
+    for ours, exact in ((found, x @ w), (of_x, slope @ w.T), (of_w, x.T @ slope)):
+        assert ours.dtype == jnp.float32
+        np.testing.assert_allclose(ours, exact, atol=1e-5)
+    assert np.abs(np.asarray(found) - np.asarray(X @ W)).max() > 1e-4  # else nothing was rounded
+
+
+def _products(jaxpr: Jaxpr) -> list[JaxprEqn]:
+    found = [e for e in jaxpr.eqns if e.primitive.name == "dot_general"]
+    for equation in jaxpr.eqns:
+        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda v: isinstance(v, (Jaxpr, ClosedJaxpr))):
+            if isinstance(value, (Jaxpr, ClosedJaxpr)):
+                found += _products(value.jaxpr if isinstance(value, ClosedJaxpr) else value)
+    return found
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_no_product_of_a_step_of_training_is_of_another_precision_and_none_is_done_twice(precision: str) -> None:
+    config = ConvTasNet(8, 4, 6, 10, 3, 2, 2, precision=precision)
+    parameters = init(config, jax.random.key(1)).parameters
+    loss = lambda p: (separated(config, p, jnp.ones((1, 40))) ** 2).sum()  # noqa: E731
+    found = _products(jax.make_jaxpr(jax.grad(loss))(parameters).jaxpr)
+    kinds = {str(operand.aval.dtype) for equation in found for operand in equation.invars}
+    assert kinds == {precision}
+    # A product has one forwards and two backwards; of a loop's two repeats, one is counted: encoder, narrow, masks, two decoders,
+    # and two of each of two blocks. What the encoder is given has no gradient, which only bfloat16 leaves for XLA to leave out.
+    assert len(found) == 3 * 9 - (precision == "float32")
