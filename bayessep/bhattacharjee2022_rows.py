@@ -166,6 +166,6 @@ def recipe_of(task: Task, seed: int) -> Recipe:
         epochs=budget.epochs,
         steps_per_epoch=budget.steps[row.network],
         # Where batches are normalised, validation says little before the running means have settled.
-        patience=budget.patience if row.network == "b3" else budget.epochs,
+        patience=budget.patience if row.network == "b3" else 2 * budget.patience,
         seed=seed,
     )
