@@ -62,7 +62,7 @@ def _unwritable(folder: Path, error: OSError) -> UserError:
 
 
 def _publish(part: Path, folder: Path, replacing: Sequence[str]) -> None:
-    """Move every file to its place. Whatever can fail comes first, and an interruption waits until the moves are done."""
+    """Move every file to its place. Whatever can fail comes first; an interruption during the moves is ignored."""
     files = sorted(path for path in part.rglob("*") if path.is_file())
     moves = [(path, folder / path.relative_to(part)) for path in files]
     for _, target in moves:
