@@ -114,6 +114,8 @@ def run(
             cannot be used.
     """
     tasks = list(dict.fromkeys(tasks))
+    if transfer is not None and any(task.row == TRANSFER_DAFX for task in tasks):
+        detector_transfer.listed(transfer)  # what is wrong with it is said before hours of training
     _check_setup(folder, corpus, seed, transfer)
     if any(task.row == FIGURE_2 for task in tasks):
         extras.library("sklearn", "baselines", package="scikit-learn")  # what is missing is said before any work is done
@@ -146,25 +148,32 @@ def finished(folder: Path, corpus: Corpus, budget: str, *, seed: int = 0) -> lis
 
 
 def _check_setup(folder: Path, corpus: Corpus, seed: int, transfer: Path | None, *, writes: bool = True) -> None:
-    """Write down what results depend on, or compare. Rows and budgets that were not there before may come."""
-    names = transfer and sorted((p.relative_to(transfer).as_posix(), p.stat().st_size) for p in transfer.rglob("*") if p.is_file())
+    """Write down what results depend on, or compare. Rows and budgets that were not there before may come, and broadcasts change as
+    long as there is no result of them."""
     setup = {
         "version": __version__,
         "seed": seed,
         "recordings": corpus.digest,
         "rows": {name: row._asdict() for name, row in ROWS.items()},
         "budgets": {name: dataclasses.asdict(budget) for name, budget in BUDGETS.items()},
-        "transfer": names and hashlib.sha256(json.dumps(names).encode()).hexdigest(),
+        "transfer": transfer and _digest(transfer),
     }
 
     def other(before: Any, now: dict[str, Any]) -> str:
         kept = {part: {name: now[part].get(name) for name in before[part]} for part in ("rows", "budgets")}
         if transfer is None:
             now["transfer"] = before["transfer"]  # what they were stays
-        kept["transfer"] = before["transfer"] and now["transfer"]
+        heard = any(result["row"] == TRANSFER_DAFX for result in read(folder, KEY))
+        kept["transfer"] = now["transfer"] if before["transfer"] and heard else before["transfer"]
         return "" if before == now | kept else "results of other recordings or settings, another seed or another version"
 
     output.settle(folder / SETUP, setup, other, writes=writes)
+
+
+def _digest(transfer: Path) -> str:
+    """Of the names and sizes of what lies in a folder."""
+    names = sorted((p.relative_to(transfer).as_posix(), p.stat().st_size) for p in transfer.rglob("*") if p.is_file())
+    return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
 
 def work(task: Task, folder: Path, corpus: Corpus, seed: int, transfer: Path | None, progress: Progress) -> dict[str, Any]:
@@ -300,6 +309,8 @@ def _transferred(task: Task, folder: Path, corpus: Corpus, seed: int, transfer: 
     training = Training(budget.epochs, budget.tuning, budget.patience, seed=seed)
     for head in detector_transfer.HEADS:
         about = {"row": task.row, "fold": task.fold, "recordings": corpus.digest}
+        if transfer is not None:
+            about["broadcasts"] = _digest(transfer)
         tuned = detector_transfer.task(recipe, head, state, made.learn, made.held, about)
         found = train(tuned, training, folder / task.place / head, progress=progress)
         states[head] = found.state

@@ -410,7 +410,9 @@ def _usable(of: DetectorRecordings, redistributable: bool, needed: Collection[st
 
 _FREE = re.compile(r"CC0|CC[ -]BY|public domain|\bMIT\b|\bBSD\b|\bApache\b|no restriction", re.IGNORECASE)
 _BOUND = re.compile(
-    r"\b(NC|ND|non-?commercial|no-?deriv\w*|research|evaluation|campaign|unstated|not stated|unknown|releases)\b", re.I
+    r"(?<![a-z])((NC|ND|non[\s_-]*commercial)(?![a-z])|no[\s_-]*deriv|(research|evaluation|campaign|unstated|not stated|unknown"
+    r"|releases)\b)",
+    re.IGNORECASE,
 )
 
 

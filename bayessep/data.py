@@ -43,7 +43,7 @@ def read_manifest(folder: str | Path) -> list[Recording]:
 
     Raises:
         UserError: the manifest is missing, lacks columns, holds a value that is not a number where one
-            belongs, or lists a file that is not there.
+            belongs, is no CSV, or lists a file that is not there or by an absolute path.
     """
     manifest = Path(folder) / "manifest.csv"
     try:
@@ -57,13 +57,18 @@ def read_manifest(folder: str | Path) -> list[Recording]:
     absent = [c for c in MANIFEST_COLUMNS if c not in (rows.fieldnames or ())]
     if absent:
         raise UserError(f"{manifest} lacks the columns {', '.join(absent)}: add them to its first line")
-    return [_recording(manifest, rows.line_num, row) for row in rows]
+    try:
+        return [_recording(manifest, rows.line_num, row) for row in rows]
+    except csv.Error as error:
+        raise UserError(f"{manifest}, line {rows.line_num}: {error}; a quotation mark may lack its other half") from None
 
 
 def _recording(manifest: Path, line: int, row: dict[str, str]) -> Recording:
     if None in row or None in row.values():
         raise UserError(f"{manifest}, line {line}: this row does not have as many fields as the header")
     path = manifest.parent / row["path"]
+    if Path(row["path"]).is_absolute():
+        raise UserError(f"{manifest}, line {line}: {row['path']} does not begin in the folder of the manifest; paths must")
     if not path.is_file():
         raise UserError(
             f"{manifest}, line {line}: lists {row['path']}, which is not there; add the file or drop the row"
@@ -141,10 +146,15 @@ def read_folder(folder: str | Path, category: str = "") -> list[Recording]:
     paths = audio_files(folder)
     found = []
     for path in paths:
-        info, inside = probe(path), path.relative_to(folder)
-        group = inside.parts[0] if len(inside.parts) > 1 else inside.stem
+        info, group = probe(path), group_in(folder, path)
         found.append(Recording(path, category, group, info.frames / info.sample_rate, info.sample_rate, info.channels))
     return found
+
+
+def group_in(folder: Path, path: Path) -> str:
+    """The split group of a file of a folder: the first folder in it that the file lies in, else its own name."""
+    inside = path.relative_to(folder)
+    return inside.parts[0] if len(inside.parts) > 1 else inside.stem
 
 
 def select(

@@ -29,6 +29,7 @@ from bayessep.detection import LABELS, Calibration, Network, detect_samples
 from bayessep.detector_data import Item, Items, seconds_of
 from bayessep.detector_scenes import Scene
 from bayessep.detector_training import Recipe, divide, task
+from bayessep.errors import UserError
 from bayessep.models.detector_networks import STRIDE
 from bayessep.models.speech_music_detector import State
 from bayessep.timeline import BOTH, MUSIC, SPEECH
@@ -63,11 +64,27 @@ class Division(NamedTuple):
     seconds: dict[str, float]
 
 
-def division(folder: Path) -> Division:
-    """Of the recordings of a manifest: a fifth to measure with, and what may not be passed on, too."""
-    free, every = corpora.detector_recordings(folder, redistributable=True), corpora.detector_recordings(folder)
-    sounds: dict[Path, Sound] = {s.recording.path: s for part in every for s in part}
-    passed_on = {s.recording.path for part in free for s in part}
+class _Music(NamedTuple):
+    music: list[Item]
+
+
+def division(folder: Path, *, music_alone: bool = False) -> Division:
+    """Of the recordings of a manifest: a fifth to measure with, and what may not be passed on, too.
+
+    Args:
+        folder: of the manifest.
+        music_alone: leave its speech out, for whom speech of another folder is used.
+
+    Raises:
+        UserError: as `corpora.detector_recordings`, `corpora.folds` and `divide`; or nothing of a kind is left to measure with.
+    """
+    kinds = (timeline.MUSIC,) if music_alone else (timeline.SPEECH, timeline.MUSIC)
+    free, every = (
+        [s for kind in kinds for s in getattr(corpora.detector_recordings(folder, redistributable=only, needed=kinds), kind)]
+        for only in (True, False)
+    )
+    sounds: dict[Path, Sound] = {s.recording.path: s for s in every}
+    passed_on = {s.recording.path for s in free}
     # What is under the GPL alone is dealt with the rest, and then not learned from, for the weights are not under it.
     dealt = [s.recording for path, s in sounds.items() if path in passed_on or corpora.is_under_gpl_alone(s.recording)]
     tested, *rest = corpora.folds([r for r in dealt if r.split_group != PUBLISHED_MIXES], 5)
@@ -82,7 +99,15 @@ def division(folder: Path) -> Division:
         }
         return Items(*(detector_data.read_items(by[what], pauses=True) for what in (timeline.SPEECH, timeline.MUSIC)))
 
-    learn, held = divide(items(learned), 0.15, RECIPE.seed)
+    for kind in kinds:
+        if not any(r.category == kind for r in tested):
+            problem = f"{folder}: a fifth of the recordings is kept to measure with, and there is no {kind} in it"
+            raise UserError(f"{problem}; give recordings of more speakers and artists.")
+    own = items(learned)
+    if music_alone:
+        learn, held = (Items([], part.music) for part in divide(_Music(own.music), 0.15, RECIPE.seed))
+    else:
+        learn, held = divide(own, 0.15, RECIPE.seed)
     learn = Items(*(own + more for own, more in zip(learn, _generated(), strict=True)))
     test = items(tested)
     parts = {"learn": learn, "held": held, "test": test}

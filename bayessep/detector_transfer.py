@@ -91,23 +91,36 @@ def _heard(scene: Scene, rate: int, times: Float[np.ndarray, " T"]) -> tuple[Boo
     return music, speech
 
 
-def labelled(folder: Path, front: Front) -> Parts:
+def listed(folder: Path) -> dict[str, list[corpora.Labelled]]:
     """Broadcasts with labels (`bayessep.corpora.read_dafx12`), by the folder that they are in: train, valid, test-….
 
     Raises:
-        UserError: one of these folders is missing, or something in them cannot be read.
+        UserError: one of these folders is missing, or labels are missing or cannot be read.
     """
-    sets: dict[str, list[Broadcast]] = {}
-    for recording, segments in corpora.read_dafx12(folder):
-        samples = audio.read(recording.path, mono=True, sample_rate=front.sample_rate).samples[0]
-        top = recording.path.relative_to(folder).parts[0].lower()
-        sets.setdefault(top, []).append(broadcast(samples, partial(_labelled_on, segments), front))
-    learn, held = ([b for name, of in sets.items() if name.startswith(kind) for b in of] for kind in ("train", "valid"))
-    tests = {name: of for name, of in sets.items() if name.startswith("test")}
-    if not (learn and held and tests):
+    sets: dict[str, list[corpora.Labelled]] = {}
+    for one in corpora.read_dafx12(folder):
+        sets.setdefault(one[0].path.relative_to(folder).parts[0].lower(), []).append(one)
+    if not all(any(name.startswith(kind) for name in sets) for kind in ("train", "valid", "test")):
         wanted = "folders that begin with train, valid and test (test-swiss, test-austrian)"
         raise UserError(f"{folder} does not say what to learn from and what to test on; put the broadcasts into {wanted}.")
-    return Parts(learn, held, tests)
+    return sets
+
+
+def labelled(folder: Path, front: Front) -> Parts:
+    """What `listed` lists, heard.
+
+    Raises:
+        UserError: as `listed` and `audio.read`.
+    """
+
+    def heard(one: corpora.Labelled) -> Broadcast:
+        recording, segments = one
+        samples = audio.read(recording.path, mono=True, sample_rate=front.sample_rate).samples[0]
+        return broadcast(samples, partial(_labelled_on, segments), front)
+
+    sets = {name: [heard(one) for one in of] for name, of in listed(folder).items()}
+    learn, held = ([b for name, of in sets.items() if name.startswith(kind) for b in of] for kind in ("train", "valid"))
+    return Parts(learn, held, {name: of for name, of in sets.items() if name.startswith("test")})
 
 
 def _labelled_on(

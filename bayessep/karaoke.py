@@ -65,12 +65,14 @@ def _halved(x: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
 
 
 def read_songs(folder: str | Path, sample_rate: int = RATE, *, part: str = "") -> list[Song]:
-    """The songs of a folder, in any layout of `song_stems`; of a corpus that is divided, those of a part, or all.
+    """The songs of a folder, in any layout of `song_stems`; those of a part, where any are, or all.
 
     Raises:
         UserError: as `song_stems.listed` and `song_stems.read`; or there is none of the part.
     """
-    listed = [song for song in song_stems.listed(folder) if not part or song.part in ("", part)]
+    every = song_stems.listed(folder)
+    wanted = part if any(song.part == part for song in every) else ""  # else those that nobody put into a part
+    listed = [song for song in every if not part or song.part == wanted]
     if not listed:
         raise UserError(f"{folder} has no songs of the part {part}; give a folder that does.")
     found = ((song, song_stems.read(song, sample_rate)) for song in listed)

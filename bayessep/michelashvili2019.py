@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache, partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -94,8 +94,10 @@ def refuse_tested(folder: Path, sounds: Unmatched, songs: Sequence[Listed]) -> N
     if (folder / "manifest.csv").exists():
         groups |= {r.split_group for r in data.select(data.read_manifest(folder), category="stems")}
     for item in (*sounds.mixtures, *sounds.music):
-        if item.group in groups:
-            raise UserError(f"{folder}: {item.name} is of {item.group}, which is tested with; take one of the two away.")
+        # Folders say what a recording is of as well: mixtures/train/A.wav, mixtures/train/A/mixture.wav.
+        for of in (item.group, *PurePath(item.name).with_suffix("").parts[1:]):
+            if of in groups:
+                raise UserError(f"{folder}: {item.name} is of {of}, which is tested with; take one of the two away.")
 
 
 def run(

@@ -73,9 +73,11 @@ def train_separator(
     if start is not None:
         output.keep_inputs(folder, [WEIGHTS], [start])
     items = Items(*(read_items(of, RATE, pauses=True) for of in sounds))
-    about = {"data": about_items(items) | {"redistributable": redistributable}}
+    heard = about_items(items)
+    about: dict[str, Any] = {"data": heard | {"redistributable": redistributable}}
     if begun is not None and start is not None:
         about |= {"start": hashlib.sha256(start.read_bytes()).hexdigest()}
+        say_other_recordings(start, heard["sha256"], terminal)
     learn, held = divide(items, SHARE, recipe.seed)
     made = task(recipe, learn, held, about, begun)
     with terminal.working() as progress:
@@ -117,6 +119,14 @@ def begun_by(start: Path, recipe: Recipe, terminal: Terminal) -> Any:
             differs = f"{start} holds a network whose {name} is {theirs[name]}, and not {value}"
             raise UserError(f"{differs}: no training can begin with it; leave --start out, or change the recipe.")
     return found.parameters
+
+
+def say_other_recordings(start: Path, sha256: str, terminal: Terminal) -> None:
+    """Of one recording more or less, others are held out: what the weights of a file learned from may be among them."""
+    before = shipped.read_file(start).settings.get("data")
+    if isinstance(before, Mapping) and before.get("sha256") != sha256:
+        also = "where it has learned from some of these, validation may flatter it"
+        terminal.warn(f"{start} has learned from other recordings than these all, and others were held out: {also}.")
 
 
 def train_karaoke(

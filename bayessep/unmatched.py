@@ -88,7 +88,10 @@ def read_unmatched(folder: str | Path, *, songs: int = 0, seed: int = 0, redistr
         if absent := [name for name in FOLDERS.values() if not (folder / name).is_dir()]:
             needed = "give a folder with a manifest.csv, or with the folders mixtures and instrumentals"
             raise UserError(f"{folder} has neither a manifest.csv nor the folder {absent[0]}; {needed}.")
-        found = {what: [(path, path.stem) for path in data.audio_files(folder / name)] for what, name in FOLDERS.items()}
+        found = {
+            what: [(path, data.group_in(folder / name, path)) for path in data.audio_files(folder / name)]
+            for what, name in FOLDERS.items()
+        }
         return Unmatched(**{what: items(own) for what, own in found.items()})
     used = listed(folder, songs=songs, redistributable=redistributable)
     sounds = Unmatched(**{what: items((r.path, r.split_group) for r in used[kind]) for what, kind in KINDS.items()})

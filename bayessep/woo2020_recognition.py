@@ -141,7 +141,7 @@ def divide(recordings: Path, only: Sequence[str], speech: Path | None = None) ->
     if not all(every):
         said, where = f" of the words {', '.join(only)} alone" * bool(only), speech or recordings
         raise UserError(f"{where} has no speaker of {LEAST} recordings{said}; add some, so that they can be divided.")
-    music = division(recordings)
+    music = division(recordings, music_alone=speech is not None)
     return Division(*(Material(own, part.music) for own, part in zip(every, (music.learn, music.held, music.test), strict=True)))
 
 

@@ -37,6 +37,7 @@ from bayessep.errors import UserError
 from bayessep.models import detector_networks
 from bayessep.models import speech_music_detector as detector
 from bayessep.models.detector_networks import Detector
+from bayessep.reproduction import append
 from bayessep.train import Diverged
 from tests.commandline import Caller
 
@@ -262,16 +263,28 @@ def test_a_folder_of_other_settings_is_refused(
     assert (tmp_path / "setup.json").read_bytes() == before
 
 
-def test_broadcasts_may_come_but_not_change(corpus: Corpus, tmp_path: Path) -> None:
+def test_broadcasts_may_come_but_not_change_once_there_is_a_result_of_them(corpus: Corpus, tmp_path: Path) -> None:
     place = tmp_path / "radio"
     place.mkdir()
     (place / "a.wav").write_bytes(b"")
     experiment.run(tmp_path / "out", corpus, [])
     experiment.run(tmp_path / "out", corpus, [], transfer=place)
+    (place / "a.csv").write_bytes(b"")  # what an error asked for
+    experiment.run(tmp_path / "out", corpus, [], transfer=place)
     experiment.run(tmp_path / "out", corpus, [])  # what they were is kept
+    append(tmp_path / "out", Task(TRANSFER_DAFX, 0, "full")._asdict())
+    experiment.run(tmp_path / "out", corpus, [], transfer=place)
     (place / "b.wav").write_bytes(b"")
     with pytest.raises(UserError, match="other recordings or settings"):
         experiment.run(tmp_path / "out", corpus, [], transfer=place)
+
+
+def test_broadcasts_that_cannot_be_used_are_refused_before_anything_is_run(corpus: Corpus, tmp_path: Path) -> None:
+    audio.write(tmp_path / "radio" / "train" / "a.wav", np.zeros((1, 800), np.float32), RATE)
+    tasks = [Task(row, 0, "full") for row in (LMS, TRANSFER_DAFX)]
+    with pytest.raises(UserError, match="has no labels"):
+        experiment.run(tmp_path / "out", corpus, tasks, transfer=tmp_path / "radio")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("damage", ["{nothing", "[]", "{}", "null"])

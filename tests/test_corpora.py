@@ -337,6 +337,11 @@ def test_speech_and_music_of_musan(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("for scientific research only; repo MIT", False),
         ("Brad Sucks releases are CC BY-SA; repo MIT", False),
         ("all rights reserved; repo MIT", False),
+        ("CC BY-NC4.0", False),
+        ("CC BY_NC", False),
+        ("CC BY Non Commercial 4.0", False),
+        ("CC BY 3.0, no derivatives", False),
+        ("CC BY 4.0, by Ndugu Chancler and Nocole", True),
     ],
 )
 def test_licences_that_let_results_be_passed_on(licence: str, may: bool) -> None:

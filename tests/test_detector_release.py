@@ -12,6 +12,7 @@ from bayessep import audio, data, detection, detector_release, shipped
 from bayessep.detection import LABELS, Calibration, Network
 from bayessep.detector_release import Heard
 from bayessep.detector_scenes import Scene
+from bayessep.errors import UserError
 from bayessep.timeline import BOTH, MUSIC, SILENCE, SPEECH
 
 RATE = 16000
@@ -45,6 +46,28 @@ def test_nobody_is_heard_twice_and_what_is_not_free_is_only_measured_with(
         assert learn | held | test == {f"{kind}-{n}" for n in range(10)} | {"generated 1001"}
     assert parts.seconds["test speech"] == sum(len(item.samples) for item in parts.test.speech) / RATE
     assert len(parts.sources) == 1 and parts.sources[0].startswith("some/place: CC BY 4.0")
+
+
+def test_music_alone_is_divided_where_speech_is_of_elsewhere(recordings: Path, tmp_path: Path) -> None:
+    header, *rows = (recordings / "manifest.csv").read_text().splitlines()
+    (tmp_path / "manifest.csv").write_text("\n".join([header, *(row for row in rows if ",music," in row)]))
+    for n in range(1, 24, 2):
+        (tmp_path / f"{n}.wav").hardlink_to(recordings / f"{n}.wav")
+    parts = detector_release.division(tmp_path, music_alone=True)
+    assert [len(part.music) > 0 for part in (parts.learn, parts.held, parts.test)] == [True] * 3
+    assert not any(item.group.startswith("speech") for part in (parts.learn, parts.held, parts.test) for item in part.speech)
+    with pytest.raises(UserError, match="lists no speech that can be used"):
+        detector_release.division(tmp_path)
+
+
+def test_what_cannot_be_measured_with_is_said(recordings: Path, tmp_path: Path) -> None:
+    """Of three speakers and two artists, a fifth is one of them."""
+    header, *rows = (recordings / "manifest.csv").read_text().splitlines()
+    for n in range(5):
+        (tmp_path / f"{n}.wav").hardlink_to(recordings / f"{n}.wav")
+    (tmp_path / "manifest.csv").write_text("\n".join([header, *rows[:5]]))
+    with pytest.raises(UserError, match="there is no (speech|music) in it; give recordings of more"):
+        detector_release.division(tmp_path)
 
 
 def _heard() -> Heard:

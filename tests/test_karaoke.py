@@ -73,6 +73,14 @@ def test_songs_are_read_with_their_excerpts_together(tmp_path: Path) -> None:
         karaoke.divide(songs[:2], 0.3, 0)
 
 
+@pytest.mark.parametrize(("place", "learned"), [("train", ["train", "train b"]), ("some", ["some", "valid"])])
+def test_where_songs_are_set_apart_to_learn_from_no_others_are(tmp_path: Path, place: str, learned: list[str]) -> None:
+    for folder, name in ((place, place), ("valid", "valid"), ("test", "test"), *[("train", "train b")] * (place == "train")):
+        for part in ("vocals", "accompaniment"):
+            audio.write(tmp_path / folder / name / f"{part}.wav", np.full((1, 441), 0.1, np.float32), 44100)
+    assert [song.name for song in karaoke.read_songs(tmp_path, part="train")] == learned
+
+
 @pytest.mark.loose_arrays  # optax
 def test_it_learns_to_take_a_tune_out_of_noise(small: None, tmp_path: Path) -> None:
     recipe = Recipe(batch=16, epochs=3, steps_per_epoch=40, rate=0.3)

@@ -162,6 +162,19 @@ def test_what_ships_learns_from_what_may_be_passed_on(
     assert f"{figures['scores'][IDEAL]['SDR'][0]:.1f} (" in card
 
 
+@pytest.mark.parametrize("place", ["c.wav", "c/mixture.wav", "train/c.wav", "train/c/mixture.wav"])
+def test_nothing_is_learned_from_songs_that_are_tested_wherever_they_lie(recordings: Path, place: str) -> None:
+    shutil.rmtree(recordings / "train")
+    for name in ("mixtures/x/1.wav", "mixtures/y/1.wav", "instrumentals/z.wav"):
+        audio.write(recordings.parent / "plain" / name, _tone(500), RATE)
+    (recordings / "test").rename(recordings.parent / "plain" / "test")
+    found = michelashvili2019.corpus(recordings.parent / "plain").sounds
+    assert [item.group for item in (*found.mixtures, *found.music)] == ["x", "y", "z"]
+    audio.write(recordings.parent / "plain" / "mixtures" / place, _tone(500), RATE)
+    with pytest.raises(UserError, match=f"mixtures/{place} is of c, which is tested with"):
+        michelashvili2019.corpus(recordings.parent / "plain")
+
+
 def test_a_network_that_has_heard_the_songs_is_named(recordings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     row = "test/c/vocals.wav,stems,c,0.4,44100,1,,,github:some/where,x,CC0"
     weights = shipped.Weights({}, {"sources": ["any/thing: CC0 (1.0 min)", "some/where: CC BY 4.0 (2.0 min)"]})

@@ -173,7 +173,11 @@ def test_networks_are_trained_from_the_command_line(call: Caller, tmp_path: Path
     for more, says in ((("--seed", "1"), "was trained with --seed 0"), (("--preset", "paper"), "holds a network whose layers")):
         bad = call("train", "blstm-mask", "--data", tmp_path, "-o", tmp_path / "bad", *flags, "--start", weights, *more)
         assert bad.code == 2 and says in bad.err, bad.err
-    assert "does not say what was held out" not in begun.err
+    assert "does not say what was held out" not in begun.err and "has learned from other recordings" not in begun.err
+    (tmp_path / "manifest.csv").write_text("\n".join([header, *rows, rows[0].replace("g0", "g4")]))
+    more = call("train", "blstm-mask", "--data", tmp_path, "-o", tmp_path / "more", *flags, "--start", weights)
+    assert more.code == 0 and f"{weights} has learned from other recordings than these all" in more.err
+    (tmp_path / "manifest.csv").write_text("\n".join([header, *rows]))
     shipped_so = shipped.read_file(weights)
     kept = {name: value for name, value in shipped_so.settings.items() if name != "recipe"}
     foreign = tmp_path / "shipped.safetensors"

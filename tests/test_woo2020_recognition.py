@@ -87,7 +87,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         return Items([], [Item(name, name, tone(2.0, 500 + 90 * ord(name), rate=RATE).astype(np.float32)) for name in names])
 
     parts = Division(music("ab"), music("c"), music("de"), ["here: CC0 (1 min)"], {})
-    monkeypatch.setattr(experiment, "division", lambda folder: parts)
+    monkeypatch.setattr(experiment, "division", lambda folder, **_: parts)
     rows = []
     for g, group in enumerate(("ann", "bob")):
         for n in range(10):
