@@ -6,7 +6,8 @@ Samples are float32 arrays (channels, N), full scale is 1.
 
 Everything that can be wrong with a file is a `UserError` that names it. Two things are decided here: a wav,
 aiff or ogg file that was cut off has the length that is there (interrupted recorders leave such files); a
-file whose samples end, or stop making sense, well before its header says so (flac, mp3) is refused.
+file whose samples end, or stop making sense, well before its header says so (flac, mp3) is refused, and so is
+one that goes on where its header says that it ends (joined mp3 files, chained ogg streams).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import numpy as np
 import soundfile
 from jaxtyping import Array, Float
 
+from bayessep import joined
 from bayessep.downmix import mixed_down, standing_for_all
 from bayessep.errors import UserError
 from bayessep.resampling import resample, resampled
@@ -194,6 +196,8 @@ def _open(path: AnyPath, track: int = 0) -> Iterator[_SoundFile | _Container]:
                 if track:
                     raise UserError(f"{path} has one sound track, and not {track + 1}.")
                 with sound:
+                    if problem := joined.promises_wrongly(sound, file):
+                        raise UserError(f"{path} {problem}; write it anew first, for example with ffmpeg -i {path} whole.flac.")
                     yield _SoundFile(sound, path)
                 return
     except OSError as error:

@@ -1,0 +1,112 @@
+"""Files that hold more sound than they promise: MP3 files put one behind the other, Ogg streams in a chain, FLAC from a pipe.
+
+libsndfile reads as far as the first header says, and stops there as if it were the end. So the frames of the codec are counted
+here by their headers; nothing is decoded.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from typing import BinaryIO, NamedTuple
+
+import soundfile
+
+# Bit rates of layer III in kbit/s (ISO 11172-3 and 13818-3): MPEG 1, and MPEG 2 and 2.5. The first is free, the last is none.
+_RATES = (
+    (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0),
+    (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0),
+)
+_SAMPLE_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
+"""By the bits of the version: MPEG 1, 2 and 2.5."""
+
+Content = bytes | mmap.mmap
+
+
+class _Frame(NamedTuple):
+    kind: tuple[int, int]  # version and sample rate: those of one stream are alike
+    bytes: int
+    samples: int
+
+
+def _frame(head: bytes) -> _Frame | None:
+    """What four bytes say, if they begin a frame of layer III."""
+    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE6 != 0xE2:
+        return None
+    version, rate = head[1] >> 3 & 3, head[2] >> 2 & 3
+    kbit = _RATES[version != 3][head[2] >> 4]
+    if version not in _SAMPLE_RATES or rate == 3 or not kbit:
+        return None
+    samples = 1152 if version == 3 else 576
+    hertz = _SAMPLE_RATES[version][rate]
+    return _Frame((version, hertz), samples // 8 * 1000 * kbit // hertz + (head[2] >> 1 & 1), samples)
+
+
+def mpeg_samples(content: Content) -> tuple[int, int]:
+    """Samples in all frames of an MP3 file, and in one of them; what lies between frames, such as tags, is passed over.
+
+    Two in a row make a frame, or one at the end: bytes like those of a header occur in pictures and in sound, too.
+    """
+    at, total, first = 0, 0, None
+    while at + 4 <= len(content):
+        here = _frame(content[at : at + 4])
+        if here is not None and (first is None or here.kind == first.kind):
+            end = at + here.bytes
+            following = _frame(content[end : end + 4])
+            over = end == len(content) or content[end : end + 3] in (b"ID3", b"TAG", b"APE")
+            if over or (following is not None and following.kind == here.kind):
+                first, total, at = first or here, total + here.samples, end
+                continue
+        if content[at : at + 3] == b"ID3" and at + 10 <= len(content):
+            a, b, c, d = content[at + 6 : at + 10]  # seven bits each
+            at += 10 + (a << 21 | b << 14 | c << 7 | d)
+            continue
+        at = content.find(b"\xff", at + 1)
+        if at < 0:
+            break
+    return total, first.samples if first else 0
+
+
+def is_chained(content: Content) -> bool:
+    """Whether an Ogg stream begins where another has been going on."""
+    at, going_on = 0, False
+    while content[at : at + 4] == b"OggS" and at + 27 <= len(content):
+        begins, segments = content[at + 5] & 2, content[at + 26]
+        if begins and going_on:
+            return True
+        going_on = going_on or not begins
+        at += 27 + segments + sum(content[at + 27 : at + 27 + segments])
+    return False
+
+
+def promises_wrongly(sound: soundfile.SoundFile, file: BinaryIO) -> str:
+    """What is wrong with the length that the header of a file says, which libsndfile believes; nothing if it is right."""
+    if sound.frames >= _UNKNOWN:
+        return "does not say how long it is (it was written to a pipe)"
+    if sound.format not in ("MP3", "OGG"):
+        return ""
+    state = os.fstat(file.fileno())
+    key = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
+    if key not in _looked_at:
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            _looked_at[key] = _held_beyond(sound, content)
+        if len(_looked_at) > 1000:
+            del _looked_at[next(iter(_looked_at))]
+    return _looked_at[key]
+
+
+_UNKNOWN = 2**62
+_looked_at: dict[tuple[int, ...], str] = {}  # a file is opened several times, and none of an hour need be counted twice
+
+
+def _held_beyond(sound: soundfile.SoundFile, content: Content) -> str:
+    if sound.format == "OGG":
+        return "is several streams in a chain, of which only the first would be read" if is_chained(content) else ""
+    samples, frame = mpeg_samples(content) if sound.subtype == "MPEG_LAYER_III" else (0, 0)
+    if samples - sound.frames <= _CODEC_FRAMES * frame:
+        return ""
+    seconds = f"{samples / sound.samplerate:.1f} s of sound, and its beginning promises {sound.frames / sound.samplerate:.1f} s"
+    return f"holds {seconds}, so that the rest would be lost"
+
+
+_CODEC_FRAMES = 6  # that a header may leave out: its own, and what encoders put before and behind
