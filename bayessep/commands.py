@@ -212,7 +212,7 @@ def compare(
     everything = [name for method in (*METHODS, *estimates.SUMMARIES) for name in comparison.files_of(method)]
     inputs = [*material.inputs, *(references or {}).values(), *weights]
     output.keep_inputs(folder, [*everything, "report.html", *comparison.FILES.values()], inputs)
-    with output.draft(folder, replacing=everything) as part:
+    with output.draft(folder, replacing=comparison.earlier(folder)) as part:
         with terminal.working() as progress:
             result = comparison.compare(
                 mixture, rate, material.known, methods, settings, references=true, estimators=others, progress=progress

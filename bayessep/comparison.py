@@ -21,7 +21,7 @@ from rich.text import Text
 
 from bayessep import accounts, audio, metrics, terminal
 from bayessep.errors import UserError
-from bayessep.estimates import ORACLES, Estimate, Estimator, estimate_of
+from bayessep.estimates import ORACLES, SUMMARIES, Estimate, Estimator, estimate_of
 from bayessep.metrics import StemScores
 from bayessep.output import draft
 from bayessep.pipeline import Separation, analyse, separate
@@ -254,6 +254,15 @@ FILES = {kind: f"compare.{kind}" for kind in ("png", "json", "csv")}
 def files_of(method: str) -> list[str]:
     """What is written of one method, in the folder of the comparison."""
     return [f"{method}/{name}" for name in accounts.FILES.values()]
+
+
+def earlier(folder: Path) -> list[str]:
+    """What a comparison that is in the folder already has written of its methods; nothing where there is none."""
+    try:
+        methods = [row["method"] for row in json.loads((folder / FILES["json"]).read_text(encoding="utf-8"))["rows"]]
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
+    return [name for method in methods if method in (*METHODS, *SUMMARIES) for name in files_of(method)]
 
 
 def write(

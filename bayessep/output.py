@@ -13,6 +13,9 @@ from typing import Any
 
 from bayessep.errors import UserError
 
+ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""Signals that end a command."""
+
 
 @contextmanager
 def draft(folder: Path, replacing: Sequence[str] = ()) -> Iterator[Path]:
@@ -128,8 +131,9 @@ def _uninterrupted() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # only the main thread is ever interrupted
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in ENDING}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)

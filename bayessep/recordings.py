@@ -182,7 +182,8 @@ def _read_labels(path: Path, duration: float, warn: Warn) -> list[Segment]:
         UserError: none of them lies within the recording, or they leave nothing to take apart.
     """
     read = segments.read(path)
-    labels = [s._replace(end=s.end if s.end < duration - 1e-3 else duration + 1.0) for s in read if s.start < duration]
+    inside = [s for s in read if s.start < duration - 1e-3] or [s for s in read if s.start < duration]
+    labels = [s._replace(end=s.end if s.end < duration - 1e-3 else duration + 1.0) for s in inside]
     if not labels:
         raise UserError(f"{path}: none of its labels lies within the {duration:.2f} s of the recording; are they its labels?")
     if not {BOTH, UNLABELLED} & {s.label for s in fill_gaps(labels, duration)}:

@@ -205,8 +205,8 @@ def _read_rttm(source: _Source) -> list[Segment]:
         label = fields[7]
         if fields[0] == "NON-SPEECH":
             label = fields[6] if label == "<NA>" else label
-        elif canonical(label) is None:
-            label = SPEECH  # the name of a person
+        elif label.lower() not in (*ALIASES, "music+speech"):
+            label = SPEECH  # the name of a person: M, N, Song
         sure = None if len(fields) < 9 or fields[8] == "<NA>" else fields[8]
         segments.append(source.segment(line, start, round(start + length, 9), label, sure))
     if len(recordings) > 1:

@@ -22,6 +22,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from typer.core import TyperCommand
 
 from bayessep.errors import UserError
+from bayessep.output import ENDING
 
 USER_ERROR, NUMERICAL_ERROR = 2, 1  # exit codes; 128 and the number of a signal where one ended it
 
@@ -64,7 +65,6 @@ def say_what_can_be_said() -> None:
 
 
 _interrupted = threading.Event()
-_ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _received = signal.SIGINT
 
 
@@ -85,7 +85,7 @@ def _interruptible() -> Iterator[None]:
         yield
         return
     _interrupted.clear()
-    served = [number for number in _ENDING if number == signal.SIGINT or signal.getsignal(number) == signal.SIG_DFL]
+    served = [number for number in ENDING if number == signal.SIGINT or signal.getsignal(number) == signal.SIG_DFL]
     before = {number: signal.signal(number, _interrupt) for number in served}
     try:
         yield

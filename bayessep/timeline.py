@@ -79,17 +79,31 @@ def _average(a: Segment, b: Segment) -> float | None:
     return (first * a.probability + second * b.probability) / (first + second)
 
 
+_TOUCHING = 1e-6
+"""Seconds between segments that are rounding, and less than files of labels can say."""
+
+
 def fill_gaps(segments: Iterable[Segment], duration: float | int, label: str = UNLABELLED) -> list[Segment]:
-    """Cover 0 to ``duration`` seconds: gaps become segments of ``label``, what lies beyond is cut off."""
+    """Cover 0 to ``duration`` seconds: gaps become segments of ``label``, what lies beyond is cut off.
+
+    What is no longer than a microsecond belongs to the segment before it, or after it at the beginning.
+    """
     covered: list[Segment] = []
     at, duration = 0.0, float(duration)
     for s in sorted(segments, key=_when):
         if s.start >= duration:
             break
-        if s.start > at:
+        if s.start - at > _TOUCHING:
             covered.append(Segment(at, s.start, label))
+        elif covered:
+            covered[-1] = covered[-1]._replace(end=s.start)
+        else:
+            s = s._replace(start=0.0)
         covered.append(s._replace(end=min(s.end, duration)))
         at = covered[-1].end
+    if 0 < duration - at <= _TOUCHING and covered:
+        covered[-1] = covered[-1]._replace(end=duration)
+        return covered
     return [*covered, Segment(at, duration, label)] if at < duration else covered
 
 

@@ -363,6 +363,11 @@ def test_labels_that_outlast_the_recording(call: Caller, given: Files, tmp_path:
     assert known is not None and [s.start for s in known] == [0, 0.5, 1.5]
     # The frame that is centred on the last sample is labelled, too.
     assert known[-1].end > 2
+    # As does one that is rounded to end where the recording does; what begins there is left out.
+    labels.write_text("start,end,label\n0,0.5,speech\n0.5,1,music\n1,1.9995,speech+music\n1.9995,7,music\n")
+    call("separate", given.mix, "--labels", labels, "-o", tmp_path / "out", *TINY)
+    known = handed_over[1].labels
+    assert known is not None and [s.label for s in known] == ["speech", "music", "speech+music"] and known[-1].end > 2
 
 
 @pytest.mark.parametrize(("errors", "more"), [("strict", ()), ("strict", ("--json",)), ("surrogateescape", ())])

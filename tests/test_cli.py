@@ -256,6 +256,8 @@ def test_compare(call: Caller, given: Files, tmp_path: Path) -> None:
     true = [save(tmp_path / f"true {pitch}.wav", tone(2, pitch, seed=1)) for pitch in (300, 500)]
     references = ("--reference-speech", true[0], "--reference-music", true[1])
     line = ("compare", given.mix, *given.known, *references, "--methods", "variational, nmf", "-o", tmp_path / "out")
+    (tmp_path / "out" / "icm").mkdir(parents=True)
+    of_separate = save(tmp_path / "out" / "icm" / "speech.wav", tone(1, 300))
     document = json.loads(call.succeeded(*line, *TINY, "--json"))
     assert [row["method"] for row in document["rows"]] == ["mixture", "variational", "nmf"]
     for row in document["rows"]:
@@ -266,6 +268,7 @@ def test_compare(call: Caller, given: Files, tmp_path: Path) -> None:
     one = [f"nmf/{name}" for name in ("speech.wav", "music.wav", "separation.json", "labels.csv")]
     for name in ("report.html", "compare.png", "compare.json", *one):
         assert (folder / name).stat().st_size > 0
+    assert of_separate.exists()  # what no comparison wrote
     mixture = load(given.mix) * document.get("gain", 1.0)
     np.testing.assert_allclose(load(folder / "nmf/speech.wav") + load(folder / "nmf/music.wav"), mixture, atol=1e-6)
     assert not list(folder.rglob(".*"))

@@ -213,6 +213,15 @@ def test_written_files(found: Comparison, made: Broadcast, tmp_path: Path) -> No
 # --- pictures -----------------------------------------------------------------------------------------------------
 
 
+def test_only_what_a_comparison_has_written_is_its_own(tmp_path: Path) -> None:
+    assert comparison.earlier(tmp_path) == []
+    for damaged in ("{", "[]", '{"rows": [1]}', '{"rows": 3}'):
+        (tmp_path / "compare.json").write_text(damaged)
+        assert comparison.earlier(tmp_path) == []
+    (tmp_path / "compare.json").write_text(json.dumps({"rows": [{"method": name} for name in ("mixture", "nmf", "../x", None)]}))
+    assert comparison.earlier(tmp_path) == comparison.files_of("nmf")
+
+
 def test_a_tone_is_where_it_belongs() -> None:
     """2 of 4 kHz, in the second half: dark half way up, on the right."""
     time = np.arange(16000) / 8000

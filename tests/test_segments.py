@@ -176,6 +176,12 @@ def test_segments_that_touch_still_touch_as_rttm(tmp_path: Path):
     assert read(tmp_path / "a.rttm") == segments
 
 
+def test_persons_in_rttm_may_be_called_like_short_labels(tmp_path: Path):
+    names = ("M", "n", "Song", "s", "Pause", "music", "Speech")
+    lines = [f"SPEAKER a 1 {2 * n} 1 <NA> <NA> {name} <NA> <NA>" for n, name in enumerate(names)]
+    assert [s.label for s in read(_text(tmp_path, "a.rttm", "\n".join(lines)))] == [*[SPEECH] * 5, MUSIC, SPEECH]
+
+
 def test_rttm_says_speech_over_music_in_two_lines(tmp_path: Path):
     write(tmp_path / "my show.rttm", [Segment(1.0, 3.5, BOTH, 0.5)])
     assert (tmp_path / "my show.rttm").read_text().splitlines() == [
@@ -315,6 +321,16 @@ def test_fill_gaps_covers_everything_once(segments: list[Segment], duration: flo
     kept = [Segment(s.start, min(s.end, duration), s.label, s.probability) for s in segments if s.start < duration]
     assert [s for s in covered if s in kept] == kept
     assert sum(s.end - s.start for s in covered) == pytest.approx(duration)
+
+
+def test_rounding_is_no_gap(tmp_path: Path):
+    parts = [Segment(1e-9, 0.3, SPEECH), Segment(0.1 + 0.2, 1.0, MUSIC), Segment(1.25, 2.0 - 1e-9, SPEECH)]
+    covered = fill_gaps(parts, 2.0)
+    assert [(s.start, s.end, s.label) for s in covered] == [
+        (0.0, 0.1 + 0.2, SPEECH), (0.1 + 0.2, 1.0, MUSIC), (1.0, 1.25, UNLABELLED), (1.25, 2.0, SPEECH),
+    ]  # fmt: skip
+    write(tmp_path / "a.csv", covered)
+    assert len(read(tmp_path / "a.csv")) == 4
 
 
 def test_total_counts_one_label():
