@@ -15,7 +15,7 @@ from scipy.ndimage import uniform_filter1d
 
 from bayessep.errors import UserError
 from bayessep.settings import Settings
-from bayessep.stft import Stft, bin_frequencies, frame_times, stft, stft_for_rate
+from bayessep.stft import Stft, bin_frequencies, frame_times, stft, stft_for_rate, stream_finish, stream_init, stream_push
 from bayessep.timeline import BOTH, MUSIC, SPEECH, Segment, frame_switches, runs
 
 
@@ -53,9 +53,25 @@ def magnitude(waveform: Float[np.ndarray, "... N"], settings: Stft) -> Float[np.
     return np.abs(np.asarray(stft(jnp.asarray(waveform, jnp.float32), settings)))
 
 
+AT_ONCE = 2**24
+"""Samples that are transformed at a time: complex spectra are many times as large as what is kept of them."""
+
+
+def modelled(waveform: Float[np.ndarray, " N"], settings: Stft, n_bins: int) -> Float[np.ndarray, "T F"]:
+    """The first `n_bins` of its magnitude spectrogram."""
+    if len(waveform) <= AT_ONCE:
+        return magnitude(waveform, settings)[:, :n_bins].copy()
+    state, found = stream_init(settings), []
+    for first in range(0, len(waveform), AT_ONCE):
+        state, frames = stream_push(state, waveform[first : first + AT_ONCE], settings)
+        found.append(np.abs(np.asarray(frames))[:, :n_bins])
+    found.append(np.abs(np.asarray(stream_finish(state, settings)))[:, :n_bins])
+    return np.concatenate(found)
+
+
 def stack(waveforms: Sequence[np.ndarray], settings: Stft, n_bins: int) -> Float[np.ndarray, "T F"]:
     """The frames of several waveforms, silent ones left out."""
-    frames = loud_parts([magnitude(w, settings)[:, :n_bins] for w in waveforms])
+    frames = loud_parts([modelled(w, settings, n_bins) for w in waveforms])
     return np.concatenate(frames) if frames else np.zeros((0, n_bins), np.float32)
 
 
@@ -139,7 +155,7 @@ def prepare(
     given = read_labels(known.labels, times, p_music)
     speech = np.concatenate([stack(known.speech, window, n_bins), loud(mixed[given.only_speech])])
     music = [
-        *loud_parts([magnitude(one, window)[:, :n_bins] for one in known.music]),
+        *loud_parts([modelled(one, window, n_bins) for one in known.music]),
         *loud_parts([mixed[a:b] for a, b in runs(given.only_music)]),
     ]
     stretches, music = tuple(map(len, music)), np.concatenate([*music, mixed[:0]])

@@ -126,11 +126,17 @@ class Inferred(NamedTuple):
 
 
 def build_problem(
-    spectra: Spectra, trained: Trained | None, settings: Settings, observed: Float[np.ndarray, "T F"] | None = None
+    spectra: Spectra,
+    trained: Trained | None,
+    settings: Settings,
+    observed: Float[np.ndarray, "T F"] | None = None,
+    *,
+    mean: float | None = None,
 ) -> tuple[JingleMixture, repetition.Repetition | None]:
     """The jingle mixture of the target frames: priors, catalogue and chain as the settings say.
 
-    `observed` is 0 for bins of the target that inference must not see.
+    `observed` is 0 for bins of the target that inference must not see. `mean` is the magnitude that priors expect where nothing
+    was trained, of a target that is a part of something; that of the target itself by default.
     """
     method = METHODS[settings.method]
     x = jnp.asarray(spectra.target, jnp.float32)
@@ -147,7 +153,7 @@ def build_problem(
 
     prior = jingle_mixture.priors(
         x.shape[1],
-        float(x.mean()),
+        float(x.mean()) if mean is None else mean,
         n_bases=settings.bases,
         filter_shape=settings.filter_shape,
         gain_shape=settings.gain_shape,

@@ -308,13 +308,17 @@ def _problem(job: Job, block: _Block, trained: Trained | None, settings: Setting
     x = (np.abs(block.spectrum).mean(0)[:, : job.n_bins] * job.scale).astype(np.float32)
     speech = job.speech if METHODS[settings.method].stacked else job.speech[:0]
     known = preparation.Spectra(x, speech, job.music, job.survey.lessons.given.p_music[frames])
-    problem, _ = separators.build_problem(known, trained, settings)
+    problem, _ = separators.build_problem(known, trained, settings, mean=settings.level)  # that of the whole recording
     counts = (inside & job.survey.lessons.given.target[frames]).astype(np.float32)
     if METHODS[settings.method].stacked:
         counts *= np.float32(settings.joint_weight)
     # A stacked method's speech is in every block, and every block stands for all of them: it must count once.
     weight = np.concatenate([np.full(len(speech), 1 / max(1, job.n_unsettled), np.float32), counts])
     return dataclasses.replace(problem, frames=problem.frames._replace(weight=jax.numpy.asarray(weight)))
+
+
+_QUIET = 0.1
+"""A block with less than this of the mean magnitude of the recording is none to begin with."""
 
 
 def _fit_templates(job: Job, trained: Trained | None) -> tuple[Trained | None, Float[np.ndarray, " blocks"]]:
@@ -328,6 +332,8 @@ def _fit_templates(job: Job, trained: Trained | None) -> tuple[Trained | None, F
         if job.is_settled(index, job.context):
             continue
         problem = _problem(job, block, trained, settings)
+        if state is None and trained is None and problem.frames.x.mean() < _QUIET * settings.level and index < job.n_blocks - 1:
+            continue  # nothing could start from there
         start = Partial(jingle_mixture.Start(settings.bases), problem, trained and trained.templates)
         key, key_step, key_start = jax.random.split(key, 3)
         if state is None:

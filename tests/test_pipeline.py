@@ -282,6 +282,28 @@ def test_blocks_of_a_long_file_share_one_prior(broadcast, known, tmp_path, monke
     np.testing.assert_allclose(weights, [0.0, 0.25, 1 / 3] if method == "joint" else [0.0, 1.0])
 
 
+@pytest.mark.parametrize("beginning", [0.0, 1e-4])
+def test_a_long_file_may_begin_with_silence(broadcast, known, tmp_path, monkeypatch, beginning: float) -> None:
+    """Where nothing is trained, what it begins with is no measure of the rest."""
+    monkeypatch.setattr(streaming, "BLOCK_SECONDS", 2.2)
+    monkeypatch.setattr(streaming, "CONTEXT_SECONDS", 0.5)
+    quiet = beginning * np.random.default_rng(0).standard_normal(3 * RATE).astype(np.float32)
+    write(tmp_path / "mix.wav", np.concatenate([quiet, broadcast.mixture])[None], RATE, "FLOAT")
+    settings = dataclasses.replace(SMALL, method="unsupervised")
+    streaming.separate_file(tmp_path / "mix.wav", known, settings, tmp_path / "s.wav", tmp_path / "m.wav")
+    gained = float(metrics.si_sdr(broadcast.speech, read(tmp_path / "s.wav").samples[0, 3 * RATE :]))
+    assert gained > float(metrics.si_sdr(broadcast.speech, broadcast.mixture)) + 1.0
+
+
+def test_what_is_transformed_in_pieces_is_as_the_whole(broadcast, monkeypatch) -> None:
+    window = preparation.window_of(Settings(), RATE)
+    whole = preparation.modelled(broadcast.mixture, window, 100)
+    monkeypatch.setattr(preparation, "AT_ONCE", 10_000)
+    pieces = preparation.modelled(broadcast.mixture, window, 100)
+    assert whole.shape[1] == 100 and whole.base is None
+    np.testing.assert_allclose(pieces, whole, atol=1e-5 * whole.max())
+
+
 def test_no_more_is_learned_from_a_long_file_than_can_be_held(tmp_path, monkeypatch) -> None:
     """Of six labelled seconds of each, two; what is given besides is learned from in full."""
     monkeypatch.setattr(streaming, "MOST_SECONDS", 2.0)
