@@ -22,18 +22,21 @@ from bayessep.stft import stft
 
 
 def draw_masks(found: Separation, key: PRNGKeyArray, draws: int) -> Iterator[Float[np.ndarray, "T F"]]:
-    """Draws of the speech share of every modelled bin, around `found.mask`; what labels settle never varies.
+    """Draws of the speech share of every modelled bin, around `found.mask`; what labels settle never varies, nor does what is all
+    speech because hardly any music was inferred there (`Settings.faint`).
 
     Where the blocks are points (icm) the mask is their mean. Where they are uncertain it is not quite: the mask is made of their
     geometric means.
     """
-    problem, blocks, moments, readings, candidates = found.posterior[:5]
+    problem, blocks, moments, readings, candidates, n_speech = found.posterior
     rows = target_rows(problem, int(found.target.sum()))
     x = np.asarray(problem.frames.x[rows])
+    passed = (found.mask == 1).all(1) & (found.settings.faint is not None)
     for one in jax.random.split(key, draws):
-        speech = np.asarray(_draw(one, problem, blocks, moments, candidates, readings=readings)[rows])
+        drawn = _draw(one, problem, blocks, moments, candidates, readings=readings, n_speech=n_speech)
         mask = found.mask.copy()
-        mask[found.target] = speech_share(speech, x)
+        mask[found.target] = speech_share(np.asarray(drawn[rows]), x)
+        mask[passed] = 1
         yield mask
 
 
@@ -83,8 +86,17 @@ def to_arviz(found: Separation, key: PRNGKeyArray, draws: int = 200):
     )
 
 
-@partial(jax.jit, static_argnames="readings")
+@partial(jax.jit, static_argnames=("readings", "n_speech"))
 def _draw(
-    key: PRNGKeyArray, problem: JingleMixture, blocks: Blocks, moments: Blocks, candidates: Array | None, *, readings: Blocks
+    key: PRNGKeyArray,
+    problem: JingleMixture,
+    blocks: Blocks,
+    moments: Blocks,
+    candidates: Array | None,
+    *,
+    readings: Blocks,
+    n_speech: int | None,
 ) -> Float[Array, "T F"]:
+    if n_speech is not None:
+        return sources.draw_of_templates(key, problem, blocks, moments, readings, n_speech)
     return sources.draw_sources(key, problem, problem.hyper, blocks, moments, readings, candidates)

@@ -99,10 +99,25 @@ def log_gamma(a: Float[Array, "*s"]) -> Float[Array, "*s"]:
     if a.dtype == jnp.float64:
         return _gammaln(a)
     z, _, product = _shifted(a)
+    return (z - 0.5) * jnp.log(z) - z + _HALF_LOG_2_PI + _stirling_series(z) - jnp.log(product)
+
+
+_HALF_LOG_2_PI = 0.9189385332046727
+
+
+def _stirling_series(z):
+    """log Gamma(z) - (z - 1/2) log z + z - log(2 pi) / 2 for z >= 4."""
     inverse = 1 / z
     r = inverse * inverse
-    series = (1 / 12 - r * (1 / 360 - r * (1 / 1260 - r * (1 / 1680)))) * inverse
-    return (z - 0.5) * jnp.log(z) - z + 0.9189385332046727 + series - jnp.log(product)
+    return (1 / 12 - r * (1 / 360 - r * (1 / 1260 - r * (1 / 1680)))) * inverse
+
+
+def _beside_stirling(a):
+    """The same for every a > 0."""
+    plain = log_gamma(a) - ((a - 0.5) * jnp.log(a) - a + _HALF_LOG_2_PI)
+    if a.dtype == jnp.float64:
+        return plain
+    return jnp.where(a < _SHIFT, plain, _stirling_series(jnp.maximum(a, _SHIFT)))
 
 
 # --- the distribution ----------------------------------------------------------------------------------------------------
@@ -141,14 +156,17 @@ def log_prob(q: Gamma, x: Float[Array, "..."]) -> Float[Array, "..."]:
 def kl(q: Gamma, p: Gamma) -> Float[Array, "..."]:
     """KL(q || p), cell by cell.
 
+    In terms of the ratio of both means, and of what log Gamma and psi are beside Stirling's formula: none of them grows with the
+    shapes, as the terms of the textbook do, which in float32 leave nothing of a small divergence of large shapes.
     A flat p (infinite scale) has no density to compare with; see `flat`.
     """
+    ratio = q.shape / p.shape * (q.scale / p.scale)
     return (
-        (q.shape - p.shape) * digamma(q.shape)
-        - log_gamma(q.shape)
-        + log_gamma(p.shape)
-        + p.shape * (jnp.log(p.scale) - jnp.log(q.scale))
-        + q.shape * (q.scale * (1 / p.scale) - 1)
+        p.shape * (ratio - 1 - jnp.log(ratio))
+        - (q.shape - p.shape) * log_minus_digamma(q.shape)
+        + 0.5 * jnp.log(q.shape / p.shape)
+        + _beside_stirling(p.shape)
+        - _beside_stirling(q.shape)
     )
 
 

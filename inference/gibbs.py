@@ -6,6 +6,8 @@ The data must be whole numbers of counts (the sources are split by multinomial d
 from collections.abc import Callable
 from typing import Any
 
+import jax
+
 from bayessep.inference import conjugate
 from bayessep.inference.conjugate import Schedule
 from bayessep.inference.loop import Algorithm
@@ -20,10 +22,18 @@ def gibbs(module: Any, problem: Any, initial: Callable[..., Any], *, readings: A
     Blocks read as ``"fixed"`` are points, and stay at the mean that they start with. The objective of its Info is the log joint
     density up to a constant, for watching, not for stopping.
 
-    Raises ValueError where the problem is pruned to candidates: a sampler that never visits the others is not exact.
+    Raises ValueError where the problem is pruned to candidates: a sampler that never visits the others is not exact. And where a
+    block with a flat prior would be drawn: in a frame without music nothing holds its gain, which is drawn beyond all bounds, and
+    no music ever fits it again.
     """
     if problem.candidates is not None:
         raise ValueError("a Gibbs sampler visits every entry of the catalogue: build the problem with candidates=None")
     if readings is None:
         readings = module.Blocks(*("sample" for _ in module.Blocks._fields))
+    try:
+        flat = [name for name, is_flat in module.flat(problem)._asdict().items() if is_flat and getattr(readings, name) == "sample"]
+    except jax.errors.TracerArrayConversionError:  # in a function that is being compiled, nobody can tell
+        flat = []
+    if flat and problem.has_music:
+        raise ValueError(f"blocks with flat priors ({', '.join(flat)}) cannot be drawn: give them shapes, or read them as fixed")
     return conjugate.algorithm(module, problem, initial, readings=readings, schedule=_ONE_GROUP, sampled=True, fixed="log_mode")

@@ -23,7 +23,13 @@ def icm(
     readings: Any = None,
     schedule: Schedule = Schedule(),
 ) -> Algorithm:
-    """The pair (init, step) that raises the log joint density of `problem` monotonically; arguments as for `cavi`."""
+    """The pair (init, step) that raises the log joint density of `problem` monotonically; arguments as for `cavi`.
+
+    Raises ValueError where the shape of a prior is learned of a block that is read as its mode: the density of zeros has no bound.
+    """
     if readings is None:
         readings = conjugate.usual(module, problem, mode)
+    learned = [name for name, on in problem.learn._asdict().items() if on and getattr(readings, name, None) == "mode"]
+    if learned:
+        raise ValueError(f"shapes of priors ({', '.join(learned)}) cannot be learned with modes, which may be 0: take log_mode")
     return conjugate.algorithm(module, problem, initial, readings=readings, schedule=schedule, fixed="log_mode")

@@ -5,6 +5,7 @@ held, the batch's counts are taken as if the whole recording sounded like it, an
 conditional this gives, by a step that shrinks as (delay + t) ** -forget. With one batch of everything and a step of one it is CAVI.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -33,7 +34,7 @@ class State(NamedTuple):
 
 
 class Info(NamedTuple):
-    """Of one batch: its objective after the local sweeps, and the local state (posterior of its own frames)."""
+    """Of one batch: its objective, as the last of the local sweeps met it, and the local state (posterior of its own frames)."""
 
     objective: Float[Array, ""]
     local: conjugate.State
@@ -84,6 +85,7 @@ class _Choices(NamedTuple):
 
 def _step_untraced(key, state: State, problem, start, share, *, choices: _Choices) -> tuple[State, Info]:
     module, readings = choices.module, choices.readings
+    problem = dataclasses.replace(problem, learn=type(problem.learn)())  # of a batch alone it would be none of the whole
     key_start, key_read, key_sweep = jax.random.split(key, 3)
     posterior = start(key_start)._replace(**state.shared)
     local = conjugate.make_state(key_read, module, problem, posterior, readings)

@@ -288,20 +288,23 @@ def flat(model: JingleMixture) -> Blocks:
     return Blocks(*(bool(np.isinf(prior.scale).all()) for prior in model.hyper.prior))
 
 
-def learn(model: JingleMixture, hyper: Hyper, posterior: Blocks, jumps: Float[Array, " J"]) -> Hyper:
-    """M-step of the tied hyper-parameters that `model.learn` names (`gamma.fit`)."""
+def learn(
+    model: JingleMixture, hyper: Hyper, posterior: Blocks, moments: Blocks, readings: Blocks, jumps: Float[Array, " J"]
+) -> Hyper:
+    """M-step of the tied hyper-parameters that `model.learn` names (`gamma.fit`), from means and logarithms as they are read."""
     prior, on = hyper.prior, model.learn
 
     def tied(name, held):
         p, q, weights = getattr(prior, name), getattr(posterior, name), cell_weights(model, name)
+        mean, log_mean = gamma.mean(q), gamma.log_mean(q)
+        if getattr(readings, name) in ("mode", "log_mode"):
+            mean = getattr(moments, name).mean
+            log_mean = jnp.log(jnp.maximum(mean, jnp.finfo(mean.dtype).tiny))
         if held:
             mean_p = gamma.mean(p)
-            ratio = gamma.mean(q) / mean_p
-            log_ratio = gamma.log_mean(q) - jnp.log(mean_p)
+            ratio, log_ratio = mean / mean_p, log_mean - jnp.log(mean_p)
             return gamma.fit_shape(mean_p, _mean_along(ratio, weights, p.shape), _mean_along(log_ratio, weights, p.shape))
-        return gamma.fit(
-            _mean_along(gamma.mean(q), weights, p.shape), _mean_along(gamma.log_mean(q), weights, p.shape)
-        )
+        return gamma.fit(_mean_along(mean, weights, p.shape), _mean_along(log_mean, weights, p.shape))
 
     if on.templates:
         prior = prior._replace(templates=tied("templates", held=True))

@@ -34,7 +34,8 @@ def in_parts(function: Callable, model: JingleMixture, moments: Blocks, along: A
     """(per frame, sums) = `function(model, moments, along)`, computed for frames of `PART` or so cells at a time.
 
     Whatever belongs to frames is cut: data, excitations, gain and the arrays in `along`. Results per frame are joined again,
-    sums are added up. The last part is filled up with empty frames: no data, no rate, no weight.
+    sums are added up. The last part is filled up with empty frames: no data, no rate, no weight; and music that may or may not be,
+    for where there must be none, a prior that has some everywhere would leave nothing.
     """
     frames = (model.frames, moments.excitations, moments.gain, along)
     n_frames, n_bins = model.frames.x.shape
@@ -49,15 +50,16 @@ def in_parts(function: Callable, model: JingleMixture, moments: Blocks, along: A
     if n_parts == 1:
         return one(frames)
 
-    def cut(array):
+    def cut(array, empty=0.0):
         fill = ((0, n_parts * size - n_frames),) + ((0, 0),) * (array.ndim - 1)
-        return jnp.pad(array, fill).reshape(n_parts, size, *array.shape[1:])
+        return jnp.pad(array, fill, constant_values=empty).reshape(n_parts, size, *array.shape[1:])
 
     def add(total, part):
         per_frame, sums = one(part)
         return jax.tree.map(jnp.add, total, sums), per_frame
 
-    parts = jax.tree.map(cut, frames)
+    data, *others = jax.tree.map(cut, frames)
+    parts = (data._replace(music=cut(model.frames.music, 0.5)), *others)
     _, sums = jax.eval_shape(one, jax.tree.map(lambda array: array[0], parts))
     nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), sums)
     sums, per_frame = jax.lax.scan(add, nothing, parts)

@@ -1,5 +1,6 @@
 """What the posterior of a speech-and-music problem says about its sources: means, variances, draws and predictions."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -62,11 +63,19 @@ def of_templates(model: JingleMixture, moments: Blocks, n_speech: int) -> Source
 
     Templates in general cannot tell whether there is music at all: with its prior probability, a frame holds some.
     """
-    x, rates = model.frames.x, []
-    for rows in (slice(None, n_speech), slice(n_speech, None)):
-        rates.append(speech_rate(model, moments.excitations.mean[:, rows], moments.templates.mean[rows]) + TINY)
-    share = 1 - model.frames.music[:, None] * rates[1] / (rates[0] + rates[1])
-    return Sources(x * share, x * share * (1 - share), model.frames.music)
+    x, music = model.frames.x, model.frames.music[:, None]
+    p = _share_of_templates(model, moments, n_speech)  # of the speech, where there is music
+    within = x * jnp.minimum(x, 1) * music * p * (1 - p)
+    return Sources(x * (1 - music * (1 - p)), within + x**2 * music * (1 - music) * (1 - p) ** 2, model.frames.music)
+
+
+def _share_of_templates(model: JingleMixture, moments: Blocks, n_speech: int) -> Float[Array, "T F"]:
+    """What the first templates make of a bin, beside all of them."""
+    rates = [
+        speech_rate(model, moments.excitations.mean[:, rows], moments.templates.mean[rows]) + TINY
+        for rows in (slice(None, n_speech), slice(n_speech, None))
+    ]
+    return rates[0] / (rates[0] + rates[1])
 
 
 def own_rate(
@@ -106,14 +115,7 @@ def draw_sources(
     of the same mean and variance (for x above 1; below, it is all or nothing).
     """
     *keys, key_r, key_share = jax.random.split(key, len(Blocks._fields) + 2)
-
-    def draw(name, key):
-        if getattr(readings, name) in ("mode", "log_mode"):
-            return getattr(moments, name)
-        return read(model, name, getattr(posterior, name), "sample", key)
-
-    moments = Blocks(*(draw(name, k) for name, k in zip(Blocks._fields, keys, strict=True)))
-    x = model.frames.x
+    moments, x = _draw_blocks(keys, model, posterior, moments, readings), model.frames.x
     speech = speech_rate(model, moments.excitations.mean, moments.templates.mean) + TINY
     scores = entry_log_likelihood(model, moments, candidates)
     scores = scatter_candidates(scores, candidates, model.catalogue.shape[0], -jnp.inf)
@@ -121,15 +123,44 @@ def draw_sources(
 
     def one_frame(frame):
         key, x, speech, gain, r = frame
-        p = _share(model, x, speech, gain * moments.filter.mean * moments.catalogue.mean[r])
-        counts = jnp.maximum(x - 1, 1e-3)
-        share = gamma.sample_share(key, jnp.maximum(counts * p, TINY), jnp.maximum(counts * (1 - p), TINY))
-        return x * share
+        return _draw_share(key, x, _share(model, x, speech, gain * moments.filter.mean * moments.catalogue.mean[r]))
 
     # A share takes twenty numbers to draw: some frames at a time.
     keys = jax.random.split(key_share, len(x))
     at_once = -(-len(x) // number_of_parts(*x.shape))
     return jax.lax.map(one_frame, (keys, x, speech, moments.gain.mean, r), batch_size=at_once)
+
+
+def draw_of_templates(
+    key: PRNGKeyArray, model: JingleMixture, posterior: Blocks, moments: Blocks, readings: Blocks, n_speech: int
+) -> Float[Array, "T F"]:
+    """`draw_sources` for `of_templates`.
+
+    Which frames hold music is drawn by one number for all of them, for it does not come and go from frame to frame.
+    """
+    *keys, key_music, key_share = jax.random.split(key, len(Blocks._fields) + 2)
+    moments, x = _draw_blocks(keys, model, posterior, moments, readings), model.frames.x
+    share = _draw_share(key_share, x, _share_of_templates(model, moments, n_speech))
+    return jnp.where((jax.random.uniform(key_music, dtype=x.dtype) < model.frames.music)[:, None], share, x)
+
+
+def _draw_blocks(
+    keys: Sequence[PRNGKeyArray], model: JingleMixture, posterior: Blocks, moments: Blocks, readings: Blocks
+) -> Blocks:
+    """Moments of all blocks, drawn with a key each unless they were read as points."""
+
+    def draw(name, key):
+        if getattr(readings, name) in ("mode", "log_mode"):
+            return getattr(moments, name)
+        return read(model, name, getattr(posterior, name), "sample", key)
+
+    return Blocks(*(draw(name, k) for name, k in zip(Blocks._fields, keys, strict=True)))
+
+
+def _draw_share(key: PRNGKeyArray, x: Float[Array, "*s"], p: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """A share of x with mean p, and the variance of a binomial one where x is above 1."""
+    counts = jnp.maximum(x - 1, 1e-3)
+    return x * gamma.sample_share(key, jnp.maximum(counts * p, TINY), jnp.maximum(counts * (1 - p), TINY))
 
 
 def log_predictive(model: JingleMixture, moments: Blocks, responsibility: Float[Array, "T J"]) -> Float[Array, ""]:

@@ -414,7 +414,8 @@ def test_learned_hyper_parameters_are_where_the_bound_is_flat(x64, chain):
     @quick_jit
     def check():
         _, step = traced_bound(model, posterior)
-        learned = co.learn(model, model.hyper, posterior, step.jumps)
+        means = readings("mean")
+        learned = co.learn(model, model.hyper, posterior, moments_of(posterior, model, means), means, step.jumps)
 
         def objective(change, prior):
             hyper = model.hyper._replace(prior=Blocks(**{
@@ -453,7 +454,9 @@ def test_the_dirichlet_on_pi_is_part_of_the_objective(x64):
     plain = dataclasses.replace(model, concentration=1.0)
     difference = evaluate(model, posterior)[0] - evaluate(plain, posterior)[0]
     np.testing.assert_allclose(difference, jnp.log(model.hyper.frame_prior.entry).sum(), rtol=1e-9)
-    learned = quick_jit(co.learn)(model, model.hyper, posterior, jnp.asarray([0.0, 3, 1, 1, 0]))
+    how = readings("mean", proper=True)
+    jumps = jnp.asarray([0.0, 3, 1, 1, 0])
+    learned = quick_jit(lambda: co.learn(model, model.hyper, posterior, moments_of(posterior, model, how), how, jumps))()
     np.testing.assert_allclose(learned.frame_prior.entry, np.array([1, 4, 2, 2, 1]) / 10)
 
 

@@ -88,6 +88,18 @@ def test_kl_against_quadrature(x64, q, p):
     np.testing.assert_allclose(kl, numeric, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("size", [1e-3, 1.0, 30.0, 1e3, 1e6])
+def test_kl_of_large_shapes_is_precise_in_float32(size):
+    """Where means agree and shapes differ by a hundredth, 2.5e-5, of terms as large as the shapes."""
+    shapes, scales = size * np.array([1.01, 1.0, 1.0]), np.array([1 / size, 1.01 / size, 1.1 / size])
+    q = Gamma(jnp.float32(shapes[0]), jnp.float32(scales[0]))
+    for n in (1, 2):
+        a, b, c, d = (float(jnp.float32(v)) for v in (shapes[0], scales[0], shapes[n], scales[n]))
+        exact = (a - c) * sp.digamma(a) - sp.gammaln(a) + sp.gammaln(c) + c * np.log(d / b) + a * (b / d - 1)
+        found = gamma.kl(q, Gamma(jnp.float32(shapes[n]), jnp.float32(scales[n])))
+        assert float(found) == pytest.approx(exact, rel=1e-3, abs=2e-6)
+
+
 @pytest.mark.parametrize(("shape", "scale"), [(0.2, 1.0), (3.0, 0.5)])
 def test_samples_follow_the_distribution(shape, scale):
     draws = gamma.sample(jax.random.key(0), Gamma(jnp.full(4000, shape), jnp.full(4000, scale)))

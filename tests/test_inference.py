@@ -20,12 +20,14 @@ from bayessep.inference.conjugate import ConjugateModel, Schedule
 from bayessep.inference.gibbs import gibbs
 from bayessep.inference.icm import icm
 from bayessep.models import conditionals as co
+from bayessep.models import entries
 from bayessep.models import jingle_mixture as jm
 from bayessep.models.jingle_mixture import Blocks, Learn
 from tests.helpers import (
     BASES,
     Setting,
     broken,
+    moments_of,
     quick_jit,
     random_posterior,
     random_problem,
@@ -75,6 +77,7 @@ CASES = {
     ),
     "log_mode latent chain": Case("log_mode", WITH_LATENT_CHAIN),
     "log_mode": Case("log_mode", UNLABELLED),
+    "log_mode, all learned": Case("log_mode", WITH_LATENT_CHAIN._replace(learn=EVERYTHING)),
     "mode latent chain": Case("mode", WITH_LATENT_CHAIN),
     "mode": Case("mode", UNLABELLED),
 }
@@ -138,8 +141,8 @@ def forget_the_logarithm(problem, name, posterior, reading, key=None):
     return Moments(moments.mean, moments.mean) if name == "excitations" else moments
 
 
-def learn_too_far(problem, hyper, posterior, jumps):
-    learned = co.learn(problem, hyper, posterior, jumps)
+def learn_too_far(problem, hyper, *rest):
+    learned = co.learn(problem, hyper, *rest)
     return learned._replace(frame_prior=learned.frame_prior._replace(entry=learned.frame_prior.entry**3))
 
 
@@ -166,6 +169,36 @@ def test_gibbs_refuses_candidates() -> None:
     problem = random_problem(0, Setting("known", False, "unlabelled"))
     with pytest.raises(ValueError, match="every entry"):
         gibbs(co, dataclasses.replace(problem, candidates=2), lambda key: random_posterior(0, problem))
+
+
+@pytest.mark.parametrize("block", ["filter", "gain"])
+def test_gibbs_refuses_to_draw_what_has_a_flat_prior(block: str) -> None:
+    problem = random_problem(0, Setting("known", False, "unlabelled"))
+    kinds = readings("fixed")._replace(**{block: "sample"})
+    with pytest.raises(ValueError, match=f"blocks with flat priors \\({block}\\) cannot be drawn"):
+        gibbs(co, problem, lambda key: random_posterior(0, problem), readings=kinds)
+    proper = random_problem(0, Setting("known", False, "unlabelled", proper=True))
+    gibbs(co, proper, lambda key: random_posterior(0, proper), readings=kinds)
+
+
+def test_icm_refuses_to_learn_shapes_with_modes() -> None:
+    problem = random_problem(0, Setting("none", learn=Learn(excitations=True)))
+    with pytest.raises(ValueError, match=r"excitations.* take log_mode"):
+        icm(co, problem, lambda key: random_posterior(0, problem), mode="mode")
+
+
+def test_what_fills_up_the_last_part_is_not_impossible(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With music everywhere, pi learns that it never pauses; frames that only fill up must not then be impossible."""
+    setting = Setting("known", False, "on", proper=True)
+    problem = random_problem(0, setting, shape=(7, 4), dtype=jnp.float32)
+    pi = jnp.asarray([0.0, *[1.0] * (len(problem.hyper.frame_prior.entry) - 1)])
+    hyper = problem.hyper._replace(frame_prior=problem.hyper.frame_prior._replace(entry=pi / pi.sum()))
+    problem = dataclasses.replace(problem, hyper=hyper, frames=problem.frames._replace(music=jnp.ones(7)))
+    moments = moments_of(random_posterior(0, problem), problem, readings("mean", proper=True))
+    whole = co.local(problem, problem.hyper, moments)
+    monkeypatch.setattr(entries, "PART", 8)
+    parts = co.local(problem, problem.hyper, moments)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), parts, whole)
 
 
 ALGORITHMS = {"cavi": cavi, "icm": icm, "gibbs": gibbs}

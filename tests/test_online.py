@@ -1,5 +1,7 @@
 """Online inference against the coordinate ascent that it approximates."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ from jax.tree_util import Partial
 from bayessep import gamma
 from bayessep.inference import conjugate, loop, online
 from bayessep.models import conditionals, jingle_mixture
-from bayessep.models.jingle_mixture import Blocks, Start
+from bayessep.models.jingle_mixture import Blocks, Learn, Start
 
 READINGS = Blocks("mean", "mean", "fixed", "fixed", "fixed")
 N_BASES = 2
@@ -85,3 +87,14 @@ def test_fixed_blocks_are_not_shared() -> None:
     algorithm = online.online(conditionals, READINGS._replace(templates="fixed"), shared=("templates", "filter"))
     problem = _problem(_data(20))
     assert algorithm.init(jingle_mixture.initial(jax.random.key(0), problem, n_bases=N_BASES)).shared == {}
+
+
+def test_a_batch_learns_no_hyper_parameters(whole) -> None:
+    problem, _, fit = whole
+    algorithm = online.online(conditionals, READINGS, shared=("templates",), sweeps=20)
+    state = algorithm.init(fit.state.posterior)
+    start = _start(problem, fit.state.posterior.templates)
+    new, info = algorithm.step(jax.random.key(1), state, problem, start, 1.0)
+    learning = dataclasses.replace(problem, learn=Learn(templates=True, excitations=True))
+    again, other = algorithm.step(jax.random.key(1), state, learning, start, 1.0)
+    jax.tree.map(np.testing.assert_array_equal, (new, info.local.hyper.prior), (again, other.local.hyper.prior))

@@ -11,7 +11,7 @@ from scipy.special import digamma, logsumexp
 
 from bayessep.models import conditionals as co
 from bayessep.models.jingle_mixture import Blocks
-from bayessep.models.sources import draw_sources, log_predictive, own_rate, sources
+from bayessep.models.sources import draw_of_templates, draw_sources, log_predictive, of_templates, own_rate, sources
 from tests.helpers import (
     Setting,
     moments_of,
@@ -85,6 +85,45 @@ def test_all_entries_as_candidates_change_nothing(x64):
 @sampling_jit
 def draws(keys, model, posterior, moments):
     return jax.vmap(lambda key: draw_sources(key, model, model.hyper, posterior, moments, POINTS))(keys)
+
+
+def _of_two(seed=5, **sizes):
+    """A model whose templates are one of speech and others of music, which may or may not be there."""
+    model = random_problem(seed, Setting("none", proper=True), dtype=jnp.float64, **sizes)
+    model = dataclasses.replace(model, frames=model.frames._replace(music=jnp.asarray([0, 0.3, 0.9] * 3)))
+    posterior = random_posterior(seed, model)
+    return model, posterior, moments_of(posterior, model, POINTS)
+
+
+def test_templates_beside_each_other_are_a_binomial_mixture_too(x64):
+    """With probability music Binomial(x, p), else all of x."""
+    model, _, moments = _of_two(whole=True)
+    result = quick_jit(lambda: of_templates(model, moments, 1))()
+    x, music, d = (np.asarray(a) for a in (model.frames.x, model.frames.music, moments.excitations.mean))
+    rates = d[:, :, None] * np.asarray(moments.templates.mean)
+    p = rates[:, 0] / rates.sum(1)
+    counts = np.arange(x.max() + 1)
+    pmf = music[:, None, None] * st.binom(x[..., None], p[..., None]).pmf(counts)
+    pmf = pmf + (1 - music)[:, None, None] * (counts == x[..., None])
+    mean = pmf @ counts
+    np.testing.assert_allclose(result.speech, mean, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(result.variance, pmf @ counts**2 - mean**2, rtol=1e-7, atol=1e-10)
+
+
+def test_draws_of_templates_beside_each_other_have_their_mean_and_variance(x64):
+    model, posterior, moments = _of_two()
+    model = dataclasses.replace(model, frames=model.frames._replace(x=1 + model.frames.x))
+    n = 4000
+
+    @sampling_jit
+    def draw(keys):
+        return jax.vmap(lambda key: draw_of_templates(key, model, posterior, moments, POINTS, 1))(keys)
+
+    drawn, expected = np.asarray(draw(jax.random.split(jax.random.key(1), n))), of_templates(model, moments, 1)
+    error = np.sqrt(np.asarray(expected.variance) / n)
+    assert (abs(drawn.mean(0) - expected.speech) < 4.5 * error + 1e-6 * expected.speech).all()
+    square = (drawn - np.asarray(expected.speech)) ** 2
+    assert (abs(square.mean(0) - expected.variance) < 4.5 * np.asarray(model.frames.x) * error + 1e-12).all()
 
 
 @pytest.mark.parametrize("chain", [False, True])
