@@ -124,7 +124,7 @@ def separate_file(
     if max(len(found.speech), len(found.music)) >= _most(info.sample_rate, window):
         notes += (f"of speech or music that is labelled, the first {MOST_SECONDS / 60:g} minutes are learned from.",)
     if found.level <= 0:
-        raise UserError(f"{path} is silent; there is nothing to separate.")
+        raise UserError(f"{'' if found.silent else 'what is not labelled of '}{path} is silent; there is nothing to separate.")
     scale = np.float32(settings.level / found.level)
     speech, music = speech * scale, music[: settings.max_catalogue] * scale
     trained = separators.train(speech, settings, progress)
