@@ -410,8 +410,8 @@ def _usable(of: DetectorRecordings, redistributable: bool, needed: Collection[st
 
 _FREE = re.compile(r"CC0|CC[ -]BY|public domain|\bMIT\b|\bBSD\b|\bApache\b|no restriction", re.IGNORECASE)
 _BOUND = re.compile(
-    r"(?<![a-z])((NC|ND|non[\s_-]*commercial)(?![a-z])|no[\s_-]*deriv|(research|evaluation|campaign|unstated|not stated|unknown"
-    r"|releases)\b)",
+    r"((?<![a-z0-9])|(?<=BY))N[CD]([\s_-]*(SA|ND))?(?![a-z])|(?<![a-z])(non[\s_-]*commercial|no[\s_-]*deriv)"
+    r"|\b(research|evaluation|campaign|unstated|not stated|unknown|releases)\b",
     re.IGNORECASE,
 )
 

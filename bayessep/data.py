@@ -53,11 +53,11 @@ def read_manifest(folder: str | Path) -> list[Recording]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{manifest} cannot be read ({error}): it must be a CSV file in UTF-8") from None
 
-    rows = csv.DictReader(text.splitlines(keepends=True))
-    absent = [c for c in MANIFEST_COLUMNS if c not in (rows.fieldnames or ())]
-    if absent:
-        raise UserError(f"{manifest} lacks the columns {', '.join(absent)}: add them to its first line")
+    rows = csv.DictReader(text.splitlines(keepends=True), strict=True)
     try:
+        absent = [c for c in MANIFEST_COLUMNS if c not in (rows.fieldnames or ())]
+        if absent:
+            raise UserError(f"{manifest} lacks the columns {', '.join(absent)}: add them to its first line")
         return [_recording(manifest, rows.line_num, row) for row in rows]
     except csv.Error as error:
         raise UserError(f"{manifest}, line {rows.line_num}: {error}; a quotation mark may lack its other half") from None
@@ -146,15 +146,10 @@ def read_folder(folder: str | Path, category: str = "") -> list[Recording]:
     paths = audio_files(folder)
     found = []
     for path in paths:
-        info, group = probe(path), group_in(folder, path)
+        info, inside = probe(path), path.relative_to(folder)
+        group = inside.parts[0] if len(inside.parts) > 1 else inside.stem
         found.append(Recording(path, category, group, info.frames / info.sample_rate, info.sample_rate, info.channels))
     return found
-
-
-def group_in(folder: Path, path: Path) -> str:
-    """The split group of a file of a folder: the first folder in it that the file lies in, else its own name."""
-    inside = path.relative_to(folder)
-    return inside.parts[0] if len(inside.parts) > 1 else inside.stem
 
 
 def select(

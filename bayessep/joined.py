@@ -42,12 +42,31 @@ def _frame(head: bytes) -> _Frame | None:
     return _Frame((version, hertz), samples // 8 * 1000 * kbit // hertz + (head[2] >> 1 & 1), samples)
 
 
-def mpeg_samples(content: Content) -> tuple[int, int]:
-    """Samples in all frames of an MP3 file, and in one of them; what lies between frames, such as tags, is passed over.
+class Counted(NamedTuple):
+    """Frames of an MP3 file."""
+
+    samples: int  # of all of them
+    frame: int  # of one
+    least: int  # bytes of the smallest
+    most: int  # and of the largest
+
+    @property
+    def explained(self) -> int:
+        """Samples by which a header may be short of them.
+
+        Encoders leave out what they put before and behind, up to 4095 samples each, and the frame of the header itself. Where
+        there is no header, the length is guessed by the first frame, and those of a constant rate differ by a byte.
+        """
+        of_a_byte = self.samples // self.least if self.least and self.most - self.least <= 1 else 0
+        return 2 * 4095 + 2 * self.frame + of_a_byte
+
+
+def mpeg_samples(content: Content) -> Counted:
+    """What an MP3 file holds; what lies between frames, such as tags, is passed over.
 
     Two in a row make a frame, or one at the end: bytes like those of a header occur in pictures and in sound, too.
     """
-    at, total, first = 0, 0, None
+    at, total, first, least, most = 0, 0, None, 0, 0
     while at + 4 <= len(content):
         here = _frame(content[at : at + 4])
         if here is not None and (first is None or here.kind == first.kind):
@@ -56,6 +75,7 @@ def mpeg_samples(content: Content) -> tuple[int, int]:
             over = end == len(content) or content[end : end + 3] in (b"ID3", b"TAG", b"APE")
             if over or (following is not None and following.kind == here.kind):
                 first, total, at = first or here, total + here.samples, end
+                least, most = min(least or here.bytes, here.bytes), max(most, here.bytes)
                 continue
         if content[at : at + 3] == b"ID3" and at + 10 <= len(content):
             a, b, c, d = content[at + 6 : at + 10]  # seven bits each
@@ -64,7 +84,7 @@ def mpeg_samples(content: Content) -> tuple[int, int]:
         at = content.find(b"\xff", at + 1)
         if at < 0:
             break
-    return total, first.samples if first else 0
+    return Counted(total, first.samples if first else 0, least, most)
 
 
 def is_chained(content: Content) -> bool:
@@ -102,11 +122,8 @@ _looked_at: dict[tuple[int, ...], str] = {}  # a file is opened several times, a
 def _held_beyond(sound: soundfile.SoundFile, content: Content) -> str:
     if sound.format == "OGG":
         return "is several streams in a chain, of which only the first would be read" if is_chained(content) else ""
-    samples, frame = mpeg_samples(content) if sound.subtype == "MPEG_LAYER_III" else (0, 0)
-    if samples - sound.frames <= _CODEC_FRAMES * frame:
+    found = mpeg_samples(content) if sound.subtype == "MPEG_LAYER_III" else Counted(0, 0, 0, 0)
+    if found.samples - sound.frames <= found.explained:
         return ""
-    seconds = f"{samples / sound.samplerate:.1f} s of sound, and its beginning promises {sound.frames / sound.samplerate:.1f} s"
-    return f"holds {seconds}, so that the rest would be lost"
-
-
-_CODEC_FRAMES = 6  # that a header may leave out: its own, and what encoders put before and behind
+    there, promised = (f"{samples / sound.samplerate:.1f} s" for samples in (found.samples, sound.frames))
+    return f"holds {there} of sound, and its beginning promises {promised}, so that the rest would be lost"

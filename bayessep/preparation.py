@@ -64,8 +64,8 @@ def modelled(waveform: Float[np.ndarray, " N"], settings: Stft, n_bins: int) -> 
     state, found = stream_init(settings), []
     for first in range(0, len(waveform), AT_ONCE):
         state, frames = stream_push(state, waveform[first : first + AT_ONCE], settings)
-        found.append(np.abs(np.asarray(frames))[:, :n_bins])
-    found.append(np.abs(np.asarray(stream_finish(state, settings)))[:, :n_bins])
+        found.append(np.abs(np.asarray(frames)[:, :n_bins]))
+    found.append(np.abs(np.asarray(stream_finish(state, settings))[:, :n_bins]))
     return np.concatenate(found)
 
 

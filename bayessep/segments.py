@@ -192,6 +192,10 @@ def _without_overlaps(source: _Source, placed: list[tuple[int | None, Segment]])
     return segments
 
 
+_PERSONS = frozenset("m n s sp mu sm ms mix song pause".split())
+"""Labels that persons may be called by as well, in lower case: in RTTM they are."""
+
+
 def _read_rttm(source: _Source) -> list[Segment]:
     segments, recordings = [], set()
     for line, text in _lines(source.text):
@@ -205,8 +209,8 @@ def _read_rttm(source: _Source) -> list[Segment]:
         label = fields[7]
         if fields[0] == "NON-SPEECH":
             label = fields[6] if label == "<NA>" else label
-        elif label.lower() not in (*ALIASES, "music+speech"):
-            label = SPEECH  # the name of a person: M, N, Song
+        elif canonical(label) is None or label.lower() in _PERSONS:
+            label = SPEECH  # the name of a person
         sure = None if len(fields) < 9 or fields[8] == "<NA>" else fields[8]
         segments.append(source.segment(line, start, round(start + length, 9), label, sure))
     if len(recordings) > 1:

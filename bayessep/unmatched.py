@@ -88,16 +88,18 @@ def read_unmatched(folder: str | Path, *, songs: int = 0, seed: int = 0, redistr
         if absent := [name for name in FOLDERS.values() if not (folder / name).is_dir()]:
             needed = "give a folder with a manifest.csv, or with the folders mixtures and instrumentals"
             raise UserError(f"{folder} has neither a manifest.csv nor the folder {absent[0]}; {needed}.")
-        found = {
-            what: [(path, data.group_in(folder / name, path)) for path in data.audio_files(folder / name)]
-            for what, name in FOLDERS.items()
-        }
+        found = {what: [(path, _song_of(path)) for path in data.audio_files(folder / name)] for what, name in FOLDERS.items()}
         return Unmatched(**{what: items(own) for what, own in found.items()})
     used = listed(folder, songs=songs, redistributable=redistributable)
     sounds = Unmatched(**{what: items((r.path, r.split_group) for r in used[kind]) for what, kind in KINDS.items()})
     if not songs:
         return sounds
     return sounds._replace(mixtures=[*sounds.mixtures, *sung(used["speech"], sounds.music, songs, seed, singing.songs)])
+
+
+def _song_of(path: Path) -> str:
+    """The name of a file, or of its folder where all songs have files of that name."""
+    return path.parent.name if path.stem.lower() in ("mixture", "mix", "accompaniment", "instrumental", "music") else path.stem
 
 
 def sung(

@@ -239,6 +239,12 @@ def test_a_manifest_that_cannot_be_used_says_why(tmp_path: Path):
     _manifest(tmp_path, [_row(str(tmp_path / "a.wav"))])
     with pytest.raises(UserError, match=r"line 2: .*a\.wav does not begin in the folder of the manifest"):
         read_manifest(tmp_path)
+    _manifest(tmp_path, [_row("a.wav"), _row("a.wav")])
+    text = (tmp_path / "manifest.csv").read_text(encoding="utf-8").rstrip()
+    first, _, last = text.rpartition("\n")
+    (tmp_path / "manifest.csv").write_text(f'{first.rpartition(",")[0]},"CC0\n{last}\n', encoding="utf-8")
+    with pytest.raises(UserError, match=r"manifest\.csv, line \d+: .*a quotation mark may lack its other half"):
+        read_manifest(tmp_path)
     open_quotes = ",".join(MANIFEST_COLUMNS) + '\na.wav,"speech' + "\nb.wav,speech" * 20000
     (tmp_path / "manifest.csv").write_text(open_quotes, encoding="utf-8")
     with pytest.raises(UserError, match=r"manifest\.csv, line \d+: .*a quotation mark may lack its other half"):

@@ -177,9 +177,11 @@ def test_segments_that_touch_still_touch_as_rttm(tmp_path: Path):
 
 
 def test_persons_in_rttm_may_be_called_like_short_labels(tmp_path: Path):
-    names = ("M", "n", "Song", "s", "Pause", "music", "Speech")
+    names = ("M", "n", "Song", "s", "Pause", "music", "Speech", "noEnergy", "speech-music", "jingle")
     lines = [f"SPEAKER a 1 {2 * n} 1 <NA> <NA> {name} <NA> <NA>" for n, name in enumerate(names)]
-    assert [s.label for s in read(_text(tmp_path, "a.rttm", "\n".join(lines)))] == [*[SPEECH] * 5, MUSIC, SPEECH]
+    assert [s.label for s in read(_text(tmp_path, "a.rttm", "\n".join(lines)))] == [
+        *[SPEECH] * 5, MUSIC, SPEECH, SILENCE, BOTH, MUSIC,
+    ]  # fmt: skip
 
 
 def test_rttm_says_speech_over_music_in_two_lines(tmp_path: Path):
