@@ -196,7 +196,7 @@ def _open(path: AnyPath, track: int = 0) -> Iterator[_SoundFile | _Container]:
                 if track:
                     raise UserError(f"{path} has one sound track, and not {track + 1}.")
                 with sound:
-                    if problem := joined.promises_wrongly(sound, file):
+                    if problem := joined.promises_wrongly(sound.format, sound.subtype, sound.frames, sound.samplerate, file):
                         raise UserError(f"{path} {problem}; write it anew first, for example with ffmpeg -i {path} whole.flac.")
                     yield _SoundFile(sound, path)
                 return

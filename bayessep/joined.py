@@ -10,8 +10,6 @@ import mmap
 import os
 from typing import BinaryIO, NamedTuple
 
-import soundfile
-
 # Bit rates of layer III in kbit/s (ISO 11172-3 and 13818-3): MPEG 1, and MPEG 2 and 2.5. The first is free, the last is none.
 _RATES = (
     (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0),
@@ -99,17 +97,24 @@ def is_chained(content: Content) -> bool:
     return False
 
 
-def promises_wrongly(sound: soundfile.SoundFile, file: BinaryIO) -> str:
-    """What is wrong with the length that the header of a file says, which libsndfile believes; nothing if it is right."""
-    if sound.frames >= _UNKNOWN:
+def promises_wrongly(container: str, subtype: str, frames: int, sample_rate: int, file: BinaryIO) -> str:
+    """What is wrong with the length that the header of a file says; nothing if it is right.
+
+    Args:
+        container, subtype: what libsndfile calls it: MP3, MPEG_LAYER_III.
+        frames: samples of a channel that libsndfile believes in.
+        sample_rate: Hz.
+        file: open, of any position.
+    """
+    if frames >= _UNKNOWN:
         return "does not say how long it is (it was written to a pipe)"
-    if sound.format not in ("MP3", "OGG"):
+    if container not in ("MP3", "OGG"):
         return ""
     state = os.fstat(file.fileno())
     key = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
     if key not in _looked_at:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            _looked_at[key] = _held_beyond(sound, content)
+            _looked_at[key] = _held_beyond(container, subtype, frames, sample_rate, content)
         if len(_looked_at) > 1000:
             del _looked_at[next(iter(_looked_at))]
     return _looked_at[key]
@@ -119,11 +124,11 @@ _UNKNOWN = 2**62
 _looked_at: dict[tuple[int, ...], str] = {}  # a file is opened several times, and none of an hour need be counted twice
 
 
-def _held_beyond(sound: soundfile.SoundFile, content: Content) -> str:
-    if sound.format == "OGG":
+def _held_beyond(container: str, subtype: str, frames: int, sample_rate: int, content: Content) -> str:
+    if container == "OGG":
         return "is several streams in a chain, of which only the first would be read" if is_chained(content) else ""
-    found = mpeg_samples(content) if sound.subtype == "MPEG_LAYER_III" else Counted(0, 0, 0, 0)
-    if found.samples - sound.frames <= found.explained:
+    found = mpeg_samples(content) if subtype == "MPEG_LAYER_III" else Counted(0, 0, 0, 0)
+    if found.samples - frames <= found.explained:
         return ""
-    there, promised = (f"{samples / sound.samplerate:.1f} s" for samples in (found.samples, sound.frames))
+    there, promised = (f"{samples / sample_rate:.1f} s" for samples in (found.samples, frames))
     return f"holds {there} of sound, and its beginning promises {promised}, so that the rest would be lost"
