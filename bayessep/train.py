@@ -230,6 +230,8 @@ def _epoch(
     sums: Any = None
     for n in range(first, first + training.steps_per_epoch):
         live, metrics = step(live, across.divide(task.batch(n)), seed, np.uint32(n))
+        if across.one_at_a_time:
+            jax.block_until_ready((live, metrics))
         sums = metrics if sums is None else jax.tree.map(jax.numpy.add, sums, metrics)
         if (n + 1 - first) % 20 == 0 or n + 1 - first == training.steps_per_epoch:
             loss = float(np.asarray(sums["loss"])) / (n + 1 - first)
@@ -247,6 +249,8 @@ class _Devices:
 
     def __init__(self) -> None:
         self.count = jax.device_count()
+        # Steps that are begun ahead wait for each other in the few threads of a CPU, and have been seen to wait for ever.
+        self.one_at_a_time = self.count > 1 and jax.default_backend() == "cpu"
         mesh = Mesh(np.array(jax.devices()), ("batch",))
         self._divided, self.whole = NamedSharding(mesh, P("batch")), NamedSharding(mesh, P())
 

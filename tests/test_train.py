@@ -24,13 +24,17 @@ ROOT = Path(__file__).resolve().parent.parent
 def begin(folder: Path, *options: str, devices: int = 1) -> subprocess.Popen[str]:
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-m", "tests.trainer", str(folder), *options]
+    command = [sys.executable, "-X", "faulthandler", "-m", "tests.trainer", str(folder), *options]
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[str, ...]:
     """Devices, processes, weights as bytes, epochs."""
-    out, err = process.communicate(timeout=120)
+    try:
+        out, err = process.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)  # it says where it hangs
+        out, err = process.communicate()
     assert process.returncode == 0, err
     return tuple(out.splitlines()[-1].split())  # gloo writes there, too
 
@@ -175,7 +179,11 @@ def test_two_processes_do_what_one_does(tmp_path):
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     both = [begin(tmp_path / "two", "--port", str(port), "--process", str(n), devices=2) for n in (0, 1)]
-    first, second = (ended(process) for process in both)
+    try:
+        first, second = (ended(process) for process in both)
+    finally:
+        for process in both:
+            process.kill()
     assert first[:2] == ("4", "2") and first == second
     np.testing.assert_allclose(weights(first), weights(ended(begin(tmp_path / "one"))), rtol=1e-5)
 
