@@ -1,6 +1,6 @@
 """What the posterior of a speech-and-music problem says about its sources: means, variances, draws and predictions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -121,14 +121,10 @@ def draw_sources(
     scores = scatter_candidates(scores, candidates, model.catalogue.shape[0], -jnp.inf)
     r, _ = frame_prior.sample(key_r, scores, hyper.frame_prior, chain=model.chain)
 
-    def one_frame(frame):
-        key, x, speech, gain, r = frame
-        return _draw_share(key, x, _share(model, x, speech, gain * moments.filter.mean * moments.catalogue.mean[r]))
+    def share(x, speech, gain, r):
+        return _share(model, x, speech, gain * moments.filter.mean * moments.catalogue.mean[r])
 
-    # A share takes twenty numbers to draw: some frames at a time.
-    keys = jax.random.split(key_share, len(x))
-    at_once = -(-len(x) // number_of_parts(*x.shape))
-    return jax.lax.map(one_frame, (keys, x, speech, moments.gain.mean, r), batch_size=at_once)
+    return _draw_shares(key_share, share, x, speech, moments.gain.mean, r)
 
 
 def draw_of_templates(
@@ -140,8 +136,8 @@ def draw_of_templates(
     """
     *keys, key_music, key_share = jax.random.split(key, len(Blocks._fields) + 2)
     moments, x = _draw_blocks(keys, model, posterior, moments, readings), model.frames.x
-    share = _draw_share(key_share, x, _share_of_templates(model, moments, n_speech))
-    return jnp.where((jax.random.uniform(key_music, dtype=x.dtype) < model.frames.music)[:, None], share, x)
+    speech = _draw_shares(key_share, lambda _, p: p, x, _share_of_templates(model, moments, n_speech))
+    return jnp.where((jax.random.uniform(key_music, dtype=x.dtype) < model.frames.music)[:, None], speech, x)
 
 
 def _draw_blocks(
@@ -157,10 +153,22 @@ def _draw_blocks(
     return Blocks(*(draw(name, k) for name, k in zip(Blocks._fields, keys, strict=True)))
 
 
-def _draw_share(key: PRNGKeyArray, x: Float[Array, "*s"], p: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """A share of x with mean p, and the variance of a binomial one where x is above 1."""
-    counts = jnp.maximum(x - 1, 1e-3)
-    return x * gamma.sample_share(key, jnp.maximum(counts * p, TINY), jnp.maximum(counts * (1 - p), TINY))
+def _draw_shares(
+    key: PRNGKeyArray, share: Callable[..., Array], x: Float[Array, "T F"], *of_frames: Array
+) -> Float[Array, "T F"]:
+    """Parts of x whose share has the mean `share` (of a frame's x, and of its rows of what else is given).
+
+    Their variance is that of binomial ones where x is above 1.
+    """
+
+    def one_frame(frame):
+        key, x, *rest = frame
+        p, counts = share(x, *rest), jnp.maximum(x - 1, 1e-3)
+        return x * gamma.sample_share(key, jnp.maximum(counts * p, TINY), jnp.maximum(counts * (1 - p), TINY))
+
+    # A share takes twenty numbers to draw: some frames at a time.
+    at_once = -(-len(x) // number_of_parts(*x.shape))
+    return jax.lax.map(one_frame, (jax.random.split(key, len(x)), x, *of_frames), batch_size=at_once)
 
 
 def log_predictive(model: JingleMixture, moments: Blocks, responsibility: Float[Array, "T J"]) -> Float[Array, ""]:
