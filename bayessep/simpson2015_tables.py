@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from bayessep.comparison import cell
-from bayessep.pages import Finding, Table, page
+from bayessep.pages import Finding, Table, every, page
 from bayessep.simpson2015 import BUDGETS, DNN, FOLDS, IDEAL, MEASURES, METHODS, MIXTURE, NMF, SOURCES
 from bayessep.tables import Mean, gained, mean, shown
 
@@ -39,15 +40,23 @@ class Advantage(NamedTuple):
 
 
 def advantage(one: Float[np.ndarray, "n 2"], other: Float[np.ndarray, "m 2"]) -> Advantage | None:
-    """Of two curves of (SIR, SAR), straight between their points; None where they share no SIR."""
+    """Of two curves of (SIR, SAR), straight from each point to the next; None where they share no SIR."""
     if not len(one) or not len(other):
         return None
     low, high = max(c[:, 0].min() for c in (one, other)), min(c[:, 0].max() for c in (one, other))
     if low > high:
         return None
     at = np.linspace(low, high, 201)
-    first, second = (np.interp(at, *curve[np.argsort(curve[:, 0], kind="stable")].T) for curve in (one, other))
-    return Advantage(float(np.mean(first - second)), float(low), float(high))
+    return Advantage(float(np.mean(reached(one, at) - reached(other, at))), float(low), float(high))
+
+
+def reached(curve: Float[np.ndarray, "n 2"], sir: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
+    """The greatest SAR that a curve of (SIR, SAR) has at each SIR: one that turns back has several. SIR lie between its ends."""
+    (x0, y0), (x1, y1) = curve.T[:, None], np.concatenate([curve[1:], curve[-1:]]).T[:, None]  # the last piece is its end
+    at = sir[:, None]
+    along = np.where(x0 == x1, y0 >= y1, (x1 - at) / np.where(x0 == x1, 1.0, x1 - x0))  # 1 where a piece begins, 0 at its end
+    passes = (np.minimum(x0, x1) <= at) & (at <= np.maximum(x0, x1))
+    return np.max(np.where(passes, along * y0 + (1 - along) * y1, -np.inf), axis=1)
 
 
 # --- results -------------------------------------------------------------------------------------------------------------
@@ -60,7 +69,9 @@ class Results:
         self.lines = list(results)
         # Of each method, row, confidence and measure: the scores of the excerpts of each song.
         self._by: dict[tuple[str, str, float | None, str], dict[str, list[float]]] = {}
+        self._excerpts: dict[str, Counter[str]] = {}  # of each method: how many of each song were scored at all
         for line in self.lines:
+            self._excerpts.setdefault(line["method"], Counter())[line["group"]] += bool(line["scores"])
             at: dict[float | None, dict[str, Result]] = {}
             for score in line["scores"]:
                 at.setdefault(score.get("alpha"), {})[score["source"]] = score
@@ -81,6 +92,17 @@ class Results:
         """Over songs."""
         return mean(list(self.songs(method, row, measure, alpha).values()))
 
+    def excerpts(self, method: str, row: str, measure: str, alpha: float | None = None, song: str | None = None) -> tuple[int, int]:
+        """How many excerpts have a score, of how many; of all songs, or of one."""
+        held, every = self._by.get((method, row, alpha, measure), {}), self._excerpts.get(method, Counter())
+        names = every if song is None else [song]
+        return sum(len(held.get(name, ())) for name in names), sum(every[name] for name in names)
+
+    def whole(self, method: str, row: str, measure: str, alpha: float | None = None, song: str | None = None) -> bool:
+        """Whether every excerpt has a score: means over others do not belong beside it in one curve."""
+        there, every = self.excerpts(method, row, measure, alpha, song)
+        return there == every > 0
+
     def gain(self, method: str, over: str, row: str, measure: str = "sdr") -> Mean | None:
         """Mean difference over the songs that both have, of masks of middling confidence."""
         ours, theirs = (self.songs(name, row, measure, self.middling(name)) for name in (method, over))
@@ -95,24 +117,23 @@ class Results:
         return sorted({alpha for name, _, alpha, _ in self._by if name == method and alpha is not None})
 
     def curve(self, method: str, row: str, song: str | None = None) -> Float[np.ndarray, "n 2"]:
-        """SIR and SAR at each confidence of Figure 3; their means over songs, or those of one song."""
+        """SIR and SAR at each confidence of Figure 3 at which all have both; their means over songs, or those of one song."""
         points = []
         for alpha in self.alphas(method):
-            if not USED[0] < alpha < USED[1]:
-                continue
-            if song is None:
-                both = [m and m.mean for m in (self.mean(method, row, measure, alpha) for measure in ("sir", "sar"))]
-            else:
-                both = [self.songs(method, row, measure, alpha).get(song) for measure in ("sir", "sar")]
-            if None not in both:
-                points.append(both)
+            if USED[0] < alpha < USED[1] and all(self.whole(method, row, measure, alpha, song) for measure in ("sir", "sar")):
+                of = [self.songs(method, row, measure, alpha) for measure in ("sir", "sar")]
+                points.append([np.mean(list(songs.values())) if song is None else songs[song] for songs in of])
         return np.array(points, np.float64).reshape(-1, 2)
+
+    def advantages(self, row: str) -> dict[str, float]:
+        """SAR at equal SIR, the network above NMF, of each song."""
+        songs = sorted({line["group"] for line in self.lines})
+        found = {song: advantage(self.curve(DNN, row, song), self.curve(NMF, row, song)) for song in songs}
+        return {song: one.sar for song, one in found.items() if one is not None}
 
     def advantage(self, row: str) -> tuple[Advantage | None, Mean | None]:
         """SAR at equal SIR, the network above NMF: of the mean curves, and song by song."""
-        groups = sorted({line["group"] for line in self.lines})
-        single = [advantage(self.curve(DNN, row, song), self.curve(NMF, row, song)) for song in groups]
-        return advantage(self.curve(DNN, row), self.curve(NMF, row)), mean([a.sar for a in single if a is not None])
+        return advantage(self.curve(DNN, row), self.curve(NMF, row)), mean(list(self.advantages(row).values()))
 
     def silent(self) -> dict[str, int]:
         """How many estimates of each method are silent, and have no scores."""
@@ -139,6 +160,7 @@ class Results:
                     for measure in MEASURES:
                         if (found := self.mean(method, row, measure, alpha)) is not None:
                             made.append({"source": row, "method": method, "alpha": alpha, "measure": measure} | found._asdict())
+                            made[-1]["excerpts"] = self.excerpts(method, row, measure, alpha)[0]
         return made
 
 
@@ -160,7 +182,8 @@ def _at_equal_sir(results: Results) -> Table:
             paper = "little" if PAPER[row] is None else f"{PAPER[row]:.0f}"
             rows.append([row, cell(found.sar, 1), paper, shown(songs), f"{cell(found.low, 1)} to {cell(found.high, 1)}"])
     note = (
-        "Mean over the SIR that both curves of Figure 3 reach, straight between their points. Song by song: of the curves of each."
+        "Mean over the SIR that both curves of Figure 3 reach, straight from each confidence to the next; where a curve turns "
+        "back, of the greatest SAR that it has there. Song by song: of the curves of each."
     )
     return Table("SAR at equal SIR, DNN above NMF (dB)", ["", "mean curves", "the paper", "song by song", "at SIR of"], rows, note)
 
@@ -180,16 +203,22 @@ def _at_a_half(results: Results) -> Table:
 
 def _by_alpha(results: Results, row: str) -> Table:
     alphas = sorted({alpha for method in (DNN, NMF) for alpha in results.alphas(method)})
-    rows = [
-        [f"{alpha:g}", *(shown(results.mean(method, row, measure, alpha)) for method in (DNN, NMF) for measure in MEASURES)]
-        for alpha in alphas
-    ]
+
+    def said(method: str, measure: str, alpha: float) -> str:
+        there, every = results.excerpts(method, row, measure, alpha)
+        return shown(results.mean(method, row, measure, alpha)) + (f" ({there} of {every})" if 0 < there < every else "")
+
+    rows = [[f"{alpha:g}", *(said(method, measure, alpha) for method in (DNN, NMF) for measure in MEASURES)] for alpha in alphas]
     if rows:
         ideal = [shown(results.mean(IDEAL, row, measure)) for measure in MEASURES]
         rows.append([IDEAL, *ideal, *("" for _ in MEASURES)])
     head = ["α", *(f"{method} {measure.upper()}" for method in (DNN, NMF) for measure in MEASURES)]
-    note = "No SAR: masks keep every cell, and estimates are the mixture, without artefacts."
-    return Table(f"Figure 2 of the paper: {row} (dB)", head, rows, note if any("–" in cells for cells in rows) else "")
+    notes = {
+        "–": "No SAR: masks keep every cell, and estimates are the mixture, without artefacts.",
+        " of ": "In brackets: of how many excerpts, where not all have a score; figures leave these means out.",
+    }
+    note = " ".join(note for mark, note in notes.items() if any(mark in one for cells in rows for one in cells))
+    return Table(f"Figure 2 of the paper: {row} (dB)", head, rows, note)
 
 
 # --- what they say -------------------------------------------------------------------------------------------------------
@@ -226,12 +255,13 @@ def _advantage(results: Results, row: str) -> Finding | None:
 
 
 def _mostly_vocals(results: Results) -> Finding | None:
-    of = [results.advantage(source)[0] for source in SOURCES]
-    if None in of:
+    vocals, accompaniment = map(results.advantages, SOURCES)
+    more = mean([vocals[song] - accompaniment[song] for song in vocals if song in accompaniment])
+    means = [mean(list(of.values())) for of in (vocals, accompaniment)]
+    if more is None:
         return None
-    vocals, accompaniment = (found.sar for found in of if found is not None)
-    numbers = f"vocals {cell(vocals, 1)}, accompaniment {cell(accompaniment, 1)} dB"
-    return Finding("The DNN’s advantage is mostly of the vocals", vocals > max(accompaniment, 0), numbers)
+    numbers = f"vocals {shown(means[0])}, accompaniment {shown(means[1])} dB; of the vocals more by {shown(more)}, song by song"
+    return Finding("The DNN’s advantage is mostly of the vocals", every([gained(means[0]), gained(more)]), numbers)
 
 
 def _gain(results: Results, source: str) -> Finding | None:
@@ -271,9 +301,11 @@ def figure_3(results: Results) -> list[dict[str, Any]]:
     for row in ROWS:
         for method in (DNN, NMF, IDEAL):
             for alpha in results.alphas(method) or [None]:
-                sir, sar = (results.mean(method, row, measure, alpha) for measure in ("sir", "sar"))
-                if sir and sar and (alpha is None or USED[0] < alpha < USED[1]):
-                    made.append({"source": row, "method": method, "alpha": alpha, "sir": sir.mean, "sar": sar.mean})
+                of = {measure: results.mean(method, row, measure, alpha) for measure in ("sir", "sar")}
+                used = alpha is None or USED[0] < alpha < USED[1]
+                if used and all(results.whole(method, row, measure, alpha) for measure in of):
+                    means = {measure: found.mean for measure, found in of.items() if found is not None}
+                    made.append({"source": row, "method": method, "alpha": alpha, **means})
     return made
 
 
@@ -302,7 +334,7 @@ def about(results: Results, budget: str, *, seed: int, planned: int, lasting: fl
     songs, excerpts = len({line["group"] for line in results.lines}), len({line["song"] for line in results.lines})
     return (
         f"{extent if budget == 'quick' else ''}Printed by `bayessep reproduce simpson2015`, budget “{budget}”, seed {seed}, "
-        f"{results.seconds() / 60:.0f} minutes of computation in all, of which the network learned {spent[0] / 60:.1f} and NMF "
+        f"in {results.seconds() / 60:.0f} minutes by the clock in all, of which the network learned {spent[0] / 60:.1f} and NMF "
         f"{spent[1] / 60:.1f}. {songs} songs in {excerpts} excerpts, "
         f"{lasting / 60:.1f} minutes of sound (the paper: 63 whole songs), dealt into {FOLDS} folds; each song is taken apart by "
         f"what learned from the songs of the other folds (the paper: one split, 50 and 13). The network has the preset "
@@ -320,12 +352,15 @@ def pictures(results: Results) -> dict[str, bytes]:
     def spans(means: Sequence[Mean | None]) -> Float[np.ndarray, "n 2"]:
         return np.array([(np.nan, np.nan) if m is None else (m.mean, m.margin) for m in means])
 
+    def level(method: str, row: str, measure: str, alpha: float | None) -> Mean | None:
+        return results.mean(method, row, measure, alpha) if results.whole(method, row, measure, alpha) else None
+
     methods = (DNN, IDEAL, NMF)
     levels: dict[tuple[str, str], plots_karaoke.Curves] = {}
     for method in methods:
         alphas = results.alphas(method)
         for row in ROWS:
-            of = {m.upper(): spans([results.mean(method, row, m, alpha) for alpha in alphas or [None]]) for m in MEASURES}
+            of = {m.upper(): spans([level(method, row, m, alpha) for alpha in alphas or [None]]) for m in MEASURES}
             levels[method, row] = plots_karaoke.Curves(alphas, of)
     trade = {row: {method: results.curve(method, row) for method in (DNN, NMF)} for row in ROWS}
     ideal = {p["source"]: (p["sir"], p["sar"]) for p in figure_3(results) if p["method"] == IDEAL}

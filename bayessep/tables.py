@@ -402,8 +402,8 @@ def about(*, quick: bool, development: bool, seed: int, seconds: float) -> str:
     speakers = len(protocol.DEVELOPMENT.speakers)
     chosen = f" The {len(others)} development mixtures, of {speakers} other speakers and other jingles: {', '.join(others)}."
     return (
-        f"Printed by `bayessep reproduce demir2011`, {extent}seed {seed}, {seconds / 60:.0f} minutes of computation in all. Speech "
-        f"and music are real recordings, mixed here: a jingle of {protocol.JINGLE_SECONDS:g} s repeats for "
+        f"Printed by `bayessep reproduce demir2011`, {extent}seed {seed}, {seconds / 60:.0f} minutes by the clock, those of "
+        f"processes side by side added up. Speech and music are real recordings, mixed here: a jingle of {protocol.JINGLE_SECONDS:g} s repeats for "
         f"{protocol.ITEM_SECONDS:g} s, under as many whole utterances as go into them, and its first half is labelled. Speech is "
         f"learned from about {protocol.TRAINING_SECONDS:g} s of each training speaker, or what there is: the same (Self), that one "
         "and three others (All), or these "

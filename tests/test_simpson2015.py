@@ -187,6 +187,10 @@ def test_sar_at_equal_sir_is_interpolated_where_both_are() -> None:
     assert above == pytest.approx((2.0, 4.0, 10.0))
     bent = tables.advantage(one, np.array([(0.0, 10.0), (5.0, 3.0), (10.0, 0.0)]))
     assert bent is not None and bent.sar == pytest.approx(1, abs=0.01), "a triangle of 2 dB"
+    turning = np.array([(0.0, 10.0), (8.0, 2.0), (10.0, 0.0), (6.0, -4.0)])  # the last confidence has less of both
+    assert tables.advantage(turning, one) == pytest.approx((0.0, 0.0, 10.0)), "where it was before it turned, it is as good"
+    upright = np.array([(5.0, 1.0), (5.0, 9.0), (5.0, 3.0)])
+    assert tables.advantage(upright, one) == pytest.approx((4.0, 5.0, 5.0))
     assert tables.advantage(one, one + [20.0, 0.0]) is None
     assert tables.advantage(one, one[:0]) is None
 
@@ -201,6 +205,24 @@ def _curves(better: float) -> list[dict[str, Any]]:
             lines.append(_line(song, method, of, learned=learned))
         lines += [_line(song, IDEAL, {None: ((9.0,) * 3,) * 2}), _line(song, MIXTURE, {None: ((0.0, 0.0, None),) * 2})]
     return lines
+
+
+def test_means_over_some_of_the_songs_are_in_no_curve() -> None:
+    """At 0.81 the best song is silent: what is left is worse, which is not what confidence does."""
+    lines = [line for line in _curves(0.0) if line["method"] == NMF]
+    for score in lines[0]["scores"]:
+        score["sar"] = 40.0
+        if score["alpha"] == 0.81 and score["source"] == "vocals":
+            score |= dict.fromkeys(experiment.MEASURES)
+    results = tables.Results(lines)
+    assert results.excerpts(NMF, "vocals", "sar", 0.81) == (2, 3) and results.whole(NMF, "vocals", "sar", 0.51)
+    for row, songs in (("vocals", 2), (tables.BOTH, 2), ("accompaniment", 3)):
+        assert len(results.curve(NMF, row)) == songs == len([p for p in tables.figure_3(results) if p["source"] == row])
+        assert {r["excerpts"] for r in results.rows() if r["source"] == row and r["alpha"] == 0.81} == {songs}
+    assert len(results.curve(NMF, "vocals", "two")) == 3, "the song itself has all"
+    table = next(t for t in tables.tables(results) if t.title.endswith("vocals (dB)"))
+    assert [cell.endswith("(2 of 3)") for cell in table.rows[3][4:]] == [True] * 3 and "In brackets" in table.note
+    assert not any("of 3" in cell for row in table.rows[:3] for cell in row)
 
 
 def test_findings_follow_the_curves() -> None:
