@@ -10,6 +10,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
+from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -147,7 +148,7 @@ def _checked(references: Mapping[str, np.ndarray], length: int) -> dict[str, np.
 # --- tables -------------------------------------------------------------------------------------------------------
 
 
-def _number(value: float | int | None) -> float | int | None:
+def number(value: float | int | None) -> float | int | None:
     """None for what JSON has no word for."""
     return None if value is None or not math.isfinite(value) else value
 
@@ -156,16 +157,16 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
     """The rows as a JSON document; what is not finite (the SAR of the mixture) is null."""
 
     def scores(found: StemScores | None) -> dict[str, float | int | None] | None:
-        return None if found is None else {name: _number(value) for name, value in found._asdict().items()}
+        return None if found is None else {name: number(exact(value)) for name, value in found._asdict().items()}
 
     rows = [
         {
             "method": row.method,
             "speech": scores(row.speech),
             "music": scores(row.music),
-            "bound": _number(row.bound),
+            "bound": number(row.bound),
             "sweeps": row.sweeps,
-            "seconds": _number(row.seconds),
+            "seconds": number(row.seconds),
         }
         for row in comparison.rows
     ]
@@ -207,18 +208,22 @@ def columns(comparison: Comparison) -> list[Column]:
     return [Column(head, values, digits, best(values, sign) if sign else None) for head, values, digits, sign in wanted]
 
 
+ROUNDING = 99.0  # decibels
+
+
 def exact(decibels: float | int) -> float:
     """Infinite where only rounding is left, as in the SAR of a mixture, which has no artefacts."""
-    return math.inf if decibels > 99 else float(decibels)
+    return math.inf if decibels >= ROUNDING else float(decibels)
 
 
 def cell(value: float | int | None, decimals: int) -> str:
-    """A number as the tables print it; a dash where there is none."""
+    """A number as the tables print it, 11.95 as 12.0 although it is held as a little less; a dash where there is none."""
     if value is None or math.isnan(value):
         return "–"
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
-    return f"{value:.{decimals}f}".replace("-", "−")
+    rounded = Decimal(str(float(value))).quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_UP)
+    return f"{rounded:f}".replace("-", "−")
 
 
 CAPTION = (
@@ -309,6 +314,6 @@ def _write_csv(path: Path, comparison: Comparison) -> None:
         heads = [f"{stem}_{field}" for stem in STEMS for field in fields]
         writer.writerow(["method", *heads, "bound", "sweeps", "seconds"])
         for row in comparison.rows:
-            scores = [None if s is None else getattr(s, f) for s in (row.speech, row.music) for f in fields]
-            numbers = [_number(v) for v in (*scores, row.bound, row.sweeps, row.seconds)]
+            scores = [None if s is None else exact(getattr(s, f)) for s in (row.speech, row.music) for f in fields]
+            numbers = [number(v) for v in (*scores, row.bound, row.sweeps, row.seconds)]
             writer.writerow([row.method, *("" if v is None else v for v in numbers)])

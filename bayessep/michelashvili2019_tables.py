@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from bayessep.comparison import cell
+from bayessep.comparison import cell, exact, number
 from bayessep.michelashvili2019_rows import (
     ABLATED,
     ALL,
@@ -111,27 +111,25 @@ class Results:
         """Medians and intervals of each row."""
         made = []
         for row in dict.fromkeys(line["row"] for line in self.lines):
-            found: dict[str, Any] = {"row": row, "songs": len(self.values(row, "SDR"))}
+            scored = self.values(row, "SDR")
+            found: dict[str, Any] = {"row": row, "songs": len({self.groups[one] for one in scored}), "excerpts": len(scored)}
             for measure in MEASURES:
                 values = (self.median(row, measure), *self.interval(row, measure))
                 names = (measure, f"{measure} from", f"{measure} to")
-                found |= {name: round(value, 3) for name, value in zip(names, values, strict=True)}
+                found |= {name: number(round(exact(value), 3)) for name, value in zip(names, values, strict=True)}
             made.append(found)
         return made
 
 
-ROUNDING = 99.0
-"""Decibels above which a ratio is one to rounding."""
 IDLE = 1e-3
 """What is taken off of mixtures, of their magnitudes, by a masker that does nothing."""
 
 
 def _said(results: Results, row: str, measure: str) -> str:
     """A median with its interval."""
-    if np.isnan(median := results.median(row, measure)):
-        return "–"
-    if median >= ROUNDING:
-        return cell(float("inf"), 1)
+    median = exact(results.median(row, measure))
+    if not np.isfinite(median):
+        return cell(median, 1)
     low, high = results.interval(row, measure)
     return f"{cell(median, 1)} ({low:.1f} to {high:.1f})"
 

@@ -1,10 +1,9 @@
 """What reproductions print: tables and findings, for terminals and as Markdown."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
 from rich.console import Group
 from scipy import stats
 
@@ -51,15 +50,19 @@ def half_width(deviation: float, count: int) -> float:
     return float(stats.t.ppf(0.975, count - 1)) * deviation / count**0.5 if count > 1 else float("nan")
 
 
-def bootstrap(groups: int, of: Callable[[Int[np.ndarray, "D G"]], Any], draws: int = 2000) -> tuple[float, float]:
+def bootstrap(groups: int | Sequence[int], of: Callable[..., Any], draws: int = 2000) -> tuple[float, float]:
     """Between what a number lies with 95 %, where results come in groups, of which others might have been met.
 
     Args:
-        groups: how many there are: artists or songs, whose results are not independent.
-        of: told which are drawn, in a row for each draw, with repeats; returns the number of each row.
+        groups: how many there are: artists or songs, whose results are not independent. Of several kinds, as many are drawn of
+            each as there are.
+        of: told which are drawn, in a row for each draw, with repeats, an array (draws, groups) for each kind; returns the
+            number of each row.
         draws: how many.
     """
-    low, high = np.percentile(of(np.random.default_rng(0).integers(groups, size=(draws, groups))), [2.5, 97.5])
+    rng = np.random.default_rng(0)
+    kinds = [groups] if isinstance(groups, int) else groups
+    low, high = np.percentile(of(*(rng.integers(n, size=(draws, n)) for n in kinds)), [2.5, 97.5])
     return float(low), float(high)
 
 
@@ -90,7 +93,7 @@ def page(title: str, about: str, pictures: Mapping[str, str], tables: Iterable[T
     parts = [f"# {title}\n\n{about}\n", *(f"![{shows}]({name})\n" for name, shows in pictures.items())]
     for table in tables:
         cells = [table.head, ["---", *["---:"] * (len(table.head) - 1)], *table.rows]
-        lines = [f"## {table.title}\n", *("| " + " | ".join(row) + " |" for row in cells)]
+        lines = [f"## {table.title}\n", *("| " + " | ".join(one.replace("|", "\\|") for one in row) + " |" for row in cells)]
         parts.append("\n".join([*lines, *([f"\n{table.note}"] if table.note else [])]) + "\n")
     lines = [f"- **{f.statement}: {f.answer}** ({f.numbers})." for f in findings]
     return "\n".join([*parts, "## What they say\n", *lines]) + "\n"

@@ -171,6 +171,11 @@ def _draw(
     return image
 
 
+def ink_on(colour: str) -> str:
+    """The colour of what is written on another."""
+    return "white" if sum(to_rgb(colour)) < 1.8 else "#333333"
+
+
 def draw_labels(axes: Axes, segments: Sequence[Segment], bottom: float | int = 0.0, height: float | int = 1.0) -> None:
     """Segments as a strip, each named where there is room for its name."""
     longest = max((s.end for s in segments), default=1.0)
@@ -178,7 +183,7 @@ def draw_labels(axes: Axes, segments: Sequence[Segment], bottom: float | int = 0
         colour = LABEL_COLOURS.get(s.label, "#b0b0b0")
         axes.add_patch(Rectangle((s.start, bottom), s.end - s.start, height, facecolor=colour, edgecolor="white", lw=0.8))
         if s.end - s.start > 0.012 * len(s.label) * longest:
-            ink = "white" if sum(to_rgb(colour)) < 1.8 else "#333333"
+            ink = ink_on(colour)
             place = ((s.start + s.end) / 2, bottom + height / 2)
             axes.annotate(s.label, place, ha="center", va="center_baseline", color=ink, fontsize=7.5)
 
@@ -419,31 +424,4 @@ def mask_figure(found: Separation, mixture: Float[np.ndarray, "C N"], sample_rat
         figure.colorbar(image, ax=axes, pad=0.01, aspect=12)
     rows[-1].set_xlabel("seconds")
     rows[1].set_ylabel("kHz")
-    return figure
-
-
-@rc_context(STYLE)
-def levels_figure(
-    levels: Mapping[str, Mapping[float, tuple[float, float]]], colours: Mapping[str, str], title: str, unit: str
-) -> Figure:
-    """A line with its error bars for each row: (mean, margin) by ratio in dB.
-
-    Rows with a colour are in the legend; those without are grey, and named where they end.
-    """
-    figure = Figure(figsize=(9, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for n, (row, by_ratio) in enumerate(levels.items()):
-        ratios = sorted(by_ratio)
-        means, margins = np.array([by_ratio[r] for r in ratios]).T
-        offset = 0.12 * (n - (len(levels) - 1) / 2)  # side by side, or the bars would hide each other
-        named = row in colours
-        style: dict[str, Any] = {"color": colours.get(row, "#8a8a8a"), "linestyle": "-" if named else ":"}
-        style |= {"label": row} if named else {}
-        axes.errorbar(np.array(ratios) + offset, means, margins, marker="o" if named else ".", ms=4, capsize=2, lw=1.2, **style)
-        if not named:
-            axes.annotate(row, (ratios[-1] + 0.9, means[-1]), fontsize=7, va="center", color=style["color"])
-    axes.set(xlabel="speech-to-music ratio of the mixture (dB)", ylabel=unit, title=title)
-    axes.grid(axis="y")
-    axes.legend(fontsize=7.5)
-    axes.margins(x=0.15)
     return figure

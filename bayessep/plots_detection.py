@@ -38,7 +38,7 @@ def separability_figure(embeddings: Mapping[str, Embedding], notes: Mapping[str,
 def overlap_figure(levels: Mapping[str, Mapping[int, tuple[float, float]]], modified: Mapping[str, str]) -> Figure:
     """Figure 4 of paper 003: recall of overlap, (mean, deviation) by ratio in dB, of baselines and of what was made of them.
 
-    The two of a pair of `modified` share a colour.
+    A deviation that is NaN, as of one fold, has no bar. The two of a pair of `modified` share a colour.
     """
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     partner = {after: before for before, after in modified.items()}
@@ -49,12 +49,12 @@ def overlap_figure(levels: Mapping[str, Mapping[int, tuple[float, float]]], modi
             if (row in partner) == later:
                 means, deviations = np.array(list(by_ratio.values())).T
                 style = {"color": colours.get(partner.get(row, row), "#8a8a8a"), "marker": "o", "ms": 4, "capsize": 2, "lw": 1.2}
-                axes.errorbar(list(by_ratio), means, np.nan_to_num(deviations), label=row, **style)
+                axes.errorbar(list(by_ratio), means, deviations, label=row, **style)
         axes.set(title=title, xlabel="speech-to-music ratio (dB)")
         axes.grid(axis="y")
         if axes.get_legend_handles_labels()[0]:
             axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.05), ncols=3)  # curves may be anywhere
-    sides[0].set(ylabel="recall of speech+music (%)", ylim=(0, 102))
+    sides[0].set(ylabel="recall of speech+music (%), ± deviation over folds", ylim=(0, 102))
     return figure
 
 

@@ -202,11 +202,12 @@ def _presence(found: Separation, labels: Sequence[Segment], seconds: float) -> s
 
 def strip(name: str, segments: Sequence[Segment], seconds: float) -> str:
     """A strip of coloured stretches with their names on them."""
+    colours = [plots.LABEL_COLOURS.get(s.label, "#999999") for s in segments]
     parts = [
         f'<span class="stretch" style="left:{100 * s.start / seconds:.2f}%;width:{100 * (s.end - s.start) / seconds:.2f}%;'
-        f'background:{plots.LABEL_COLOURS.get(s.label, "#999")}" title="{html.escape(s.label)}, {s.start:.1f} to '
+        f'background:{colour};color:{plots.ink_on(colour)}" title="{html.escape(s.label)}, {s.start:.1f} to '
         f'{s.end:.1f} s">{html.escape(s.label) if s.end - s.start > 0.1 * seconds else ""}</span>'
-        for s in segments
+        for s, colour in zip(segments, colours, strict=True)
     ]
     spoken = "; ".join(f"{s.label} {s.start:.1f}–{s.end:.1f} s" for s in segments[:40])
     described = html.escape(f"Labels {name}: {spoken}")
@@ -350,8 +351,8 @@ ul.key { margin-left: 4.2rem; font-size: .85rem; } ul.key i { display: inline-bl
 .picture img, .frame svg { width: 100%; height: 100%; display: block; }
 .playhead { position: absolute; top: 0; bottom: 0; left: 0; width: 2px; background: var(--music); opacity: 0; }
 .playhead.on { opacity: 1; }
-.stretch { position: absolute; top: 0; bottom: 0; color: #fff; font-size: .7rem; line-height: 1.25rem; text-align: center;
-  overflow: hidden; border-right: 1px solid var(--paper); text-shadow: 0 0 2px #0008; }
+.stretch { position: absolute; top: 0; bottom: 0; font-size: .7rem; line-height: 1.25rem; text-align: center;
+  overflow: hidden; border-right: 1px solid var(--paper); }
 polyline { fill: none; stroke-width: 1.6; vector-effect: non-scaling-stroke; stroke: var(--ink); }
 .line.speech { stroke: var(--speech); } .line.music { stroke: var(--music); } .area.music { fill: var(--music); opacity: .7; }
 .wide { overflow-x: auto; }

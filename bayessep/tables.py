@@ -403,12 +403,12 @@ def about(*, quick: bool, development: bool, seed: int, seconds: float) -> str:
     chosen = f" The {len(others)} development mixtures, of {speakers} other speakers and other jingles: {', '.join(others)}."
     return (
         f"Printed by `bayessep reproduce demir2011`, {extent}seed {seed}, {seconds / 60:.0f} minutes by the clock, those of "
-        f"processes side by side added up. Speech and music are real recordings, mixed here: a jingle of {protocol.JINGLE_SECONDS:g} s repeats for "
-        f"{protocol.ITEM_SECONDS:g} s, under as many whole utterances as go into them, and its first half is labelled. Speech is "
-        f"learned from about {protocol.TRAINING_SECONDS:g} s of each training speaker, or what there is: the same (Self), that one "
-        "and three others (All), or these "
-        "three (Other). Means over items with 95 % intervals; the paper's numbers are of other recordings, and its training is "
-        "longer. WER is that of pocketsphinx with the English model in its wheel, over the items that have transcripts. "
+        f"processes side by side added up. Speech and music are real recordings, mixed here: a jingle of "
+        f"{protocol.JINGLE_SECONDS:g} s repeats for {protocol.ITEM_SECONDS:g} s, under as many whole utterances as go into them, "
+        f"and its first half is labelled. Speech is learned from about {protocol.TRAINING_SECONDS:g} s of each training speaker, "
+        "or what there is: the same (Self), that one and three others (All), or these three (Other). Means over items with 95 % "
+        "intervals; the paper's numbers are of other recordings, and its training is longer. WER is that of pocketsphinx with the "
+        "English model in its wheel, over the items that have transcripts. "
         f"Items: {items}. Of these, {unseen} have neither a speaker nor a jingle that was in any mixture by which defaults were "
         "ever chosen, though two of their composers were." + chosen * development
     )
@@ -416,7 +416,7 @@ def about(*, quick: bool, development: bool, seed: int, seconds: float) -> str:
 
 def picture(results: Results) -> bytes:
     """SDR by ratio, of the rows that a reader compares first."""
-    from bayessep import plots  # matplotlib takes a while to import
+    from bayessep import plots, plots_levels  # matplotlib takes a while to import
 
     levels = {}
     for row in ("ideal ratio mask", *METHOD_ROWS, "KL-NMF", "REPET-SIM", "HPSS", "mixture"):
@@ -425,4 +425,4 @@ def picture(results: Results) -> bytes:
             levels[row] = {smr: (m.mean, m.margin) for smr, m in found.items()}
     colours = {row: colour for row, colour in plots.COLOURS.items() if row in METHOD_ROWS}
     title = "Speech taken out of speech and a jingle, real recordings (means and 95 % intervals)"
-    return plots.png(plots.levels_figure(levels, colours, title, "SDR of the speech (dB)"))
+    return plots.png(plots_levels.levels_figure(levels, colours, title, "SDR of the speech (dB)"))

@@ -218,10 +218,10 @@ def _by_genre(results: Results) -> Table:
     heads = [f"{name}, {head}" for name in ("mixture ASR alone", "both tuned", "SDR") for head in _HEADS]
     said = [
         f"{name}: "
-        + "; ".join(f"{genre} {', '.join(f'{value:.1f}' for value in values)}" for genre, values in PAPER_BY_GENRE[kind].items())
+        + "; ".join(f"{genre} {', '.join(cell(value, 1) for value in values)}" for genre, values in PAPER_BY_GENRE[kind].items())
         for name, kind in (("mixture ASR alone", MIXTURE), ("both tuned", BOTH))
     ]
-    sdr = "; ".join(f"{genre} {', '.join(f'{value:.1f}' for value in values)}" for genre, values in PAPER_GENRES.items())
+    sdr = "; ".join(f"{genre} {', '.join(cell(value, 1) for value in values)}" for genre, values in PAPER_GENRES.items())
     note = f"The paper. {'. '.join(said)}. SDR: {sdr}."
     return Table("Table II: word error rate and SDR by genre, time domain, mixture ASR", ["music (utterances)", *heads], rows, note)
 
@@ -249,7 +249,8 @@ def findings(results: Results) -> list[Finding]:
         *(
             _below(results, f"Tuning both ({NAMES[row.front].split(' (')[0]}, mixture ASR)", row, other, least)
             for row in (BEST, Row(MIXTURE, FREQUENCY, BOTH))
-            for other, least in ((mixture, 25.0), (LONGER, 0.0))
+            # The paper has 30 % in the time domain, and 6 % in the other.
+            for other, least in ((mixture, 25.0 if row == BEST else 0.0), (LONGER, 0.0))
         ),
         _below(results, "The time domain (mixture ASR, both tuned)", BEST, Row(MIXTURE, FREQUENCY, BOTH)),
         *(

@@ -24,7 +24,7 @@ LIBRARIES_OF_INFERENCE = {
 
 # The library on the left is imported by the files on the right and by no other.
 ONE_PLACE = {
-    "matplotlib": ("bayessep/plots.py", "bayessep/plots_detection.py", "bayessep/plots_karaoke.py"),
+    "matplotlib": tuple(f"bayessep/plots{what}.py" for what in ("", "_detection", "_karaoke", "_levels")),
     "soundfile": ("bayessep/audio.py",),
     "soxr": ("bayessep/resampling.py",),
     "av": ("bayessep/audio.py",),

@@ -449,7 +449,8 @@ def test_findings_follow_the_numbers() -> None:
     def said(lines: list[dict]) -> dict[str, bool]:
         return {f.statement: f.holds for f in tables.findings(tables.Results(lines))}
 
-    good = _run(**{"B4-NoFC, LS": 1})
+    usual = {"B4-NoFC, LS": 1} | {row: -1 for row in MODIFIED.values() if row != MULTI_EARLY}  # or they would be as good
+    good = _run(**usual)
     found = said(good)
     assert all(found.values()) and len(found) == 10
     for statement, change in (
@@ -461,7 +462,7 @@ def test_findings_follow_the_numbers() -> None:
         ("Features and heads of the paper make every baseline better", {"B1, MS": 4}),
         (f"{MULTI_EARLY} is the best row", {"B3-C-MTL, LMHPS-EF": 4}),
     ):
-        assert found[statement] and said(_run(**{"B4-NoFC, LS": 1} | change))[statement] is False, statement
+        assert found[statement] and said(_run(**usual | change))[statement] is False, statement
     for statement, curve in (
         ("Overlap is hardest to hear at −5 dB for all", BETTER | {20: 1}),
         ("Recall of overlap peaks near 10 dB (5 to 15) for all", BETTER | {20: 10}),
@@ -480,6 +481,28 @@ def test_what_folds_leave_open_is_not_settled() -> None:
         assert found.answer == answer, (gains, found)
     (alone,) = (f for f in tables.findings(tables.Results([apart[0], _line(EARLY, 0, 9)])) if "(B3)" in f.statement)
     assert alone.holds is None, "one fold has no interval"
+
+
+def test_rows_of_fewer_folds_say_so_and_are_compared_where_both_are() -> None:
+    """The fold that the better one has is the hard one: over all of the other it would look worse."""
+    before, after = next(iter(MODIFIED.items()))
+    hard, easy = dict.fromkeys(CURVE, 2), dict.fromkeys(CURVE, 9)
+    lines = [_line(before, fold, 5, hard if fold == 0 else easy) for fold in range(3)]
+    results = tables.Results([*lines, _line(after, 0, 6, dict.fromkeys(CURVE, 4))])
+    assert results.named(before) == before and results.named(after) == f"{after} (1 fold of 3)"
+    heard = next(f for f in tables.findings(results) if f.statement.startswith("Modified baselines hear more"))
+    assert heard.holds is None and "not so" not in heard.numbers and f"not settled: {after} at -5, 0, 5" in heard.numbers
+    figure4 = next(table for table in tables.tables(results) if table.title.startswith("Figure 4"))
+    assert [row[:2] for row in figure4.rows] == [[before, "66.7 ± 40.4"], [f"{after} (1 fold of 3)", "40.0"]]
+    assert set(tables.pictures(results)) == {"overlap"}, "without a bar for what has no deviation"
+
+
+def test_the_best_row_is_not_settled_by_its_mean() -> None:
+    rows = {MULTI_EARLY: (5, 6, 7), EARLY: (5, 7, 7), LMS: (4, 5, 6)}
+    results = tables.Results([_line(row, fold, right) for row, of in rows.items() for fold, right in enumerate(of)])
+    found = next(f for f in tables.findings(results) if "is the best row" in f.statement)
+    assert found.holds is None and f"above {EARLY} by −3.3" in found.numbers and LMS + " by" not in found.numbers
+    assert "(3 of " in found.statement and "1 of 2 rows are below it" in found.numbers
 
 
 def _figure_2(whole: float) -> dict:

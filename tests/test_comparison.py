@@ -54,7 +54,7 @@ def found(made: Broadcast, known: Known, references: dict[str, np.ndarray]) -> C
 def by_hand() -> Comparison:
     """Scores with known winners, ties with the mixture, and values that are not numbers."""
     rows = [
-        Row("mixture", StemScores(20.0, 20.0, math.inf, 20.0), None, None, None, None),
+        Row("mixture", StemScores(20.0, 20.0, 151.6, 20.0), None, None, None, None),
         Row("nmf", StemScores(5.0, 9.0, 7.0, -math.inf), None, -10.0, 3, 2.0),
         Row("joint", StemScores(6.0, 8.0, math.nan, 5.0), None, -99.0, 4, 3.0),
     ]
@@ -172,6 +172,17 @@ def test_json_has_every_field_and_no_infinity() -> None:
         "bound": None, "sweeps": None, "seconds": None,
     }  # fmt: skip
     assert document["rows"][2]["speech"]["sar"] is None and document["rows"][2]["sweeps"] == 4
+
+
+@pytest.mark.parametrize(
+    ("value", "decimals", "said"),
+    [
+        (11.95, 1, "12.0"), (20.65, 1, "20.7"), (0.25, 1, "0.3"), (-0.04, 1, "−0.0"), (3, 0, "3"), (1e-9, 2, "0.00"),
+        (-11.95, 1, "−12.0"),
+    ],
+)  # fmt: skip
+def test_numbers_are_rounded_as_they_are_read(value: float | int, decimals: int, said: str) -> None:
+    assert comparison.cell(value, decimals) == said
 
 
 def test_best_of_each_column() -> None:

@@ -189,6 +189,8 @@ def test_a_network_that_has_heard_the_songs_is_named(recordings: Path, monkeypat
         _, second, _ = made.tables(made.Results(lines))
         assert ("has learned from songs of the same source" in second.note) == heard
         assert second.rows[0][:4] == ["conv-tasnet", "∞", "∞", "∞"]
+        (record,) = made.Results(lines).rows()
+        assert (record["songs"], record["excerpts"]) == (2, 3) and record["SDR"] is record["SDR to"] is None
 
 
 def test_intervals_are_of_medians_of_songs_drawn_again() -> None:

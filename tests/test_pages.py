@@ -31,3 +31,4 @@ def test_a_page_says_what_is_not_settled() -> None:
     assert [one.answer for one in found] == ["not settled", "yes", "no"]
     text = page("T", "about", {}, [Table("numbers", ["", "x"], [["a", "1"]], "a note")], found)
     assert "- **A is better: not settled** (1 ± 2)." in text and "| a | 1 |\n\na note" in text
+    assert "| rock \\| live | 1 |" in page("T", "about", {}, [Table("numbers", ["", "x"], [["rock | live", "1"]])], [])

@@ -8,14 +8,32 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bayessep import audio, comparison, report
+from bayessep import audio, comparison, plots, report
 from bayessep.data import Broadcast, generate_broadcast
 from bayessep.demonstration import Demo, demo
 from bayessep.errors import UserError
 from bayessep.settings import Settings
+from bayessep.timeline import Segment
 
 SMALL = Settings(bases=4, sweeps=3, training_sweeps=3, chain=False)
 VOID = {"meta", "img"}  # tags that are not closed
+
+
+def _luminance(colour: str) -> float:
+    """Relative, as WCAG 2 has it."""
+    values = [int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5)]
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in values]
+    return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+@pytest.mark.parametrize("label", plots.LABEL_COLOURS)
+def test_labels_can_be_read_on_their_colours(label: str) -> None:
+    """At least 3 to 1, as WCAG asks of graphics; white on silence had 1.3."""
+    colour = plots.LABEL_COLOURS[label]
+    ink = {"white": "#ffffff"}.get(plots.ink_on(colour), plots.ink_on(colour))
+    high, low = sorted((_luminance(colour), _luminance(ink)), reverse=True)
+    assert (high + 0.05) / (low + 0.05) > 3
+    assert f"color:{plots.ink_on(colour)}" in report.strip("x", [Segment(0.0, 1.0, label)], 2.0)
 
 
 class Page(HTMLParser):
