@@ -250,7 +250,7 @@ def _open_container(path: AnyPath, track: int) -> Iterator[_SoundFile | _Contain
             "such as mp4, m4a, mkv or webm, install bayessep[containers]."
         ) from None
     try:
-        with av.open(os.fspath(path)) as container:
+        with av.open(os.path.abspath(path)) as container:  # a name with a colon would be one of another protocol
             if not container.streams.audio:
                 raise UserError(f"{path} holds no sound; give a file that does.")
             if track >= len(container.streams.audio):

@@ -30,6 +30,7 @@ from bayessep import (
 from bayessep.audio import AudioInfo
 from bayessep.cleaning import Cleaned, Cleaning
 from bayessep.detection import Detection
+from bayessep.downmix import to_mono
 from bayessep.errors import UserError
 from bayessep.separators import Progress
 from bayessep.terminal import Terminal, spared, to_json
@@ -92,8 +93,8 @@ def tasks(given: Sequence[Path], folder: Path) -> list[Task]:
         UserError: a folder holds no audio, two recordings have one name, a recording would be replaced, or a folder is in the way.
     """
     found = data.gather(given, is_stem)
-    shared = Counter(place.with_suffix("") for _, place in found)
-    planned = [Task(r, folder / (p if shared[p.with_suffix("")] > 1 else p.with_suffix(""))) for r, p in found]
+    shared = Counter(_without_ending(place) for _, place in found)
+    planned = [Task(r, folder / (p if shared[_without_ending(p)] > 1 else _without_ending(p))) for r, p in found]
     for name, count in Counter(task.folder for task in planned).items():
         if count > 1:
             first, second, *_ = (str(task.recording) for task in planned if task.folder == name)
@@ -103,6 +104,11 @@ def tasks(given: Sequence[Path], folder: Path) -> list[Task]:
         output.no_folder(result)
     output.keep_inputs(Path(), map(str, results), [task.recording for task in planned])
     return planned
+
+
+def _without_ending(place: Path) -> Path:
+    """But for a name of dots, which would be the folder above."""
+    return place.with_suffix("") if place.stem.strip(".") else place
 
 
 def is_stem(path: Path) -> bool:
@@ -277,7 +283,7 @@ def _written(
     found = transcription.transcribe(part / FILES["speech"], recogniser, progress=progress)
     others = []
     for n, speech in enumerate(draws, start=1):
-        mono = resampling.resample(speech.mean(0), sample_rate, recogniser.sample_rate)
+        mono = resampling.resample(to_mono(speech), sample_rate, recogniser.sample_rate)
         others.append(transcription.transcribe_samples(mono, recogniser))
         progress("recognising draws", n, len(draws), float("nan"))
     said = transcription.compared(found, others)

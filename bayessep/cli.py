@@ -55,7 +55,7 @@ from bayessep.options import (
     Weigh,
     Weights,
 )
-from bayessep.terminal import Terminal, Verb, say_what_can_be_said
+from bayessep.terminal import Terminal, Verb, leave, say_what_can_be_said
 
 if TYPE_CHECKING:
     from bayessep.settings import Settings
@@ -101,7 +101,7 @@ def _settings(options: Mapping[str, Any], methods: Sequence[str], terminal: Term
     names = {f.name for f in dataclasses.fields(Settings)}
     given: dict[str, Any] = {name: value for name, value in options.items() if name in names and value is not None}
     given = {name: str(value) if isinstance(value, StrEnum) else value for name, value in given.items()}
-    given |= {name: None for name in ("filter_shape", "gain_shape", "speech_shape", "spread") if given.get(name) == 0}
+    given |= {name: None for name in ("filter_shape", "gain_shape", "speech_shape", "spread", "faint") if given.get(name) == 0}
     settings = Settings(**given)
     if given.get("complete") and not settings.chain:
         terminal.warn("--complete does nothing without --chain: only music that is played in order has parts to complete.")
@@ -223,6 +223,8 @@ def separate(
         raise UserError(f"--weights is of the methods that are networks; {method} learns from --speech and --music.")
     if alpha is not None:
         raise UserError(f"--alpha is of the methods deep-karaoke and conv-nmf; {method} has none.")
+    if smoothing is not None:
+        raise UserError(f"--smoothing is of the method idempotent-masker; {method} has none.")
     settings = _settings(options, [method], terminal)
     material = recordings.gather(mix, speech or [], music or [], labels, methods=[settings.method], warn=terminal.warn)
     commands.separate(material, settings, output, _begin(device, terminal), terminal, draws=draws)
@@ -308,6 +310,11 @@ def compare(
     known = (*AnyMethod, *ORACLES)
     if methods is None:
         chosen = [*Method, *separator_commands.everything(weights or [], reference_speech is not None)]
+        known_of = recordings.is_known(mix, speech or [], music or [], labels)
+        left = [name for name in chosen if name in (*Method, "conv-nmf") and not recordings.enough(name, known_of)]
+        if left:
+            chosen = [name for name in chosen if name not in left]
+            terminal.warn(f"left out, as too little is given to learn from: {', '.join(left)}.")
     else:
         chosen = [name.strip() for name in methods.split(",") if name.strip()]
     for name in chosen:
@@ -319,6 +326,10 @@ def compare(
         raise UserError(f"--methods: name at least one of {', '.join(known)}.")
     bayesian = [name for name in chosen if name in list(Method)]
     settings = _settings(locals(), bayesian, terminal)
+    if not bayesian:
+        taken = {"method", "seed", "mask_power", *(separator_commands.OF_CONVOLUTIVE if "conv-nmf" in chosen else ())}
+        of_models = {name: options[name] for name in (f.name for f in dataclasses.fields(settings)) if name in options}
+        _refuse_others(of_models | {"method": f"any of {', '.join(chosen)}"}, taken)
     learning = [name for name in chosen if name in bayesian or name == "conv-nmf"]
     material = recordings.gather(mix, speech or [], music or [], labels, methods=learning, warn=terminal.warn)
     references = None
@@ -406,4 +417,9 @@ cli_export.register(app)
 def main(arguments: Sequence[str] | None = None, **options: Any) -> None:
     """Run the command line on `arguments`, those of the process by default, and exit."""
     say_what_can_be_said()
-    app(args=None if arguments is None else list(arguments), prog_name="bayessep", **options)
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="bayessep", **options)
+    except SystemExit as ended:
+        if arguments is None and isinstance(ended.code, int) and ended.code > 128:
+            leave(ended.code)
+        raise

@@ -41,19 +41,29 @@ def use_device(name: str, terminal: Terminal) -> str:
     if name == "cuda":
         try:
             device = jax.devices("cuda")[0]
-        except RuntimeError:
+        except (RuntimeError, AssertionError):
             problem = "--device cuda: JAX finds no CUDA device here"
             raise UserError(f"{problem}; install jax[cuda12] on a machine with one, or use --device cpu.") from None
     elif name == "cpu":
         jax.config.update("jax_platforms", "cpu")  # keeps accelerators untouched, unless something has used one already
-        device = jax.devices("cpu")[0]
+        device = _first_device()
     else:
-        device = jax.devices()[0]
+        device = _first_device()
     if device.platform != jax.devices()[0].platform:
         jax.config.update("jax_default_device", device)
     described = device.platform if device.device_kind == device.platform else f"{device.platform} ({device.device_kind})"
     terminal.note(f"device: {described}")
     return described
+
+
+def _first_device() -> Any:
+    """What JAX computes on."""
+    try:
+        return jax.devices()[0]
+    except (RuntimeError, AssertionError) as error:  # JAX_PLATFORMS names what there is not
+        asked = os.environ.get("JAX_PLATFORMS") or "what JAX looks for"
+        reason = f"JAX finds no device ({asked}: {str(error) or 'none there'})"
+        raise UserError(f"{reason}; unset JAX_PLATFORMS, or use --device cpu.") from None
 
 
 def cache_folder() -> Path | None:
@@ -102,9 +112,18 @@ def separate(
     terminal.result(document, _told(document))
 
 
+def draws_in(folder: Path) -> list[str]:
+    """What is called as draws are, from the first on."""
+    return list(takewhile(lambda name: os.path.isfile(folder / name), map(_DRAW.format, count(1))))
+
+
 def earlier_draws(folder: Path) -> list[str]:
-    """Draws of an earlier call, which would be of other stems than those that come."""
-    return list(takewhile(lambda name: (folder / name).is_file(), map(_DRAW.format, count(1))))
+    """Draws of an earlier call, by its separation.json: they would be of other stems than those that come."""
+    try:
+        written = json.loads((folder / accounts.FILES["details"]).read_text(encoding="utf-8"))["output"].values()
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return []
+    return [name for name in draws_in(folder) if name in written]
 
 
 def _input(material: Material) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bayessep import accounts, audio, metrics, terminal
+from bayessep.downmix import to_mono
 from bayessep.errors import UserError
 from bayessep.estimates import ORACLES, SUMMARIES, Estimate, Estimator, estimate_of
 from bayessep.metrics import StemScores
@@ -82,7 +83,7 @@ def compare(
         methods: keys of `METHODS` and of `estimators`; one named twice is run once.
         settings: of the Bayesian methods; their `method` does not matter.
         references: true ``speech`` and ``music``, mono; without them nothing is scored. Estimates are scored by the
-            mean of their channels.
+            mean of their channels, as references are mixed down (`downmix`).
         estimators: other ways to separate, by name (`estimates`).
         progress: called now and then.
 
@@ -125,7 +126,7 @@ def score(
     music: Float[np.ndarray, "C N"],
 ) -> tuple[StemScores | None, StemScores | None]:
     """Scores of both stems; None for one without a reference, or with nothing but silence in it."""
-    estimates = {"speech": speech.mean(0), "music": music.mean(0)}
+    estimates = {"speech": to_mono(speech), "music": to_mono(music)}
     audible = {name: w for name, w in estimates.items() if name in references and np.any(w)}
     scores = metrics.evaluate_stems(references, audible) if audible else {}
     return scores.get("speech"), scores.get("music")

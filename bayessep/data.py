@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Collection, Iterable
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,6 +90,24 @@ def _recording(manifest: Path, line: int, row: dict[str, str]) -> Recording:
     )  # fmt: skip
 
 
+def _files_in(folder: Path) -> Iterator[Path]:
+    """All files but hidden ones, in folders that links lead to, too, each folder once."""
+
+    def closed(error: OSError) -> None:
+        reason = (error.strerror or str(error)).lower()
+        raise UserError(f"{error.filename} cannot be looked into ({reason}): name recordings, or another folder") from None
+
+    seen = set()
+    for top, folders, names in os.walk(folder, followlinks=True, onerror=closed):
+        own = os.stat(top)
+        if (own.st_dev, own.st_ino) in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add((own.st_dev, own.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(top) / name for name in names if not name.startswith("."))
+
+
 def audio_files(folder: str | Path) -> list[Path]:
     """Every audio file in a folder and the folders in it, by the ending of its name, sorted by path.
 
@@ -96,13 +115,12 @@ def audio_files(folder: str | Path) -> list[Path]:
     that are not finished.
 
     Raises:
-        UserError: the folder does not exist or holds no audio.
+        UserError: the folder does not exist or holds no audio, or a folder in it cannot be looked into.
     """
     folder = Path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"{folder} is not a folder: give one that holds audio files")
-    named = (p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_EXTENSIONS and p.is_file())
-    paths = sorted(p for p in named if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    paths = sorted(p for p in _files_in(folder) if p.suffix.lower() in AUDIO_EXTENSIONS and os.path.isfile(p))
     if not paths:
         raise UserError(f"{folder} holds no audio: expected files ending in {', '.join(sorted(AUDIO_EXTENSIONS))}")
     return paths
@@ -124,11 +142,11 @@ def gather(
     """
     found: dict[Path, tuple[Path, Path]] = {}  # by where it really is
     for top in map(Path, given):
-        paths = [path for path in audio_files(top) if not is_result(path)] if top.is_dir() else [top]
+        paths = [path for path in audio_files(top) if not is_result(path)] if os.path.isdir(top) else [top]
         if not paths:
             raise UserError(f"{top} holds no audio but results of an earlier call: name a folder of recordings, or single files.")
         for path in paths:
-            found.setdefault(path.resolve(), (path, path.relative_to(top if top.is_dir() else top.parent)))
+            found.setdefault(path.resolve(), (path, path.relative_to(top if os.path.isdir(top) else top.parent)))
     return list(found.values())
 
 

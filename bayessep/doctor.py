@@ -4,7 +4,7 @@ import importlib.metadata
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,8 +16,20 @@ from bayessep.preparation import Known
 from bayessep.settings import Settings
 from bayessep.stft import istft, stft, stft_for_rate
 
-_NEEDED = ("jax", "jaxlib", "jaxtyping", "numpyro", "optax", "arviz", "numpy", "scipy", "soundfile", "soxr", "matplotlib", "typer")
-_EXTRAS = {"containers": "av", "asr": "pocketsphinx", "baselines": "librosa", "bss4": "museval", "export": "onnxruntime"}
+_NEEDED = (
+    "jax", "jaxlib", "jaxtyping", "flax", "numpyro", "optax", "orbax-checkpoint", "arviz", "numpy", "scipy", "soundfile", "soxr",
+    "matplotlib", "rich", "safetensors", "tensorboardX", "typer",
+)  # fmt: skip
+_EXTRAS = {
+    "containers": ("av",),
+    "asr": ("pocketsphinx", "jiwer", "sentencepiece"),
+    "train": ("librosa", "pedalboard"),
+    "baselines": ("librosa", "scikit-learn"),
+    "detection": ("pyannote.metrics", "pyannote.core"),
+    "bss4": ("museval",),
+    "export": ("onnx", "onnxruntime"),
+}
+"""What pyproject.toml asks for."""
 
 
 def examine(device: str) -> dict[str, Any]:
@@ -34,7 +46,7 @@ def examine(device: str) -> dict[str, Any]:
         "device": device,
         "devices": [f"{d.platform}:{d.id} {d.device_kind}" for d in jax.devices()],
         "packages": packages,
-        "extras": {extra: _version(package) for extra, package in _EXTRAS.items()},
+        "extras": {extra: _versions(packages) for extra, packages in _EXTRAS.items()},
         "cache": None if cache is None else str(cache),
         "checks": checks,
     }
@@ -62,6 +74,12 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _versions(packages: Sequence[str]) -> str | None:
+    """Of an extra, which is there if all of it is."""
+    found = {package: _version(package) for package in packages}
+    return None if None in found.values() else ", ".join(f"{package} {version}" for package, version in found.items())
 
 
 def _check(name: str, run: Callable[[], tuple[bool, str]]) -> dict[str, Any]:

@@ -27,6 +27,11 @@ def standing_for_all(pieces: Iterable[Samples]) -> int | None:
     return int(energy.argmax()) if of_mean <= _LEAST * energy.mean() and energy.any() else None
 
 
+def to_mono(samples: Samples) -> Float[np.ndarray, " N"]:
+    """All channels as one: their mean, or where it cancels the loudest."""
+    return mixed_down(samples, standing_for_all([samples]))[0]
+
+
 def mixed_down(samples: Samples, channel: int | None) -> Float[np.ndarray, "1 N"]:
     """That channel, or the mean of all."""
     return samples.mean(axis=0, keepdims=True) if channel is None else samples[channel : channel + 1]

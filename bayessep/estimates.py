@@ -8,6 +8,7 @@ from jaxtyping import Float
 
 from bayessep import baselines, convolutive, neural
 from bayessep.convolutive import Convolutive
+from bayessep.downmix import to_mono
 from bayessep.errors import UserError
 from bayessep.neural import Stems, Windowed
 from bayessep.pipeline import masked
@@ -85,7 +86,7 @@ def by_truth(name: str, references: Mapping[str, Float[np.ndarray, " N"]]) -> Es
         window = stft_for_rate(sample_rate)
         spectrum = np.asarray(stft(mixture, window))
         none = np.zeros(0, np.float32)
-        problem = baselines.Problem(mixture.mean(0), (), none, references["speech"], references["music"], window, sample_rate)
+        problem = baselines.Problem(to_mono(mixture), (), none, references["speech"], references["music"], window, sample_rate)
         speech = masked(spectrum, make(problem, np.abs(spectrum).mean(0)), window, mixture.shape[1], 1.0)
         return Stems(speech, mixture - speech)
 

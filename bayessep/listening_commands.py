@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +26,7 @@ class Listening(NamedTuple):
     format_of: Callable[[Path], str]  # by the ending of a file; it raises UserError
     begin: Callable[[], Listen]  # called once, when it is known that results have a place
     text_of: Callable[[dict[str, Any], str, Path], str]  # in a format
+    reads: Sequence[Path] = ()  # files besides the recordings, that no result may take the place of
     named: frozenset[str] = frozenset()  # formats whose lines name the recording, by the stem of its path
 
 
@@ -55,7 +57,7 @@ def tasks(verb: Listening, recordings: Sequence[Path], place: Path | None, forma
     targets = [task.target for task in planned if task.target is not None]
     for target in targets:
         _check(target)
-    output.keep_inputs(Path(), map(str, targets), [path for path, _ in found])
+    output.keep_inputs(Path(), map(str, targets), [*(path for path, _ in found), *verb.reads])
     return planned
 
 
@@ -69,11 +71,12 @@ def run(verb: Listening, recordings: Sequence[Path], place: Path | None, format:
     """
     if place is None and terminal.json and format not in (None, "json"):
         raise UserError(f"--json and --format {format} would both be on standard output; leave one out, or name a place with -o.")
-    several = len(recordings) > 1 or recordings[0].is_dir()
+    several = len(recordings) > 1 or os.path.isdir(recordings[0])
     if place is not None and not several:
         place = place.resolve() if place.is_symlink() else place  # what it stands for is written, and the link stays
         _check(place)
-    if place is not None and several and place.suffix.lower() in verb.endings.values() and not place.is_dir():
+    endings = [ending.lower() for ending in verb.endings.values()]
+    if place is not None and several and place.suffix.lower() in endings and not os.path.isdir(place):
         raise UserError(f"-o {place}: of several recordings it is a folder; name one, and the kind of its files with --format.")
     chosen = format or (verb.plain if place is None or several else verb.format_of(place))
     planned = tasks(verb, recordings, place, chosen, several)
@@ -109,9 +112,9 @@ def run(verb: Listening, recordings: Sequence[Path], place: Path | None, format:
 
 
 def _check(target: Path) -> None:
-    if target.is_dir():
+    if os.path.isdir(target):
         raise UserError(f"{target} is a folder; name a file with -o, or give several recordings.")
-    if target.exists() and not target.is_file():
+    if os.path.exists(target) and not os.path.isfile(target):
         raise UserError(f"{target} is no file that could be replaced; leave -o out, and standard output has it.")
 
 

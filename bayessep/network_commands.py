@@ -38,7 +38,8 @@ def detect(
         network = _network(weights)
         return lambda path, progress: document_of(detection.detect(path, network=network, progress=progress))
 
-    verb = listening_commands.Listening("detect", ENDINGS, "csv", segments.format_of, begun, text_of, named=frozenset({"rttm"}))
+    reads = [] if weights is None else [weights]
+    verb = listening_commands.Listening("detect", ENDINGS, "csv", segments.format_of, begun, text_of, reads, frozenset({"rttm"}))
     return listening_commands.run(verb, recordings, place, format, terminal)
 
 

@@ -109,7 +109,7 @@ Alpha = Annotated[
     ),
 ]
 Bases = Annotated[
-    int | None, _model("--bases", metavar="N", min=1, show_default="80", help="Number of speech templates.")
+    int | None, _model("--bases", metavar="N", min=1, show_default="80", help="Speech templates; of conv-nmf 40 of each source.")
 ]
 Sweeps = Annotated[
     int | None,
@@ -118,7 +118,7 @@ Sweeps = Annotated[
         metavar="N",
         min=1,
         show_default="40",
-        help="Most sweeps over MIX; svi takes five gradient steps for each.",
+        help="Most sweeps over MIX, of conv-nmf 50; svi takes five gradient steps for each.",
     ),
 ]
 TrainingSweeps = Annotated[

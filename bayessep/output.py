@@ -37,7 +37,7 @@ def draft(folder: Path, replacing: Sequence[str] = ()) -> Iterator[Path]:
             for path in (*reversed(folder.parents), folder):
                 if not path.exists():
                     made.append(path)  # before it is there: an interruption may come as soon as it is
-                    path.mkdir()
+                    path.mkdir(exist_ok=True)  # others may begin just now, too
             part.mkdir()
         except OSError as error:
             raise _unwritable(folder, error) from error
@@ -51,10 +51,11 @@ def draft(folder: Path, replacing: Sequence[str] = ()) -> Iterator[Path]:
             # Whoever wrote there named the place that he knew.
             raise UserError(str(error).replace(str(part), str(folder))) from error
     except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        for path in reversed(made):
-            with suppress(OSError):  # no longer empty: somebody else wrote there too
-                path.rmdir()
+        with _uninterrupted():  # by the next signal, of which some programs send two
+            shutil.rmtree(part, ignore_errors=True)
+            for path in reversed(made):
+                with suppress(OSError):  # no longer empty: somebody else wrote there too
+                    path.rmdir()
         raise
     shutil.rmtree(part, ignore_errors=True)
 
@@ -65,14 +66,21 @@ def _unwritable(folder: Path, error: OSError) -> UserError:
 
 
 def _publish(part: Path, folder: Path, replacing: Sequence[str]) -> None:
-    """Move every file to its place. Whatever can fail comes first; an interruption during the moves is ignored."""
-    files = sorted(path for path in part.rglob("*") if path.is_file())
+    """Move every file to its place. Whatever can fail comes first; an interruption during the moves is ignored.
+
+    What vouches for the others, an account in JSON, is moved last, and an earlier one is removed first: whatever ends the process
+    in between leaves none that speaks of files that are not its own.
+    """
+    files = sorted((path for path in part.rglob("*") if path.is_file()), key=lambda path: (path.suffix == ".json", path))
     moves = [(path, folder / path.relative_to(part)) for path in files]
     for _, target in moves:
         target.parent.mkdir(parents=True, exist_ok=True)
         no_folder(target)
     old = {folder / name for name in replacing} - {target for _, target in moves}
     with _uninterrupted():
+        for _, target in moves[1:]:
+            if target.suffix == ".json":
+                target.unlink(missing_ok=True)
         for source, target in moves:
             os.replace(source, target)
         for path in old:
@@ -83,7 +91,7 @@ def _publish(part: Path, folder: Path, replacing: Sequence[str]) -> None:
 
 def no_folder(target: Path) -> None:
     """Raise a UserError where a folder is in the way of a result: `draft` would find it out when the work is done."""
-    if target.is_dir():
+    if os.path.isdir(target):
         raise UserError(f"cannot write {target}: it is a folder; remove it, or choose another folder with -o.")
 
 

@@ -1,5 +1,6 @@
 """From the files that a user names to what the library works on: a mixture, and what is known of it, at one sample rate."""
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -60,6 +61,23 @@ class Material(NamedTuple):
         return is_long(self.info)
 
 
+def _needs_speech(method: str) -> bool:
+    return method not in METHODS or METHODS[method].needs_speech
+
+
+def is_known(mixture: Path, speech: Sequence[Path], music: Sequence[Path], labels: Path | None) -> frozenset[str]:
+    """Of what, speech and music, there is something to learn from. As `gather`, which warns."""
+    info, of_labels = audio.probe(mixture), []
+    if labels is not None:
+        of_labels = _read_labels(labels, info.frames / info.sample_rate, lambda _: None)
+    return frozenset(what for what, files in ((SPEECH, speech), (MUSIC, music)) if files or total(of_labels, what))
+
+
+def enough(method: str, known: frozenset[str]) -> bool:
+    """Whether a method that learns from the material can do with what is known."""
+    return known >= ({SPEECH, MUSIC} if _needs_speech(method) else {MUSIC})
+
+
 def gather(
     mixture: Path,
     speech: Sequence[Path] = (),
@@ -88,7 +106,7 @@ def gather(
     known_labels = None if labels is None else _read_labels(labels, info.frames / info.sample_rate, warn)
     of_labels = known_labels or []
     methods = list(methods)
-    needing = [m for m in methods if m not in METHODS or METHODS[m].needs_speech]
+    needing = [m for m in methods if _needs_speech(m)]
     if needing and not speech and not total(of_labels, SPEECH):
         lacking = f"--speech FILES or --labels{_none_in(labels, 'speech')}; the method 'unsupervised' needs none"
         raise UserError(f"{needing[0]} needs examples of the speech in {mixture}: give {lacking}.")
@@ -204,7 +222,7 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     """The files, with those of folders in the place of the folders."""
     found: list[Path] = []
     for path in map(Path, paths):
-        found += [r.path for r in data.read_folder(path)] if path.is_dir() else [path]
+        found += [r.path for r in data.read_folder(path)] if os.path.isdir(path) else [path]
     return found
 
 

@@ -63,10 +63,10 @@ def train_separator(
         UserError: as `read_recipe`, `begun_by`, `corpora.speech_and_music` and `train.train`.
         Diverged: the loss is no number any more.
     """
-    told = read_settings(config, Recipe).get("network", given["network"])
-    if told != given["network"]:
-        raise UserError(f"{config} is a recipe of {told}, and not of {given['network']}; call bayessep train {told}.")
-    recipe = read_recipe(config, given, Recipe)
+    read = read_settings(config, Recipe)  # once: it may be a pipe
+    if (network := read.get("network", given["network"])) != given["network"]:
+        raise UserError(f"{config} is a recipe of {network}, and not of {given['network']}; call bayessep train {network}.")
+    recipe = Recipe(**read | dict(given))
     sounds = corpora.speech_and_music(data, redistributable=redistributable, missing=terminal.warn)
     described = begin_together(together, device, terminal)
     begun = None if start is None else begun_by(start, recipe, terminal)
@@ -318,11 +318,11 @@ def _separate(
     labels: Sequence[Segment] = (),
 ) -> None:
     """Take a recording apart by what `made` makes; `read` are the files that must not be written over."""
-    info = audio.probe(mix)
-    output.keep_inputs(folder, accounts.FILES.values(), [mix, *read])
+    info, earlier = audio.probe(mix), earlier_draws(folder)
+    output.keep_inputs(folder, [*accounts.FILES.values(), *earlier], [mix, *read])
     started = time.perf_counter()
     gain = 1.0
-    with output.draft(folder, replacing=earlier_draws(folder)) as part:
+    with output.draft(folder, replacing=earlier) as part:
         stems = [part / accounts.FILES[stem] for stem in (SPEECH, MUSIC)]
         with terminal.working() as progress:
             separator = made(progress)

@@ -6,14 +6,15 @@ Nothing heavy is imported here, so that ``bayessep --help`` is there at once.
 import io
 import json
 import math
+import os
 import re
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from typing import Any
+from contextlib import contextmanager, nullcontext, suppress
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -33,8 +34,15 @@ def told_of(error: Exception, of: object) -> str:
         return str(error)
     if isinstance(error, FloatingPointError):
         return f"{of}: {_broke_down(error)}; please report it."
+    if isinstance(error, OSError) and error.strerror:
+        return f"{of}: {_refused(error)}."
     lines = str(error).strip().splitlines() or ["nothing else is known"]
     return f"{of}: this should not have happened ({type(error).__name__}: {lines[0].rstrip('.')}); please report it."
+
+
+def _refused(error: OSError) -> str:
+    """What the system has against it, and of which file."""
+    return (error.strerror or str(error)).lower() + (f" ({error.filename})" if error.filename else "")
 
 
 def _broke_down(error: FloatingPointError) -> str:
@@ -55,6 +63,14 @@ def spared(of: object, failed: Callable[[str], None], *, alone: bool) -> Iterato
 def writable(text: str) -> str:
     """What UTF-8 can say of a text: the name of a file may be in another encoding, and its bytes become question marks."""
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def leave(code: int) -> NoReturn:
+    """End the process at once: where XLA is compiling, the interpreter would crash over its threads as it ends."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):  # it is closed, or nobody listens
+            stream.flush()
+    os._exit(code)
 
 
 def say_what_can_be_said() -> None:
@@ -96,8 +112,8 @@ def _interruptible() -> Iterator[None]:
 
 def _console(human: Any) -> Console:
     """Standard output, as wide as it is; in a file or a pipe, which have no width, wide enough for every column of a table."""
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal and not isinstance(human, str):
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
         wide = Measurement.get(console, console.options.update(max_width=1000), human).maximum
         console.width = max(console.width, wide)
     return console
@@ -113,7 +129,7 @@ class Terminal:
 
     def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
         self.json, self.quiet = json, quiet
-        self._err = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+        self._err = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """Something worth knowing, for those who want to."""
@@ -128,10 +144,11 @@ class Terminal:
         """What the verb was called for: the document under ``--json``, otherwise a text or a table of rich."""
         if self.json:
             self.out(to_json(document))
-        elif human != "":
-            human = writable(human) if isinstance(human, str) else human
+        elif isinstance(human, str):
+            self.out(f"{human}\n" if human else "")
+        else:
             with self._writing():
-                _console(human).print(human, soft_wrap=isinstance(human, str))
+                _console(human).print(human)
 
     def out(self, text: str) -> None:
         """A text for programs to read, on standard output as it stands."""
@@ -140,6 +157,8 @@ class Terminal:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
+        if sys.stdout is None:  # as Python has it where it is closed
+            raise UserError("cannot write to standard output: it is closed.")
         try:
             yield
             sys.stdout.flush()
@@ -296,6 +315,8 @@ class Verb(TyperCommand):
                 code, sentence = USER_ERROR, f"error: {error}"
             elif isinstance(error, FloatingPointError):
                 code, sentence = NUMERICAL_ERROR, f"error: {_broke_down(error)}{self._remedy()}"
+            elif isinstance(error, OSError) and error.strerror and not isinstance(error, BrokenPipeError):
+                code, sentence = USER_ERROR, f"error: {_refused(error)}; name what can be read and written."
             else:
                 raise
         print(" ".join(writable(sentence).split()), file=sys.stderr)

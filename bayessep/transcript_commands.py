@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from bayessep import audio, corpora, listening_commands, recognisers, spoken, train, transcription, vocabulary
-from bayessep.commands import begin, earlier_draws
+from bayessep.commands import begin, draws_in
 from bayessep.detector_data import read_items
 from bayessep.detector_training import read_recipe
 from bayessep.errors import UserError
@@ -59,7 +59,8 @@ def transcribe(
             return to_json(document)
         return transcription.text_of(transcription.transcript_of(document), format)
 
-    verb = listening_commands.Listening("transcribe", FORMATS, "text", _format_of, begun, text)
+    reads = [*drawn, *([] if weights is None else [weights])]
+    verb = listening_commands.Listening("transcribe", FORMATS, "text", _format_of, begun, text, reads)
     return listening_commands.run(verb, recordings, place, format, terminal)
 
 
@@ -74,7 +75,7 @@ def _draws_in(place: Path) -> list[Path]:
     """The draws that `separate` has left in a folder, whether that is its own or theirs in it."""
     own = place.resolve()
     folder = own.parent if own.name == "draws" and not (own / "draws").is_dir() else place
-    if not (found := earlier_draws(folder)):
+    if not (found := draws_in(folder)):
         raise UserError(f"there are no draws in {place}; give the folder into which separate --draws N has written.")
     return [folder / name for name in found]
 

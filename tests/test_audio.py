@@ -252,6 +252,8 @@ def test_containers(tmp_path):
     np.testing.assert_array_equal(read(path, start=0.25, stop=0.5).samples, sound.samples[:, 11025:22050])
     joined = np.concatenate([block.samples for block in blocks(path, 0.1)], axis=1)
     np.testing.assert_array_equal(joined, sound.samples)
+    twin = path.rename(tmp_path / "12:30 news.mp4")  # what is before a colon is no protocol
+    np.testing.assert_array_equal(read(twin).samples, sound.samples)
     (tmp_path / "letter.mp4").write_text("This is a letter. " * 100)
     refused(tmp_path / "letter.mp4", "not audio")
 

@@ -134,6 +134,12 @@ def test_no_recording_is_replaced_by_the_stems_of_another(call: Caller, heard: l
     assert str(other) in call.refused("clean", folder / "a.wav", other, "-o", folder, "-q")
 
 
+def test_a_name_of_dots_is_no_folder_above(tmp_path: Path) -> None:
+    paths = [recording(tmp_path / name) for name in ("...wav", "a.wav")]
+    planned = cleaning_files.tasks(paths, tmp_path / "out")
+    assert [task.folder for task in planned] == [tmp_path / "out" / name for name in ("...wav", "a")]
+
+
 def test_stems_are_not_cleaned_again(call: Caller, heard: list[Path], tmp_path: Path) -> None:
     for out in (tmp_path / "in" / "cleaned", tmp_path / "in"):
         path = recording(tmp_path / "in" / "a.wav")

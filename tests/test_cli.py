@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 from rich.table import Table
 
-from bayessep import cli, commands, doctor, estimates, output, recordings, separator_commands, terminal
+from bayessep import cli, commands, doctor, estimates, output, recordings, separator_commands, shipped, terminal
 from bayessep.errors import UserError
 from bayessep.settings import METHODS, Settings
 from bayessep.terminal import spread, to_json
@@ -274,6 +275,38 @@ def test_compare(call: Caller, given: Files, tmp_path: Path) -> None:
     assert not list(folder.rglob(".*"))
 
 
+def test_compare_does_what_can_be_done(call: Caller, given: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[list[str]] = []
+    monkeypatch.setattr(commands, "compare", lambda _, methods, *__: ran.append(list(methods)))
+    everything = [*METHODS, "conv-nmf", *(name for name in separator_commands.METHODS if name in shipped.names())]
+    learned = {*METHODS, "conv-nmf"}
+    for known, left in ((given.known, set()), (("--music", given.music), learned - {"unsupervised"}), ((), learned)):
+        outcome = call("compare", given.mix, *known, "-o", tmp_path / "out")
+        assert outcome.code == 0 and ran.pop() == [name for name in everything if name not in left]
+        assert ("left out, as too little is given to learn from" in outcome.err) == bool(left)
+    named = ("compare", given.mix, "-o", tmp_path / "out", "--methods")
+    assert "needs examples of the speech" in call.refused(*named, "nmf")
+    assert "--sweeps is nothing that any of conv-tasnet takes" in call.refused(*named, "conv-tasnet", "--sweeps", 5)
+    assert call(*named, "conv-nmf", "--sweeps", 5, *given.known).code == 0 and ran == [["conv-nmf"]]
+    assert "--tolerance is nothing" in call.refused(*named, "conv-nmf", "--tolerance", 0.1, *given.known)
+
+
+def test_no_faint_music_is_no_number() -> None:
+    assert cli._settings({"faint": 0.0}, ["nmf"], terminal.Terminal()).faint is None
+
+
+def test_what_is_installed_is_what_is_asked_for() -> None:
+    """The list of doctor beside pyproject.toml, of which it knows nothing when it is installed."""
+    asked = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+
+    def names(of: list[str]) -> set[str]:
+        return {re.split(r"[<>=\[ ;]", one)[0] for one in of}
+
+    assert names(asked["dependencies"]) <= set(doctor._NEEDED)
+    extras = {extra: names(of) for extra, of in asked["optional-dependencies"].items() if extra not in ("dev", "bench")}
+    assert {extra: set(of) for extra, of in doctor._EXTRAS.items()} == extras
+
+
 def test_evaluate(call: Caller, given: Files, tmp_path: Path) -> None:
     speech, music = tone(1, 300, seed=5), tone(1, 500, seed=6)
     paths = [save(tmp_path / f"{n}.wav", w) for n, w in {"s": speech, "m": music, "e": speech + 0.1 * music}.items()]
@@ -367,8 +400,8 @@ def test_draft_that_is_interrupted_as_it_begins_leaves_nothing(
     """As soon as the first, the second or the last of its folders is there."""
     whole, made = Path.mkdir, []
 
-    def interrupted(self: Path) -> None:
-        whole(self)
+    def interrupted(self: Path, **options: Any) -> None:
+        whole(self, **options)
         made.append(self)
         if len(made) > after:
             raise KeyboardInterrupt

@@ -164,6 +164,16 @@ def test_a_silent_estimate_has_no_score(references: dict[str, np.ndarray], made:
     assert speech is not None and speech.sir == math.inf and music is None
 
 
+def test_channels_that_cancel_are_scored_by_one(references: dict[str, np.ndarray], made: Broadcast) -> None:
+    turned = {name: np.stack([own, -own]) for name, own in references.items()}
+    for expected, scored in zip(
+        comparison.score(references, *(references[name][None] for name in ("speech", "music"))),
+        comparison.score(references, turned["speech"], turned["music"]),
+        strict=True,
+    ):
+        assert expected is not None and scored is not None and scored.si_sdr == pytest.approx(expected.si_sdr, abs=1e-3)
+
+
 def test_json_has_every_field_and_no_infinity() -> None:
     document = comparison.to_json(by_hand())
     json.dumps(document, allow_nan=False)

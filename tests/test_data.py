@@ -1,5 +1,7 @@
 import csv
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -316,6 +318,36 @@ def test_the_recordings_beside_the_checkout_are_listed():
     assert len(recordings) > 100
     assert select(recordings, category="speech", min_seconds=5.0)
     assert all(r.split_group and r.licence and r.duration > 0 for r in recordings)
+
+
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    for name in ("in/a.wav", "elsewhere/b.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "in" / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "in")
+    assert [p.relative_to(tmp_path).as_posix() for p in audio_files(tmp_path / "in")] == ["in/a.wav", "in/more/b.wav"]
+
+
+def test_a_folder_that_cannot_be_looked_into_is_not_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "private").mkdir()
+    (tmp_path / "a.wav").touch()
+    whole = os.scandir
+
+    def refused(path: str | Path) -> Any:
+        if str(path).endswith("private"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return whole(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(UserError, match=r"private cannot be looked into \(permission denied\)"):
+        audio_files(tmp_path)
+
+
+def test_a_path_that_cannot_be_looked_at_costs_no_other(tmp_path: Path) -> None:
+    long, good = tmp_path / ("x" * 300), tmp_path / "a.wav"
+    good.touch()
+    assert [path for path, _ in gather([long, good])] == [long, good], "whoever opens it says what is wrong"
 
 
 def test_hidden_files_are_no_recordings(tmp_path: Path) -> None:

@@ -155,6 +155,8 @@ def test_detect_refuses(call: Caller, models: Path, radio: Path, tmp_path: Path)
     assert "cannot write" in call.refused("detect", radio, another, "-o", radio / "below")
     assert call("detect", radio, "-o", "").code == call("detect").code == call("detect", radio, "--format", "doc").code == 2
     assert str(silent) in call.refused("detect", radio, "--weights", silent)
+    assert "replaced" in call.refused("detect", radio, "--weights", silent, "-o", silent, "--format", "csv")
+    assert "it is a folder" in call.refused("detect", radio, silent, "-o", tmp_path / "x.TextGrid")
     patches = tmp_path / "patches.safetensors"
     recipe = Recipe(network="b2", head="single", feature="LMS", bands=20)
     shipped.write_file(patches, shipped.Weights({"x": np.zeros(1)}, {"recipe": dataclasses.asdict(recipe), "temperature": 1.0}))

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 import typer
 
-from bayessep import audio, cli, karaoke, neural, separator_commands, shipped
+from bayessep import audio, cli, commands, karaoke, neural, separator_commands, shipped
 from bayessep.models import conv_tasnet
 from bayessep.models.conv_tasnet import ConvTasNet
 from bayessep.neural import Separator
@@ -84,6 +86,7 @@ def test_stems_add_up_and_the_document_tells(
         (("--draws", "2"), "--draws is nothing that conv-tasnet takes"),
         (("--independent",), "--chain is nothing that conv-tasnet takes"),
         (("--tolerance", "0"), "--tolerance is nothing that conv-tasnet takes"),
+        (("--smoothing",), "--smoothing is nothing that conv-tasnet takes"),
     ],
 )
 def test_options_of_other_methods_are_refused(
@@ -94,6 +97,32 @@ def test_options_of_other_methods_are_refused(
     assert not (tmp_path / "apart").exists()
 
 
+def test_recordings_that_are_called_as_draws_are_stay(call: Caller, mix: Path, weights: Path, tmp_path: Path) -> None:
+    """They were taken for those of an earlier call, and removed: the one that was read as well."""
+    (tmp_path / "apart" / "draws").mkdir(parents=True)
+    mine = [mix.rename(tmp_path / "apart" / "draws" / "speech-1.wav"), tmp_path / "apart" / "draws" / "speech-2.wav"]
+    shutil.copy(*mine)
+    held = mine[0].read_bytes()
+    assert _separate(call, mine[0], weights, tmp_path).code == 0
+    assert [path.read_bytes() for path in mine] == [held, held]
+    account = tmp_path / "apart" / "separation.json"
+    account.write_text(json.dumps({"output": {"draw 1": "draws/speech-1.wav"}}))
+    assert "would be replaced" in _separate(call, mine[0], weights, tmp_path).err
+    assert commands.earlier_draws(tmp_path / "apart") == ["draws/speech-1.wav"]
+    assert _separate(call, mine[1], weights, tmp_path).code == 0
+    assert [path.exists() for path in mine] == [False, True], "that of the earlier call is removed, and no other"
+
+
+@pytest.mark.skipif(not Path("/dev/fd").is_dir(), reason="pipes have no names here")
+def test_a_recipe_may_come_through_a_pipe(call: Caller, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b"rate = -1.0\n")
+    os.close(writer)
+    told = call("train", "conv-tasnet", "--data", tmp_path, "-o", tmp_path / "out", "--config", f"/dev/fd/{reader}")
+    os.close(reader)
+    assert told.code == 2 and "rate" in told.err and "-1.0" in told.err
+
+
 def test_what_is_missing_is_named(call: Caller, mix: Path, weights: Path, tmp_path: Path) -> None:
     none = call("separate", mix, "--method", "blstm-mask", "-o", tmp_path / "apart")
     assert none.code == 2 and "no blstm-mask is installed; give --weights FILE" in none.err
@@ -101,6 +130,8 @@ def test_what_is_missing_is_named(call: Caller, mix: Path, weights: Path, tmp_pa
     assert other.code == 2 and "holds weights of conv-tasnet" in other.err
     bayes = call("separate", mix, "--method", "nmf", "--weights", weights, "-o", tmp_path / "apart")
     assert bayes.code == 2 and "--weights is of the methods that are networks" in bayes.err
+    bayes = call("separate", mix, "--method", "nmf", "--smoothing", "-o", tmp_path / "apart")
+    assert bayes.code == 2 and "--smoothing is of the method idempotent-masker" in bayes.err
     audio.write(tmp_path / "silent.wav", np.zeros((1, 4000), np.float32), RATE)
     silent = _separate(call, tmp_path / "silent.wav", weights, tmp_path)
     assert silent.code == 2 and "silent" in silent.err
