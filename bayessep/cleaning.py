@@ -28,6 +28,7 @@ from bayessep.separators import Progress, Trained, silent
 from bayessep.settings import Settings
 from bayessep.stft import bin_frequencies, frame_times, stft
 from bayessep.timeline import BOTH, MUSIC, SILENCE, SPEECH, Segment, labels_at, runs, total
+from bayessep.waveforms import check_mixture
 
 MODEL = Settings(complete=False, max_catalogue=2000, faint=15.0)
 
@@ -231,7 +232,7 @@ def clean(
     """Take speech and music apart where they sound at once.
 
     Args:
-        mixture: float waveform, every channel of it; the stems have its shape, and sum to it exactly.
+        mixture: float waveform, every channel of it; the stems have its shape, and sum to it but for rounding.
         sample_rate: in Hz.
         detection: what is on when.
         settings: numbers.
@@ -239,9 +240,10 @@ def clean(
         progress: called now and then.
 
     Raises:
-        UserError: the mixture is silent.
+        UserError: the mixture is silent, or some samples are none.
     """
     started = time.perf_counter()
+    check_mixture(mixture, "the recording")
     if not mixture.any():
         raise UserError("the recording is silent: there is nothing to take apart.")
     model = settings.model

@@ -102,7 +102,7 @@ def render(
         told="".join(f"<p>{html.escape(sentence)}</p>" for sentence in told),
         waveform=_waveform(mixture, detection.segments) + report.strip("heard", detection.segments, seconds),
         presence=presence,
-        uncertainty=svg("".join(lines), "Relative posterior standard deviation of both stems over time", "100 %", "0"),
+        uncertainty=svg("".join(lines), "Relative standard deviation of both stems over time", "100 %", "0"),
         said="" if said is None else _words(said),
         recording=tracks[0],
         stems="".join(tracks[1:]),

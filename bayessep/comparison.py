@@ -31,6 +31,7 @@ from bayessep.preparation import Known
 from bayessep.separators import Progress, silent, train
 from bayessep.settings import METHODS, Settings
 from bayessep.timeline import Segment
+from bayessep.waveforms import check_mixture, check_mono
 
 MIXTURE = "mixture"  # the name of the first row
 STEMS = ("speech", "music")
@@ -88,12 +89,14 @@ def compare(
         progress: called now and then.
 
     Raises:
-        UserError: a method does not exist, has nothing to learn from, or a reference is silent or of another length.
+        UserError: a method does not exist, has nothing to learn from, a reference is silent or of another length, or samples are no
+            numbers or not of the shapes above.
     """
     names = list(dict.fromkeys(methods))
     if not names:
         raise UserError(f"no method is given; choose from {', '.join((*METHODS, *estimators))}.")
     chosen = {name: dataclasses.replace(settings, method=name) for name in names if name not in estimators}
+    check_mixture(mixture)
     true = _checked(references or {}, mixture.shape[1])
     started = time.perf_counter()
     needing = next((s for s in chosen.values() if METHODS[s.method].needs_speech), None)
@@ -137,6 +140,7 @@ def _checked(references: Mapping[str, np.ndarray], length: int) -> dict[str, np.
     for name, waveform in references.items():
         if name not in STEMS:
             raise UserError(f"there is no stem {name!r} to refer to; name references speech or music.")
+        check_mono(waveform, f"the {name} reference")
         if waveform.shape != (length,):
             raise UserError(
                 f"the {name} reference has {waveform.shape[-1]} samples and the mixture {length}; they must be equal."

@@ -30,6 +30,7 @@ from bayessep.models.detector_networks import STRIDE
 from bayessep.shipped import Weights
 from bayessep.timeline import Segment
 from bayessep.train import Progress
+from bayessep.waveforms import check_mono
 
 MODEL = "detector"
 """The model that ships."""
@@ -318,8 +319,7 @@ def detect_samples(samples: Float[np.ndarray, " N"], network: Network | None = N
         UserError: there is no sample, one that is no number, or nothing but digital silence.
     """
     network = network or shipped_network()
-    if not np.isfinite(samples).all():
-        raise UserError("the waveform holds a NaN or infinite sample; leave it out.")
+    check_mono(samples, "the waveform")
     if not samples.any():
         raise UserError("the waveform is silent: there is nothing to hear in it; give another one.")
     said = logits_of([levelled(samples, network)], network)

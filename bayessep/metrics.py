@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 from scipy import linalg, signal
 
 from bayessep.errors import UserError
@@ -23,8 +23,8 @@ AnyArray = np.ndarray | jax.Array
 
 
 def si_sdr(
-    reference: Float[jax.Array | np.ndarray, "*batch N"],
-    estimate: Float[jax.Array | np.ndarray, "*batch N"],
+    reference: Real[jax.Array | np.ndarray, "*batch N"],
+    estimate: Real[jax.Array | np.ndarray, "*batch N"],
     *,
     zero_mean: bool = False,
     eps: float | int = 0.0,
@@ -48,6 +48,8 @@ def si_sdr(
     """
     if reference.shape != estimate.shape:
         raise ValueError(f"reference {reference.shape} and estimate {estimate.shape} must have the same shape")
+    # Whole numbers would overflow in their squares.
+    reference, estimate = (x if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.asarray(x, float) for x in (reference, estimate))
     if zero_mean:
         reference = reference - jnp.mean(reference, axis=-1, keepdims=True)
         estimate = estimate - jnp.mean(estimate, axis=-1, keepdims=True)
@@ -158,8 +160,8 @@ def bss_eval_windows(
 
 
 def evaluate_stems(
-    references: Mapping[str, Float[AnyArray, " _"]],
-    estimates: Mapping[str, Float[AnyArray, " _"]],
+    references: Mapping[str, Real[AnyArray, " _"]],
+    estimates: Mapping[str, Real[AnyArray, " _"]],
     *,
     filter_length: int = 512,
 ) -> dict[str, StemScores]:
@@ -189,7 +191,7 @@ def evaluate_stems(
     for e, name in enumerate(estimates):
         j = names.index(name)
         ratios = _scores(correlations, true, estimated, j, e)
-        alone = float(si_sdr(jnp.asarray(references[name]), jnp.asarray(estimates[name])))
+        alone = float(si_sdr(jnp.asarray(true[j]), jnp.asarray(estimated[e])))
         result[name] = StemScores(*ratios, alone)
     return result
 

@@ -34,6 +34,7 @@ from bayessep.resampling import resampled
 from bayessep.separators import Progress, silent
 from bayessep.shipped import Weights
 from bayessep.streaming import Held
+from bayessep.waveforms import check_mixture
 
 NETWORKS: dict[str, Any] = {"conv-tasnet": (conv_tasnet, ConvTasNet), "blstm-mask": (blstm_mask, BlstmMask)}
 """By the names of methods: where the network is, and its config."""
@@ -346,8 +347,7 @@ def separate(
     Raises:
         UserError: the mixture is silent, or no (C, N).
     """
-    if np.ndim(mixture) != 2:
-        raise UserError(f"a mixture has shape (channels, samples), not {np.shape(mixture)}; for one channel, give mixture[None].")
+    check_mixture(mixture, name)
     mixture = np.asarray(mixture, np.float32)
     size = 10 * max(1, round(sample_rate))
     pieces = [mixture[:, k : k + size] for k in range(0, mixture.shape[1], size)]

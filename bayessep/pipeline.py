@@ -24,6 +24,7 @@ from bayessep.settings import Settings
 from bayessep.stft import Stft, bin_frequencies, istft, stft
 from bayessep.tempering import Tempering, interval, tempered_std
 from bayessep.timeline import Segment, complete
+from bayessep.waveforms import check_mixture
 
 
 class Separation(NamedTuple):
@@ -57,7 +58,7 @@ class Separation(NamedTuple):
         return np.where(inferred, low, self.mask), np.where(inferred, high, self.mask)
 
     def uncertainty(self, magnitude: Float[np.ndarray, "T F"]) -> dict[str, Float[np.ndarray, " T"]]:
-        """Relative posterior standard deviation of each stem's magnitude, frame by frame."""
+        """Relative standard deviation of each stem's magnitude, frame by frame."""
         return relative_spread(self.mask, self.mask_std, magnitude)
 
 
@@ -82,8 +83,7 @@ def analyse(
 
     Raises UserError where that is nothing or the mixture is no (C, N), and as `prepare` does.
     """
-    if np.ndim(mixture) != 2:
-        raise UserError(f"a mixture has shape (channels, samples), not {np.shape(mixture)}; for one channel, give mixture[None].")
+    check_mixture(mixture)
     window = window_of(settings, sample_rate)
     spectrum = np.asarray(stft(jnp.asarray(mixture, jnp.float32), window))
     limits = {name: getattr(settings, name) for name in ("max_frequency", "level", "p_music")}
@@ -105,16 +105,16 @@ def separate(
     """Take speech and music apart.
 
     Args:
-        mixture: float waveform, every channel of it; the stems have its shape, and sum to it exactly.
+        mixture: float waveform, every channel of it; the stems have its shape, and sum to it but for rounding.
         sample_rate: in Hz.
         known: training speech, music to look for, labels; all at `sample_rate`.
         settings: method and numbers.
         progress: called now and then.
-        trained: templates from an earlier call with the same training material, to save the training; `known` then needs
-            speech for ``joint`` alone.
+        trained: templates of the same training material, to save the training for many mixtures or methods; `known` then needs
+            speech for ``joint`` alone. They are ``separators.train(analyse(…)[1].spectra.speech, settings)``.
 
     Raises:
-        UserError: nothing is known of the speech or of the music, or it is silent.
+        UserError: nothing is known of the speech or of the music, or it is silent, or some samples are none.
     """
     started = time.perf_counter()
     spectrum, plan = analyse(mixture, sample_rate, known, settings)

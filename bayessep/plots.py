@@ -376,7 +376,7 @@ def trace_figure(separations: Mapping[str, Separation]) -> Figure:
 
 @rc_context(STYLE)
 def uncertainty_figure(found: Separation, mixture: Float[np.ndarray, "C N"], sample_rate: int) -> Figure:
-    """How unsure a separation is of each stem over time: posterior standard deviation relative to the stem."""
+    """How unsure a separation is of each stem over time: standard deviation relative to the stem."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[1, 1.2])
     draw_spectrogram(above, mixture, sample_rate, scale_of(mixture, sample_rate), float(found.frequencies[-1]))
@@ -410,7 +410,7 @@ def uncertainty(
 
 @rc_context(STYLE)
 def mask_figure(found: Separation, mixture: Float[np.ndarray, "C N"], sample_rate: int) -> Figure:
-    """A mask, and its posterior standard deviation, under the mixture they belong to."""
+    """A mask, and its standard deviation, under the mixture they belong to."""
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     rows = figure.subplots(3, 1, sharex=True, sharey=True)
     levels = draw_spectrogram(rows[0], mixture, sample_rate, scale_of(mixture, sample_rate), float(found.frequencies[-1]))

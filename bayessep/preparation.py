@@ -17,6 +17,7 @@ from bayessep.errors import UserError
 from bayessep.settings import Settings
 from bayessep.stft import Stft, bin_frequencies, frame_times, stft, stft_for_rate, stream_finish, stream_init, stream_push
 from bayessep.timeline import BOTH, MUSIC, SPEECH, Segment, frame_switches, runs
+from bayessep.waveforms import check_mono
 
 
 class Known(NamedTuple):
@@ -58,7 +59,12 @@ AT_ONCE = 2**24
 
 
 def modelled(waveform: Float[np.ndarray, " N"], settings: Stft, n_bins: int) -> Float[np.ndarray, "T F"]:
-    """The first `n_bins` of its magnitude spectrogram."""
+    """The first `n_bins` of its magnitude spectrogram.
+
+    Raises:
+        UserError: it is no (N,), or some of its samples are no numbers.
+    """
+    check_mono(waveform, "a waveform that is learned from")
     if len(waveform) <= AT_ONCE:
         return magnitude(waveform, settings)[:, :n_bins].copy()
     state, found = stream_init(settings), []

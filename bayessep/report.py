@@ -183,7 +183,7 @@ def _uncertainty(found: Separation, mixture: Signal, sample_rate: int, seconds: 
     lines = [
         polyline(x, np.clip(thinned(plots.running_median(v)), 0, 1), f"line {stem}") for stem, v in values.items()
     ]
-    said = "Relative posterior standard deviation of speech and music over time; the median is " + " and ".join(
+    said = "Relative standard deviation of speech and music over time; the median is " + " and ".join(
         f"{np.median(v):.2f} for the {stem}" for stem, v in values.items()
     )
     return svg("".join(lines), said, "100 %", "0")

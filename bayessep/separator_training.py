@@ -26,6 +26,7 @@ from bayessep.models.blstm_mask import BlstmMask
 from bayessep.models.conv_tasnet import ConvTasNet
 from bayessep.models.waveform_separation import Batch, Metrics, State, again, losses
 from bayessep.train import Task, Training, fixed, means, settings_besides, started_from, training_of
+from bayessep.waveforms import check_one_channel
 
 RATE = 16_000
 """Samples a second of everything that is learned from."""
@@ -162,7 +163,8 @@ def stretch(items: Sequence[Item], n: int, rng: np.random.Generator) -> Float[np
     weights = np.array([len(item.samples) for item in items], np.float64)
     found = np.zeros(n, np.float32)
     for _ in range(20):
-        samples = items[rng.choice(len(items), p=weights / weights.sum())].samples
+        chosen = items[rng.choice(len(items), p=weights / weights.sum())]
+        check_one_channel(samples := chosen.samples, chosen.name)
         first = rng.integers(max(1, len(samples) - n + 1))
         found = np.take(samples, np.arange(first, first + n), mode="wrap")
         if np.mean(found**2) > 1e-3 * np.mean(samples**2):

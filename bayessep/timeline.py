@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
+from bayessep.errors import UserError
+
 SPEECH, MUSIC, BOTH = "speech", "music", "speech+music"
 SILENCE, NOISE, UNLABELLED = "silence", "noise", "unlabelled"  # noise: neither speech nor music
 
@@ -170,6 +172,13 @@ def ordered(segments: Iterable[Segment]) -> list[Segment]:
 # ----------------------------------------------------------------------------------------------------- frames
 
 
+def _meant(segment: Segment) -> str:
+    if (label := canonical(segment.label)) is None:
+        at = f"from {segment.start:g} to {segment.end:g} s"
+        raise UserError(f"the label {segment.label!r} {at} means nothing here; use one of {', '.join(ALIASES)}.")
+    return label
+
+
 class Switches(NamedTuple):
     """What is on in each frame. Where ``labelled`` is false nothing is known, and the other two are false."""
 
@@ -179,8 +188,12 @@ class Switches(NamedTuple):
 
 
 def frame_switches(segments: Sequence[Segment], times: Float[np.ndarray, " T"]) -> Switches:
-    """Read segments without overlaps at the times of frame centres, in seconds."""
-    timeline = ordered(segments)
+    """Read segments without overlaps at the times of frame centres, in seconds; labels may have any of their names (`ALIASES`).
+
+    Raises:
+        UserError: a label has no meaning here: frames of it would be taken for what they are not.
+    """
+    timeline = [s._replace(label=_meant(s)) for s in ordered(segments)]
     code = {SPEECH: (True, False, True), MUSIC: (False, True, True), BOTH: (True, True, True)}
     # Row 0 stands for no segment at all.
     table = [

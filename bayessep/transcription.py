@@ -34,6 +34,7 @@ from bayessep import audio
 from bayessep.errors import UserError
 from bayessep.recognition import PUNCTUATION, Pocketsphinx, Word
 from bayessep.separators import Progress, silent
+from bayessep.waveforms import check_mono
 
 FORMATS = {"text": ".txt", "srt": ".srt", "vtt": ".vtt", "json": ".json"}
 """Ways to write transcripts, and the endings of their files."""
@@ -106,8 +107,7 @@ def transcribe_samples(samples: Float[np.ndarray, " N"], recogniser: Recogniser 
     Raises:
         UserError: a sample is no number, or as the recogniser does.
     """
-    if not np.isfinite(samples).all():
-        raise UserError("the waveform holds a NaN or infinite sample; leave it out.")
+    check_mono(samples, "the waveform")
     return _recognised(recogniser or Pocketsphinx(), [np.asarray(samples, np.float32)], lambda _: None)
 
 

@@ -20,7 +20,13 @@ from bayessep.inference.loop import Algorithm
 class ConjugateModel(Protocol):
     """What a module has to define for its problems to be inferred here (`models.jingle_mixture` is one).
 
-    Every function takes the problem first. `moments`, `posterior` and `readings` are NamedTuples over the same blocks.
+    Every function takes the problem first. `moments`, `posterior` and `readings` are NamedTuples over the same blocks, which a
+    `Schedule` of one's own names, where they are not those of the jingle mixture.
+
+    A problem has `hyper` (what the functions are handed), `candidates` (None, or how many entries of its `catalogue` a frame
+    keeps), `unit_filter` (whether `rescale` follows each sweep) and `learn` (a NamedTuple of bool: what `learn` may move); to be
+    sampled, `has_music` too, and `frames` with `x` and `weight`, if there are any. What `local`, `recount` and `draw_local` return
+    has `responsibility`, which `Info` reports, and `jumps`, which `learn` is handed; all else is between them and the others.
     """
 
     Blocks: Any

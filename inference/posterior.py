@@ -42,7 +42,8 @@ def to_arviz(
 def draw(key: PRNGKeyArray, posterior: Mapping[str, Any] | tuple, draws: int) -> dict[str, Array]:
     """Independent draws, of shape (1, draws, ...), from a mean-field posterior: Gammas, or points, by name.
 
-    A NamedTuple of Gammas (the `posterior` of a conjugate state) does as well as a mapping; what is None is left out.
+    A NamedTuple does as well as a mapping; what is None is left out. In the `posterior` of a conjugate state every block is a
+    Gamma, those that are read as points and entries that are known as well: put arrays in their place, or they are drawn, too.
     """
     named = posterior if isinstance(posterior, Mapping) else cast(Any, posterior)._asdict()
     named = {name: q for name, q in named.items() if q is not None}

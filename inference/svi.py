@@ -151,7 +151,9 @@ class _Ones(Messenger):
 
     def process_message(self, msg):
         if msg["type"] == "sample" and msg["value"] is None:
-            msg["value"] = jnp.ones(msg["fn"].shape(msg["kwargs"].get("sample_shape", ())))
+            own = [p.dtype for p in jax.tree.leaves(msg["fn"]) if jnp.issubdtype(getattr(p, "dtype", int), jnp.floating)]
+            shape = msg["fn"].shape(msg["kwargs"].get("sample_shape", ()))
+            msg["value"] = jnp.ones(shape, jnp.result_type(*own) if own else None)  # as precise as what it depends on
 
 
 class _SiteScale(Messenger):

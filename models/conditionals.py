@@ -42,7 +42,7 @@ class Local(NamedTuple):
 
     counts: Blocks  # expected (or drawn) counts that each cell of each block is responsible for
     responsibility: Float[Array, "T K"]
-    log_evidence: Float[Array, " T"]  # log sum_j pi_j exp(...), speech rate and constants left out
+    log_evidence: Float[Array, " T"]  # log sum_j pi_j exp(...), of a draw that of its r; speech rate and constants left out
     jumps: Float[Array, " J"]
 
 
@@ -145,7 +145,8 @@ def draw_local(key: PRNGKeyArray, model: JingleMixture, hyper: Hyper, moments: B
 
     left, (of_frame, of_bin) = jax.lax.scan(split, x, (rates, rates_left, jax.random.split(key_s, d.shape[0])))
     counts = Blocks(of_bin, of_frame.T, filter=left.sum(0), gain=left.sum(1), catalogue=rho.T @ left)
-    return Local(counts, rho, jnp.take_along_axis(log_likelihood, r[:, None], 1)[:, 0], jumps)
+    log_joint = jnp.take_along_axis(log_likelihood, r[:, None], 1)[:, 0] + frame_prior.log_moves(r, hyper.frame_prior)
+    return Local(counts, rho, log_joint, jumps)
 
 
 # --- conditionals, objective, hyper-parameters ---------------------------------------------------------------------------

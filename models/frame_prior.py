@@ -8,10 +8,12 @@ A pass costs O(T J) over all entries, O(T K^2) over K candidates a frame, never 
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import logsumexp, xlogy
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
@@ -50,11 +52,18 @@ def left_to_right(
     """Music is played in order: entry j is followed by `successor[j]` unless the index jumps.
 
     `successor` must be a permutation with successor[0] = 0; an entry that is its own successor can only stay or jump.
+    Music that does not start over ends in a jump: let its last entry be followed by its first, and learn or set `entry`.
     The null entry stays with probability `stay_null`. `advance + stay` must leave room for jumps.
+
+    Raises ValueError where one of these does not hold.
     """
     if not (advance + stay < 1 and stay_null < 1):
         raise ValueError("advance + stay, and stay_null, must be below 1: some probability is left for jumps")
     n = entry.shape[0]
+    with suppress(jax.errors.TracerArrayConversionError):  # in a function that is being compiled, nobody can tell
+        follow = np.asarray(successor)
+        if follow.shape != (n,) or follow[0] != 0 or not np.array_equal(np.sort(follow), np.arange(n)):
+            raise ValueError("successor must be a permutation of all entries that leaves the null entry, 0, where it is")
     null = jnp.arange(n) == 0
     floor = jnp.maximum(entry, 1e-6)  # every entry stays reachable, whatever the likelihood says
     return FramePrior(
@@ -157,7 +166,12 @@ def sample(
 
 
 def log_prob(r: Int[Array, " T"], prior: FramePrior) -> Float[Array, ""]:
-    """log p(r): for checks by enumeration."""
+    """log p(r)."""
+    return log_moves(r, prior).sum()
+
+
+def log_moves(r: Int[Array, " T"], prior: FramePrior) -> Float[Array, " T"]:
+    """log p(r_t | r_{t-1}), and of the first log p(r_0)."""
     before, after = r[:-1], r[1:]
     jump = 1 - prior.stay - prior.advance
     step = (
@@ -165,7 +179,7 @@ def log_prob(r: Int[Array, " T"], prior: FramePrior) -> Float[Array, ""]:
         + jnp.where(prior.successor[before].astype(after.dtype) == after, prior.advance[before], 0)
         + jump[before] * prior.entry[after]
     )
-    return _log(prior.entry[r[0]]) + _log(step).sum()
+    return jnp.concatenate([_log(prior.entry[r[:1]]), _log(step)])
 
 
 def learn_entry(prior: FramePrior, jumps: Float[Array, " J"], concentration: float = 1.0) -> FramePrior:

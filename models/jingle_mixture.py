@@ -135,6 +135,8 @@ def build(
 
     `catalogue` and `latent` are given without the null entry, which is added here; `frames_prior` includes it.
     """
+    if choices.get("concentration", 1.0) < 1:
+        raise ValueError(f"concentration is {choices['concentration']}, but must be at least 1: pi has no mode inside below that")
     n_frames, n_bins = x.shape
     ones = jnp.ones(n_frames, x.dtype)
     music_rows = jnp.zeros((0, n_bins), x.dtype) if catalogue is None else catalogue

@@ -162,6 +162,28 @@ def test_drawn_local_steps_average_to_the_expected_one(x64, chain):
         assert np.all(np.asarray(values) == np.round(values))
 
 
+@pytest.mark.parametrize("chain", [False, True])
+def test_what_gibbs_reports_is_the_joint_density_of_its_draw(x64, chain):
+    """At fixed values of the blocks, but for a constant: of the data given r, and of r."""
+    model = random_problem(3, Setting("known", chain, proper=True), dtype=jnp.float64, **TINY)
+    posterior, kinds = random_posterior(3, model, 2), readings("log_mode", proper=True)
+    moments = moments_of(posterior, model, kinds)
+    d, e, filter, gain, catalogue = (np.asarray(m.mean) for m in moments)
+    speech, music = np.asarray(model.frames.speech)[:, None] * (e @ d), gain[:, None, None] * filter * catalogue
+
+    @quick_jit
+    def one(key):
+        step = co.draw_local(key, model, model.hyper, moments)
+        return step.responsibility.argmax(1), co.objective(model, model.hyper, posterior, moments, kinds, step)
+
+    drawn, objective = map(np.asarray, jax.vmap(one)(jax.random.split(jax.random.key(0), 50)))
+    rates = speech + music[np.arange(drawn.shape[1]), drawn]
+    log_joint = st.poisson.logpmf(np.asarray(model.frames.x), rates).sum((1, 2))
+    log_joint += np.asarray(jax.vmap(lambda r: frame_prior.log_prob(r, model.hyper.frame_prior))(jnp.asarray(drawn)))
+    assert len(np.unique(drawn, axis=0)) > 5, "sequences differ, and so do their probabilities"
+    np.testing.assert_allclose(objective - log_joint, (objective - log_joint)[0], rtol=0, atol=1e-8)
+
+
 # --- the evidence -------------------------------------------------------------------------------------------
 
 

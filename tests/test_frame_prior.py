@@ -10,6 +10,7 @@ import scipy.stats as st
 from scipy.special import logsumexp
 
 from bayessep.models import frame_prior as fp
+from bayessep.models import jingle_mixture
 from tests.helpers import quick_jit
 
 FRAMES, ENTRIES = 4, 4
@@ -156,6 +157,14 @@ def test_log_prob_is_a_distribution_over_sequences(x64):
     np.testing.assert_allclose(log_p, expected, rtol=1e-10)
 
 
+@pytest.mark.parametrize("successor", [[0, 2, 3, 3], [1, 0, 2, 3], [0, 2, 4, 3]])
+def test_every_entry_follows_one_other(successor):
+    entry = jnp.full(ENTRIES, 1 / ENTRIES)
+    with pytest.raises(ValueError, match="must be a permutation"):
+        fp.left_to_right(entry, jnp.asarray(successor))
+    quick_jit(fp.left_to_right)(entry, jnp.asarray(SUCCESSOR))  # while it is compiled, nobody can tell
+
+
 @pytest.mark.parametrize("choice", [{"advance": 0.9, "stay": 0.1}, {"stay_null": 1.0}])
 def test_some_probability_has_to_be_left_for_jumps(choice):
     with pytest.raises(ValueError, match="jumps"):
@@ -172,6 +181,12 @@ def test_every_entry_of_a_chain_is_reachable():
 def test_uniform():
     np.testing.assert_allclose(fp.uniform(4, 0.2), [0.2, 0.2, 0.2, 0.2, 0.2], rtol=1e-6)
     np.testing.assert_array_equal(fp.uniform(0), [1.0])
+
+
+def test_a_dirichlet_without_a_mode_inside_is_refused():
+    """Its M-step is a probability below 0."""
+    with pytest.raises(ValueError, match="must be at least 1"):
+        jingle_mixture.build(jnp.ones((2, 3)), prior=jingle_mixture.Blocks(*5 * [None]), concentration=0.5)
 
 
 @pytest.mark.parametrize("concentration", [1.0, 2.5])

@@ -171,13 +171,22 @@ def test_gibbs_refuses_candidates() -> None:
         gibbs(co, dataclasses.replace(problem, candidates=2), lambda key: random_posterior(0, problem))
 
 
+def test_gibbs_refuses_what_are_no_counts() -> None:
+    """Of magnitudes as they are it drew as if half of them were not there."""
+    problem = random_problem(0, Setting("known", False, "unlabelled", proper=True), whole=True)
+    heavy, halved = problem.frames._replace(weight=2 * problem.frames.weight), problem.frames._replace(x=problem.frames.x / 2)
+    for frames in (heavy, halved):
+        with pytest.raises(ValueError, match="must be whole numbers, and every frame's weight one"):
+            gibbs(co, dataclasses.replace(problem, frames=frames), lambda key: random_posterior(0, problem))
+
+
 @pytest.mark.parametrize("block", ["filter", "gain"])
 def test_gibbs_refuses_to_draw_what_has_a_flat_prior(block: str) -> None:
-    problem = random_problem(0, Setting("known", False, "unlabelled"))
+    problem = random_problem(0, Setting("known", False, "unlabelled"), whole=True)
     kinds = readings("fixed")._replace(**{block: "sample"})
     with pytest.raises(ValueError, match=f"blocks with flat priors \\({block}\\) cannot be drawn"):
         gibbs(co, problem, lambda key: random_posterior(0, problem), readings=kinds)
-    proper = random_problem(0, Setting("known", False, "unlabelled", proper=True))
+    proper = random_problem(0, Setting("known", False, "unlabelled", proper=True), whole=True)
     gibbs(co, proper, lambda key: random_posterior(0, proper), readings=kinds)
 
 

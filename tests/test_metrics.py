@@ -85,6 +85,18 @@ def test_si_sdr_of_a_scaled_copy_is_beyond_hearing():
     assert si_sdr(signal, 0.3 * signal) > 100
 
 
+def test_samples_of_16_bits_have_the_scores_of_their_numbers():
+    """Their squares do not fit into 16 bits, nor sums of them into 32."""
+    rng = np.random.default_rng(0)
+    speech, music = (rng.normal(0, 9000, 8000).astype(np.int16) for _ in range(2))
+    mixed = (speech // 2 + music // 2).astype(np.int16)
+    whole = evaluate_stems({"speech": speech, "music": music}, {"speech": mixed}, filter_length=8)["speech"]
+    exact = [x.astype(np.float64) for x in (speech, music, mixed)]
+    expected = evaluate_stems({"speech": exact[0], "music": exact[1]}, {"speech": exact[2]}, filter_length=8)["speech"]
+    assert whole == pytest.approx(expected, abs=1e-4) and abs(whole.si_sdr) < 1
+    assert float(si_sdr(jnp.asarray(speech), jnp.asarray(mixed))) == pytest.approx(expected.si_sdr, abs=1e-4)
+
+
 def test_si_sdr_does_not_broadcast():
     with pytest.raises((ValueError, TypeError)):
         si_sdr(jnp.ones((2, 10)), jnp.ones((1, 10)))  # the checked shapes of the tests may speak first

@@ -124,6 +124,13 @@ def test_svi_is_exact_whatever_the_rule(broadcast, known) -> None:
     np.testing.assert_array_equal(one.speech, other.speech)
 
 
+@pytest.mark.loose_arrays  # optax
+def test_svi_is_as_precise_as_its_data(x64: None, broadcast, known) -> None:
+    """Whatever JAX's own precision is: float32 data and float64 scales did not fit into one loop."""
+    few = dataclasses.replace(SMALL, method="svi", sweeps=3, training_sweeps=3, chain=False)
+    assert np.isfinite(separate(broadcast.mixture[None], RATE, known, few).trace).all()
+
+
 @pytest.mark.parametrize("method", ["joint", "svi"])
 def test_hidden_bins_are_not_seen(broadcast, known, method: str) -> None:
     """What is inferred is the same whatever the hidden bins hold: the score changes only through what is scored."""

@@ -385,6 +385,18 @@ def test_frame_switches_against_looking_at_every_frame(segments: list[Segment], 
         assert (switches.speech[n], switches.music[n], switches.labelled[n]) == expected
 
 
+def test_frame_switches_know_all_names_of_labels():
+    """As files do: `Speech` was neither speech nor unlabelled, and what was said in it went into the music."""
+    times = np.arange(0.25, 3, 0.5)
+    names, others = ("speech", "music", "speech+music"), ("Speech", "jingle", "speech over music")
+    timelines = ([Segment(float(n), n + 1.0, one) for n, one in enumerate(of)] for of in (names, others))
+    expected, found = (frame_switches(timeline, times) for timeline in timelines)
+    for one, other in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(UserError, match="the label 'cat' from 1 to 2 s means nothing here; use one of speech, music"):
+        frame_switches([Segment(1.0, 2.0, "cat")], times)
+
+
 def test_frame_switches_without_segments():
     assert not np.any(frame_switches([], np.arange(4.0)))
 
