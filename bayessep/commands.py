@@ -46,7 +46,7 @@ def use_device(name: str, terminal: Terminal) -> str:
             raise UserError(f"{problem}; install jax[cuda12] on a machine with one, or use --device cpu.") from None
     elif name == "cpu":
         jax.config.update("jax_platforms", "cpu")  # keeps accelerators untouched, unless something has used one already
-        device = _first_device()
+        device = _first_device("cpu")
     else:
         device = _first_device()
     if device.platform != jax.devices()[0].platform:
@@ -56,10 +56,10 @@ def use_device(name: str, terminal: Terminal) -> str:
     return described
 
 
-def _first_device() -> Any:
-    """What JAX computes on."""
+def _first_device(platform: str | None = None) -> Any:
+    """What JAX computes on, of a platform or of the one that it prefers."""
     try:
-        return jax.devices()[0]
+        return jax.devices(platform)[0]
     except (RuntimeError, AssertionError) as error:  # JAX_PLATFORMS names what there is not
         asked = os.environ.get("JAX_PLATFORMS") or "what JAX looks for"
         reason = f"JAX finds no device ({asked}: {str(error) or 'none there'})"

@@ -227,7 +227,8 @@ def cell(value: float | int | None, decimals: int) -> str:
         return "–"
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
-    rounded = Decimal(str(float(value))).quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_UP)
+    exactly = Decimal(str(float(value)))
+    rounded = exactly.quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_UP) if abs(exactly) < 10**15 else exactly
     return f"{rounded:f}".replace("-", "−")
 
 

@@ -91,21 +91,28 @@ def _recording(manifest: Path, line: int, row: dict[str, str]) -> Recording:
 
 
 def _files_in(folder: Path) -> Iterator[Path]:
-    """All files but hidden ones, in folders that links lead to, too, each folder once."""
+    """All files but hidden ones, in folders that links lead to, too; each folder once, by its own name if it has one here."""
 
-    def closed(error: OSError) -> None:
-        reason = (error.strerror or str(error)).lower()
-        raise UserError(f"{error.filename} cannot be looked into ({reason}): name recordings, or another folder") from None
+    def closed(place: str | Path, reason: str) -> UserError:
+        return UserError(f"{place} cannot be looked into ({reason.lower()}): name recordings, or another folder")
 
-    seen = set()
-    for top, folders, names in os.walk(folder, followlinks=True, onerror=closed):
-        own = os.stat(top)
-        if (own.st_dev, own.st_ino) in seen:  # a link that leads back
-            folders.clear()
-            continue
-        seen.add((own.st_dev, own.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(top) / name for name in names if not name.startswith("."))
+    def failed(error: OSError) -> None:
+        raise closed(error.filename, error.strerror or str(error)) from None
+
+    seen, waiting = set(), [folder]
+    for start in waiting:  # links are put at the end, and followed when all that is no link has been seen
+        for top, folders, names in os.walk(start, onerror=failed):
+            own = os.stat(top)
+            if (own.st_dev, own.st_ino) in seen:
+                folders.clear()
+                continue
+            seen.add((own.st_dev, own.st_ino))
+            if not os.access(top, os.X_OK):  # its names can be read, and nothing else
+                raise closed(top, "permission denied")
+            shown = sorted(name for name in folders if not name.startswith("."))
+            waiting += [Path(top) / name for name in shown if os.path.islink(Path(top) / name)]
+            folders[:] = [name for name in shown if not os.path.islink(Path(top) / name)]
+            yield from (Path(top) / name for name in names if not name.startswith("."))
 
 
 def audio_files(folder: str | Path) -> list[Path]:

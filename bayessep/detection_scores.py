@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from bayessep.errors import UserError
 from bayessep.extras import library
-from bayessep.timeline import BOTH, MUSIC, NOISE, SPEECH, UNLABELLED, Segment, fill_gaps, frame_switches, merge
+from bayessep.timeline import BOTH, MUSIC, NOISE, SPEECH, UNLABELLED, Segment, fill_gaps, frame_switches, in_our_words, merge
 
 # --- labels --------------------------------------------------------------------------------------------------------------
 
@@ -96,7 +96,8 @@ def frame_scores(
     """Scores of an estimated timeline, frame by frame.
 
     Frames are `hop` seconds long and read at their middle. What lies between segments of the reference is unlabelled; fill it
-    with noise (`bayessep.timeline.fill_gaps`) if it is known to be neither. In the estimate it is neither.
+    with noise (`bayessep.timeline.fill_gaps`) if it is known to be neither. In the estimate it is neither. So is what has a label
+    that means nothing here.
 
     Raises:
         UserError: the duration or the hop is not positive.
@@ -105,7 +106,7 @@ def frame_scores(
     if not (duration > 0 and hop > 0):
         raise UserError(f"{duration} s in frames of {hop} s cannot be scored; give positive numbers.")
     times = (np.arange(max(1, round(duration / hop))) + 0.5) * hop
-    true, found = frame_switches(reference, times), frame_switches(estimate, times)
+    true, found = (frame_switches(in_our_words(segments, NOISE), times) for segments in (reference, estimate))
     counts = true.labelled
     on = [np.stack([s.speech, s.music])[:, counts] for s in (true, found)]
     each = _of_counts((SPEECH, MUSIC), *(a.sum(1) for a in (on[0] & on[1], *on)))
@@ -145,6 +146,7 @@ def segment_scores(
     """
     if not (duration > 0 and collar >= 0):
         raise UserError(f"{duration} s with collars of {collar} s cannot be scored; give positive numbers.")
+    reference, estimate = (in_our_words(segments, NOISE) for segments in (reference, estimate))
     core = library("pyannote.core", "detection")
     detection = library("pyannote.metrics.detection", "detection", package="pyannote.metrics")
 

@@ -131,7 +131,7 @@ def _said(results: Results, row: str, measure: str) -> str:
     if not np.isfinite(median):
         return cell(median, 1)
     low, high = results.interval(row, measure)
-    return f"{cell(median, 1)} ({low:.1f} to {high:.1f})"
+    return f"{cell(median, 1)} ({cell(exact(low), 1)} to {cell(exact(high), 1)})"
 
 
 def _of(results: Results, row: str, *paper: float) -> list[str]:

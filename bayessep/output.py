@@ -71,22 +71,26 @@ def _publish(part: Path, folder: Path, replacing: Sequence[str]) -> None:
     What vouches for the others, an account in JSON, is moved last, and an earlier one is removed first: whatever ends the process
     in between leaves none that speaks of files that are not its own.
     """
-    files = sorted((path for path in part.rglob("*") if path.is_file()), key=lambda path: (path.suffix == ".json", path))
+    def last(path: Path) -> tuple[bool, int, Path]:
+        vouches = path.suffix == ".json"
+        return vouches, -len(path.parts) if vouches else 0, path  # and of accounts that which speaks of the others
+
+    files = sorted((path for path in part.rglob("*") if path.is_file()), key=last)
     moves = [(path, folder / path.relative_to(part)) for path in files]
     for _, target in moves:
         target.parent.mkdir(parents=True, exist_ok=True)
         no_folder(target)
     old = {folder / name for name in replacing} - {target for _, target in moves}
     with _uninterrupted():
+        for path in old:  # while the account is there that says whose they are
+            with suppress(OSError):  # it is gone already, or is no file; or other files are in its folder
+                path.unlink()
+                path.parent.rmdir()
         for _, target in moves[1:]:
             if target.suffix == ".json":
                 target.unlink(missing_ok=True)
         for source, target in moves:
             os.replace(source, target)
-        for path in old:
-            with suppress(OSError):  # it is gone already, or is no file; or other files are in its folder
-                path.unlink()
-                path.parent.rmdir()
 
 
 def no_folder(target: Path) -> None:

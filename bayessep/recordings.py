@@ -65,17 +65,11 @@ def _needs_speech(method: str) -> bool:
     return method not in METHODS or METHODS[method].needs_speech
 
 
-def is_known(mixture: Path, speech: Sequence[Path], music: Sequence[Path], labels: Path | None) -> frozenset[str]:
-    """Of what, speech and music, there is something to learn from. As `gather`, which warns."""
-    info, of_labels = audio.probe(mixture), []
-    if labels is not None:
-        of_labels = _read_labels(labels, info.frames / info.sample_rate, lambda _: None)
-    return frozenset(what for what, files in ((SPEECH, speech), (MUSIC, music)) if files or total(of_labels, what))
-
-
-def enough(method: str, known: frozenset[str]) -> bool:
+def enough(method: str, material: Material) -> bool:
     """Whether a method that learns from the material can do with what is known."""
-    return known >= ({SPEECH, MUSIC} if _needs_speech(method) else {MUSIC})
+    known = material.known
+    there = {what for what, own in ((SPEECH, known.speech), (MUSIC, known.music)) if len(own) or total(known.labels or [], what)}
+    return there >= ({SPEECH, MUSIC} if _needs_speech(method) else {MUSIC})
 
 
 def gather(

@@ -204,9 +204,12 @@ def in_processes(function: Callable[[Task], int], tasks: Sequence[Task], jobs: i
     finally:
         # An interruption does not wait for what is under way: what is done is on disk.
         processes = list((pool._processes or {}).values())
+        watching: Any = pool._executor_manager_thread
         pool.shutdown(wait=False, cancel_futures=True)
         for process in processes:
             process.terminate()
+        if watching is not None:  # it gives semaphores back, of which Python would complain
+            watching.join(timeout=5)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from typing import Any, NoReturn
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -65,8 +65,14 @@ def writable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def leave(code: int) -> NoReturn:
-    """End the process at once: where XLA is compiling, the interpreter would crash over its threads as it ends."""
+def leave(code: int) -> None:
+    """End the process at once: where XLA is compiling, the interpreter would crash over its threads as it ends.
+
+    But not one of several that compute together: they take leave of each other as their interpreters end, or are all aborted.
+    """
+    jax = sys.modules.get("jax")
+    if jax is not None and jax.distributed.is_initialized():
+        return
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, OSError, ValueError):  # it is closed, or nobody listens
             stream.flush()

@@ -172,11 +172,19 @@ def ordered(segments: Iterable[Segment]) -> list[Segment]:
 # ----------------------------------------------------------------------------------------------------- frames
 
 
-def _meant(segment: Segment) -> str:
-    if (label := canonical(segment.label)) is None:
-        at = f"from {segment.start:g} to {segment.end:g} s"
-        raise UserError(f"the label {segment.label!r} {at} means nothing here; use one of {', '.join(ALIASES)}.")
-    return label
+def in_our_words(segments: Iterable[Segment], otherwise: str | None = None) -> list[Segment]:
+    """The same with the project's names of their labels, which may have any of `ALIASES`.
+
+    Raises:
+        UserError: a label means nothing here, and nothing is said that it should mean `otherwise`.
+    """
+    found = []
+    for s in segments:
+        if (label := canonical(s.label) or otherwise) is None:
+            at = f"from {s.start:g} to {s.end:g} s"
+            raise UserError(f"the label {s.label!r} {at} means nothing here; use one of {', '.join(ALIASES)}.")
+        found.append(s._replace(label=label))
+    return found
 
 
 class Switches(NamedTuple):
@@ -193,7 +201,7 @@ def frame_switches(segments: Sequence[Segment], times: Float[np.ndarray, " T"]) 
     Raises:
         UserError: a label has no meaning here: frames of it would be taken for what they are not.
     """
-    timeline = [s._replace(label=_meant(s)) for s in ordered(segments)]
+    timeline = in_our_words(ordered(segments))
     code = {SPEECH: (True, False, True), MUSIC: (False, True, True), BOTH: (True, True, True)}
     # Row 0 stands for no segment at all.
     table = [
@@ -267,12 +275,12 @@ def complete(
     *,
     min_duration: float | int = 0.0,
 ) -> list[Segment]:
-    """The given segments as they are, and what lies between them from one label a frame (`from_frames`).
+    """The given segments in our words, and what lies between them from one label a frame (`from_frames`).
 
     Given segments that say ``unlabelled`` count as none; neighbours of one label are joined.
     """
     segments: list[Segment] = []
-    for s in fill_gaps([s for s in given if s.label != UNLABELLED], duration):
+    for s in fill_gaps([s for s in in_our_words(given) if s.label != UNLABELLED], duration):
         if s.label != UNLABELLED:
             segments.append(s)
             continue

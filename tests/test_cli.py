@@ -289,6 +289,20 @@ def test_compare_does_what_can_be_done(call: Caller, given: Files, tmp_path: Pat
     assert "--sweeps is nothing that any of conv-tasnet takes" in call.refused(*named, "conv-tasnet", "--sweeps", 5)
     assert call(*named, "conv-nmf", "--sweeps", 5, *given.known).code == 0 and ran == [["conv-nmf"]]
     assert "--tolerance is nothing" in call.refused(*named, "conv-nmf", "--tolerance", 0.1, *given.known)
+    assert "--mask-power is nothing" in call.refused(*named, "conv-tasnet", "--mask-power", 2)
+    assert "--seed is nothing" in call.refused(*named, "conv-tasnet", "--seed", 2)
+
+
+@pytest.mark.skipif(not Path("/dev/fd").is_dir(), reason="pipes have no names here")
+def test_labels_may_come_through_a_pipe(call: Caller, given: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known: list[Any] = []
+    monkeypatch.setattr(commands, "compare", lambda material, *_: known.append(material.labels))
+    reader, writer = os.pipe()
+    os.write(writer, b"start,end,label\n0,1,speech\n1,1.5,music\n")
+    os.close(writer)
+    outcome = call("compare", given.mix, "--labels", f"/dev/fd/{reader}", "-o", tmp_path / "out")
+    os.close(reader)
+    assert outcome.code == 0 and [s.label for s in known[0]] == ["speech", "music"], outcome.err
 
 
 def test_no_faint_music_is_no_number() -> None:

@@ -188,7 +188,7 @@ def test_json_has_every_field_and_no_infinity() -> None:
     ("value", "decimals", "said"),
     [
         (11.95, 1, "12.0"), (20.65, 1, "20.7"), (0.25, 1, "0.3"), (-0.04, 1, "−0.0"), (3, 0, "3"), (1e-9, 2, "0.00"),
-        (-11.95, 1, "−12.0"),
+        (-11.95, 1, "−12.0"), (1e27, 1, "1000000000000000000000000000"), (math.inf, 1, "∞"), (math.nan, 1, "–"),
     ],
 )  # fmt: skip
 def test_numbers_are_rounded_as_they_are_read(value: float | int, decimals: int, said: str) -> None:

@@ -329,6 +329,23 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     assert [p.relative_to(tmp_path).as_posix() for p in audio_files(tmp_path / "in")] == ["in/a.wav", "in/more/b.wav"]
 
 
+def test_a_folder_is_called_by_its_own_name(tmp_path: Path) -> None:
+    (tmp_path / "in" / "real").mkdir(parents=True)
+    (tmp_path / "in" / "real" / "x.wav").touch()
+    (tmp_path / "in" / "alias").symlink_to("real")
+    assert [p.relative_to(tmp_path).as_posix() for p in audio_files(tmp_path / "in")] == ["in/real/x.wav"]
+
+
+def test_a_folder_that_can_only_be_listed_is_not_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "listed").mkdir()
+    (tmp_path / "listed" / "x.wav").touch()
+    (tmp_path / "a.wav").touch()
+    whole = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith("listed") and whole(path, mode))
+    with pytest.raises(UserError, match="listed cannot be looked into"):
+        audio_files(tmp_path)
+
+
 def test_a_folder_that_cannot_be_looked_into_is_not_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "private").mkdir()
     (tmp_path / "a.wav").touch()

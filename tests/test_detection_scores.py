@@ -102,6 +102,14 @@ def test_segments_by_hand() -> None:
     np.testing.assert_allclose(collared["music"], [(0.5 + 0.5 + 0.5) / 4, 3 / 3.5, 3 / 4, 6 / 7.5])
 
 
+def test_other_names_are_scored_alike_and_others_are_neither() -> None:
+    estimate = [Segment(0.0, 1.0, "speech"), Segment(1.0, 2.0, "music"), Segment(2.0, 3.0, "noise")]
+    reference = [Segment(0.0, 1.0, "Speech"), Segment(1.0, 2.0, "jingle"), Segment(2.0, 3.0, "applause")]
+    frames, stretches = frame_scores(reference, estimate, 3.0), segment_scores(reference, estimate, 3.0)
+    assert frames.each.f1.tolist() == [stretches[name].f1 for name in ("speech", "music")] == [1.0, 1.0]
+    assert frames.frames == frame_scores(estimate, estimate, 3.0).frames, "all of it counts"
+
+
 def test_an_absent_class_has_the_scores_of_pyannote() -> None:
     pytest.importorskip("pyannote.metrics", reason="the extra detection is not installed")
     quiet = fill_gaps([Segment(0.0, 5.0, "speech")], 10, "noise")

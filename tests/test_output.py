@@ -50,6 +50,31 @@ def test_no_account_speaks_of_files_that_are_not_its_own(tmp_path: Path, monkeyp
     assert sorted(p.name for p in tmp_path.iterdir() if p.read_text() == "new") == ["music.wav", "speech.wav"][:after]
 
 
+def test_what_speaks_of_accounts_comes_after_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, moved = os.replace, []
+    monkeypatch.setattr(os, "replace", lambda source, target: (moved.append(target.name), whole(source, target)))
+    with output.draft(tmp_path) as part:
+        (part / "nmf").mkdir()
+        for name in ("compare.json", "nmf/separation.json", "nmf/speech.wav", "report.html"):
+            (part / name).write_text("x")
+    assert moved == ["speech.wav", "report.html", "separation.json", "compare.json"]
+
+
+def test_what_is_replaced_goes_before_its_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed as the moves begin: no draws are left that no account speaks of."""
+    for name in ("draw.wav", "separation.json"):
+        (tmp_path / name).write_text("old")
+
+    def killed(*_: Path) -> None:
+        raise SystemExit(137)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(SystemExit), output.draft(tmp_path, replacing=["draw.wav"]) as part:
+        for name in ("separation.json", "speech.wav"):
+            (part / name).write_text("new")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_file_alone_is_never_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "labels.json").write_text("old")
 

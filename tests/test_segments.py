@@ -397,6 +397,12 @@ def test_frame_switches_know_all_names_of_labels():
         frame_switches([Segment(1.0, 2.0, "cat")], times)
 
 
+def test_what_is_given_is_completed_in_our_words():
+    given = [Segment(0.0, 1.0, "Speech"), Segment(2.0, 3.0, "unknown")]
+    found = timeline.complete(given, ["music"] * 6, np.arange(0.25, 3, 0.5), 3.0)
+    assert [s[:3] for s in found] == [(0.0, 1.0, "speech"), (1.0, 3.0, "music")]
+
+
 def test_frame_switches_without_segments():
     assert not np.any(frame_switches([], np.arange(4.0)))
 

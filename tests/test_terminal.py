@@ -3,12 +3,14 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from bayessep import cli, commands
 from bayessep.errors import UserError
-from bayessep.terminal import Terminal, told_of
+from bayessep.terminal import Terminal, leave, told_of
 from tests.commandline import Caller
 
 
@@ -46,6 +48,14 @@ def test_a_process_that_is_ended_does_not_stumble_over_its_threads() -> None:
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "said", "")
 
 
+def test_several_processes_take_leave_of_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was gone at once had the others aborted."""
+    import jax
+
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    leave(130)  # or there would be no more tests
+
+
 def test_what_the_system_refuses_is_a_sentence(call: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     long = tmp_path / ("x" * 300)
     assert "file name too long" in call.refused("detect", long)
@@ -57,6 +67,16 @@ def test_what_the_system_refuses_is_a_sentence(call: Caller, tmp_path: Path, mon
 
     monkeypatch.setattr(cli, "_begin", refused)
     assert "permission denied (priv/x.wav)" in call.refused("doctor")
+
+
+def test_the_cpu_is_used_where_something_else_is_preferred(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a notebook in which JAX has used an accelerator already."""
+    cpu, other = commands.jax.devices("cpu")[0], SimpleNamespace(platform="gpu", device_kind="H")
+    set_to: dict[str, Any] = {}
+    monkeypatch.setattr(commands.jax, "devices", lambda platform=None: [cpu if platform == "cpu" else other])
+    monkeypatch.setattr(commands.jax.config, "update", set_to.__setitem__)
+    assert commands.use_device("cpu", Terminal(quiet=True)) == "cpu"
+    assert set_to == {"jax_platforms": "cpu", "jax_default_device": cpu}
 
 
 def test_a_platform_that_is_not_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
