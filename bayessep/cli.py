@@ -307,11 +307,11 @@ def compare(
     options = dict(locals())
     if (reference_speech is None) != (reference_music is None):
         raise UserError("give both --reference-speech and --reference-music, or neither: scores need the two of them.")
-    known, everything = (*AnyMethod, *ORACLES), None
+    known, material = (*AnyMethod, *ORACLES), None
     if methods is None:
         chosen = [*Method, *separator_commands.everything(weights or [], reference_speech is not None)]
-        everything = recordings.gather(mix, speech or [], music or [], labels, methods=[], warn=terminal.warn)
-        left = [name for name in chosen if name in (*Method, "conv-nmf") and not recordings.enough(name, everything)]
+        material = recordings.gather(mix, speech or [], music or [], labels, methods=[], warn=terminal.warn)
+        left = [name for name in chosen if name in (*Method, "conv-nmf") and not recordings.enough(name, material)]
         if left:
             chosen = [name for name in chosen if name not in left]
             terminal.warn(f"left out, as too little is given to learn from: {', '.join(left)}.")
@@ -332,7 +332,7 @@ def compare(
         of_models = {name: options[name] for name in (f.name for f in dataclasses.fields(settings)) if name in options}
         _refuse_others(of_models | {"method": f"any of {', '.join(chosen)}"}, taken)
     learning = [name for name in chosen if name in bayesian or name == "conv-nmf"]
-    material = everything or recordings.gather(mix, speech or [], music or [], labels, methods=learning, warn=terminal.warn)
+    material = material or recordings.gather(mix, speech or [], music or [], labels, methods=learning, warn=terminal.warn)
     references = None
     if reference_speech is not None and reference_music is not None:
         references = {"speech": reference_speech, "music": reference_music}

@@ -110,8 +110,9 @@ def _files_in(folder: Path) -> Iterator[Path]:
             if not os.access(top, os.X_OK):  # its names can be read, and nothing else
                 raise closed(top, "permission denied")
             shown = sorted(name for name in folders if not name.startswith("."))
-            waiting += [Path(top) / name for name in shown if os.path.islink(Path(top) / name)]
-            folders[:] = [name for name in shown if not os.path.islink(Path(top) / name)]
+            links = [name for name in shown if os.path.islink(Path(top) / name)]
+            waiting += [Path(top) / name for name in links]
+            folders[:] = [name for name in shown if name not in links]
             yield from (Path(top) / name for name in names if not name.startswith("."))
 
 
@@ -149,11 +150,12 @@ def gather(
     """
     found: dict[Path, tuple[Path, Path]] = {}  # by where it really is
     for top in map(Path, given):
-        paths = [path for path in audio_files(top) if not is_result(path)] if os.path.isdir(top) else [top]
+        inside = os.path.isdir(top)
+        paths = [path for path in audio_files(top) if not is_result(path)] if inside else [top]
         if not paths:
             raise UserError(f"{top} holds no audio but results of an earlier call: name a folder of recordings, or single files.")
         for path in paths:
-            found.setdefault(path.resolve(), (path, path.relative_to(top if os.path.isdir(top) else top.parent)))
+            found.setdefault(path.resolve(), (path, path.relative_to(top if inside else top.parent)))
     return list(found.values())
 
 

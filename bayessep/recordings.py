@@ -65,10 +65,14 @@ def _needs_speech(method: str) -> bool:
     return method not in METHODS or METHODS[method].needs_speech
 
 
+def _there(speech: Sequence[object], music: Sequence[object], labels: Sequence[Segment] | None) -> set[str]:
+    """Of which of the two there are examples: by themselves, or in stretches that are labelled so."""
+    return {what for what, own in ((SPEECH, speech), (MUSIC, music)) if own or total(labels or [], what)}
+
+
 def enough(method: str, material: Material) -> bool:
     """Whether a method that learns from the material can do with what is known."""
-    known = material.known
-    there = {what for what, own in ((SPEECH, known.speech), (MUSIC, known.music)) if len(own) or total(known.labels or [], what)}
+    there = _there(material.known.speech, material.known.music, material.known.labels)
     return there >= ({SPEECH, MUSIC} if _needs_speech(method) else {MUSIC})
 
 
@@ -98,13 +102,12 @@ def gather(
     """
     info = audio.probe(mixture)
     known_labels = None if labels is None else _read_labels(labels, info.frames / info.sample_rate, warn)
-    of_labels = known_labels or []
-    methods = list(methods)
+    methods, there = list(methods), _there(speech, music, known_labels)
     needing = [m for m in methods if _needs_speech(m)]
-    if needing and not speech and not total(of_labels, SPEECH):
+    if needing and SPEECH not in there:
         lacking = f"--speech FILES or --labels{_none_in(labels, 'speech')}; the method 'unsupervised' needs none"
         raise UserError(f"{needing[0]} needs examples of the speech in {mixture}: give {lacking}.")
-    if methods and not music and not total(of_labels, MUSIC):
+    if methods and MUSIC not in there:
         lacking = f"--music FILES or --labels{_none_in(labels, 'music')}"
         raise UserError(f"examples of the music in {mixture} are needed: give {lacking}.")
     speech_files, music_files = _files(speech), _files(music)

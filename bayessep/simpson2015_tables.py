@@ -116,14 +116,22 @@ class Results:
         """At which a method was scored."""
         return sorted({alpha for name, _, alpha, _ in self._by if name == method and alpha is not None})
 
-    def curve(self, method: str, row: str, song: str | None = None) -> Float[np.ndarray, "n 2"]:
-        """SIR and SAR at each confidence of Figure 3 at which all have both; their means over songs, or those of one song."""
-        points = []
-        for alpha in self.alphas(method):
-            if USED[0] < alpha < USED[1] and all(self.whole(method, row, measure, alpha, song) for measure in ("sir", "sar")):
+    def points(self, method: str, row: str, song: str | None = None) -> dict[float | None, list[float]]:
+        """SIR and SAR at each confidence of Figure 3 at which all have both; their means over songs, or those of one song.
+
+        Of masks without a confidence, at None.
+        """
+        found: dict[float | None, list[float]] = {}
+        for alpha in self.alphas(method) or [None]:
+            used = alpha is None or USED[0] < alpha < USED[1]
+            if used and all(self.whole(method, row, measure, alpha, song) for measure in ("sir", "sar")):
                 of = [self.songs(method, row, measure, alpha) for measure in ("sir", "sar")]
-                points.append([np.mean(list(songs.values())) if song is None else songs[song] for songs in of])
-        return np.array(points, np.float64).reshape(-1, 2)
+                found[alpha] = [float(np.mean(list(songs.values()))) if song is None else songs[song] for songs in of]
+        return found
+
+    def curve(self, method: str, row: str, song: str | None = None) -> Float[np.ndarray, "n 2"]:
+        """The same as a line, in order of confidence."""
+        return np.array(list(self.points(method, row, song).values()), np.float64).reshape(-1, 2)
 
     def advantages(self, row: str) -> dict[str, float]:
         """SAR at equal SIR, the network above NMF, of each song."""
@@ -159,8 +167,8 @@ class Results:
                 for alpha in self.alphas(method) or [None]:
                     for measure in MEASURES:
                         if (found := self.mean(method, row, measure, alpha)) is not None:
-                            made.append({"source": row, "method": method, "alpha": alpha, "measure": measure} | found._asdict())
-                            made[-1]["excerpts"] = self.excerpts(method, row, measure, alpha)[0]
+                            of = {"source": row, "method": method, "alpha": alpha, "measure": measure}
+                            made.append(of | found._asdict() | {"excerpts": self.excerpts(method, row, measure, alpha)[0]})
         return made
 
 
@@ -297,16 +305,12 @@ def to_csv(records: Sequence[Mapping[str, Any]]) -> str:
 
 def figure_3(results: Results) -> list[dict[str, Any]]:
     """The points of Figure 3, as flat records."""
-    made = []
-    for row in ROWS:
-        for method in (DNN, NMF, IDEAL):
-            for alpha in results.alphas(method) or [None]:
-                of = {measure: results.mean(method, row, measure, alpha) for measure in ("sir", "sar")}
-                used = alpha is None or USED[0] < alpha < USED[1]
-                if used and all(results.whole(method, row, measure, alpha) for measure in of):
-                    means = {measure: found.mean for measure, found in of.items() if found is not None}
-                    made.append({"source": row, "method": method, "alpha": alpha, **means})
-    return made
+    return [
+        {"source": row, "method": method, "alpha": alpha, "sir": sir, "sar": sar}
+        for row in ROWS
+        for method in (DNN, NMF, IDEAL)
+        for alpha, (sir, sar) in results.points(method, row).items()
+    ]
 
 
 def to_markdown(results: Results, about: str, pictures: Sequence[str]) -> str:
