@@ -46,7 +46,7 @@ from bayessep.bhattacharjee2022_rows import (
 )
 from bayessep.comparison import cell
 from bayessep.models.speech_music_detector import BOTH
-from bayessep.pages import Finding, Table, every, half_width, page, settled
+from bayessep.pages import Finding, Table, between, every, half_width, page, settled
 
 Result = dict[str, Any]
 
@@ -311,8 +311,7 @@ def _interval(found: Mean) -> tuple[float, float]:
 
 
 def _spread(found: Mean) -> str:
-    low, high = _interval(found)
-    return shown(found) + ("" if np.isnan(low) else f", 95 % from {low:+.1f} to {high:+.1f}")
+    return shown(found) + between(*_interval(found))
 
 
 def _gains(found: Mean) -> bool | None:

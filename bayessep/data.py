@@ -90,8 +90,12 @@ def _recording(manifest: Path, line: int, row: dict[str, str]) -> Recording:
     )  # fmt: skip
 
 
-def _files_in(folder: Path) -> Iterator[Path]:
-    """All files but hidden ones, in folders that links lead to, too; each folder once, by its own name if it has one here."""
+def files_in(folder: Path) -> Iterator[Path]:
+    """All files but hidden ones, in folders that links lead to, too; each folder once, by its own name if it has one here.
+
+    Raises:
+        UserError: a folder cannot be looked into.
+    """
 
     def closed(place: str | Path, reason: str) -> UserError:
         return UserError(f"{place} cannot be looked into ({reason.lower()}): name recordings, or another folder")
@@ -128,7 +132,7 @@ def audio_files(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not os.path.isdir(folder):
         raise UserError(f"{folder} is not a folder: give one that holds audio files")
-    paths = sorted(p for p in _files_in(folder) if p.suffix.lower() in AUDIO_EXTENSIONS and os.path.isfile(p))
+    paths = sorted(p for p in files_in(folder) if p.suffix.lower() in AUDIO_EXTENSIONS and os.path.isfile(p))
     if not paths:
         raise UserError(f"{folder} holds no audio: expected files ending in {', '.join(sorted(AUDIO_EXTENSIONS))}")
     return paths

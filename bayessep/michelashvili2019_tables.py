@@ -32,7 +32,7 @@ from bayessep.michelashvili2019_rows import (
     SHIPPED,
     TAUGHT,
 )
-from bayessep.pages import Finding, Table, bootstrap, page, settled
+from bayessep.pages import Finding, Table, between, bootstrap, page, settled
 
 Result = Mapping[str, Any]
 
@@ -131,7 +131,7 @@ def _said(results: Results, row: str, measure: str) -> str:
     if not np.isfinite(median):
         return cell(median, 1)
     low, high = results.interval(row, measure)
-    return f"{cell(median, 1)} ({cell(exact(low), 1)} to {cell(exact(high), 1)})"
+    return cell(median, 1) + ("" if np.isnan(low) else f" ({cell(exact(low), 1)} to {cell(exact(high), 1)})")
 
 
 def _of(results: Results, row: str, *paper: float) -> list[str]:
@@ -235,7 +235,7 @@ def _ahead(results: Results, other: str) -> Finding | None:
     numbers = f"{results.median(ALL, 'SDR'):.1f} against {results.median(other, 'SDR'):.1f} dB"
     if other in PAPER_1:
         numbers += f"; the paper: {PAPER_1[ALL]:.1f} against {PAPER_1[other]:.1f}"
-    numbers += f"; excerpt by excerpt {lead:+.1f}, 95 % from {low:+.1f} to {high:+.1f}"
+    numbers += f"; excerpt by excerpt {lead:+.1f}{between(low, high)}"
     return Finding(f"The masker is ahead of {other} in SDR", settled(lead, low, high), numbers)
 
 
@@ -244,7 +244,7 @@ def _hurts(results: Results, row: str) -> Finding | None:
         return None
     lead, low, high = results.lead(row, ALL, "SDR")
     theirs = PAPER_3[row][0] - PAPER_3[ALL][0]
-    numbers = f"{lead:+.1f} dB excerpt by excerpt, 95 % from {low:+.1f} to {high:+.1f}; the paper: {theirs:+.1f}"
+    numbers = f"{lead:+.1f} dB excerpt by excerpt{between(low, high)}; the paper: {theirs:+.1f}"
     return Finding(f"SDR is lower {row}", settled(-lead, -high, -low), numbers)
 
 

@@ -59,11 +59,21 @@ def bootstrap(groups: int | Sequence[int], of: Callable[..., Any], draws: int = 
         of: told which are drawn, in a row for each draw, with repeats, an array (draws, groups) for each kind; returns the
             number of each row.
         draws: how many.
+
+    Returns:
+        Its ends; NaN where there is but one group of a kind, which says nothing of others.
     """
     rng = np.random.default_rng(0)
     kinds = [groups] if isinstance(groups, int) else groups
+    if min(kinds) < 2:
+        return float("nan"), float("nan")
     low, high = np.percentile(of(*(rng.integers(n, size=(draws, n)) for n in kinds)), [2.5, 97.5])
     return float(low), float(high)
+
+
+def between(low: float, high: float, form: str = "+.1f") -> str:
+    """What is said of an interval behind its number; nothing where there is none."""
+    return "" if np.isnan(low + high) else f", 95 % from {low:{form}} to {high:{form}}"
 
 
 def every(answers: Iterable[bool | None]) -> bool | None:

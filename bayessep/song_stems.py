@@ -114,7 +114,7 @@ def _of_manifest(top: Path) -> Iterator[Listed]:
 def _of_folders(top: Path) -> Iterator[Listed]:
     """Every folder, however deep, that holds vocals."""
     of: dict[Path, dict[str, Source]] = {}
-    for path in data.audio_files(top) if any(top.rglob(f"{VOCALS}.*")) else []:
+    for path in data.audio_files(top) if any(path.stem == VOCALS for path in data.files_in(top)) else []:
         if path.stem in (VOCALS, ACCOMPANIMENT, MIXTURE, *INSTRUMENTS):
             if (before := of.setdefault(path.parent, {}).get(path.stem)) is not None:
                 raise UserError(f"{before.path} and {path} are the same part of one song; remove one of them.")
@@ -144,7 +144,7 @@ def _pair(name: str, place: Path, parts: Mapping[str, Source], group: str = "") 
 
 
 def _of_stem_files(top: Path) -> Iterator[Listed]:
-    for path in sorted(top.rglob("*.stem.mp4")):
+    for path in sorted(path for path in data.files_in(top) if path.name.endswith(".stem.mp4")):
         name, part = path.name.removesuffix(".stem.mp4"), PARTS.get(path.parent.name, "")
         own = {what: tuple(Source(path, track) for track in tracks) for what, tracks in TRACKS.items()}
         yield Listed(name, name, part, own[VOCALS], own[ACCOMPANIMENT], own[MIXTURE])

@@ -64,7 +64,7 @@ def listed(folder: str | Path, *, only: Collection[str] = (), redistributable: b
 
 def _librispeech(top: Path) -> Iterator[Listed]:
     """Of folders speaker/chapter, each with a file of transcripts: its lines name a recording and say its words."""
-    files = sorted(top.rglob("*.trans.txt"))
+    files = sorted(path for path in data.files_in(top) if path.name.endswith(".trans.txt"))
     if not files:
         raise UserError(f"{top} has neither a manifest.csv nor LibriSpeech's transcripts (*.trans.txt); give a folder that has.")
     for file in files:

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from bayessep.bhattacharjee2022_tables import mean, shown
 from bayessep.comparison import cell
 from bayessep.models.joint_asr import BACK, BOTH, FRONT
-from bayessep.pages import Finding, Table, bootstrap, page, settled
+from bayessep.pages import Finding, Table, between, bootstrap, page, settled
 from bayessep.woo2020 import FREQUENCY, RATIOS, TIME
 from bayessep.woo2020_recognition import BACKS, CLEAN, CONDITIONS, LONGER, MIXTURE, ROWS, Row
 from bayessep.woo2020_tables import NAMES, PAPER_GENRES
@@ -188,7 +188,7 @@ def _errors(results: Results) -> Table:
         ours = [cell(results.wer(row, [ratio]), 1) for ratio in CONDITIONS]
         if counts := results.counts(row, RATIOS):
             low, high = interval(counts)
-            ours += [cell(results.wer(row, RATIOS), 1), f"{low:.1f} to {high:.1f}"]
+            ours += [cell(results.wer(row, RATIOS), 1), "–" if np.isnan(low) else f"{low:.1f} to {high:.1f}"]
         else:
             ours += ["–", "–"]
         theirs = (*PAPER[row.name], float(np.mean(PAPER[row.name][1:]))) if row.name in PAPER else 5 * (None,)
@@ -265,8 +265,9 @@ def _clean_is_heard(results: Results) -> Finding | None:
     if not (counts := results.counts(Row(CLEAN), [None])):
         return None
     value, (low, high) = results.wer(Row(CLEAN), [None]), interval(counts)
-    numbers = f"{value:.1f} %, 95 % from {low:.1f} to {high:.1f}; the paper: {PAPER[CLEAN][0]} %"
-    return Finding("The clean ASR gets less than 10 % of the words of clean speech wrong", high < 10, numbers)
+    numbers = f"{value:.1f} %{between(low, high, '.1f')}; the paper: {PAPER[CLEAN][0]} %"
+    holds = None if np.isnan(high) else high < 10
+    return Finding("The clean ASR gets less than 10 % of the words of clean speech wrong", holds, numbers)
 
 
 def _music_hurts(results: Results) -> Finding | None:
@@ -285,8 +286,8 @@ def _below(results: Results, what: str, ours: Row, theirs: Row, least: float = 0
     rates = [results.wer(row, RATIOS) for row in (ours, theirs)]
     by = float(less(*rates))
     low, high = interval(counts[0], counts[1])
-    numbers = f"{rates[0]:.1f} against {rates[1]:.1f} %: {abs(by):.0f} % {'less' if by >= 0 else 'more'}; less by {low:.0f} to "
-    numbers += f"{high:.0f} % with 95 %"
+    numbers = f"{rates[0]:.1f} against {rates[1]:.1f} %: {abs(by):.0f} % {'less' if by >= 0 else 'more'}"
+    numbers += "" if np.isnan(low) else f"; less by {low:.0f} to {high:.0f} % with 95 %"
     if theirs.name in PAPER:
         paper = [float(np.mean(PAPER[row.name][1:])) for row in (ours, theirs)]
         numbers += f"; the paper: {paper[0]:.1f} against {paper[1]:.1f} %: {100 * (1 - paper[0] / paper[1]):.0f} % less"

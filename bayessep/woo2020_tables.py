@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 
 from bayessep.bhattacharjee2022_tables import mean, shown
 from bayessep.comparison import cell, exact, number
-from bayessep.pages import Finding, Table, bootstrap, every, page, settled
+from bayessep.pages import Finding, Table, between, bootstrap, every, page, settled
 from bayessep.woo2020 import FREQUENCY, MIXTURE, ORACLES, RATIOS, SUNG, TIME
 
 Result = Mapping[str, Any]
@@ -147,9 +147,9 @@ def _lead(results: Results) -> Finding | None:
         leads = results.leads(TIME, FREQUENCY, ratio, "speech SDR")
         if not leads:
             return None
-        lead, (low, high) = float(np.mean([v for of in leads.values() for v in of])), interval(leads)
-        said.append(f"{ratio:g} dB: {lead:+.1f}, 95 % from {low:+.1f} to {high:+.1f}")
-        answers.add(settled(lead, low, high))
+        lead, ends = float(np.mean([v for of in leads.values() for v in of])), interval(leads)
+        said.append(f"{ratio:g} dB: {lead:+.1f}{between(*ends)}")
+        answers.add(settled(lead, *ends))
     theirs = ", ".join(f"{time - frequency:+.1f}" for time, frequency in zip(PAPER[TIME], PAPER[FREQUENCY], strict=True))
     numbers = f"{'; '.join(said)}; the paper: {theirs}"
     return Finding("The time domain is ahead of the frequency domain in SDR at every ratio", every(answers), numbers)
@@ -159,10 +159,9 @@ def _gained(results: Results, row: str) -> Finding | None:
     gains = results.gains(row, 0.0, "speech SI-SDR")
     if not gains:
         return None
-    low, high = interval(results.leads(row, MIXTURE, 0.0, "speech SI-SDR"))
-    gain = float(np.mean(gains))
-    numbers = f"{gain:.1f} dB, 95 % from {low:.1f} to {high:.1f}"
-    return Finding(f"{row} gains at least 8 dB SI-SDR of speech at 0 dB, as measured", settled(gain, low, high, 8.0), numbers)
+    gain, ends = float(np.mean(gains)), interval(results.leads(row, MIXTURE, 0.0, "speech SI-SDR"))
+    numbers = f"{gain:.1f} dB{between(*ends, '.1f')}"
+    return Finding(f"{row} gains at least 8 dB SI-SDR of speech at 0 dB, as measured", settled(gain, *ends, 8.0), numbers)
 
 
 def _singing(results: Results) -> Finding | None:
@@ -173,10 +172,10 @@ def _singing(results: Results) -> Finding | None:
     if not all(kinds):
         return None
     sung, others = (float(np.mean([value for values in of.values() for value in values])) for of in kinds)
-    low, high = interval(kinds[1], kinds[0])
-    numbers = f"{sung:.1f} against {others:.1f} dB at 0 dB: {others - sung:+.1f}, 95 % from {low:+.1f} to {high:+.1f}; the paper: "
-    numbers += "popular music is the hardest"
-    return Finding("Music in which somebody sings is harder to take away", settled(others - sung, low, high), numbers)
+    ends = interval(kinds[1], kinds[0])
+    numbers = f"{sung:.1f} against {others:.1f} dB at 0 dB: {others - sung:+.1f}{between(*ends)}; the paper: popular music is the "
+    numbers += "hardest"
+    return Finding("Music in which somebody sings is harder to take away", settled(others - sung, *ends), numbers)
 
 
 def to_csv(results: Results) -> str:

@@ -2,9 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
 
-from bayessep.pages import Finding, Table, every, page, settled
+from bayessep.pages import Finding, Table, between, bootstrap, every, page, settled
 
 NAN = math.nan
 
@@ -19,6 +20,17 @@ NAN = math.nan
 )  # fmt: skip
 def test_a_gain_is_settled_by_its_interval(gain: float, low: float, high: float, least: float, answer: bool | None) -> None:
     assert settled(gain, low, high, least) is answer
+
+
+def test_one_group_says_nothing_of_others() -> None:
+    values = np.array([1.0, 3.0])
+
+    def mean(*rows: np.ndarray) -> np.ndarray:
+        return np.mean([values[of].mean(1) for of in rows], axis=0)
+
+    assert bootstrap(2, mean) == (1.0, 3.0) and bootstrap([2, 2], mean) == (1.0, 3.0)
+    assert np.isnan([*bootstrap(1, mean), *bootstrap([2, 1], mean)]).all()
+    assert between(*bootstrap(1, mean)) == "" and between(-1.0, 3.04) == ", 95 % from -1.0 to +3.0"
 
 
 def test_several_claims_are_one() -> None:

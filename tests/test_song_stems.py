@@ -42,6 +42,19 @@ def test_instruments_are_summed_in_every_layout(tmp_path: Path, places: tuple[st
         np.testing.assert_allclose(song_stems.read_part(song.name, song.mixture, RATE), 0.17, rtol=1e-6)
 
 
+def test_links_to_songs_are_followed(tmp_path: Path) -> None:
+    (here := tmp_path / "here").mkdir()
+    for place in ("a", "b"):
+        _put(tmp_path / "there" / place / "vocals.wav", 0.1, channels=1)
+        _put(tmp_path / "there" / place / "accompaniment.wav", 0.2, channels=1)
+    (here / "a song").symlink_to(tmp_path / "there" / "a")
+    assert [song.name for song in song_stems.listed(here)] == ["a song"]
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "Another.stem.mp4").touch()
+    (here / "more").symlink_to(tmp_path / "elsewhere")
+    assert [song.name for song in song_stems.listed(here)] == ["Another", "a song"]
+
+
 def test_an_accompaniment_is_taken_as_it_is(tmp_path: Path) -> None:
     for what, value in {**PARTS, "accompaniment": 0.3}.items():
         _put(tmp_path / "song" / f"{what}.flac" if what == "vocals" else tmp_path / "song" / f"{what}.wav", value, channels=2)

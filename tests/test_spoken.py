@@ -53,6 +53,9 @@ def test_librispeech_is_read_as_it_is_unpacked(tmp_path: Path) -> None:
         save(chapter / f"84-121123-000{n}.flac", tone(0.5, 300), format="FLAC")
     (chapter / "84-121123.trans.txt").write_text("84-121123-0000 GO DO YOU HEAR\n84-121123-0001 BUT\n\n")
     assert [(one.group, one.words) for one in spoken.listed(tmp_path)] == [("84", "go do you hear"), ("84", "but")]
+    (links := tmp_path / "links").mkdir()
+    (links / "84").symlink_to(chapter.parent)
+    assert [(one.group, one.words) for one in spoken.listed(links)] == [("84", "go do you hear"), ("84", "but")]
     with pytest.raises(UserError, match="names licences"):
         spoken.listed(tmp_path, redistributable=True)
     (chapter / "84-121123-0001.flac").unlink()

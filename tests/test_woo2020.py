@@ -177,6 +177,9 @@ def test_findings_are_those_by_hand() -> None:
     assert all(record["speech SAR"] is None and record["music SAR"] is not None for record in records), "99 is the rounding"
     low, high = made.interval({"a": [1.0] * 9, "b": [1.0]})
     assert low == high == 1.0
+    one = [line for line in lines if line["group"] == lines[0]["group"]]
+    assert {one.holds for one in made.findings(made.Results(one))} <= {None, False}, "of one artist nothing is known of others"
+    assert "95 %" not in "".join(one.numbers for one in made.findings(made.Results(one)))
     low, high = made.interval({"a": [0.0] * 50, "b": [1.0] * 50})
     assert (low, high) == (0.0, 1.0)  # two artists say little, however many mixtures there are of each
     assert made.findings(made.Results([])) == []

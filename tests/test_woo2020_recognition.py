@@ -308,6 +308,7 @@ def test_intervals_are_of_artists() -> None:
     """Two artists say little, however many words there are with each; and what is compared is drawn together."""
     apart = {"a": np.array([[0.0, 1000.0]]), "b": np.array([[1000.0, 1000.0]])}
     assert made.interval(apart) == (0.0, 100.0)
+    assert np.isnan(made.interval({"a": apart["a"]})).all(), "one says nothing of others"
     half = {"a": np.array([[10.0, 100.0]]), "b": np.array([[40.0, 100.0]])}
     double = {group: counts * [2, 1] for group, counts in half.items()}
     assert made.interval(half, double) == (50.0, 50.0)
