@@ -46,7 +46,7 @@ from bayessep.bhattacharjee2022_rows import (
 )
 from bayessep.comparison import cell
 from bayessep.models.speech_music_detector import BOTH
-from bayessep.pages import Finding, Table, between, every, half_width, page, settled
+from bayessep.pages import Finding, Table, between, every, half_width, not_all, page, settled
 
 Result = dict[str, Any]
 
@@ -407,7 +407,6 @@ def about(results: Results, budget: str, *, seed: int, seconds: float, spoken: M
     """What was run, in a paragraph; `planned` is how many results there are when all is done."""
     extent = "A part of it (--quick): one fold, and few steps; these numbers say that it runs, not how good anything is. "
     of, there = BUDGETS[budget], len(results)
-    left = f" Not all of it has been run: {there} of {planned} results are there." if there < planned else ""
     diverged = f" Trainings that diverged have no scores: {', '.join(gone)}." if (gone := results.diverged()) else ""
     steps = ", ".join(f"{name} {n}" for name, n in of.steps.items())
     hours = " and ".join(f"{spoken[kind] / 3600:.2g} hours of {kind}" for kind in ("speech", "music"))
@@ -418,7 +417,7 @@ def about(results: Results, budget: str, *, seed: int, seconds: float, spoken: M
         f"two. Overlap is mixed inside a fold at −5 to 20 dB. At most {of.epochs} epochs, of so many steps of 48 patches: {steps}. "
         "Precision, recall and F1 are of all patches of 0.7 s side by side in all test recordings, unbalanced; mean ± deviation "
         "over folds."
-        f"{left}{diverged}"
+        f"{not_all(there, planned)}{diverged}"
     )
 
 

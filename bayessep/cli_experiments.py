@@ -59,7 +59,6 @@ _OF = {
     "jobs": (Experiment.demir2011,),
     "transfer": (Experiment.bhattacharjee2022,),
     "long": (Experiment.bhattacharjee2022,),
-    "finished": tuple(one for one in Experiment if one != Experiment.demir2011),
     "part": (Experiment.woo2020,),
     "speech": (Experiment.woo2020,),
 }
@@ -92,9 +91,7 @@ def reproduce(
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A small part of it: five to ten minutes or so.")] = False,
     long: Annotated[bool, typer.Option("--long", help="Of 003: as long as on a GPU, on any device.")] = False,
-    finished: Annotated[
-        bool, typer.Option("--finished", help="Of all but 000: run nothing, make tables of what is there.")
-    ] = False,
+    finished: Annotated[bool, typer.Option("--finished", help="Run nothing, make tables of what is there.")] = False,
     part: Annotated[
         Part | None,
         typer.Option(
@@ -136,8 +133,7 @@ def reproduce(
     from bayessep import commands, experiment_commands
     from bayessep.errors import UserError
 
-    given = {"development": development, "jobs": jobs, "transfer": transfer, "long": long, "finished": finished, "part": part}
-    given["speech"] = speech
+    given = {"development": development, "jobs": jobs, "transfer": transfer, "long": long, "part": part, "speech": speech}
     for name, value in given.items():
         if value and experiment not in _OF[name]:
             raise UserError(f"--{name} is of another experiment ({', '.join(_OF[name])}); leave it out for {experiment}.")
@@ -165,4 +161,4 @@ def reproduce(
         return
     # Processes would have to share an accelerator, and its memory with this one.
     processes = jobs or (min(4, os.cpu_count() or 1) if described.startswith("cpu") else 1)
-    experiment_commands.reproduce_mixtures(output, data, seed, quick, development, processes, described, terminal)
+    experiment_commands.reproduce_mixtures(output, data, seed, quick, development, processes, finished, described, terminal)

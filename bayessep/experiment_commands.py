@@ -11,25 +11,37 @@ from bayessep.terminal import Terminal, to_json
 
 
 def reproduce_mixtures(
-    folder: Path, data: Path, seed: int, quick: bool, development: bool, jobs: int, device: str, terminal: Terminal
+    folder: Path,
+    data: Path,
+    seed: int,
+    quick: bool,
+    development: bool,
+    jobs: int,
+    finished: bool,
+    device: str,
+    terminal: Terminal,
 ) -> None:
-    """Paper 000's experiment: run what the folder lacks, then write and print its tables."""
+    """Paper 000's experiment: run what the folder lacks (nothing, if `finished`), then write and print its tables."""
 
     from bayessep import recognition, reproduction, tables
     from bayessep.pages import account
 
     if quick and development:
         raise UserError("--quick runs a part of the experiment, --development more than all of it; take one of the two.")
-    if not recognition.is_installed():
+    if not (finished or recognition.is_installed()):
         later = "results that are kept without are not transcribed later"
         terminal.warn(f"no word error rates: pip install 'bayessep[asr]' brings a recogniser; {later}.")
     tasks = reproduction.plan(quick, development)
-    with terminal.working() as progress:
-        lines = reproduction.run(folder, data, tasks, seed=seed, jobs=jobs, progress=progress)
+    if finished:
+        lines = reproduction.held(folder, tasks, seed=seed)
+    else:
+        with terminal.working() as progress:
+            lines = reproduction.run(folder, data, tasks, seed=seed, jobs=jobs, progress=progress)
     results = tables.Results(lines)
     found = tables.findings(results)
     seconds = sum(line["seconds"] for line in lines)
-    about = tables.about(quick=quick, development=development, seed=seed, seconds=seconds)
+    extent = {"quick": quick, "development": development, "there": len(lines), "planned": len(reproduction.keys_of(tasks))}
+    about = tables.about(**extent, seed=seed, seconds=seconds)
     document: dict[str, Any] = {"command": "reproduce", "experiment": "demir2011", "version": __version__, "device": device}
     document |= {"seed": seed, "quick": quick, "development": development, "about": about, "seconds": seconds}
     document["settings"] = dataclasses.asdict(reproduction.BEST)

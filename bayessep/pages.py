@@ -76,6 +76,11 @@ def between(low: float, high: float, form: str = "+.1f") -> str:
     return "" if np.isnan(low + high) else f", 95 % from {low:{form}} to {high:{form}}"
 
 
+def not_all(there: int, planned: int) -> str:
+    """That results are not all that are planned; nothing if they are."""
+    return f" Not all of it has been run: {there} of {planned} results are there." if there < planned else ""
+
+
 def every(answers: Iterable[bool | None]) -> bool | None:
     """Whether all of several claims hold: one that does not is enough for a no, and one that is not settled for that."""
     given = set(answers)

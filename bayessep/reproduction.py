@@ -127,6 +127,11 @@ def plan(quick: bool = False, development: bool = False) -> list[Task]:
     return tasks
 
 
+def keys_of(tasks: Iterable[Task]) -> set[tuple[Any, ...]]:
+    """What is run in all; a row that several tasks have, once."""
+    return {key for task in tasks for key in task.keys()}
+
+
 def missing(tasks: Iterable[Task], done: set[tuple[Any, ...]]) -> list[Task]:
     """What is left to run of them; a row that several tasks have is run by the first."""
     left, seen = [], set(done)
@@ -159,17 +164,34 @@ def run(
         protocol.load(data, protocol.DEVELOPMENT)
     _check_setup(folder, seed)
     drop_half_a_line(folder / RESULTS)
-    wanted = {key for task in tasks for key in task.keys()}
-    found = {key: result for result in read(folder) if (key := key_of(result)) in wanted}
-    left = missing(tasks, set(found))
-    total = len(wanted)
+    found = {key_of(result) for result in _of(tasks, folder)}
+    left = missing(tasks, found)
+    done, total = len(found), len(keys_of(tasks))
     if progress is not None:
-        progress("results", len(found), total, float("nan"))
-    done = len(found)
+        progress("results", done, total, float("nan"))
     for rows in _worked(left, folder, data, seed, jobs):
         done += rows
         if progress is not None:
             progress("results", done, total, float("nan"))
+    return _of(tasks, folder)
+
+
+def held(folder: Path, tasks: Sequence[Task], *, seed: int = 0) -> list[dict[str, Any]]:
+    """What a folder holds of tasks; nothing is run or written.
+
+    Raises:
+        UserError: it holds nothing of them, or results of another version, seed or settings.
+    """
+    results = _of(tasks, folder)
+    if not results or not (folder / SETUP).is_file():
+        raise UserError(f"{folder} holds no results of this experiment; leave --finished out, or name another folder with -o.")
+    _check_setup(folder, seed, writes=False)
+    return results
+
+
+def _of(tasks: Iterable[Task], folder: Path) -> list[dict[str, Any]]:
+    """The results in a folder that are of tasks."""
+    wanted = keys_of(tasks)
     return [result for result in read(folder) if key_of(result) in wanted]
 
 
@@ -305,7 +327,7 @@ def settle(folder: Path, setup: dict[str, Any]) -> None:
     output.settle(folder / SETUP, setup, other)
 
 
-def _check_setup(folder: Path, seed: int) -> None:
+def _check_setup(folder: Path, seed: int, *, writes: bool = True) -> None:
     """Write down what results depend on, or compare. Rows and mixtures that were not there before may come."""
     rows = {name: dataclasses.asdict(settings) for name, settings in MODEL_ROWS.items()}
     items, development = protocol.names(), protocol.names(protocol.DEVELOPMENT)
@@ -316,7 +338,7 @@ def _check_setup(folder: Path, seed: int) -> None:
         fitting = now | {"rows": {name: now["rows"].get(name) for name in dict(before["rows"])}}
         return "" if same == fitting else "results of other settings, another seed or another version"
 
-    output.settle(folder / SETUP, setup, other)
+    output.settle(folder / SETUP, setup, other, writes=writes)
 
 
 # --- one task ------------------------------------------------------------------------------------------------------------

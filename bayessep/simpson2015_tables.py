@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from bayessep.comparison import cell
-from bayessep.pages import Finding, Table, every, page
+from bayessep.pages import Finding, Table, every, not_all, page
 from bayessep.simpson2015 import BUDGETS, DNN, FOLDS, IDEAL, MEASURES, METHODS, MIXTURE, NMF, SOURCES
 from bayessep.tables import Mean, gained, mean, shown
 
@@ -330,7 +330,6 @@ def about(results: Results, budget: str, *, seed: int, planned: int, lasting: fl
     learned, fitted = results.learned(DNN), results.learned(NMF)
     trained = ", ".join(f"{told['epochs']} (the best: {told['best_epoch']})" for _, told in sorted(learned.items()))
     spent = [sum(told["seconds"] for told in by_fold.values()) for by_fold in (learned, fitted)]
-    left = f" Not all of it has been run: {there} of {planned} results are there." if there < planned else ""
     gone = sorted({f"fold {line['fold'] + 1}" for line in results.lines if "diverged" in line})
     diverged = f" Trainings that diverged have no scores: {', '.join(gone)}." if gone else ""
     silent = ", ".join(f"{method} {n}" for method, n in results.silent().items() if n)
@@ -345,7 +344,7 @@ def about(results: Results, budget: str, *, seed: int, planned: int, lasting: fl
         f"{of.preset} (the paper’s has 80 times as many parameters) and at most {of.epochs} epochs of {of.steps} steps; by fold it "
         f"had {trained or 'none yet'}. NMF has {of.templates} templates for each source (the paper 1500), {of.sweeps} sweeps to "
         f"learn them, {of.activation_sweeps} to find them in a mixture. BSS-Eval over whole excerpts, excerpts of a song averaged "
-        f"first, means over songs with 95 % intervals (Student’s t).{silence}{left}{diverged}"
+        f"first, means over songs with 95 % intervals (Student’s t).{silence}{not_all(there, planned)}{diverged}"
     )
 
 

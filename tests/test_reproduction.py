@@ -205,6 +205,25 @@ def test_the_verb_prints_and_writes_its_tables(call: Caller, recordings: Path, t
     assert json.loads((folder / "tables.json").read_text())["means"] == document["means"]
 
 
+@pytest.mark.loose_arrays
+def test_tables_are_made_of_what_is_there(call: Caller, recordings: Path, tmp_path: Path, monkeypatch) -> None:
+    def work(task: Task, folder: Path, data: Path, seed: int) -> int:
+        for row in task.rows:
+            reproduction.append(folder, _line(row, task.item, 10.0 + task.item))
+        return len(task.rows)
+
+    monkeypatch.setattr(reproduction, "work", work)
+    part, whole = reproduction.plan()[:10], len(reproduction.keys_of(reproduction.plan()))
+    reproduction.run(tmp_path / "run", recordings, part)
+    held = (tmp_path / "run" / reproduction.RESULTS).read_bytes()
+    line = ("reproduce", "demir2011", "--data", recordings, "--finished", "-o")
+    made = json.loads(call.succeeded(*line, tmp_path / "run", "--json"))
+    assert f"Not all of it has been run: {len(reproduction.keys_of(part))} of {whole} results are there." in made["about"]
+    assert (tmp_path / "run" / reproduction.RESULTS).read_bytes() == held and (tmp_path / "run" / "tables.md").is_file()
+    assert "another seed" in call.refused(*line, tmp_path / "run", "--seed", 1)
+    assert "holds no results of this experiment" in call.refused(*line, tmp_path / "none") and not (tmp_path / "none").exists()
+
+
 def test_an_interruption_says_that_results_are_kept(call: Caller, recordings: Path, tmp_path: Path, monkeypatch) -> None:
     def interrupted(*given, **more) -> None:
         raise KeyboardInterrupt

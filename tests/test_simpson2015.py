@@ -281,6 +281,6 @@ def test_options_of_other_experiments_are_refused(call: Caller, recordings: Path
     line = ("reproduce", "simpson2015", "--data", recordings, "-o", tmp_path / "out")
     for given in (("--development",), ("--jobs", 2), ("--long",), ("--transfer", tmp_path)):
         assert f"{given[0]} is of another experiment" in call.refused(*line, *given)
-    other = call.refused("reproduce", "demir2011", "--data", recordings, "-o", tmp_path / "out", "--finished")
-    assert "--finished is of another experiment (woo2020, michelashvili2019, bhattacharjee2022, simpson2015)" in other
+    other = call.refused("reproduce", "demir2011", "--data", recordings, "-o", tmp_path / "out", "--part", "separation")
+    assert "--part is of another experiment (woo2020)" in other
     assert "manifest.csv" in call.refused("reproduce", "simpson2015", "--data", tmp_path, "-o", tmp_path / "out")
