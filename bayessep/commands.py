@@ -217,7 +217,7 @@ def compare(
 
     `estimators` says, of the true sources, how those among the methods separate that are not Bayesian; some are of `weights`.
     """
-    from bayessep import comparison, estimates, report
+    from bayessep import comparison, report
 
     if material.is_long:
         terminal.warn(f"{material.path} is long, and compare holds all of it in memory; a part of it would do.")
@@ -228,7 +228,7 @@ def compare(
     if references is not None:
         true = {name: recordings.read_reference(path, material) for name, path in references.items()}
     others = estimators(true or {})
-    everything = [name for method in (*METHODS, *estimates.SUMMARIES) for name in comparison.files_of(method)]
+    everything = [name for method in comparison.EVERY for name in comparison.files_of(method)]
     inputs = [*material.inputs, *(references or {}).values(), *weights]
     output.keep_inputs(folder, [*everything, "report.html", *comparison.FILES.values()], inputs)
     with output.draft(folder, replacing=comparison.earlier(folder)) as part:

@@ -262,6 +262,10 @@ def table(comparison: Comparison) -> Table:
 FILES = {kind: f"compare.{kind}" for kind in ("png", "json", "csv")}
 
 
+EVERY = (*METHODS, *SUMMARIES)
+"""All methods there are, Bayesian and others."""
+
+
 def files_of(method: str) -> list[str]:
     """What is written of one method, in the folder of the comparison."""
     return [f"{method}/{name}" for name in accounts.FILES.values()]
@@ -273,7 +277,7 @@ def earlier(folder: Path) -> list[str]:
         methods = [row["method"] for row in json.loads((folder / FILES["json"]).read_text(encoding="utf-8"))["rows"]]
     except (OSError, ValueError, TypeError, KeyError):
         return []
-    return [name for method in methods if method in (*METHODS, *SUMMARIES) for name in files_of(method)]
+    return [name for method in methods if method in EVERY for name in files_of(method)]
 
 
 def write(

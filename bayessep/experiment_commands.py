@@ -1,6 +1,8 @@
 """What `reproduce` does: run the experiment of a paper, and write and print its tables."""
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -8,6 +10,17 @@ from typing import Any
 from bayessep import __version__, output
 from bayessep.errors import UserError
 from bayessep.terminal import Terminal, to_json
+
+Lines = list[dict[str, Any]]
+"""Results, as a folder holds them."""
+
+
+def _lines(held: Callable[[], Lines], run: Callable[..., Lines], finished: bool, terminal: Terminal) -> Lines:
+    """What a folder holds if only that is asked for; else all that there is when the experiment has been run."""
+    if finished:
+        return held()
+    with terminal.working() as progress:
+        return run(progress=progress)
 
 
 def reproduce_mixtures(
@@ -32,11 +45,8 @@ def reproduce_mixtures(
         later = "results that are kept without are not transcribed later"
         terminal.warn(f"no word error rates: pip install 'bayessep[asr]' brings a recogniser; {later}.")
     tasks = reproduction.plan(quick, development)
-    if finished:
-        lines = reproduction.held(folder, tasks, seed=seed)
-    else:
-        with terminal.working() as progress:
-            lines = reproduction.run(folder, data, tasks, seed=seed, jobs=jobs, progress=progress)
+    held = partial(reproduction.held, folder, tasks, seed=seed)
+    lines = _lines(held, partial(reproduction.run, folder, data, tasks, seed=seed, jobs=jobs), finished, terminal)
     results = tables.Results(lines)
     found = tables.findings(results)
     seconds = sum(line["seconds"] for line in lines)
@@ -72,11 +82,8 @@ def reproduce_detection(
         raise UserError(f"{without}, and --transfer says what Table V is run on; take one of the two.")
     corpus = experiment.Corpus(data)
     tasks = plan(budget, transfer=transfer is not None)
-    if finished:
-        lines = experiment.finished(folder, corpus, budget, seed=seed)
-    else:
-        with terminal.working() as progress:
-            lines = experiment.run(folder, corpus, tasks, seed=seed, transfer=transfer, progress=progress)
+    held = partial(experiment.finished, folder, corpus, budget, seed=seed)
+    lines = _lines(held, partial(experiment.run, folder, corpus, tasks, seed=seed, transfer=transfer), finished, terminal)
     results = made.Results(lines)
     found = made.findings(results)
     seconds = sum(line["seconds"] for line in lines)
@@ -108,11 +115,8 @@ def reproduce_karaoke(
     from bayessep.pages import account
 
     corpus = experiment.Corpus(data)
-    if finished:
-        lines = experiment.finished(folder, corpus, budget, seed=seed)
-    else:
-        with terminal.working() as progress:
-            lines = experiment.run(folder, corpus, budget, seed=seed, progress=progress)
+    held = partial(experiment.finished, folder, corpus, budget, seed=seed)
+    lines = _lines(held, partial(experiment.run, folder, corpus, budget, seed=seed), finished, terminal)
     results = made.Results(lines)
     found, of = made.findings(results), experiment.BUDGETS[budget]
     planned, lasting = len(experiment.plan(corpus, budget)), corpus.seconds(of)
@@ -185,11 +189,8 @@ def _trained_and_tested(
 
     from bayessep.pages import account
 
-    if finished:
-        lines = experiment.finished(folder, budget, seed)
-    else:
-        with terminal.working() as progress:
-            lines = experiment.run(folder, data, budget, seed=seed, progress=progress, **more)
+    held = partial(experiment.finished, folder, budget, seed)
+    lines = _lines(held, partial(experiment.run, folder, data, budget, seed=seed, **more), finished, terminal)
     setup = experiment.setup_of(folder)
     results = made.Results(lines)
     found, about = made.findings(results), made.about(results, setup)
