@@ -93,8 +93,8 @@ def tasks(given: Sequence[Path], folder: Path) -> list[Task]:
         UserError: a folder holds no audio, two recordings have one name, a recording would be replaced, or a folder is in the way.
     """
     found = data.gather(given, is_stem)
-    shared = Counter(_without_ending(place) for _, place in found)
-    planned = [Task(r, folder / (p if shared[_without_ending(p)] > 1 else _without_ending(p))) for r, p in found]
+    names = data.without_endings([place for _, place in found])
+    planned = [Task(recording, folder / name) for (recording, _), name in zip(found, names, strict=True)]
     for name, count in Counter(task.folder for task in planned).items():
         if count > 1:
             first, second, *_ = (str(task.recording) for task in planned if task.folder == name)
@@ -104,11 +104,6 @@ def tasks(given: Sequence[Path], folder: Path) -> list[Task]:
         output.no_folder(result)
     output.keep_inputs(Path(), map(str, results), [task.recording for task in planned])
     return planned
-
-
-def _without_ending(place: Path) -> Path:
-    """But for a name of dots, which would be the folder above."""
-    return place.with_suffix("") if place.stem.strip(".") else place
 
 
 def is_stem(path: Path) -> bool:

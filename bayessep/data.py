@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +13,10 @@ from bayessep.audio import probe
 from bayessep.broadcast import Broadcast, generate_broadcast
 from bayessep.errors import UserError
 
-__all__ = ["Broadcast", "Recording", "audio_files", "gather", "generate_broadcast", "read_folder", "read_manifest", "select"]
+__all__ = [
+    "Broadcast", "Recording", "audio_files", "files_in", "gather", "generate_broadcast", "read_folder", "read_manifest", "select",
+    "without_endings",
+]  # fmt: skip
 
 
 class Recording(NamedTuple):
@@ -161,6 +165,16 @@ def gather(
         for path in paths:
             found.setdefault(path.resolve(), (path, path.relative_to(top if inside else top.parent)))
     return list(found.values())
+
+
+def without_endings(places: Sequence[Path]) -> list[Path]:
+    """What results of recordings are called: their places without the ending, but with it where several would share a name."""
+
+    def stem(place: Path) -> Path:
+        return place.with_suffix("") if place.stem.strip(".") else place  # a name of dots would be the folder above
+
+    shared = Counter(map(stem, places))
+    return [place if shared[stem(place)] > 1 else stem(place) for place in places]
 
 
 def read_folder(folder: str | Path, category: str = "") -> list[Recording]:

@@ -40,13 +40,16 @@ class Task(NamedTuple):
 def tasks(verb: Listening, recordings: Sequence[Path], place: Path | None, format: str, several: bool) -> list[Task]:
     """What there is to do: a folder stands for the audio in it and in the folders below.
 
-    Of several recordings, `place` is a folder, else a file.
+    Of several recordings, `place` is a folder, else a file. In it a file has the name of its recording without the ending, or with
+    it where two would share one.
 
     Raises:
         UserError: a folder holds no audio, two recordings have one name, or a recording would be replaced.
     """
     found, ending = data.gather(recordings), verb.endings[format]
-    planned = [Task(r, place / p.with_suffix(ending) if several and place is not None else place) for r, p in found]
+    called = data.without_endings([p for _, p in found])
+    files = [place / p.with_name(f"{p.name}{ending}") if several and place is not None else place for p in called]
+    planned = [Task(recording, file) for (recording, _), file in zip(found, files, strict=True)]
     names: dict[Path | str, Path] = {}
     for path, target in planned:
         name = target or (path.stem if format in verb.named else str(path))

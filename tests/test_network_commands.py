@@ -146,7 +146,7 @@ def test_detect_refuses(call: Caller, models: Path, radio: Path, tmp_path: Path)
     assert "cannot read" in call.refused("detect", radio, "--weights", tmp_path / "nope")
     other = tmp_path / "other"
     other.mkdir()
-    twin = save(other / "some radio.flac", tone(1, 300), format="FLAC")
+    twin = save(other / radio.name, tone(1, 300))
     assert str(twin) in call.refused("detect", radio, twin, "-o", tmp_path / "out")
     assert str(twin) in call.refused("detect", radio, twin, "--format", "rttm")
     another = tmp_path / "more"

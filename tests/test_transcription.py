@@ -227,7 +227,11 @@ def test_recordings_of_one_name_are_refused_and_several_need_a_folder(call: Call
     call.succeeded("transcribe", "in", "-o", "out", *using)
     assert [path.name for path in files(ones / "out")] == ["a.txt", "b.txt"]
     save(ones / "in" / "a.flac", _claps(1.0), rate=8000, format="FLAC")
-    assert "would both be called" in call.refused("transcribe", "in", "-o", "out", *using)
+    call.succeeded("transcribe", "in", "-o", "both", *using)
+    assert [path.name for path in files(ones / "both")] == ["a.flac.txt", "a.wav.txt", "b.txt"]
+    (ones / "other").mkdir()
+    save(ones / "other" / "b.wav", _claps(1.0), rate=8000)
+    assert "would both be called" in call.refused("transcribe", "in", "other", "-o", "out", *using)
     refused = call.refused("transcribe", "in", "-o", "all.srt", *using)
     assert "of several recordings it is a folder" in refused and not (ones / "all.srt").exists()
 
