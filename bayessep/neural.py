@@ -34,7 +34,7 @@ from bayessep.resampling import resampled
 from bayessep.separators import Progress, silent
 from bayessep.shipped import Weights
 from bayessep.streaming import Held
-from bayessep.waveforms import check_mixture
+from bayessep.waveforms import check_mixture, not_finite
 
 NETWORKS: dict[str, Any] = {"conv-tasnet": (conv_tasnet, ConvTasNet), "blstm-mask": (blstm_mask, BlstmMask)}
 """By the names of methods: where the network is, and its config."""
@@ -293,7 +293,7 @@ def speech_of(
         peak = max(peak, float(np.abs(piece).max(initial=0)))
         count += piece.size
     if not np.isfinite(power):
-        raise UserError(f"{name} has samples that are no finite numbers; repair it.")
+        raise not_finite(name)
     if not power:
         raise UserError(f"{name} is silent: there is nothing to take apart; give another recording.")
     scale = separator.level(power / count, peak)

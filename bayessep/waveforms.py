@@ -35,4 +35,9 @@ def check_one_channel(samples: ArrayLike, name: str) -> None:
 
 def _check_finite(samples: ArrayLike, name: str) -> None:
     if not np.isfinite(samples).all():
-        raise UserError(f"{name} holds a NaN or infinite sample; leave it out.")
+        raise not_finite(name)
+
+
+def not_finite(name: str) -> UserError:
+    """What is said of samples that are no numbers."""
+    return UserError(f"{name} holds a NaN or infinite sample; leave it out.")
