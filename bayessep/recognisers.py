@@ -40,7 +40,11 @@ class AttentionRecogniser(NamedTuple):
         return self.config.sample_rate
 
     def recognise(self, speech: Float[np.ndarray, " N"]) -> list[Word]:
-        """The words of a stretch; times are of the places that were looked at most, to some hundredths of a second."""
+        """The words of a stretch.
+
+        Times are the middles of the places that were looked at most, to some hundredths of a second. Confidence is the probability
+        of all labels of a word, each given those before it, without the smoothing of what was learned from.
+        """
         if len(speech) < self.config.shortest:
             return []
         size = max(len(speech), round(self.seconds * self.sample_rate))  # one program serves all
@@ -48,16 +52,13 @@ class AttentionRecogniser(NamedTuple):
         samples = jnp.array([len(speech)])
         said = beam_search.decode(self.config, self.parameters, self.statistics, padded, samples, WIDTH, self.labels)
         labels, probability, place = (np.asarray(x)[0, : int(said.length[0])] for x in (said.labels, said.probability, said.place))
-        step, rate = 4 * self.config.hop, self.sample_rate
-        return [
-            Word(
-                one.word,
-                float(place[one.first : one.last].min() * step / rate),
-                float((place[one.first : one.last].max() * step + step + self.config.window) / rate),
-                float(np.prod(probability[one.first : one.last])),
-            )
-            for one in vocabulary.spelled(self.vocabulary, labels.tolist())
-        ]
+        sure, step, rate = self.config.unsmoothed(probability), 4 * self.config.hop, self.sample_rate
+        found = []
+        for one in vocabulary.spelled(self.vocabulary, labels.tolist()):
+            looked = place[one.first : one.last]
+            start, last = (float((at * step + self.config.shortest / 2) / rate) for at in (looked.min(), looked.max()))
+            found.append(Word(one.word, start, max(last, start + step / rate), float(np.prod(sure[one.first : one.last]))))
+        return found
 
 
 # --- weights -------------------------------------------------------------------------------------------------------------

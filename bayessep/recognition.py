@@ -15,7 +15,11 @@ from bayessep import extras
 from bayessep.errors import UserError
 
 RATE = 16000  # of the recogniser, in Hz
-PUNCTUATION = r"[^\w\s']|_"  # what words are compared without
+PUNCTUATION = {
+    r"(?<=\w)[\N{RIGHT SINGLE QUOTATION MARK}\N{MODIFIER LETTER APOSTROPHE}](?=\w)": "'",
+    r"[^\w\s']|_": " ",
+}
+"""What words are compared without, and what stands for it; an apostrophe in a word stays, however it is written."""
 
 
 class WordErrors(NamedTuple):
@@ -87,7 +91,7 @@ def normalised(text: str) -> str:
         UserError: jiwer is not installed.
     """
     jiwer = extras.library("jiwer", "asr")
-    steps = [jiwer.RemoveKaldiNonWords(), jiwer.ToLowerCase(), jiwer.SubstituteRegexes({PUNCTUATION: " "})]
+    steps = [jiwer.RemoveKaldiNonWords(), jiwer.ToLowerCase(), jiwer.SubstituteRegexes(PUNCTUATION)]
     return " ".join(jiwer.Compose(steps)(text).split())
 
 

@@ -111,6 +111,8 @@ def read_file(path: str | Path) -> Weights:
     try:
         with safe_open(path, "numpy") as file:
             settings = json.loads((file.metadata() or {})["settings"])
+        if not isinstance(settings, dict):
+            raise ValueError("its settings are no object")
         return Weights(load(content), settings)
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise UserError(f"{path} holds no weights of bayessep; give a file that bayessep train has written.") from error
@@ -198,8 +200,10 @@ def config_of(kind: type[Made], given: Mapping[str, Any]) -> Made:
     """
     config: Any = kind(**given)
     for f in fields(config):
-        if f.default is not MISSING and type(getattr(config, f.name)) is not type(f.default):
-            raise ValueError(f"{f.name} is {getattr(config, f.name)!r}")
+        value = getattr(config, f.name)
+        whole = type(value) is int and type(f.default) is float
+        if f.default is not MISSING and not whole and type(value) is not type(f.default):
+            raise ValueError(f"{f.name} is {value!r}")
     return config
 
 

@@ -215,7 +215,10 @@ def _agreed(ours: Sequence[Word], theirs: Sequence[Word]) -> list[int]:
 
 def _bare(word: Word) -> str:
     """As it is compared: recognisers that punctuate do so by what comes next."""
-    return re.sub(PUNCTUATION, "", word.word).casefold() or word.word
+    text = word.word
+    for what, instead in PUNCTUATION.items():
+        text = re.sub(what, instead.strip(), text)
+    return text.casefold() or word.word
 
 
 # --- choosing one --------------------------------------------------------------------------------------------------------

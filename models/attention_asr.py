@@ -90,9 +90,9 @@ class AttentionAsr:
             raise UserError(f"labels is {self.labels}, but must be at least 3: two of them begin and end an utterance.")
         if self.mels < 4:
             raise UserError(f"mels is {self.mels}, but must be at least 4: two convolutions keep every fourth.")
-        for name in ("dropout", "smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}, but must be at least 0 and below 1.")
+        for name, most in (("dropout", 1.0), ("smoothing", 1 - 1 / self.labels)):  # smoothed by so much, all labels are alike
+            if not 0 <= getattr(self, name) < most:
+                raise UserError(f"{name} is {getattr(self, name)}, but must be at least 0 and below {most:g}.")
         if not 0 < self.peak <= 1:
             raise UserError(f"peak is {self.peak}, but must be above 0, and at most 1.")
         check_rate(self.rate, self.steps)
@@ -102,6 +102,14 @@ class AttentionAsr:
     def stft(self) -> Stft:
         """Frames that begin with the first sample and end with the last that fills one."""
         return Stft(n_fft=self.window, hop=self.hop, center=False)
+
+    def unsmoothed(self, probability: Float[np.ndarray, "*B"]) -> Float[np.ndarray, "*B"]:
+        """How likely labels are, of the probabilities that a network gives them which has learned the smoothed truth best.
+
+        It gives (1 - ε) p + ε (1 - p) / (K - 1) to a label of the probability p.
+        """
+        other = self.smoothing / (self.labels - 1)
+        return np.clip((probability - other) / (1 - self.smoothing - other), 0.0, 1.0)
 
     @property
     def shortest(self) -> int:

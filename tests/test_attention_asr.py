@@ -197,7 +197,8 @@ def test_it_learns_which_of_two_tones_comes_first() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "says"),
-    [({"layers": 0}, "layers is 0"), ({"labels": 2}, "labels is 2"), ({"dropout": 1.0}, "dropout is 1"), ({"peak": 0.0}, "peak")],
+    [({"layers": 0}, "layers is 0"), ({"labels": 2}, "labels is 2"), ({"dropout": 1.0}, "dropout is 1"), ({"peak": 0.0}, "peak"),
+     ({"labels": 4, "smoothing": 0.75}, "below 0.75")],
 )
 def test_impossible_settings_are_refused(changes: dict, says: str) -> None:
     with pytest.raises(UserError, match=says):

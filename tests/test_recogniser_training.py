@@ -188,25 +188,35 @@ def _weights() -> shipped.Weights:
 
 
 def test_short_stretches_say_nothing_and_times_are_inside() -> None:
-    made = recognisers.recogniser_of(_weights())
+    weights = _weights()
+    bias = dict(weights.arrays)["parameters.decoder.out.bias.value"].copy()
+    bias[vocabulary.END + 2] = 9  # it has learned nothing, and would end at once; now it says a letter, again and again
+    made = recognisers.recogniser_of(weights._replace(arrays=weights.arrays | {"parameters.decoder.out.bias.value": bias}))
     assert made.sample_rate == RATE and made.recognise(np.ones(TINY.shortest - 1, np.float32)) == []
     x = np.random.default_rng(0).normal(size=RATE).astype(np.float32)
-    for word in made.recognise(x):
-        assert 0 <= word.start < word.end <= 1.2 and 0 <= word.confidence <= 1
+    words = made.recognise(x)
+    assert words
+    for word in words:
+        assert 0 <= word.start < word.end <= 1 and 0 <= word.confidence <= 1
 
 
 def test_words_are_where_their_labels_looked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Places are four hops apart, and what is looked at last is heard to the end of its window."""
+    """Places are four hops apart, and what is looked at is around their middle; certainty is what the smoothing leaves of it."""
     weights = _weights()
     labels = vocabulary.labels_of(weights.arrays["vocabulary"].tobytes(), "one two")[1:]  # a space and three letters each, the end
-    place, probability = np.array([[0, 0, 1, 1, 2, 2, 3, 3, 4]]), np.full((1, 9), 0.9, np.float32)
+    place = np.array([[0, 0, 1, 1, 2, 2, 2, 2, 4]])
+    smoothing, other = TINY.smoothing, TINY.smoothing / (vocabulary.size_of(weights.arrays["vocabulary"].tobytes()) - 1)
+    probability = np.full((1, 9), 1 - smoothing, np.float32)
+    probability[0, 5] = (1 - smoothing) * 0.8 + other * 0.2
+    probability[0, 6] = 1.0  # more than the truth it learned from ever was
     found = beam_search.Found(np.array([labels]), np.array([9]), np.zeros(1, np.float32), probability, place)
     monkeypatch.setattr(recognisers.beam_search, "decode", lambda *_: found)
     one, two = recognisers.recogniser_of(weights).recognise(np.ones(RATE, np.float32))
-    step, window = 4 * TINY.hop / RATE, TINY.window / RATE
-    assert (one.word, one.start, two.word, two.start) == ("one", 0, "two", pytest.approx(2 * step))
-    assert (one.end, two.end) == (pytest.approx(2 * step + window), pytest.approx(4 * step + window))
-    assert one.confidence == pytest.approx(0.9**4, rel=1e-5)
+    step, middle = 4 * TINY.hop / RATE, TINY.shortest / 2 / RATE
+    assert (one.word, two.word) == ("one", "two")
+    assert (one.start, one.end) == pytest.approx((middle, middle + step))
+    assert (two.start, two.end) == pytest.approx((middle + 2 * step, middle + 3 * step)), "no word lasts no time"
+    assert one.confidence == pytest.approx(1, rel=1e-5) and two.confidence == pytest.approx(0.8, rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from bayessep.errors import UserError
         ("Six spoons of fresh snow peas.", "six spoons of fresh snow peas", 0, 6),
         ("Six spoons, of fresh", "six of fresh fish", 2, 4),
         ("it's the bow's end", "its the bow's end", 1, 4),
+        ("I don’t know ‘why’", "i don't know why", 0, 4),
         ("a [adif] bunch of <noise> words", "a bunch of words", 0, 4),
         ('the "lower-case" letters', "the lower case letters", 0, 4),
         ("anything", "", 1, 1),

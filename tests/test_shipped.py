@@ -123,9 +123,10 @@ def test_other_files_are_no_weights(tmp_path: Path) -> None:
 
     save_file({"a": np.zeros(3)}, tmp_path / "foreign.safetensors")
     save_file({"a": np.zeros(3)}, tmp_path / "broken.safetensors", {"settings": "{"})
+    save_file({"a": np.zeros(3)}, tmp_path / "list.safetensors", {"settings": "[1]"})
     (tmp_path / "text.safetensors").write_text("weights")
     (tmp_path / "folder.safetensors").mkdir()
-    kinds = {"holds no weights": ("foreign", "broken", "text"), "cannot read": ("folder", "absent")}
+    kinds = {"holds no weights": ("foreign", "broken", "list", "text"), "cannot read": ("folder", "absent")}
     for words, name in ((words, name) for words, names in kinds.items() for name in names):
         with pytest.raises(UserError, match=f"(?=.*{words}).*{name}.safetensors"):
             shipped.read_file(tmp_path / f"{name}.safetensors")

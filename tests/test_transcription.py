@@ -167,6 +167,8 @@ def test_words_find_the_nearest_of_the_same_word_however_it_is_written() -> None
     said = Transcript([Word("No,", 0.0, 0.5, 1.0), Word("no!", 0.55, 1.0, 1.0), Word("Don't", 1.0, 1.5, 1.0)], 2.0)
     drawn = Transcript([Word("no", 0.5, 1.0, 1.0), Word("don't.", 1.0, 1.5, 1.0)], 2.0)  # the first is not heard in it
     assert [word.agreement for word in transcription.compared(said, [drawn]).words] == [0, 1, 1]
+    printed = Transcript([Word("Don’t.", 1.0, 1.5, 1.0)], 2.0)
+    assert [word.agreement for word in transcription.compared(printed, [drawn]).words] == [1]
     noise = Transcript([Word("…", 0.0, 0.5, 1.0), Word("?", 0.6, 0.9, 1.0)], 1.0)  # nothing but punctuation is itself
     assert [word.agreement for word in transcription.compared(noise, [noise]).words] == [1, 1]
 
