@@ -79,6 +79,11 @@ def about_items(items: Any) -> dict[str, Any]:
     return counts | {"sha256": digest.hexdigest()}
 
 
+def about_parts(parts: Any) -> dict[str, Any]:
+    """The same of a division: what is learned from and what is validated with."""
+    return {part: about_items(getattr(parts, part)) for part in ("learn", "held")}
+
+
 def seconds_of(items: Sequence[Item], rate: int) -> float:
     """How long they last in all, at so many samples a second."""
     return sum(len(item.samples) for item in items) / rate

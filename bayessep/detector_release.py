@@ -26,7 +26,7 @@ from bayessep.broadcast import generate_broadcast
 from bayessep.corpora import Sound
 from bayessep.data import Recording
 from bayessep.detection import LABELS, Calibration, Network, detect_samples
-from bayessep.detector_data import Item, Items, seconds_of
+from bayessep.detector_data import Item, Items, about_parts, seconds_of
 from bayessep.detector_scenes import Scene
 from bayessep.detector_training import Recipe, divide, task
 from bayessep.errors import UserError
@@ -282,7 +282,7 @@ def _trained(parts: Division, work: Path, progress: Progress) -> tuple[list[Stat
         told = json.loads((work / FIGURES).read_text(encoding="utf-8"))
         ships = detection.shipped_network()
         return list(ships.states), {name: told[name] for name in TOLD if name in told}, ships.calibration
-    about = {"items": {name: round(seconds, 1) for name, seconds in parts.seconds.items()}}
+    about = {"data": about_parts(parts)}
     members = []
     for n, one in enumerate(MEMBERS):
         named = f"training {n + 1} of {len(MEMBERS)}"

@@ -33,7 +33,7 @@ from bayessep.models.detector_networks import Detector
 from bayessep.models.speech_music_detector import State
 from bayessep.stft import frame_times
 from bayessep.timeline import Segment, frame_switches
-from bayessep.train import Task, fixed
+from bayessep.train import Task, fixed, started_from
 
 HEADS = ("music", "speech")
 RATE = 2e-3  # of Nadam
@@ -212,7 +212,9 @@ def task(
         fixed(tune, config, head),
         lambda n: draw(learn, learned, length, each, np.random.default_rng([recipe.seed, 5, n])),
         lambda state: {"loss": float(np.mean([_validated(config, head, state, batch) for batch in validation]))},
-        {"head": head, "optimiser": "nadam", "rate": RATE, "each": each, "recipe": asdict(recipe)} | dict(about),
+        {"head": head, "optimiser": "nadam", "rate": RATE, "each": each, "recipe": asdict(recipe)}
+        | started_from((state.parameters, state.statistics))
+        | dict(about),
     )
 
 

@@ -175,9 +175,6 @@ def train(
         key_init, key_steps = jax.random.split(key)
         carried = _fresh(task.init(key_init), training)
         carried = checkpoints.latest(carried) or carried
-        if int(carried.epoch) > training.epochs:
-            longer = f"{folder} holds a training of {int(carried.epoch)} epochs, and not of {training.epochs}"
-            raise UserError(f"{longer}; ask for as many, or choose another folder with -o.")
         log = held.enter_context(closing(_Log(folder, int(carried.epoch))))
         live = across.replicate((carried.state, carried.mean))
         step = _jitted(task.step, training.average, across.whole)
@@ -352,14 +349,19 @@ class _Checkpoints:
 def begun(folder: Path) -> bool:
     """Whether a training has come to a checkpoint there."""
     # One that is being written has another name until it is whole.
-    return any(path.name.isdigit() for path in (folder / CHECKPOINTS).glob("*"))
+    return _done(folder) > 0
+
+
+def _done(folder: Path) -> int:
+    """Epochs of which there is a checkpoint."""
+    return max((int(path.name) for path in (folder / CHECKPOINTS).glob("*") if path.name.isdigit()), default=0)
 
 
 def claim(folder: Path, task: Task, training: Training) -> None:
     """Write down what is trained, or compare: a folder holds one training.
 
     Raises:
-        UserError: it holds another, or cannot be written to.
+        UserError: it holds another or a longer one, or cannot be written to.
     """
 
     def other(before: Any, now: dict[str, Any]) -> str:
@@ -368,7 +370,10 @@ def claim(folder: Path, task: Task, training: Training) -> None:
             f"{part}.{name}" for part in now for name in now[part].keys() | same[part].keys()
             if now[part].get(name) != same[part].get(name)
         )  # fmt: skip
-        return f"another training (it differs in {', '.join(differing)})" if same != now else ""
+        if same != now:
+            return f"another training (it differs in {', '.join(differing)})"
+        longer = f"a training of {_done(folder)} epochs, and not of {training.epochs} (ask for as many)"
+        return longer if _done(folder) > training.epochs else ""
 
     setup = {"task": dict(task.config), "training": asdict(training)}
     output.settle(folder / CONFIG, setup, other, writes=jax.process_index() == 0)

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from bayessep import __version__, data, estimates, metrics, reproduction
-from bayessep.detector_data import Items, about_items
+from bayessep.detector_data import Items, about_items, about_parts
 from bayessep.detector_release import Division, division
 from bayessep.errors import UserError
 from bayessep.estimates import Estimator
@@ -75,7 +75,7 @@ def trained(
 ) -> list[Trained[State]]:
     """The trainings of recipes, one after the other, gone on with where `folder` holds a part of them."""
     found: list[Trained[State]] = []
-    about = {"data": {part: about_items(getattr(parts, part)) for part in ("learn", "held")}}
+    about = {"data": about_parts(parts)}
     for n, recipe in enumerate(recipes, start=1):
         made = task(recipe, parts.learn, parts.held, about, begun=found[-1].state.parameters if found else None)
         named = f"{recipe.network}, training {n} of {len(recipes)}"

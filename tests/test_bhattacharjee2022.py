@@ -337,6 +337,8 @@ def test_tuning_learns_and_leaves_the_other_head_alone(tiny: None) -> None:
     features = rng.standard_normal((400, recipe.detector.width)).astype(np.float32) + 2 * on[:, None].astype(np.float32)
     one = detector_transfer.Broadcast(features, on, ~on)
     task = detector_transfer.task(recipe, "music", state, [one], [one])
+    other = detector.init(recipe.detector, experiment.jax.random.key(1))
+    assert detector_transfer.task(recipe, "music", other, [one], [one]).config != task.config, "it begins elsewhere"
     tuned = task.init(experiment.jax.random.key(0))
     before = task.validate(tuned)["loss"]
     for n in range(400):  # running means follow slowly
