@@ -41,8 +41,9 @@ def conv_tasnet(
     """Write a separator as an ONNX file (extra export).
 
     Of “mixture” (batch, samples) it makes “sources” (batch, 2, samples): speech and music, of waveforms of any length at the
-    sample rate that is in its metadata, best scaled to a mean square of 1. It is compared with the network before it is
-    written, and is not written if they differ.
+    sample rate that is in its metadata, best scaled to a mean square of 1. It says what separate says of a window, of weights that
+    hear a mixture upside down, too, as the installed ones do, the mean of both; but sources that need not sum to the mixture are
+    not scaled to it. It is compared with the network before it is written, and is not written if they differ.
     """
     terminal = Terminal(json=json, quiet=quiet)
     from bayessep import export

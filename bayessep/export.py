@@ -64,7 +64,7 @@ class _Graph:
         return result
 
 
-def conv_tasnet_model(config: ConvTasNet, parameters: PyTree, sample_rate: int) -> Model:
+def conv_tasnet_model(config: ConvTasNet, parameters: PyTree, sample_rate: int, both_signs: bool = False) -> Model:
     """The network as an ONNX model: of ``mixture`` (batch, samples) it makes ``sources`` (batch, 2, samples), speech first.
 
     Its metadata say the sample rate, the sources in their order, the mean square that networks are trained at, the config and the
@@ -74,6 +74,7 @@ def conv_tasnet_model(config: ConvTasNet, parameters: PyTree, sample_rate: int) 
         config: what the network is; its precision does not matter here.
         parameters: its numbers.
         sample_rate: of the waveforms that it was trained with.
+        both_signs: take the mean of what is said of the mixture, and of it upside down (`neural.Separator`).
 
     Raises:
         UserError: onnx is not installed.
@@ -83,8 +84,9 @@ def conv_tasnet_model(config: ConvTasNet, parameters: PyTree, sample_rate: int) 
 
     # A hop of silence before, one behind, and what the last hop lacks.
     samples = g("Shape", "mixture", start=1, end=2)
+    mixture = g("Concat", "mixture", g("Neg", "mixture"), axis=0) if both_signs else "mixture"
     behind = g("Add", g("Mod", g("Neg", samples), g.integers(hop)), g.integers(hop))
-    padded = g("Pad", "mixture", g("Concat", g.integers(0, hop, 0), behind, axis=0))
+    padded = g("Pad", mixture, g("Concat", g.integers(0, hop, 0), behind, axis=0))
     encoder = g.constant("encoder", np.asarray(model.encoder[...]).T[:, None])
     w = g("Relu", g("Conv", g("Unsqueeze", padded, g.integers(1)), encoder, strides=[hop]))
     y = _normalised(g, w, "frame", "norm", model.norm_gain[...], model.norm_bias[...], "")
@@ -105,11 +107,17 @@ def conv_tasnet_model(config: ConvTasNet, parameters: PyTree, sample_rate: int) 
     both = g("Mul", masks, g("Concat", w, w, axis=1))
     found = g("ConvTranspose", both, decoder, strides=[hop], group=2)
     ends = g("Add", samples, g.integers(hop))
-    found = g("Slice", found, g.integers(hop), ends, g.integers(2), result="" if config.consistent else "sources")
+    found = g("Slice", found, g.integers(hop), ends, g.integers(2))
     if config.consistent:
-        missing = g("Sub", g("Unsqueeze", "mixture", g.integers(1)), g("ReduceSum", found, g.integers(1)))
-        g("Add", found, g("Mul", missing, g.constant("half", 0.5)), result="sources")
-    return _finished(g, config, sample_rate)
+        missing = g("Sub", g("Unsqueeze", mixture, g.integers(1)), g("ReduceSum", found, g.integers(1)))
+        found = g("Add", found, g("Mul", missing, g.constant("half", 0.5)))
+    if both_signs:
+        batch = g("Shape", "mixture", start=0, end=1)
+        upright = g("Slice", found, g.integers(0), batch, g.integers(0))
+        turned = g("Slice", found, batch, g("Add", batch, batch), g.integers(0))
+        found = g("Mul", g("Sub", upright, turned), g.constant("half", 0.5))
+    g("Identity", found, result="sources")
+    return _finished(g, config, sample_rate, both_signs)
 
 
 def _product(g: _Graph, x: str, name: str, w: Any) -> str:
@@ -157,7 +165,7 @@ def _block(
     return g("Add", y, _product(g, settled(h, 1), f"leave.{place}", own.leave))
 
 
-def _finished(g: _Graph, config: ConvTasNet, sample_rate: int) -> Model:
+def _finished(g: _Graph, config: ConvTasNet, sample_rate: int, both_signs: bool) -> Model:
     helper, float32 = g.onnx.helper, g.onnx.TensorProto.FLOAT
     mixture = helper.make_tensor_value_info("mixture", float32, ["batch", "samples"])
     sources = helper.make_tensor_value_info("sources", float32, ["batch", len(SOURCES), "samples"])
@@ -176,13 +184,14 @@ def _finished(g: _Graph, config: ConvTasNet, sample_rate: int) -> Model:
         "mean_square": "1",
         "network": "conv-tasnet",
         "config": json.dumps(dataclasses.asdict(config) | {"precision": "float32"}),
+        "both_signs": json.dumps(both_signs),
         "bayessep": __version__,
     }
     helper.set_model_props(model, about)
     return model
 
 
-def check(model: Model, config: ConvTasNet, parameters: PyTree) -> float:
+def check(model: Model, config: ConvTasNet, parameters: PyTree, both_signs: bool = False) -> float:
     """By how much a model differs from the network: the largest difference, where the loudest output counts as 1 if it is louder.
 
     Both are given noise: a single sample, a few frames, and two seconds at 16 kHz, in batches of several sizes. The
@@ -202,7 +211,10 @@ def check(model: Model, config: ConvTasNet, parameters: PyTree) -> float:
     for batch, n in _shapes(config):
         mixture = rng.standard_normal((batch, n), np.float32)
         with jax.default_matmul_precision("float32"):  # which accelerators would not do by themselves
-            wanted = np.asarray(conv_tasnet.predict(exact, parameters, jnp.asarray(mixture)))
+            upright, turned = (
+                np.asarray(conv_tasnet.predict(exact, parameters, jnp.asarray(sign * mixture))) for sign in np.float32([1, -1])
+            )
+        wanted = (upright - turned) / 2 if both_signs else upright
         (said,) = session.run(None, {"mixture": mixture})
         if said.shape != wanted.shape:
             return float("inf")
@@ -227,8 +239,8 @@ class Exported(NamedTuple):
     difference: float  # `check`
 
 
-def write(path: str | Path, config: ConvTasNet, parameters: PyTree, sample_rate: int) -> Exported:
-    """Write a network as an ONNX file, whole or not at all.
+def write(path: str | Path, config: ConvTasNet, parameters: PyTree, sample_rate: int, both_signs: bool = False) -> Exported:
+    """Write a network as an ONNX file, whole or not at all; arguments as those of `conv_tasnet_model`.
 
     Raises:
         UserError: the file cannot be written, a library is missing, or the model says something else than the network.
@@ -236,8 +248,8 @@ def write(path: str | Path, config: ConvTasNet, parameters: PyTree, sample_rate:
     path = Path(path)
     output.no_folder(path)
     with output.draft(path.parent) as part:
-        model = conv_tasnet_model(config, parameters, sample_rate)
-        difference = check(model, config, parameters)
+        model = conv_tasnet_model(config, parameters, sample_rate, both_signs)
+        difference = check(model, config, parameters, both_signs)
         if not difference <= TOLERANCE:  # NaN is neither above nor below
             raise UserError(
                 f"{path} is not written: it would differ from the network by {difference:.2g}, which is more than {TOLERANCE:g}; "
@@ -264,7 +276,7 @@ def export(weights: Path | None, path: Path, terminal: Terminal) -> None:
         raise UserError(f"{path} should end in .onnx, for that is what is written.")
     begin("cpu", terminal)
     separator = neural.load("conv-tasnet", weights)
-    done = write(path, separator.config, separator.parameters, separator.sample_rate)
+    done = write(path, separator.config, separator.parameters, separator.sample_rate, separator.both_signs)
     about = f"{done.sample_rate} Hz, {' and '.join(done.sources)}, opset {done.opset}"
     human = f"{path}: {done.bytes / 1e6:.2f} MB, {about}; differs from the network by at most {done.difference:.1e}"
     terminal.result(done._asdict() | {"path": str(path)}, human)

@@ -89,6 +89,23 @@ def test_a_model_says_what_the_network_says(changes: dict[str, Any], run: Runner
     assert np.abs(wanted).max() > 0.1
 
 
+@pytest.mark.parametrize("consistent", [True, False])
+def test_a_model_hears_a_mixture_upside_down_as_separate_does(run: Runner, onnx: Any, consistent: bool) -> None:
+    config = dataclasses.replace(TINY, consistent=consistent)
+    parameters, x = _parameters(config), _waveforms(3, 203)
+    model = export.conv_tasnet_model(config, parameters, RATE, both_signs=True)
+    onnx.checker.check_model(model, full_check=True)
+    found = run(model, x)
+    upright, turned = (np.asarray(conv_tasnet.predict(config, parameters, sign * x)) for sign in np.float32([1, -1]))
+    np.testing.assert_allclose(found, (upright - turned) / 2, atol=2e-5)
+    assert np.abs(found - upright).max() > 1e-3
+    if consistent:
+        separator = neural.Separator("conv-tasnet", config, parameters, RATE, both_signs=True)
+        np.testing.assert_allclose(found, separator.predict(x, 203, 0), atol=2e-5)
+    assert export.check(model, config, parameters, both_signs=True) < 1e-5 < 1e-4 < export.check(model, config, parameters)
+    assert {entry.key: entry.value for entry in model.metadata_props}["both_signs"] == "true"
+
+
 def test_silence_is_silence(run: Runner) -> None:
     for norm in conv_tasnet.NORMS:
         config = dataclasses.replace(TINY, norm=norm)
@@ -153,7 +170,7 @@ def test_what_differs_is_not_written(onnx: Any, tmp_path: Path, monkeypatch: pyt
     parameters = _parameters(TINY)
     model = export.conv_tasnet_model
     with monkeypatch.context() as broken:
-        broken.setattr(export, "conv_tasnet_model", lambda config, parameters, rate: model(config, _parameters(config, 1), rate))
+        broken.setattr(export, "conv_tasnet_model", lambda config, _, *rest: model(config, _parameters(config, 1), *rest))
         with pytest.raises(UserError, match=r"separator.onnx is not written: .* more than 0.0001"):
             export.write(path, TINY, parameters, RATE)
         assert not files(tmp_path)
