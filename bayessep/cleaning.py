@@ -317,8 +317,7 @@ def clean_file(
     if found.silent:
         raise UserError(f"{path} is silent: there is nothing to take apart.")
     scale = np.float32(model.level / (found.level or 1.0))
-    ends = np.cumsum([b - a for a, b in runs(found.lessons.music)])
-    stretches = np.split(found.music * scale, ends[ends < len(found.music)])
+    stretches = [one * scale for one in found.stretches()]
     frequencies = bin_frequencies(window, rate)[:n_bins]
     given = found.lessons.given
     notes, learned = _nothing_mixed(given, detection.segments), None

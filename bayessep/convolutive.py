@@ -171,5 +171,5 @@ def learn_of_file(path: Path, known: Known, config: Convolutive, progress: Progr
     rate = audio.probe(path).sample_rate
     window = preparation.window_of(config.common, rate)
     bins = preparation.modelled_bins(window, rate, min(config.max_frequency, known.bandwidth))
-    _, speech, music = streaming.material(path, rate, known, window, bins, config.common.p_music)
-    return learn(speech, music, rate, known.labels, config, progress)
+    _, speech, parts = streaming.material(path, rate, known, window, bins, config.common.p_music)
+    return learn(speech, preparation.joined(parts, bins)[0], rate, known.labels, config, progress)

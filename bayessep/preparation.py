@@ -77,8 +77,17 @@ def modelled(waveform: Float[np.ndarray, " N"], settings: Stft, n_bins: int) -> 
 
 def stack(waveforms: Sequence[np.ndarray], settings: Stft, n_bins: int) -> Float[np.ndarray, "T F"]:
     """The frames of several waveforms, silent ones left out."""
-    frames = loud_parts([modelled(w, settings, n_bins) for w in waveforms])
-    return np.concatenate(frames) if frames else np.zeros((0, n_bins), np.float32)
+    return joined(known_parts(waveforms, settings, n_bins), n_bins)[0]
+
+
+def known_parts(waveforms: Sequence[np.ndarray], settings: Stft, n_bins: int) -> list[Float[np.ndarray, "_ F"]]:
+    """The same, each by itself."""
+    return loud_parts([modelled(w, settings, n_bins) for w in waveforms])
+
+
+def joined(parts: Sequence[Float[np.ndarray, "_ F"]], n_bins: int) -> tuple[Float[np.ndarray, "T F"], tuple[int, ...]]:
+    """Stretches one behind the other, and how many frames each has (`Spectra.stretches`)."""
+    return np.concatenate([*parts, np.zeros((0, n_bins), np.float32)]), tuple(map(len, parts))
 
 
 def modelled_bins(settings: Stft, sample_rate: int, max_frequency: float) -> int:
@@ -160,11 +169,8 @@ def prepare(
     mixed = np.abs(spectrum).mean(0)[:, :n_bins]  # one mask for all channels
     given = read_labels(known.labels, times, p_music)
     speech = np.concatenate([stack(known.speech, window, n_bins), loud(mixed[given.only_speech])])
-    music = [
-        *loud_parts([modelled(one, window, n_bins) for one in known.music]),
-        *loud_parts([mixed[a:b] for a, b in runs(given.only_music)]),
-    ]
-    stretches, music = tuple(map(len, music)), np.concatenate([*music, mixed[:0]])
+    own = [mixed[a:b] for a, b in runs(given.only_music)]
+    music, stretches = joined([*known_parts(known.music, window, n_bins), *loud_parts(own)], n_bins)
     require(music, "music")
     target = mixed[given.target]
     scale = np.float32(level / max(float(target.mean()) if len(target) else 0.0, 1e-12))

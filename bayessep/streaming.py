@@ -40,7 +40,7 @@ from bayessep.stft import (
     stream_push,
 )
 from bayessep.tempering import tempered_std
-from bayessep.timeline import Segment, complete
+from bayessep.timeline import Segment, complete, runs
 
 BLOCK_SECONDS = 60.0
 BLOCK_SAMPLES = 2**24  # of all channels; what has more in `BLOCK_SECONDS` has shorter blocks
@@ -82,6 +82,11 @@ class Survey(NamedTuple):
     music: Float[np.ndarray, "Tm F"]
     target: Float[np.ndarray, "T F"]  # a minute of what is left to infer
 
+    def stretches(self) -> list[Float[np.ndarray, "_ F"]]:
+        """The music as it is played, one stretch after another."""
+        ends = np.cumsum([b - a for a, b in runs(self.lessons.music)])
+        return np.split(self.music, ends[ends < len(self.music)])
+
 
 def limits(settings: Settings) -> tuple[str, ...]:
     """What a user of these settings may expect, and does not get in a recording that is worked on in pieces."""
@@ -119,7 +124,8 @@ def separate_file(
     window = preparation.window_of(settings, info.sample_rate)
     n_bins = preparation.modelled_bins(window, info.sample_rate, min(settings.max_frequency, known.bandwidth))
 
-    found, speech, music = material(path, info.sample_rate, known, window, n_bins, settings.p_music)
+    found, speech, parts = material(path, info.sample_rate, known, window, n_bins, settings.p_music)
+    music, stretches = preparation.joined(parts, n_bins)
     preparation.require(music, "music")
     if max(len(found.speech), len(found.music)) >= _most(info.sample_rate, window):
         notes += (f"of speech or music that is labelled, the first {MOST_SECONDS / 60:g} minutes are learned from.",)
@@ -128,7 +134,7 @@ def separate_file(
     scale = np.float32(settings.level / found.level)
     speech, music = speech * scale, music[: settings.max_catalogue] * scale
     trained = separators.train(speech, settings, progress)
-    job = Job(path, info.sample_rate, info.channels, window, n_bins, found, scale, speech, music, settings, progress)
+    job = Job(path, info.sample_rate, info.channels, window, n_bins, found, scale, speech, music, settings, progress, stretches)
     done = take_apart(job, trained, known.labels or (), speech_path, music_path)
     return done._replace(seconds=time.perf_counter() - started, notes=notes)
 
@@ -151,12 +157,12 @@ def take_apart(
     ):
         original = Held(block.samples for block in audio.blocks(job.path, 10.0))
         state = istream_init(window, (job.channels,))
-        for block, mask, p in _separated(job, trained):
+        for block, mask, own, p in _separated(job, trained):
             rows = slice(block.first, block.first + block.keep)
             spectrum = block.spectrum[:, block.before : block.before + block.keep]
             magnitudes = np.abs(spectrum).mean(0)
             p_music[rows] = p
-            for stem, values in _uncertainty(job, mask, magnitudes, rows).items():
+            for stem, values in _uncertainty(job, mask, own, magnitudes, rows).items():
                 spread[stem][rows] = values
             labels += preparation.label_frames(p, mask, magnitudes, rate / window.hop)
             full = preparation.full_mask(mask, settings.mask_power, magnitudes, spectrum.shape[2])
@@ -168,10 +174,10 @@ def take_apart(
     return LongSeparation(segments, times, p_music, spread, trace, time.perf_counter() - started, settings, ())
 
 
-def _uncertainty(job: "Job", mask: np.ndarray, magnitudes: np.ndarray, rows: slice) -> dict[str, np.ndarray]:
-    """As `pipeline.Separation.uncertainty`, of the tempered posterior."""
+def _uncertainty(job: "Job", mask: np.ndarray, own: np.ndarray, magnitudes: np.ndarray, rows: slice) -> dict[str, np.ndarray]:
+    """As `pipeline.Separation.uncertainty`; `own` is the standard deviation of the mask by the posterior as it is."""
     temper = tempering(job.settings)
-    std = np.zeros_like(mask) if temper is None else tempered_std(mask, temper)
+    std = own if temper is None else tempered_std(mask, temper)
     std = np.where(job.survey.lessons.given.target[rows, None], std, 0)
     return relative_spread(mask, std, magnitudes[:, : job.n_bins])
 
@@ -190,6 +196,7 @@ class Job(NamedTuple):
     music: Float[np.ndarray, "Tm F"]
     settings: Settings
     progress: Progress
+    stretches: tuple[int, ...] | None = None  # `preparation.Spectra`
 
     @property
     def frames_per_block(self) -> int:
@@ -250,7 +257,7 @@ def survey(
         n_target += int(target.sum())
         for wanted, at_most, pieces in kept:
             room = None if at_most is None else at_most - sum(map(len, pieces))
-            pieces.append(mixed[wanted[rows]][:room])
+            pieces.append(mixed[wanted[rows]][:room].copy())  # or all that is wanted would be held, and not that part of it
         first += len(mixed)
     level = total / max(n_target * n_bins, 1)
     return Survey(lessons, n_samples, first, level, loudest == 0, *(np.concatenate(pieces) for _, _, pieces in kept))
@@ -266,9 +273,9 @@ def _most(sample_rate: int, window: Stft) -> int:
 
 def material(
     path: str | Path, sample_rate: int, known: Known, window: Stft, n_bins: int, p_music: float
-) -> tuple[Survey, Float[np.ndarray, "Ts F"], Float[np.ndarray, "Tm F"]]:
-    """The first pass with the labels that are known; and the speech and the music to learn from, of the file's own the first
-    `_most` frames of each."""
+) -> tuple[Survey, Float[np.ndarray, "Ts F"], list[Float[np.ndarray, "_ F"]]]:
+    """The first pass with the labels that are known; and the speech and stretches of music to learn from, of the file's own the
+    first `_most` frames of each."""
 
     def read(times: np.ndarray) -> Lessons:
         given = preparation.read_labels(known.labels, times, p_music)
@@ -276,8 +283,7 @@ def material(
 
     found = survey(path, window, n_bins, read, most=_most(sample_rate, window))
     speech = np.concatenate([preparation.stack(known.speech, window, n_bins), preparation.loud(found.speech)])
-    music = np.concatenate([preparation.stack(known.music, window, n_bins), preparation.loud(found.music)])
-    return found, speech, music
+    return found, speech, [*preparation.known_parts(known.music, window, n_bins), *preparation.loud_parts(found.stretches())]
 
 
 def _blocks(job: Job) -> Iterator[_Block]:
@@ -307,7 +313,8 @@ def _problem(job: Job, block: _Block, trained: Trained | None, settings: Setting
     frames = np.clip(frames, 0, job.survey.n_frames - 1)
     x = (np.abs(block.spectrum).mean(0)[:, : job.n_bins] * job.scale).astype(np.float32)
     speech = job.speech if METHODS[settings.method].stacked else job.speech[:0]
-    known = preparation.Spectra(x, speech, job.music, job.survey.lessons.given.p_music[frames])
+    p_music = job.survey.lessons.given.p_music[frames]
+    known = preparation.Spectra(x, speech, job.music, p_music, stretches=job.stretches)
     problem, _ = separators.build_problem(known, trained, settings, mean=settings.level)  # that of the whole recording
     counts = (inside & job.survey.lessons.given.target[frames]).astype(np.float32)
     if METHODS[settings.method].stacked:
@@ -352,24 +359,27 @@ def _fit_templates(job: Job, trained: Trained | None) -> tuple[Trained | None, F
     return trained._replace(templates=state.shared["templates"]), np.array(trace)
 
 
-def _separated(job: Job, trained: Trained | None) -> Iterator[tuple[_Block, np.ndarray, np.ndarray]]:
-    """Each block with the mask and P(music) of the frames it keeps; templates are held. What is settled is not inferred."""
+def _separated(job: Job, trained: Trained | None) -> Iterator[tuple[_Block, np.ndarray, np.ndarray, np.ndarray]]:
+    """Each block with the mask, its standard deviation by the posterior, and P(music) of the frames it keeps.
+
+    Templates are held. What is settled is not inferred.
+    """
     settings = dataclasses.replace(job.settings, method="nmf", sweeps=min(job.settings.sweeps, _MAX_SWEEPS))
     given, last = job.survey.lessons.given, job.survey.n_frames - 1
     for index, block in enumerate(_blocks(job)):
         keep = slice(block.before, block.before + block.keep)
         frames = np.clip(np.arange(block.spectrum.shape[1]) + block.first - block.before, 0, last)
         rows = preparation.Given(*(field[frames] for field in given))
-        mask, _, p_music = preparation.settled(rows, job.n_bins)
+        mask, own, p_music = preparation.settled(rows, job.n_bins)
         if not job.is_settled(index):
             problem = _problem(job, block, trained, settings)
             found = separators.sources_of(separators.fit_problem(problem, trained, settings))
             x = np.asarray(problem.frames.x)
             mask = np.where(rows.target[:, None], preparation.speech_share(found.speech, x), mask)
+            own = np.sqrt(np.asarray(found.variance)) / np.maximum(x, 1e-9)
             mask = preparation.without_faint(mask, x, rows, job.sample_rate / job.window.hop, settings.faint)
             p_music = np.where(rows.target, found.p_music, p_music)
-        mask, p_music = mask[keep], p_music[keep]
-        yield block, mask, p_music
+        yield block, mask[keep], own[keep], p_music[keep]
         job.progress("separating", index + 1, job.n_blocks, float("nan"))
 
 

@@ -2,9 +2,11 @@
 
 import dataclasses
 import inspect
+import tracemalloc
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -231,11 +233,12 @@ def test_what_cannot_be_separated_is_refused(broadcast, known) -> None:
         inspect.unwrap(pipeline.analyse)(broadcast.mixture, RATE, known, SMALL)  # without the tests' own check of shapes
 
 
-def test_streaming_equals_the_whole(broadcast, known, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("spread", [Settings().spread, None])
+def test_streaming_equals_the_whole(broadcast, known, tmp_path, monkeypatch, spread: float | None) -> None:
     """With fixed templates a long file's blocks differ from the whole only through what lies beyond their context."""
     monkeypatch.setattr(streaming, "BLOCK_SECONDS", 3.0)
     monkeypatch.setattr(streaming, "CONTEXT_SECONDS", 0.5)
-    settings = dataclasses.replace(SMALL, method="nmf", filter_shape=1e4, gain_shape=1e4, chain=False)
+    settings = dataclasses.replace(SMALL, method="nmf", filter_shape=1e4, gain_shape=1e4, chain=False, spread=spread)
     mix = tmp_path / "mix.wav"
     write(mix, broadcast.mixture[None], RATE, "FLOAT")
     found = streaming.separate_file(mix, known, settings, tmp_path / "s.wav", tmp_path / "m.wav")
@@ -245,6 +248,54 @@ def test_streaming_equals_the_whole(broadcast, known, tmp_path, monkeypatch) -> 
     difference = np.sum((speech - whole.speech) ** 2) / np.sum(whole.speech**2)
     assert difference < 0.05
     assert found.p_music.shape == found.times.shape
+    magnitude = preparation.magnitude(broadcast.mixture, preparation.window_of(settings, RATE))[:, : whole.mask.shape[1]]
+    for stem, expected in whole.uncertainty(magnitude).items():
+        assert np.median(found.uncertainty[stem]) == pytest.approx(np.median(expected), rel=0.05) and np.median(expected) > 0.02
+
+
+def test_a_long_file_plays_each_stretch_of_music_in_order(broadcast, tmp_path, monkeypatch) -> None:
+    """Those that are given and its own, as in memory."""
+    mix, seen, build = tmp_path / "mix.wav", [], separators.build_problem
+    write(mix, broadcast.mixture[None], RATE, "FLOAT")
+    labels = [Segment(1.0, 2.0, "music"), Segment(3.0, 3.5, "music"), Segment(3.5, 4.0, "speech")]
+    rng = np.random.default_rng(0)
+    given = [rng.standard_normal(n).astype(np.float32) for n in (RATE, 2 * RATE)]
+    known = Known([given[0]], given, labels=labels)
+    spectrum = np.asarray(stft(jnp.asarray(broadcast.mixture[None]), preparation.window_of(SMALL, RATE)))
+    plan = preparation.prepare(
+        spectrum, preparation.window_of(SMALL, RATE), RATE, known,
+        max_frequency=SMALL.max_frequency, level=SMALL.level, p_music=SMALL.p_music,
+    )  # fmt: skip
+
+    def spy(spectra, *rest, **options):
+        seen.append(spectra)
+        return build(spectra, *rest, **options)
+
+    monkeypatch.setattr(separators, "build_problem", spy)
+    streaming.separate_file(mix, known, dataclasses.replace(SMALL, method="nmf"), tmp_path / "s.wav", tmp_path / "m.wav")
+    assert len(plan.spectra.stretches or ()) == 4
+    for spectra in seen:
+        assert spectra.stretches == plan.spectra.stretches
+        np.testing.assert_allclose(spectra.music, plan.spectra.music, rtol=1e-3, atol=1e-4)
+
+
+def test_the_first_pass_holds_no_more_of_a_longer_file(tmp_path, monkeypatch) -> None:
+    window, rng = preparation.window_of(Settings(), 8000), np.random.default_rng(0)
+
+    def read(times: np.ndarray) -> preparation.Lessons:
+        given = preparation.read_labels(None, times, 0.5)
+        return preparation.Lessons(given, given.target, given.target)
+
+    peaks = []
+    for seconds in (70, 70, 210):  # the first compiles
+        write(tmp_path / "mix.wav", 0.1 * rng.standard_normal((1, seconds * 8000)).astype(np.float32), 8000, "PCM_16")
+        tracemalloc.start()
+        found = streaming.survey(tmp_path / "mix.wav", window, 100, read, most=300)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert len(found.speech) == len(found.music) == 300
+    frame = 100 * 4 * 8000 / window.hop  # bytes of a second
+    assert peaks[2] < peaks[1] + 20 * frame, "of the 140 s that it is longer"
 
 
 @pytest.mark.parametrize("method", ["variational", "joint"])
@@ -319,7 +370,7 @@ def test_no_more_is_learned_from_a_long_file_than_can_be_held(tmp_path, monkeypa
     labels = [Segment(0.0, 6.0, "speech"), Segment(6.0, 12.0, "music")]
     window = preparation.window_of(Settings(), RATE)
     known = Known([sound[0, :RATE]], labels=labels)
-    found, speech, music = streaming.material(tmp_path / "mix.wav", RATE, known, window, 20, 0.5)
+    found, speech, (music,) = streaming.material(tmp_path / "mix.wav", RATE, known, window, 20, 0.5)
     second = RATE / window.hop
     assert len(found.speech) == len(music) == round(2 * second)
     assert abs(len(speech) - 3 * second) < 5
