@@ -85,9 +85,10 @@ def read(path: str | os.PathLike[str], *, strict: bool = True) -> list[Segment]:
     """Read labelled segments, in order and without overlaps.
 
     The format is recognised by the content: CSV or TSV with a header that names start, end (or duration) and
-    label; the same without a header, as Audacity writes it; RTTM, where every named speaker is speech; Praat
-    TextGrid, long or short; JSON. Text is UTF-8, or UTF-16 with a byte order mark. Overlaps are resolved in
-    RTTM and between the tiers of a TextGrid (:func:`flatten`), and are an error elsewhere.
+    label; the same without a header, as Audacity writes it (its labels of points are left out); RTTM, where
+    every named speaker is speech; Praat TextGrid, long or short; JSON. Text is UTF-8, or UTF-16 with a byte
+    order mark. Overlaps are resolved in RTTM and between the tiers of a TextGrid (:func:`flatten`), and are an
+    error elsewhere.
 
     Args:
         path: the file.
@@ -155,9 +156,12 @@ def _read_table(source: _Source) -> list[Segment]:
     if not numbered:
         raise source.error(None, "the file holds nothing but comments; it must hold labelled segments")
     delimiter = next((d for d in "\t;" if d in numbered[0][1]), ",")
-    rows = [(line, next(csv.reader([text], delimiter=delimiter))) for line, text in numbered]
+    headed = not re.match(r'[\s"]*[-+.\d]', numbered[0][1])
+    of_audacity = delimiter == "\t" and not headed  # quotes in its labels are their own, and some are of points
+    quoting = csv.QUOTE_NONE if of_audacity else csv.QUOTE_MINIMAL
+    rows = [(line, next(csv.reader([text], delimiter=delimiter, quoting=quoting))) for line, text in numbered]
     at = {"start": 0, "end": 1, "label": 2, "probability": 3}
-    if not re.match(r"\s*[-+.\d]", rows[0][1][0]):
+    if headed:
         line, header = rows.pop(0)
         names = [name.strip().lower() for name in header]
         at = {what: names.index(n) for what, known in _COLUMNS.items() for n in reversed(known) if n in names}
@@ -173,8 +177,12 @@ def _read_table(source: _Source) -> list[Segment]:
         if "end" not in value:
             start, length = (source.number(line, what, value[what]) for what in ("start", "duration"))
             value["end"] = str(round(start + length, 9))
+        if of_audacity and value["start"] == value["end"]:
+            continue
         segment = source.segment(line, value["start"], value["end"], value["label"], value.get("probability"))
         placed.append((line, segment))
+    if rows and not placed:
+        raise source.error(None, "its labels are of points in time; it must hold labels of stretches")
     return _without_overlaps(source, placed)
 
 
@@ -208,7 +216,7 @@ def _read_rttm(source: _Source) -> list[Segment]:
         start, length = source.number(line, "start", fields[3]), source.number(line, "duration", fields[4])
         label = fields[7]
         if fields[0] == "NON-SPEECH":
-            label = fields[6] if label == "<NA>" else label
+            label = {"other": NOISE}.get(fields[6].lower(), fields[6]) if label == "<NA>" else label
         elif canonical(label) is None or label.lower() in _PERSONS:
             label = SPEECH  # the name of a person
         sure = None if len(fields) < 9 or fields[8] == "<NA>" else fields[8]
@@ -293,8 +301,9 @@ def write(path: str | os.PathLike[str], segments: Iterable[Segment], format: str
     """Write segments; the extension names the format unless ``format`` does.
 
     ``csv``, ``tsv``, ``audacity`` (``.txt``), ``rttm`` (speech+music becomes two lines), ``textgrid``,
-    ``json``. Times are written to the microsecond. Audacity and TextGrid have no place for probabilities. The
-    file appears whole or not at all.
+    ``json``. Times are written to the microsecond, and what is shorter is left out. Audacity and TextGrid have no
+    place for probabilities, and Audacity and RTTM none for a recording without segments: the file is empty, which
+    `read` refuses. The file appears whole or not at all.
 
     Raises:
         UserError: the format is not known, or the file cannot be written.
@@ -331,7 +340,7 @@ def to_text(segments: Iterable[Segment], format: str, recording: str = "recordin
     Raises:
         ValueError: as :func:`write`.
     """
-    return _FORMATS[format](ordered(segments), recording)
+    return _FORMATS[format]([s for s in ordered(segments) if round(s.start, 6) < round(s.end, 6)], recording)
 
 
 def _table(segments: list[Segment], delimiter: str) -> str:

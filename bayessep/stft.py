@@ -115,7 +115,7 @@ def _nearest_even_smooth(target: float | int) -> int:
 
 
 def frame_count(n_samples: int, settings: Stft) -> int:
-    """Number of frames T of a waveform; 0 if it is too short for one, which happens only without centring."""
+    """Number of frames T of a waveform; 0 if it is too short for one, which centred is only what has no sample."""
     beyond_first = n_samples - settings.n_fft + 2 * _lead(settings)
     if settings.pad_end:
         return 1 + max(0, -(-beyond_first // settings.hop))

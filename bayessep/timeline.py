@@ -134,7 +134,8 @@ def flatten(segments: Iterable[Segment]) -> list[Segment]:
         if not active:
             continue
         label = _together({s.label for s in active})
-        shared = [s.probability for s in active if s.label == label or label == BOTH]
+        parts = (SPEECH, MUSIC, BOTH) if label == BOTH else (label,)
+        shared = [s.probability for s in active if s.label in parts]
         probability = None if None in shared else min(p for p in shared if p is not None)
         last = pieces[-1] if pieces else None
         if last is not None and (last.end, last.label, last.probability) == (left, label, probability):

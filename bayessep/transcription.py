@@ -275,6 +275,9 @@ def captions(words: Sequence[Word]) -> list[Caption]:
     return [caption._replace(end=max(caption.end, caption.start + SHORTEST)) for caption in found]
 
 
+_ANGLES = str.maketrans("<>", "‹›")
+
+
 def text_of(transcript: Transcript, format: str) -> str:
     """A transcript in one of `FORMATS` but JSON, which is `document_of`."""
     if format == "text":
@@ -284,8 +287,9 @@ def text_of(transcript: Transcript, format: str) -> str:
     for n, caption in enumerate(captions(transcript.words), start=1):
         lines = "\n".join(caption.lines)
         times = f"{_clock(caption.start, comma)} --> {_clock(caption.end, comma)}"
-        # WebVTT has tags and entities, SubRip has none.
-        blocks.append(f"{n}\n{times}\n{lines}\n" if plain else f"{times}\n{html.escape(lines, quote=False)}\n")
+        # Players take what is in angle brackets for tags: WebVTT has entities for those that are none, SubRip has not.
+        lines = lines.translate(_ANGLES) if plain else html.escape(lines, quote=False)
+        blocks.append(f"{n}\n{times}\n{lines}\n" if plain else f"{times}\n{lines}\n")
     return ("" if plain else "WEBVTT\n\n") + "\n".join(blocks)
 
 

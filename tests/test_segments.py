@@ -184,6 +184,25 @@ def test_persons_in_rttm_may_be_called_like_short_labels(tmp_path: Path):
     ]  # fmt: skip
 
 
+def test_what_rttm_calls_other_is_neither(tmp_path: Path):
+    lines = [f"NON-SPEECH a 1 {n} 1 <NA> {kind} <NA> <NA> <NA>" for n, kind in enumerate(("noise", "other", "music"))]
+    assert _shape(read(_text(tmp_path, "a.rttm", "\n".join(lines)))) == [(0, 2, NOISE), (2, 3, MUSIC)]
+
+
+def test_points_of_audacity_are_left_out_and_its_quotes_are_its_own(tmp_path: Path):
+    path = _text(tmp_path, "a.txt", '0.5\t0.5\tdoor\n1\t2\tspeech\n2\t3\t"quoted"\n3\t4\t"open\n')
+    assert [s.label for s in read(path, strict=False)] == [SPEECH, '"quoted"', '"open']
+    with pytest.raises(UserError, match="points in time"):
+        read(_text(tmp_path, "b.txt", "0.5\t0.5\tspeech\n"))
+
+
+@pytest.mark.parametrize("format", FILES)
+def test_what_would_last_no_time_in_a_file_is_not_written(tmp_path: Path, format: str):
+    segments = [Segment(0.0, 1.0, SPEECH), Segment(1.0, 1 + 3e-7, MUSIC), Segment(2.0, 3.0, MUSIC)]
+    write(tmp_path / FILES[format], segments)
+    assert read(tmp_path / FILES[format]) == [segments[0], segments[2]]
+
+
 def test_rttm_says_speech_over_music_in_two_lines(tmp_path: Path):
     write(tmp_path / "my show.rttm", [Segment(1.0, 3.5, BOTH, 0.5)])
     assert (tmp_path / "my show.rttm").read_text().splitlines() == [
@@ -361,6 +380,13 @@ def test_flatten_against_looking_at_every_instant(segments: list[Segment]):
         if expected is None and on:
             expected = NOISE if NOISE in on else UNLABELLED
         assert [s.label for s in flat if s.start <= t < s.end] == ([] if expected is None else [expected])
+
+
+def test_noise_below_says_nothing_of_speech_and_music():
+    noise = Segment(0.0, 2.0, NOISE, 0.1)
+    (both,) = flatten([Segment(0.0, 2.0, SPEECH, 0.9), Segment(0.0, 2.0, MUSIC, 0.8), noise])
+    assert both == Segment(0.0, 2.0, BOTH, 0.8)
+    assert flatten([Segment(0.0, 2.0, BOTH, 0.7), noise._replace(probability=None)]) == [Segment(0.0, 2.0, BOTH, 0.7)]
 
 
 def test_flatten_is_as_sure_as_its_least_sure_part():

@@ -127,7 +127,7 @@ def test_captions_are_short_in_time_and_on_the_page() -> None:
         assert one.end - one.start <= transcription.LASTING
     assert found[-2].lines[0] == "later"
     written = text_of(Transcript(words, 4000.0), "srt")
-    assert written.startswith("1\n00:00:00,000 --> ") and "--> 01:01:40,250\n<b>&\n" in written
+    assert written.startswith("1\n00:00:00,000 --> ") and "--> 01:01:40,250\n‹b›&\n" in written, "players obey <b>"
     assert written.count("\n\n") == len(found) - 1
     web = text_of(Transcript(words, 4000.0), "vtt")
     assert web.startswith("WEBVTT\n\n00:00:00.000 --> ") and "&lt;b&gt;&amp;" in web
