@@ -16,6 +16,7 @@ from bayessep import (
     audio,
     cleaning,
     cleaning_page,
+    commands,
     data,
     detection,
     general,
@@ -143,6 +144,7 @@ def clean(
         with spared(task.recording, failures.append, alone=len(planned) == 1):
             document = clean_one(task, settings, device, terminal, writing)
             row |= {name: document[name] for name in ("seconds", "seconds_of", "learned", "notes")}
+        commands.forget_programs()
         for failure in failures:
             row |= {"status": FAILED, "error": failure}
             terminal.warn(failure)

@@ -87,6 +87,23 @@ def use_cache() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
+MOST_MAPPINGS = 20_000
+"""Of memory in a process, before compiled programs are let go of. Linux allows 65,530 (vm.max_map_count)."""
+
+
+def forget_programs() -> None:
+    """Let go of compiled programs if there are very many; for whoever works on one recording after the other.
+
+    Recordings that differ in length have programs of their own, each of which takes some mappings of memory: after 150 recordings
+    or so the next compilation would end the process. Systems that do not count mappings do not limit them.
+    """
+    with contextlib.suppress(OSError):
+        with open("/proc/self/maps", "rb") as mappings:
+            if sum(1 for _ in mappings) <= MOST_MAPPINGS:
+                return
+        jax.clear_caches()
+
+
 # --- separate ------------------------------------------------------------------------------------------------------------
 
 

@@ -346,9 +346,10 @@ def _check_setup(folder: Path, seed: int, *, writes: bool = True) -> None:
 
 def work(task: Task, folder: Path, data: Path, seed: int) -> int:
     """Run the rows of a task and append their results; returns how many."""
-    from bayessep.commands import use_cache
+    from bayessep.commands import forget_programs, use_cache
 
     use_cache()
+    forget_programs()
     item = protocol.load(data, protocol.CONDITIONS[task.condition].cast)[task.item]()
     mixed = protocol.mix(item, task.smr_db, task.condition)
     trained: dict[Any, Trained | None] = {}

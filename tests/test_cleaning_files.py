@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bayessep import cleaning, cleaning_files, detection, recordings, shipped, streaming
+from bayessep import cleaning, cleaning_files, commands, detection, recordings, shipped, streaming
 from bayessep.audio import AudioInfo
 from bayessep.cleaning import Cleaned, Stems
 from bayessep.detection import Detection
@@ -89,7 +89,7 @@ def test_what_is_said_is_written_down_where_speech_is_heard(
         document = json.loads(call.succeeded(*line, *writes))
     assert document["counts"]["skipped"] == 1 and asked == [0, 0]
     assert (folder / "transcript.txt").read_text() == "<soft> <soft> <soft>\n"  # three seconds of speech, and one of music
-    assert (folder / "transcript.srt").read_text().startswith("1\n00:00:00,250 --> 00:00:02,500\n<soft> <soft>")
+    assert (folder / "transcript.srt").read_text().startswith("1\n00:00:00,250 --> 00:00:02,500\n‹soft› ‹soft›")
     page = (folder / "report.html").read_text()
     assert "What is said" in page and "&lt;soft&gt; &lt;soft&gt;" in page and "<soft>" not in page
     with pytest.MonkeyPatch.context() as patch:
@@ -132,6 +132,15 @@ def test_no_recording_is_replaced_by_the_stems_of_another(call: Caller, heard: l
     complaint = call.refused("clean", folder, "-o", folder, "-q")
     assert str(other) in complaint and "would be replaced" in complaint and heard == []
     assert str(other) in call.refused("clean", folder / "a.wav", other, "-o", folder, "-q")
+
+
+def test_programs_are_let_go_of_after_each(call: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    let_go: list[int] = []
+    monkeypatch.setattr(commands, "forget_programs", lambda: let_go.append(1))
+    for name in ("a.wav", "b.wav", "c.wav"):
+        recording(tmp_path / "in" / name)
+    call.succeeded("clean", tmp_path / "in", "-o", tmp_path / "out")
+    assert len(let_go) == 3
 
 
 def test_a_name_of_dots_is_no_folder_above(tmp_path: Path) -> None:

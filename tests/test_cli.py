@@ -14,11 +14,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import typer
 from hypothesis import given as for_all
 from hypothesis import strategies as st
+from jax import Array
 from rich.table import Table
 
 from bayessep import cli, commands, doctor, estimates, output, recordings, separator_commands, shipped, terminal
@@ -448,6 +451,28 @@ def test_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert commands.cache_folder() == tmp_path / "home" / ".cache" / "bayessep" / "jax"
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="this system does not say how memory is mapped")
+def test_programs_are_forgotten_where_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    traced: list[int] = []
+
+    @jax.jit
+    def doubled(x: Array) -> Array:
+        traced.append(len(x))
+        return 2 * jnp.sort(x)
+
+    for n in (10, 11, 10, 11):
+        doubled(jnp.ones(n))
+    commands.forget_programs()
+    doubled(jnp.ones(10))
+    assert traced == [10, 11], "these are few"
+    monkeypatch.setattr(commands, "MOST_MAPPINGS", 0)
+    before = len(Path("/proc/self/maps").read_bytes().splitlines())
+    commands.forget_programs()
+    assert len(Path("/proc/self/maps").read_bytes().splitlines()) < before
+    np.testing.assert_array_equal(doubled(jnp.ones(10)), 2.0)
+    assert traced == [10, 11, 10]
 
 
 def test_tables_are_whole_in_a_file(capsys: pytest.CaptureFixture[str]) -> None:

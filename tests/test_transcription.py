@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bayessep import cli_transcripts, transcription
+from bayessep import cli_transcripts, commands, transcription
 from bayessep.errors import UserError
 from bayessep.recognition import Word
 from bayessep.transcription import Transcript, captions, pieces, plugged_in, text_of, transcribe, transcribe_samples
@@ -192,7 +192,11 @@ def test_every_format_has_the_same_words(call: Caller, ones: Path) -> None:
     assert json.loads((ones / "said.json").read_text()) == document
 
 
-def test_several_recordings_are_transcribed_though_one_fails(call: Caller, ones: Path) -> None:
+def test_several_recordings_are_transcribed_though_one_fails(
+    call: Caller, ones: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_go: list[int] = []
+    monkeypatch.setattr(commands, "forget_programs", lambda: let_go.append(1))
     (ones / "in").mkdir()
     save(ones / "in" / "b.wav", _claps(2.0), rate=8000)
     (ones / "in" / "a.wav").write_bytes(b"no sound")
@@ -200,6 +204,7 @@ def test_several_recordings_are_transcribed_though_one_fails(call: Caller, ones:
     assert outcome.code == 1 and "failed: in/a.wav" in outcome.err.replace("\\", "/")
     assert [path.name for path in files(ones / "out")] == ["b.txt"]
     assert (ones / "out" / "b.txt").read_text() == "ha ha\n"
+    assert len(let_go) == 2, "programs are let go of after each"
 
 
 def test_draws_of_a_separation_mark_words(call: Caller, ones: Path) -> None:
