@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
 from bayessep import neural
-from bayessep.detector_data import Item, Items, gain_of
+from bayessep.detector_data import Item, Items, gain_of, one_of
 from bayessep.errors import UserError
 from bayessep.models.blstm_mask import BlstmMask
 from bayessep.models.conv_tasnet import ConvTasNet
@@ -53,7 +53,7 @@ class Recipe:
         network: one of `NETWORKS`.
         preset: of its sizes.
         mask, norm, causal, consistent, precision: `ConvTasNet`, in place of the preset's where they are given: an empty name is
-            the preset's.
+            the preset's, and what the preset is, causal or consistent, it stays.
         rate: of Adam.
         falls: whether the rate falls to nothing until the last epoch, along half a cosine: the end of a training.
         batch: mixtures of a step.
@@ -131,7 +131,11 @@ class Recipe:
 
 
 SPEEDS = {"speech": 1.15, "music": 1.5}
-"""How many times faster or slower at most: higher or lower, too, as a tape is."""
+"""How many times faster or slower at most: higher or lower, too, as a tape is.
+
+Samples between samples are on straight lines: the highest octave becomes duller, and some of what no longer fits below half the
+sample rate comes back as another tone.
+"""
 JOINED = 0.3
 """Share of the music that other music is added to."""
 
@@ -160,14 +164,13 @@ def stretch(items: Sequence[Item], n: int, rng: np.random.Generator) -> Float[np
 
     One that happens to be a pause is drawn again, as far as there is sound.
     """
-    weights = np.array([len(item.samples) for item in items], np.float64)
     found = np.zeros(n, np.float32)
     for _ in range(20):
-        chosen = items[rng.choice(len(items), p=weights / weights.sum())]
+        chosen = one_of(items, rng)
         check_one_channel(samples := chosen.samples, chosen.name)
         first = rng.integers(max(1, len(samples) - n + 1))
         found = np.take(samples, np.arange(first, first + n), mode="wrap")
-        if np.mean(found**2) > 1e-3 * np.mean(samples**2):
+        if np.mean(found**2) > 1e-3 * np.vdot(samples, samples) / len(samples):  # of an hour, without a copy of it
             break
     return found.astype(np.float32)
 

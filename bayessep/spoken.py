@@ -162,6 +162,7 @@ def _pause(rng: np.random.Generator) -> Float[np.ndarray, " n"]:
 
 
 def _played(samples: Float[np.ndarray, " N"], speed: float) -> Float[np.ndarray, " M"]:
+    """Faster or slower; samples between samples are on straight lines (`separator_training.SPEEDS`)."""
     if speed == 1.0:
         return samples
     return np.interp(np.arange(0, len(samples) - 1, speed), np.arange(len(samples)), samples).astype(np.float32)

@@ -343,7 +343,7 @@ def changed(budget: Budget, **changes: Any) -> Budget:
 
 
 def seeded(budget: Budget, seed: int) -> Budget:
-    """With a seed for all trainings."""
+    """With one seed for all trainings: those that follow others in a row begin with what these began with."""
     return changed(budget, seed=seed)
 
 

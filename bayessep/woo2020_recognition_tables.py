@@ -326,8 +326,9 @@ def about(results: Results, setup: Mapping[str, Any]) -> str:
         "(recognition.normalised), and counted over all utterances (jiwer). The paper's networks learned from 260 hours of speech "
         "and 30 of music, at full size, and were tuned at a rate of 1e-4 with up to 40 utterances a step; here networks are "
         f"small, the rate {recipes['joint']['rate']:g} and falls, with {recipes['joint']['batch']} utterances a step; L_asr is "
-        "the sum over their labels. Some of the music that is learned from is generated. A recogniser that is not tuned runs as in "
-        "recognition."
+        "the sum over their labels. All trainings draw with one seed: what is tuned hears again the mixtures that its separator "
+        "began with, and the mixture ASR the words of the clean one. Some of the music that is learned from is generated. A "
+        "recogniser that is not tuned runs as in recognition."
     )
 
 
