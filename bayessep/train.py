@@ -26,7 +26,7 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import jax
 import numpy as np
@@ -126,7 +126,7 @@ def means(of: Sequence[Any]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Trained(Generic[State]):
-    """The state of the best epoch (of the last, where `Task.latest`), and how it came to be."""
+    """The state of the best epoch (of the last, where `Task.latest`) without its optimiser, and how it came to be."""
 
     state: State
     epoch: int  # the best one, from 1
@@ -140,7 +140,7 @@ class _Carried(NamedTuple):
     """Everything that goes on from epoch to epoch."""
 
     state: PyTree
-    mean: PyTree  # `Training.average`; nothing without
+    mean: PyTree  # `Training.average`, of what is `learned`; nothing without
     best: PyTree
     best_loss: np.ndarray
     best_epoch: np.ndarray
@@ -192,7 +192,7 @@ def train(
             carried = _Carried(
                 state,
                 mean,
-                watched if better else carried.best,
+                learned(watched) if better else carried.best,
                 np.array(loss) if better else carried.best_loss,
                 np.array(done + 1) if better else carried.best_epoch,
                 np.array(done + 1),
@@ -205,7 +205,14 @@ def train(
 
 def _fresh(state: PyTree, training: Training) -> _Carried:
     state = jax.tree.map(np.asarray, state)
-    return _Carried(state, state if training.average else (), state, np.array(np.inf), np.array(0), np.array(0))
+    kept = learned(state)
+    return _Carried(state, kept if training.average else (), kept, np.array(np.inf), np.array(0), np.array(0))
+
+
+def learned(state: State) -> State:
+    """A state whose optimiser is nothing: means and the best are of what was learned, and no moments of gradients need be kept."""
+    fields = getattr(state, "_fields", ())
+    return cast(Any, state)._replace(**{name: () for name in ("optimiser", "optimisers") if name in fields}) if fields else state
 
 
 def _over(history: Sequence[Mapping[str, float]], training: Training, latest: bool) -> str:
@@ -274,7 +281,7 @@ def _jitted(step: Callable, average: float, whole: NamedSharding) -> Callable:
     def numbered(live: PyTree, batch: PyTree, seed: Array, n: Array) -> tuple[PyTree, Mapping[str, Array]]:
         state, mean = live
         state, metrics = step(state, batch, jax.random.fold_in(jax.random.wrap_key_data(seed), n))
-        return (state, _averaged(mean, state, average, n) if average else ()), _named(metrics)
+        return (state, _averaged(mean, learned(state), average, n) if average else ()), _named(metrics)
 
     return numbered
 

@@ -123,6 +123,7 @@ def test_the_mean_goes_on_where_it_was(tmp_path):
     run(tmp_path / "parts", dataclasses.replace(whole, epochs=2))
     (parts, at_once) = (run(tmp_path / folder, whole) for folder in ("parts", "once"))
     assert np.array_equal(parts.state.weights, at_once.state.weights) and parts.history == at_once.history
+    assert parts.state.optimiser == (), "nor in the mean, nor of the best: nobody goes on from there"
 
 
 def test_a_smaller_gain_than_asked_does_not_count_but_is_kept(tmp_path):

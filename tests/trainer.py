@@ -17,7 +17,7 @@ TRUTH = np.array([1.0, -2.0, 3.0], np.float32)
 
 class Line(NamedTuple):
     weights: jax.Array
-    velocity: jax.Array
+    optimiser: jax.Array  # velocity
 
 
 class Points(NamedTuple):
@@ -44,7 +44,7 @@ def line(*, rate: float = 0.05, kill_at: int | None = None, size: int = 16, step
             return jnp.mean((batch.x @ w - batch.y) ** 2)
 
         value, gradient = jax.value_and_grad(loss)(state.weights)
-        velocity = 0.5 * state.velocity + gradient + 0.01 * jax.random.normal(key, (3,))
+        velocity = 0.5 * state.optimiser + gradient + 0.01 * jax.random.normal(key, (3,))
         return Line(state.weights - rate * velocity, velocity), {"loss": value}
 
     def validate(state: Line) -> dict[str, float]:
