@@ -211,9 +211,7 @@ def check(model: Model, config: ConvTasNet, parameters: PyTree, both_signs: bool
     for batch, n in _shapes(config):
         mixture = rng.standard_normal((batch, n), np.float32)
         with jax.default_matmul_precision("float32"):  # which accelerators would not do by themselves
-            upright, turned = (
-                np.asarray(conv_tasnet.predict(exact, parameters, jnp.asarray(sign * mixture))) for sign in np.float32([1, -1])
-            )
+            upright, turned = (np.asarray(conv_tasnet.predict(exact, parameters, jnp.asarray(x))) for x in (mixture, -mixture))
         wanted = (upright - turned) / 2 if both_signs else upright
         (said,) = session.run(None, {"mixture": mixture})
         if said.shape != wanted.shape:

@@ -96,7 +96,7 @@ def test_a_model_hears_a_mixture_upside_down_as_separate_does(run: Runner, onnx:
     model = export.conv_tasnet_model(config, parameters, RATE, both_signs=True)
     onnx.checker.check_model(model, full_check=True)
     found = run(model, x)
-    upright, turned = (np.asarray(conv_tasnet.predict(config, parameters, sign * x)) for sign in np.float32([1, -1]))
+    upright, turned = (np.asarray(conv_tasnet.predict(config, parameters, jnp.asarray(one))) for one in (x, -x))
     np.testing.assert_allclose(found, (upright - turned) / 2, atol=2e-5)
     assert np.abs(found - upright).max() > 1e-3
     if consistent:
