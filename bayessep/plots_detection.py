@@ -53,7 +53,7 @@ def overlap_figure(levels: Mapping[str, Mapping[int, tuple[float, float]]], modi
         axes.set(title=title, xlabel="speech-to-music ratio (dB)")
         axes.grid(axis="y")
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.05), ncols=3)  # curves may be anywhere
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1.05), ncols=2)  # curves may be anywhere
     sides[0].set(ylabel="recall of speech+music (%), ± deviation over folds", ylim=(0, 102))
     return figure
 
