@@ -274,18 +274,16 @@ def _with_room(problem: JingleMixture) -> JingleMixture:
 
 def _first_frames(posterior: Posterior, n: int) -> Posterior:
     """Without the frames behind these."""
-
-    def first(tree: Any) -> Any:
-        return jax.tree.map(lambda a: a[:n], tree)
+    frames = jingle_mixture.Frames(*(None if field is None else field[:n] for field in posterior.problem.frames))
 
     def cut(blocks: Blocks) -> Blocks:
-        return blocks._replace(excitations=first(blocks.excitations), gain=first(blocks.gain))
+        return blocks._replace(**{name: jax.tree.map(lambda a: a[:n], getattr(blocks, name)) for name in ("excitations", "gain")})
 
     return posterior._replace(
-        problem=dataclasses.replace(posterior.problem, frames=first(posterior.problem.frames)),
+        problem=dataclasses.replace(posterior.problem, frames=frames),
         blocks=cut(posterior.blocks),
         moments=cut(posterior.moments),
-        candidates=first(posterior.candidates),
+        candidates=None if posterior.candidates is None else posterior.candidates[:n],
     )
 
 
