@@ -170,7 +170,7 @@ def learn(
     music = repetition.distinct(heard, target, model.max_catalogue, settings.alike)
     music_seconds = len(music) / frame_rate
     if speech_seconds >= settings.least_speech:
-        trained, speech_from = separators.train_templates(speech, model, progress, shared=True), RECORDING
+        trained, speech_from = separators.train_templates(speech, model, progress), RECORDING
     else:
         trained, speech_from = general.trained("speech", frequencies), GENERAL
         notes.append(f"{_heard('speech', speech_seconds)}: it is told by what speech sounds like in general.")
@@ -267,7 +267,7 @@ def clean(
     learned = learn(mixed[lessons.speech], stretches, target, frequencies, sample_rate / window.hop, settings, progress)
     plan = Plan(Spectra(target, mixed[:0], learned.music, given.p_music[given.target]), given, times, n_bins)
     found = pipeline.take_apart(
-        mixture, sample_rate, spectrum, plan, learned.trained, model, labels=detection.segments, shared=True, progress=progress
+        mixture, sample_rate, spectrum, plan, learned.trained, model, labels=detection.segments, progress=progress
     )
     account = Cleaned(times, found.p_music, found.uncertainty(mixed), learned, learned.notes, time.perf_counter() - started)
     drawn = draw_speech(found, mixture, sample_rate, key_of(found), draws) if draws else ()

@@ -162,15 +162,11 @@ def take_apart(
     settings: Settings,
     *,
     labels: Sequence[Segment] = (),
-    shared: bool = False,
     progress: Progress = silent,
 ) -> Separation:
-    """Infer what a plan leaves open, and make stems and labels of it; `labels` stand as they are, the model's between them.
-
-    `shared` is as for `separators.infer`.
-    """
+    """Infer what a plan leaves open, and make stems and labels of it; `labels` stand as they are, the model's between them."""
     started = time.perf_counter()
-    inferred = infer(plan.spectra, trained, settings, progress, shared=shared)
+    inferred = infer(plan.spectra, trained, settings, progress)
     given, x = plan.given, plan.spectra.target
     mask, std, p_music = settled(given, plan.n_bins)
     gain = np.full(len(given.target), np.nan, np.float32)

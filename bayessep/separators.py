@@ -5,7 +5,6 @@ trained, whether they move on the mixture, and how conditionals are read.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -51,17 +50,11 @@ def beside(speech: Trained, music: Trained) -> Trained:
     return Trained(both, speech.prior, len(speech.templates.shape))
 
 
-def train_templates(
-    speech: Float[np.ndarray, "T F"], settings: Settings, progress: Progress = silent, *, shared: bool = False
-) -> Trained:
-    """Gamma-Poisson NMF of the training speech with learned, tied hyper-parameters (paper 000, section 2.3.1).
-
-    With `shared`, speech of about the same length is learned from by one compiled program.
-    """
+def train_templates(speech: Float[np.ndarray, "T F"], settings: Settings, progress: Progress = silent) -> Trained:
+    """Gamma-Poisson NMF of the training speech with learned, tied hyper-parameters (paper 000, section 2.3.1)."""
     x = jnp.asarray(speech, jnp.float32)
     prior = jingle_mixture.priors(x.shape[1], float(x.mean()), n_bases=settings.bases)
     problem = jingle_mixture.build(x, prior=prior, learn=Learn(templates=True, excitations=True))
-    problem = _with_room(problem) if shared else problem
     readings = Blocks("mean", "mean", "fixed", "fixed", "fixed")
     fit = _run(problem, readings, settings, None, "training", settings.training_sweeps, progress)
     return Trained(fit.state.posterior.templates, fit.state.hyper.prior)
@@ -246,51 +239,19 @@ def _prior_of_repeats(
     return prior
 
 
-def infer(
-    spectra: Spectra, trained: Trained | None, settings: Settings, progress: Progress = silent, *, shared: bool = False
-) -> Inferred:
-    """Run one method on the target frames.
-
-    With `shared`, recordings of about the same length, with about as much music, share a compiled program (`Settings.complete`
-    must be off: what is learned of the music has priors of its own).
-    """
+def infer(spectra: Spectra, trained: Trained | None, settings: Settings, progress: Progress = silent) -> Inferred:
+    """Run one method on the target frames."""
     problem, found = build_problem(spectra, trained, settings)
-    n_frames, rows = len(problem.frames.x), target_rows(problem, len(spectra.target))
-    posterior, fit = _infer(_with_room(problem) if shared else problem, trained, settings, progress)
+    posterior, fit = _infer(problem, trained, settings, progress)
+    rows = target_rows(problem, len(spectra.target))
     of_target = jax.tree.map(lambda a: a[rows], sources_of(posterior))
     gain = np.asarray(posterior.moments.gain.mean)[rows]
-    posterior = _first_frames(posterior, n_frames) if shared else posterior
     return Inferred(of_target, np.asarray(posterior.moments.filter.mean), gain, fit, found and found.period, posterior)
-
-
-def _with_room(problem: JingleMixture) -> JingleMixture:
-    """Of one of a few shapes: frames and entries are filled up to the next quarter of an octave."""
-
-    def size(n: int) -> int:
-        return math.ceil(2 ** (math.ceil(4 * math.log2(n)) / 4))
-
-    return jingle_mixture.padded(problem, size(len(problem.frames.x)), size(len(problem.catalogue)))
-
-
-def _first_frames(posterior: Posterior, n: int) -> Posterior:
-    """Without the frames behind these."""
-    frames = jingle_mixture.Frames(*(None if field is None else field[:n] for field in posterior.problem.frames))
-
-    def cut(blocks: Blocks) -> Blocks:
-        return blocks._replace(**{name: jax.tree.map(lambda a: a[:n], getattr(blocks, name)) for name in ("excitations", "gain")})
-
-    return posterior._replace(
-        problem=dataclasses.replace(posterior.problem, frames=frames),
-        blocks=cut(posterior.blocks),
-        moments=cut(posterior.moments),
-        candidates=None if posterior.candidates is None else posterior.candidates[:n],
-    )
 
 
 def target_rows(problem: JingleMixture, n_target: int) -> slice:
     """Where the target frames of a problem are: last, as a stacked method's speech comes before them."""
-    n = len(problem.frames.x)
-    return slice(n - n_target, n)
+    return slice(len(problem.frames.x) - n_target, None)
 
 
 def _infer(

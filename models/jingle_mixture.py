@@ -156,36 +156,6 @@ def build(
     )
 
 
-def padded(model: JingleMixture, n_frames: int, n_entries: int) -> JingleMixture:
-    """The same problem with frames behind its own that say nothing, and entries that are never played.
-
-    Its posterior is the same, but for rounding, in the frames and of the entries that there were. Problems of different sizes can
-    so be of one shape, and be compiled for once.
-
-    Args:
-        model: its priors are tied along frames and entries.
-        n_frames: T, no fewer than it has.
-        n_entries: J, the null entry among them, no fewer than it has; of a problem without music they stay what they are.
-    """
-    x, (prior, r) = model.frames.x, model.hyper
-    if len(prior.gain.shape) > 1 or len(prior.catalogue.shape) > 1:
-        raise ValueError("the priors of gain and catalogue must be the same for all frames and entries")
-    more, others = n_frames - len(x), n_entries - len(model.catalogue) if model.has_music else 0
-
-    def longer(array: Array, n: int, fill: float = 0.0) -> Array:
-        return jnp.concatenate([array, jnp.full((n, *array.shape[1:]), fill, array.dtype)])
-
-    observed = jnp.ones_like(x) if model.frames.observed is None else model.frames.observed
-    successor = jnp.concatenate([r.successor, len(r.successor) + jnp.arange(others, dtype=r.successor.dtype)])
-    return dataclasses.replace(
-        model,
-        frames=Frames(*(longer(field, more) for field in (*model.frames[:4], observed))),
-        hyper=Hyper(prior, FramePrior(longer(r.entry, others), longer(r.stay, others), longer(r.advance, others), successor)),
-        catalogue=longer(model.catalogue, others),
-        latent=longer(model.latent, others),
-    )
-
-
 def priors(
     n_bins: int,
     level: float | Float[Array, ""],

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +11,8 @@ import scipy.stats as st
 from scipy.special import digamma, gammaln, logsumexp, polygamma, rel_entr
 
 from bayessep.gamma import Gamma, point
-from bayessep.inference import cavi, loop
 from bayessep.models import conditionals as co
-from bayessep.models import entries, frame_prior, jingle_mixture
+from bayessep.models import entries, frame_prior
 from bayessep.models.jingle_mixture import Blocks, Learn
 from tests.helpers import (
     Setting,
@@ -517,42 +515,3 @@ def test_scale_of_templates_is_set_by_their_prior_alone(x64):
     bound = evaluate(model, posterior)[0]
     np.testing.assert_allclose(evaluate(other, scaled(posterior))[0], bound, rtol=1e-12)
     assert abs(evaluate(model, scaled(posterior))[0] - bound) > 1
-
-
-@pytest.mark.parametrize("music", ["none", "known", "chain", "pruned chain"])
-def test_room_behind_changes_nothing(x64, music: str):
-    """Frames that say nothing and entries that are never played: sweep after sweep the others are what they would be."""
-    rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.gamma(0.5, 2.0, (23, 6)))
-    prior = jingle_mixture.priors(6, 1.0, n_bases=3, filter_shape=30.0, gain_shape=30.0, dtype=jnp.float64)
-    catalogue = None if music == "none" else jnp.asarray(rng.gamma(0.5, 2.0, (7, 6)))
-    uniform = frame_prior.uniform(0 if catalogue is None else 7, dtype=jnp.float64)
-    chain = "chain" in music
-    follows = jnp.asarray([0, *range(2, 8), 1])
-    problem = jingle_mixture.build(
-        x,
-        prior=prior,
-        catalogue=catalogue,
-        frames_prior=frame_prior.left_to_right(uniform, follows) if chain else frame_prior.independent(uniform),
-        weight=jnp.asarray(rng.choice([0.0, 0.5, 1.0], 23)),
-        music=None if catalogue is None else jnp.asarray(rng.choice([0.0, 0.4, 1.0], 23)),
-        chain=chain,
-        candidates=3 if "pruned" in music else None,
-        learn=Learn(templates=True, excitations=True),
-    )
-    roomy = jingle_mixture.padded(problem, 40, 12)
-    assert roomy.catalogue.shape == ((1 if catalogue is None else 12), 6) and roomy.frames.x.shape == (40, 6)
-    readings = Blocks("mean", "mean", "mean", "mean", "fixed")
-
-    def fitted(model):
-        start = jax.tree_util.Partial(jingle_mixture.Start(3), model, None)
-        return loop.fit(cavi.cavi(co, model, start, readings=readings), jax.random.key(0), max_steps=8, tolerance=0.0)
-
-    own, other = fitted(problem), fitted(roomy)
-    np.testing.assert_allclose(other.trace, own.trace, rtol=1e-9)
-    found = other.state.posterior
-    cut = found._replace(excitations=Gamma(*(a[:23] for a in found.excitations)), gain=Gamma(*(a[:23] for a in found.gain)))
-    for name in ("templates", "excitations", "filter", "gain"):
-        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), getattr(cut, name), getattr(own.state.posterior, name))
-    with pytest.raises(ValueError, match="must be the same for all"):
-        jingle_mixture.padded(dataclasses.replace(problem, hyper=problem.hyper._replace(prior=own.state.posterior)), 40, 12)
