@@ -86,13 +86,15 @@ def shipped_network() -> Network:
     return network_of(shipped.read(MODEL))
 
 
+_NONE = "these are no weights of a detector"
+
+
 def network_of(weights: Weights) -> Network:
     """A detector from a file of weights.
 
     Raises:
         UserError: they are those of another network, or of one that must have heard a recording to its end, or no numbers.
     """
-    none = "these are no weights of a detector"
     try:
         recipe = shipped.config_of(Recipe, weights.settings["recipe"])
         temperature, members = float(weights.settings["temperature"]), int(weights.settings.get("members", 1))
@@ -100,28 +102,26 @@ def network_of(weights: Weights) -> Network:
     except (KeyError, TypeError, ValueError) as error:
         other = weights.settings.get("network")
         what = f"those of {other}" if isinstance(other, str) else str(error)
-        raise UserError(f"{none} ({what}); bayessep train detector {RUNS} makes some.") from None
+        raise UserError(f"{_NONE} ({what}); bayessep train detector {RUNS} makes some.") from None
     if recipe.network != "frames":
         what = f"a detector of the network {recipe.network} looks at single patches, and is not run on recordings"
         raise UserError(f"{what}; bayessep train detector {RUNS} makes one that is.")
     if not 0 < temperature < np.inf or members < 1 or len(bias) != len(LABELS) or not np.isfinite(bias).all():
-        raise UserError(f"{none} (temperature {temperature}, bias {bias}, {members} networks).")
-    try:
-        states = states_of(recipe, weights, members)
-    except ValueError as error:
-        raise UserError(f"{none} ({error}); bayessep train detector {RUNS} makes some.") from None
-    return Network(recipe, states, Calibration(temperature, bias))
+        raise UserError(f"{_NONE} (temperature {temperature}, bias {bias}, {members} networks).")
+    return Network(recipe, states_of(recipe, weights, members), Calibration(temperature, bias))
 
 
 def states_of(recipe: Recipe, weights: Weights, members: int = 1) -> tuple[detector.State, ...]:
     """The networks of a file of weights, of whatever kind; they can be run, and not be trained on.
 
     Raises:
-        ValueError: some of their numbers are not finite.
-        UserError: they are those of another network.
+        UserError: they are those of another network, or no numbers.
     """
     like = jax.eval_shape(lambda key: detector.init(recipe.detector, key), jax.random.key(0))
-    numbers = shipped.numbers(weights, members * ((like.parameters, like.statistics),))
+    try:
+        numbers = shipped.numbers(weights, members * ((like.parameters, like.statistics),))
+    except ValueError as error:
+        raise UserError(f"{_NONE} ({error}); bayessep train detector {RUNS} makes some.") from None
     return tuple(detector.State(parameters, statistics, ()) for parameters, statistics in numbers)
 
 

@@ -67,8 +67,8 @@ class _Graph:
 def conv_tasnet_model(config: ConvTasNet, parameters: PyTree, sample_rate: int, both_signs: bool = False) -> Model:
     """The network as an ONNX model: of ``mixture`` (batch, samples) it makes ``sources`` (batch, 2, samples), speech first.
 
-    Its metadata say the sample rate, the sources in their order, the mean square that networks are trained at, the config and the
-    version of this package. The same network makes the same model.
+    Its metadata say the sample rate, the sources in their order, the mean square that networks are trained at, the config,
+    whether both signs are heard, and the version of this package. The same network makes the same model.
 
     Args:
         config: what the network is; its precision does not matter here.
@@ -211,8 +211,9 @@ def check(model: Model, config: ConvTasNet, parameters: PyTree, both_signs: bool
     for batch, n in _shapes(config):
         mixture = rng.standard_normal((batch, n), np.float32)
         with jax.default_matmul_precision("float32"):  # which accelerators would not do by themselves
-            upright, turned = (np.asarray(conv_tasnet.predict(exact, parameters, jnp.asarray(x))) for x in (mixture, -mixture))
-        wanted = (upright - turned) / 2 if both_signs else upright
+            wanted = np.asarray(conv_tasnet.predict(exact, parameters, jnp.asarray(mixture)))
+            if both_signs:
+                wanted = (wanted - np.asarray(conv_tasnet.predict(exact, parameters, jnp.asarray(-mixture)))) / 2
         (said,) = session.run(None, {"mixture": mixture})
         if said.shape != wanted.shape:
             return float("inf")

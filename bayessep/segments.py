@@ -160,6 +160,8 @@ def _read_table(source: _Source) -> list[Segment]:
     of_audacity = delimiter == "\t" and not headed  # quotes in its labels are their own, and some are of points
     quoting = csv.QUOTE_NONE if of_audacity else csv.QUOTE_MINIMAL
     rows = [(line, next(csv.reader([text], delimiter=delimiter, quoting=quoting))) for line, text in numbered]
+    if of_audacity:  # or of a program that quotes what we know
+        rows = [(line, [_plain(cell) for cell in row]) for line, row in rows]
     at = {"start": 0, "end": 1, "label": 2, "probability": 3}
     if headed:
         line, header = rows.pop(0)
@@ -184,6 +186,13 @@ def _read_table(source: _Source) -> list[Segment]:
     if rows and not placed:
         raise source.error(None, "its labels are of points in time; it must hold labels of stretches")
     return _without_overlaps(source, placed)
+
+
+def _plain(cell: str) -> str:
+    """Without its quotes, if what they hold is a number or a label that is known."""
+    inside = re.fullmatch(r'\s*"([^"]*)"\s*', cell)
+    known = inside is not None and (canonical(inside[1]) is not None or re.fullmatch(r"[-+.\deE]+", inside[1].strip()))
+    return inside[1] if inside is not None and known else cell
 
 
 def _without_overlaps(source: _Source, placed: list[tuple[int | None, Segment]]) -> list[Segment]:

@@ -314,7 +314,7 @@ def _claims(results: Results) -> list[Finding | None]:
             ]
             statement = f"Nowhere {where} is the default better, beyond the interval, without one of its parts"
             open_ = sum(change is None or bool(np.isnan(change.margin)) for *_, change in changes)
-            left = f"; of {len(changes)} comparisons {open_} are not run" if open_ else ""
+            left = f"; of {len(changes)} comparisons {open_} are open, for want of items" if open_ else ""
             holds = False if better else None if open_ else True
             made.append(Finding(statement, holds, f"{'; '.join(better) or 'none of them'}{left}"))
     lost = results.gain("mixture", BEST.method, "WER", 15.0)

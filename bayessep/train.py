@@ -209,10 +209,14 @@ def _fresh(state: PyTree, training: Training) -> _Carried:
     return _Carried(state, kept if training.average else (), kept, np.array(np.inf), np.array(0), np.array(0))
 
 
+_OPTIMISERS = {"optimiser", "optimisers"}
+"""What states call it."""
+
+
 def learned(state: State) -> State:
     """A state whose optimiser is nothing: means and the best are of what was learned, and no moments of gradients need be kept."""
-    fields = getattr(state, "_fields", ())
-    return cast(Any, state)._replace(**{name: () for name in ("optimiser", "optimisers") if name in fields}) if fields else state
+    names = _OPTIMISERS & set(getattr(state, "_fields", ()))
+    return cast(Any, state)._replace(**dict.fromkeys(names, ())) if names else state
 
 
 def _over(history: Sequence[Mapping[str, float]], training: Training, latest: bool) -> str:
@@ -377,12 +381,13 @@ def claim(folder: Path, task: Task, training: Training) -> None:
             f"{part}.{name}" for part in now for name in now[part].keys() | same[part].keys()
             if now[part].get(name) != same[part].get(name)
         )  # fmt: skip
-        if same != now:
-            return f"another training (it differs in {', '.join(differing)})"
-        longer = f"a training of {_done(folder)} epochs, and not of {training.epochs} (ask for as many)"
-        return longer if _done(folder) > training.epochs else ""
+        return f"another training (it differs in {', '.join(differing)})" if same != now else ""
 
     setup = {"task": dict(task.config), "training": asdict(training)}
+    output.settle(folder / CONFIG, setup, other, writes=False)
+    if (done := _done(folder)) > training.epochs:
+        longer = f"{folder} holds a training of {done} epochs, and not of {training.epochs}"
+        raise UserError(f"{longer}; ask for as many, or choose another folder with -o.")
     output.settle(folder / CONFIG, setup, other, writes=jax.process_index() == 0)
 
 

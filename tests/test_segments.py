@@ -192,6 +192,8 @@ def test_what_rttm_calls_other_is_neither(tmp_path: Path):
 def test_points_of_audacity_are_left_out_and_its_quotes_are_its_own(tmp_path: Path):
     path = _text(tmp_path, "a.txt", '0.5\t0.5\tdoor\n1\t2\tspeech\n2\t3\t"quoted"\n3\t4\t"open\n')
     assert [s.label for s in read(path, strict=False)] == [SPEECH, '"quoted"', '"open']
+    quoted = _text(tmp_path, "c.tsv", '0.5\t1.0\t"speech"\n"1.0"\t"2.0"\t"music"\n')  # as R and pandas write
+    assert _shape(read(quoted)) == [(0.5, 1, SPEECH), (1, 2, MUSIC)]
     with pytest.raises(UserError, match="points in time"):
         read(_text(tmp_path, "b.txt", "0.5\t0.5\tspeech\n"))
 

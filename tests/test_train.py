@@ -273,9 +273,12 @@ def test_what_says_when_to_stop_must_be_there(tmp_path, damage):
 def test_fewer_epochs_than_were_done_are_refused(tmp_path):
     run(tmp_path)
     told = (tmp_path / "config.json").read_text()
-    with pytest.raises(UserError, match="of 4 epochs, and not of 2 .ask for as many"):
+    with pytest.raises(UserError, match="of 4 epochs, and not of 2; ask for as many"):
         run(tmp_path, dataclasses.replace(SHORT, epochs=2))
     assert (tmp_path / "config.json").read_text() == told
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(UserError, match="of 4 epochs, and not of 2"):
+        run(tmp_path, dataclasses.replace(SHORT, epochs=2))
 
 
 def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path, monkeypatch):
