@@ -94,8 +94,8 @@ MOST_MAPPINGS = 20_000
 def forget_programs() -> None:
     """Let go of compiled programs if there are very many; for whoever works on one recording after the other.
 
-    Recordings that differ in length have programs of their own, each of which takes some mappings of memory: after 150 recordings
-    or so the next compilation would end the process. Systems that do not count mappings do not limit them.
+    Recordings that differ in length have programs of their own, each of which takes some mappings of memory: sooner or later the
+    next compilation would end the process. Systems that do not count mappings do not limit them.
     """
     with contextlib.suppress(OSError):
         with open("/proc/self/maps", "rb") as mappings:

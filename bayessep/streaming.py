@@ -376,7 +376,7 @@ def _separated(job: Job, trained: Trained | None) -> Iterator[tuple[_Block, np.n
             found = separators.sources_of(separators.fit_problem(problem, trained, settings))
             x = np.asarray(problem.frames.x)
             mask = np.where(rows.target[:, None], preparation.speech_share(found.speech, x), mask)
-            own = np.sqrt(np.asarray(found.variance)) / np.maximum(x, 1e-9)
+            own = np.sqrt(found.variance) / np.maximum(x, 1e-9)
             mask = preparation.without_faint(mask, x, rows, job.sample_rate / job.window.hop, settings.faint)
             p_music = np.where(rows.target, found.p_music, p_music)
         yield block, mask[keep], own[keep], p_music[keep]

@@ -288,8 +288,8 @@ def text_of(transcript: Transcript, format: str) -> str:
         lines = "\n".join(caption.lines)
         times = f"{_clock(caption.start, comma)} --> {_clock(caption.end, comma)}"
         # Players take what is in angle brackets for tags: WebVTT has entities for those that are none, SubRip has not.
-        lines = lines.translate(_ANGLES) if plain else html.escape(lines, quote=False)
-        blocks.append(f"{n}\n{times}\n{lines}\n" if plain else f"{times}\n{lines}\n")
+        head, lines = (f"{n}\n", lines.translate(_ANGLES)) if plain else ("", html.escape(lines, quote=False))
+        blocks.append(f"{head}{times}\n{lines}\n")
     return ("" if plain else "WEBVTT\n\n") + "\n".join(blocks)
 
 
