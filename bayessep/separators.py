@@ -56,7 +56,7 @@ def train_templates(speech: Float[np.ndarray, "T F"], settings: Settings, progre
     prior = jingle_mixture.priors(x.shape[1], float(x.mean()), n_bases=settings.bases)
     problem = jingle_mixture.build(x, prior=prior, learn=Learn(templates=True, excitations=True))
     readings = Blocks("mean", "mean", "fixed", "fixed", "fixed")
-    fit = _run(problem, readings, settings, None, "training", settings.training_sweeps, progress)
+    fit = _run(_with_room(problem), readings, settings, None, "training", settings.training_sweeps, progress)
     return Trained(fit.state.posterior.templates, fit.state.hyper.prior)
 
 
@@ -242,16 +242,56 @@ def _prior_of_repeats(
 def infer(spectra: Spectra, trained: Trained | None, settings: Settings, progress: Progress = silent) -> Inferred:
     """Run one method on the target frames."""
     problem, found = build_problem(spectra, trained, settings)
-    posterior, fit = _infer(problem, trained, settings, progress)
+    # What weighs nothing has no place in a program of gradients.
+    roomy = problem if settings.method == "svi" else _with_room(problem)
+    posterior, fit = _infer(roomy, trained, settings, progress)
     rows = target_rows(problem, len(spectra.target))
     of_target = jax.tree.map(lambda a: a[rows], sources_of(posterior))
+    posterior = _without_room(posterior, problem)
     gain = np.asarray(posterior.moments.gain.mean)[rows]
     return Inferred(of_target, np.asarray(posterior.moments.filter.mean), gain, fit, found and found.period, posterior)
 
 
+_ROOM = 2**15  # frames, up to which compiling takes longer than what is computed for nothing
+
+
+def _with_room(problem: JingleMixture) -> JingleMixture:
+    """Filled up to one of a few sizes, so that recordings of about the same length share what is compiled."""
+
+    def size(n: int, an_octave: int) -> int:
+        step = max(2 ** ((n - 1).bit_length() - 1) // an_octave, 1)
+        return -(-n // step) * step
+
+    n = len(problem.frames.x)
+    n_frames = size(n, 2 if n < _ROOM // 8 else 4) if n < _ROOM else n
+    return jingle_mixture.padded(problem, n_frames, size(len(problem.catalogue), 1))
+
+
+def _without_room(posterior: Posterior, problem: JingleMixture) -> Posterior:
+    """Of the frames and entries of the problem alone, with what was learned of the priors that all of them share."""
+    n_frames, n_entries = len(problem.frames.x), len(problem.catalogue)
+
+    def first(values: Any, n: int) -> Any:  # by numpy, which compiles nothing
+        return jax.tree.map(lambda array: jnp.asarray(np.asarray(array)[:n]), values)
+
+    def own(blocks: Blocks) -> Blocks:
+        excitations, gain = first(blocks.excitations, n_frames), first(blocks.gain, n_frames)
+        return blocks._replace(excitations=excitations, gain=gain, catalogue=first(blocks.catalogue, n_entries))
+
+    learned = posterior.problem.hyper.prior
+    prior = problem.hyper.prior._replace(templates=learned.templates, excitations=learned.excitations)
+    return posterior._replace(
+        problem=dataclasses.replace(problem, hyper=problem.hyper._replace(prior=prior)),
+        blocks=own(posterior.blocks),
+        moments=own(posterior.moments),
+        candidates=first(posterior.candidates, n_frames),
+    )
+
+
 def target_rows(problem: JingleMixture, n_target: int) -> slice:
     """Where the target frames of a problem are: last, as a stacked method's speech comes before them."""
-    return slice(len(problem.frames.x) - n_target, None)
+    n_frames = len(problem.frames.x)
+    return slice(n_frames - n_target, n_frames)
 
 
 def _infer(

@@ -129,7 +129,8 @@ def draw_local(key: PRNGKeyArray, model: JingleMixture, hyper: Hyper, moments: B
     x = seen_data(model)
     key_r, key_s = jax.random.split(key)
     log_likelihood = entry_log_likelihood(model, moments)
-    r, jumps = frame_prior.sample(key_r, log_likelihood, hyper.frame_prior, chain=model.chain)
+    prior, starts = hyper.frame_prior, model.frames.starts
+    r, jumps = frame_prior.sample(key_r, log_likelihood, prior, chain=model.chain, starts=starts)
     rho = jax.nn.one_hot(r, model.catalogue.shape[0], dtype=x.dtype)
     e, d = model.frames.speech[:, None] * moments.excitations.mean, moments.templates.mean
     music = moments.gain.mean[:, None] * moments.filter.mean[None, :] * moments.catalogue.mean[r]
@@ -145,7 +146,7 @@ def draw_local(key: PRNGKeyArray, model: JingleMixture, hyper: Hyper, moments: B
 
     left, (of_frame, of_bin) = jax.lax.scan(split, x, (rates, rates_left, jax.random.split(key_s, d.shape[0])))
     counts = Blocks(of_bin, of_frame.T, filter=left.sum(0), gain=left.sum(1), catalogue=rho.T @ left)
-    log_joint = jnp.take_along_axis(log_likelihood, r[:, None], 1)[:, 0] + frame_prior.log_moves(r, hyper.frame_prior)
+    log_joint = jnp.take_along_axis(log_likelihood, r[:, None], 1)[:, 0] + frame_prior.log_moves(r, prior, starts)
     return Local(counts, rho, log_joint, jumps)
 
 
@@ -253,7 +254,7 @@ def objective(
     Constants of x alone are included, so that bounds of different models of the same frames can be compared; they are
     `constant(model)`, which whoever calls this many times passes in as `of_data`.
     """
-    _, speech, _, weight, observed = model.frames
+    speech, weight, observed = model.frames.speech, model.frames.weight, model.frames.observed
     e, d = moments.excitations.mean, moments.templates.mean
     if observed is None:
         rate = speech * (e @ d.sum(1))

@@ -114,7 +114,7 @@ def entry_log_likelihood(
 
 
 def _score_entries(model: JingleMixture, moments: Blocks, candidates) -> Float[Array, "T K"]:
-    x, _, music, _, observed = model.frames
+    x, music, observed = model.frames.x, model.frames.music, model.frames.observed
     which = "geometric" if model.rule == "exact" else "mean"
     speech = speech_rate(model, getattr(moments.excitations, which), getattr(moments.templates, which)) + TINY
     x_seen, inverse = seen_data(model), _inverse(x)
@@ -191,9 +191,9 @@ def _most_probable(
 ) -> Int[Array, "T n"]:
     """Ranked by logarithms: next to an entry that fits well, the probabilities of all others may round to zero."""
     if model.chain:
-        q = frame_prior.posterior(scores, hyper.frame_prior, model.frames.weight, chain=True, candidates=pool)
-        rho = q.responsibility
+        rho = _q_of_entries(model, hyper, scores, pool).responsibility
         lost = jnp.log(jnp.finfo(rho.dtype).tiny) + scores - scores.max(1, keepdims=True)  # below what is left, by their own score
+        lost = jnp.where(of_candidates(frame_prior.reachable(hyper.frame_prior), pool), lost, -jnp.inf)
         rank = jnp.where(rho > 0, jnp.log(rho), lost)
     else:
         rank = scores + of_candidates(jnp.log(hyper.frame_prior.entry), pool)
@@ -228,13 +228,22 @@ def weigh_entries(
     if not model.has_music:
         return _weigh_speech(model, moments)
     scores = entry_log_likelihood(model, moments, candidates)
-    q = frame_prior.posterior(scores, hyper.frame_prior, model.frames.weight, chain=model.chain, candidates=candidates)
+    q = _q_of_entries(model, hyper, scores, candidates)
     if model.rule == "printed":
         # rho is not the optimum, so the evidence has to be taken under it, term by term.
         exact = entry_log_likelihood(dataclasses.replace(model, rule="exact"), moments, candidates)
         log_pi, rho = of_candidates(jnp.log(hyper.frame_prior.entry), candidates), q.responsibility
         q = q._replace(log_evidence=(rho * jnp.where(rho > 0, exact + log_pi, 0) - xlogy(rho, rho)).sum(1))
     return q
+
+
+def _q_of_entries(
+    model: JingleMixture, hyper: Hyper, scores: Float[Array, "T K"], candidates: Int[Array, "T K"] | None
+) -> FramePosterior:
+    _, _, _, weight, _, starts = model.frames
+    return frame_prior.posterior(
+        scores, hyper.frame_prior, weight, chain=model.chain, candidates=candidates, starts=starts
+    )
 
 
 def _weigh_speech(model: JingleMixture, moments: Blocks) -> FramePosterior:

@@ -2,7 +2,8 @@
 
 From entry i the index stays at i with probability `stay[i]`, advances to `successor[i]` with probability `advance[i]`
 (a jingle is played in order), and otherwise jumps to an entry drawn from `entry`, the pi of paper 000. Independent frames,
-equation 6 of the paper, are the case stay = advance = 0. Entry 0 is the **null entry**: no music at all.
+equation 6 of the paper, are the case stay = advance = 0. Entry 0 is the **null entry**: no music at all. Several sequences may lie
+one behind another: the index jumps for certain where one starts.
 
 A pass costs O(T J) over all entries, O(T K^2) over K candidates a frame, never O(T J^2).
 """
@@ -15,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp, xlogy
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 
 class FramePrior(NamedTuple):
@@ -87,11 +88,13 @@ def posterior(
     *,
     chain: bool,
     candidates: Int[Array, "T K"] | None = None,
+    starts: Float[Array, " T"] | None = None,
 ) -> FramePosterior:
     """Exact posterior of r given the log likelihood of each entry in each frame.
 
     `chain` says, outside of the traced values, whether the prior has memory: the independent case then needs no scan.
-    `weight` (how often a frame counts, see `jingle_mixture`) enters only the expected jumps. With `candidates`, no entry twice
+    `weight` (how often a frame counts) and `starts` (where a sequence starts) are as in `jingle_mixture.Frames`; the first enters
+    only the expected jumps. With `candidates`, no entry twice
     in a frame, all others are impossible: responsibilities and likelihoods are then of the candidates.
     """
     if not chain:
@@ -100,7 +103,7 @@ def posterior(
         rho = jnp.exp(joint - log_evidence[:, None])
         return FramePosterior(rho, log_evidence, sum_by_entry(weight[:, None] * rho, candidates, len(prior.entry)))
 
-    moves = _moves(prior, candidates)
+    moves = _moves(prior, candidates, starts)
     alpha, scale, peak, likelihood = _forward(log_likelihood, moves)
 
     def back(beta_next, inputs):
@@ -130,7 +133,12 @@ def sum_by_entry(
 
 
 def sample(
-    key: PRNGKeyArray, log_likelihood: Float[Array, "T J"], prior: FramePrior, *, chain: bool
+    key: PRNGKeyArray,
+    log_likelihood: Float[Array, "T J"],
+    prior: FramePrior,
+    *,
+    chain: bool,
+    starts: Float[Array, " T"] | None = None,
 ) -> tuple[Int[Array, " T"], Float[Array, " J"]]:
     """A draw of the whole sequence r from its posterior, and how many of its moves were jumps onto each entry.
 
@@ -141,43 +149,44 @@ def sample(
     if not chain:
         r = jax.random.categorical(key, log_likelihood + _log(prior.entry)[None, :])
         return r, jax.nn.one_hot(r, n, dtype=log_likelihood.dtype).sum(0)
-    alpha, *_ = _forward(log_likelihood, _moves(prior, None))
-    jump = 1 - prior.stay - prior.advance
+    alpha, *_ = _forward(log_likelihood, _moves(prior, None, starts))
     key_last, key_back = jax.random.split(key)
     last = jax.random.categorical(key_last, _log(alpha[-1]))
     index = jnp.arange(n)
     successor = prior.successor.astype(index.dtype)
 
     def back(r_next, inputs):
-        key, alpha_t = inputs
+        key, alpha_t, goes_on = inputs
         key_state, key_move = jax.random.split(key)
+        stay, advance, jump = _chances(prior, goes_on)
         by_jump = jump * prior.entry[r_next]
         stayed, advanced = index == r_next, successor == r_next
-        in_order = jnp.where(stayed, prior.stay, 0) + jnp.where(advanced, prior.advance, 0)
+        in_order = jnp.where(stayed, stay, 0) + jnp.where(advanced, advance, 0)
         r = jax.random.categorical(key_state, _log(alpha_t * (by_jump + in_order)))
         jumped = jax.random.bernoulli(key_move, by_jump[r] / (by_jump[r] + in_order[r]))
         return r, (r, jumped & (index == r_next))
 
     keys = jax.random.split(key_back, alpha.shape[0] - 1)
-    _, (path, jumped) = jax.lax.scan(back, last, (keys, alpha[:-1]), reverse=True)
+    _, (path, jumped) = jax.lax.scan(back, last, (keys, alpha[:-1], _goes_on(starts)), reverse=True)
     r = jnp.concatenate([path, last[None]])
     first = (index == r[0]).astype(log_likelihood.dtype)
     return r, first + jumped.astype(log_likelihood.dtype).sum(0)
 
 
-def log_prob(r: Int[Array, " T"], prior: FramePrior) -> Float[Array, ""]:
+def log_prob(r: Int[Array, " T"], prior: FramePrior, starts: Float[Array, " T"] | None = None) -> Float[Array, ""]:
     """log p(r)."""
-    return log_moves(r, prior).sum()
+    return log_moves(r, prior, starts).sum()
 
 
-def log_moves(r: Int[Array, " T"], prior: FramePrior) -> Float[Array, " T"]:
-    """log p(r_t | r_{t-1}), and of the first log p(r_0)."""
+def log_moves(r: Int[Array, " T"], prior: FramePrior, starts: Float[Array, " T"] | None = None) -> Float[Array, " T"]:
+    """log p(r_t | r_{t-1}), and of the first of a sequence log p(r_t)."""
     before, after = r[:-1], r[1:]
-    jump = 1 - prior.stay - prior.advance
+    here = FramePrior(*(values[before] for values in prior))
+    stay, advance, jump = _chances(here, _goes_on(starts))
     step = (
-        jnp.where(before == after, prior.stay[before], 0)
-        + jnp.where(prior.successor[before].astype(after.dtype) == after, prior.advance[before], 0)
-        + jump[before] * prior.entry[after]
+        jnp.where(before == after, stay, 0)
+        + jnp.where(here.successor.astype(after.dtype) == after, advance, 0)
+        + jump * prior.entry[after]
     )
     return jnp.concatenate([_log(prior.entry[r[:1]]), _log(step)])
 
@@ -208,28 +217,52 @@ class _Moves(NamedTuple):
     back: Callable[[Array, Any], Array]
 
 
-def _moves(prior: FramePrior, candidates: Int[Array, "T K"] | None) -> _Moves:
-    jump = 1 - prior.stay - prior.advance
-    return _moves_of_all(prior, jump) if candidates is None else _moves_of(candidates, prior, jump)
+def _goes_on(starts: Float[Array, " T"] | None) -> Float[Array, " pairs"] | None:
+    """Of each pair of neighbours: 0 where a sequence starts between the two, 1 elsewhere."""
+    return None if starts is None else 1 - starts[1:]
 
 
-def _moves_of_all(prior: FramePrior, jump: Float[Array, " J"]) -> _Moves:
+def reachable(prior: FramePrior) -> Bool[Array, " J"]:
+    """Which entries an index may come to at all, be it by a jump or in order."""
+    led_to = jnp.zeros_like(prior.entry).at[prior.successor].max(prior.advance)
+    return (prior.entry > 0) | (led_to > 0)
+
+
+def _chances(prior: FramePrior, goes_on: Array | None) -> tuple[Array, Array, Array]:
+    """Of staying, advancing and jumping from each entry; there is but the jump where the sequence does not go on."""
+    stay, advance = prior.stay, prior.advance
+    if goes_on is not None:
+        stay, advance = goes_on * stay, goes_on * advance
+    return stay, advance, 1 - stay - advance
+
+
+def _moves(prior: FramePrior, candidates: Int[Array, "T K"] | None, starts: Float[Array, " T"] | None) -> _Moves:
+    goes_on = _goes_on(starts)
+    return _moves_of_all(prior, goes_on) if candidates is None else _moves_of(candidates, prior, goes_on)
+
+
+def _moves_of_all(prior: FramePrior, goes_on: Float[Array, " pairs"] | None) -> _Moves:
     predecessor = jnp.argsort(prior.successor)
 
-    def on(alpha, _):
-        return prior.stay * alpha + (prior.advance * alpha)[predecessor] + prior.entry * (jump * alpha).sum()
+    def on(alpha, goes_on):
+        stay, advance, jump = _chances(prior, goes_on)
+        return stay * alpha + (advance * alpha)[predecessor] + prior.entry * (jump * alpha).sum()
 
-    def back(ahead, _):
-        return prior.stay * ahead + prior.advance * ahead[prior.successor] + jump * (prior.entry * ahead).sum()
+    def back(ahead, goes_on):
+        stay, advance, jump = _chances(prior, goes_on)
+        return stay * ahead + advance * ahead[prior.successor] + jump * (prior.entry * ahead).sum()
 
-    return _Moves(prior.entry, jump[None, :], prior.entry[None, :], None, on, back)
+    every = FramePrior(*(values[None, :] for values in prior))
+    *_, jump = _chances(every, None if goes_on is None else goes_on[:, None])
+    return _Moves(prior.entry, jump, every.entry, goes_on, on, back)
 
 
-def _moves_of(candidates: Int[Array, "T K"], prior: FramePrior, jump: Float[Array, " J"]) -> _Moves:
+def _moves_of(candidates: Int[Array, "T K"], prior: FramePrior, goes_on: Float[Array, " pairs"] | None) -> _Moves:
     """By the full matrix between the candidates of two frames, made where it is used: less work than all entries."""
-    entry, stay, advance, successor = (values[candidates] for values in prior)
-    here, leaving = candidates[:-1], jump[candidates[:-1]]
-    between = (here, stay[:-1], advance[:-1], successor[:-1].astype(here.dtype), leaving, candidates[1:], entry[1:])
+    here, there = candidates[:-1], candidates[1:]
+    leave = FramePrior(*(values[here] for values in prior))
+    stay, advance, jump = _chances(leave, None if goes_on is None else goes_on[:, None])
+    between = (here, stay, advance, leave.successor.astype(here.dtype), jump, there, prior.entry[there])
 
     def matrix(between):
         i, stay, advance, successor, jump, j, entry = between
@@ -243,7 +276,7 @@ def _moves_of(candidates: Int[Array, "T K"], prior: FramePrior, jump: Float[Arra
     def back(ahead, between):
         return (matrix(between) * ahead[None, :]).sum(1)
 
-    return _Moves(entry[0], leaving, entry[1:], between, on, back)
+    return _Moves(prior.entry[candidates[0]], jump, prior.entry[there], between, on, back)
 
 
 def _forward(log_likelihood, moves: _Moves):

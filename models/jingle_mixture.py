@@ -45,6 +45,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from bayessep import gamma
@@ -63,6 +64,7 @@ class Frames(NamedTuple):
     music: Float[Array, " T"]  # 1 music, 0 none, in between: evidence for it, see above
     weight: Float[Array, " T"]  # how many times the frame counts
     observed: Float[Array, "T F"] | None = None  # 0 for bins held out from inference
+    starts: Float[Array, " T"] | None = None  # 1 where a sequence starts; without it there is one, from the first frame on
 
 
 class Blocks(NamedTuple):
@@ -129,6 +131,7 @@ def build(
     music: Float[Array, " T"] | None = None,
     weight: Float[Array, " T"] | None = None,
     observed: Float[Array, "T F"] | None = None,
+    starts: Float[Array, " T"] | None = None,
     **choices: Any,
 ) -> JingleMixture:
     """Put a problem together; what is left out gets the value of plain separation (everything on, weight 1).
@@ -148,11 +151,54 @@ def build(
     speech = ones if speech is None else speech
     weight = ones if weight is None else weight
     return JingleMixture(
-        Frames(x, speech, music, weight, observed),
+        Frames(x, speech, music, weight, observed, starts),
         Hyper(prior, frames_prior),
         jnp.concatenate([jnp.zeros((1, n_bins), x.dtype), music_rows]),
         jnp.concatenate([jnp.zeros(1, x.dtype), latent]),
         **choices,
+    )
+
+
+def padded(model: JingleMixture, n_frames: int, n_entries: int) -> JingleMixture:
+    """The same problem with empty frames behind its own, and with entries that are never played.
+
+    In the frames and of the entries that there were, its posterior is the same but for rounding. Problems of different sizes can so
+    be of one shape, and be compiled for once. What is behind weighs nothing, and is a sequence of its own.
+
+    Args:
+        model: gain and catalogue may have a prior for each frame, or entry.
+        n_frames: T, no fewer than it has.
+        n_entries: J, the null entry among them, no fewer than it has; a problem without music keeps its one.
+    """
+    frames, (prior, r) = model.frames, model.hyper
+    more, others = n_frames - len(frames.x), n_entries - len(model.catalogue) if model.has_music else 0
+
+    def longer(array: Array, n: int, fill: float = 0.0) -> Array:  # by numpy, which compiles nothing
+        return jnp.asarray(np.pad(array, [(0, n)] + [(0, 0)] * (array.ndim - 1), constant_values=fill)) if n else array
+
+    def each(q: Gamma, n: int) -> Gamma:
+        return q if len(q.shape) == 1 else Gamma(*(longer(values, n, 1.0) for values in q))
+
+    starts = jnp.zeros_like(frames.weight) if frames.starts is None else frames.starts
+    return dataclasses.replace(
+        model,
+        frames=Frames(
+            longer(frames.x, more),
+            longer(frames.speech, more),
+            longer(frames.music, more, 0.5),
+            longer(frames.weight, more),
+            None if frames.observed is None else longer(frames.observed, more),
+            longer(starts, more, 1.0),
+        ),
+        hyper=Hyper(
+            prior._replace(gain=each(prior.gain, more), catalogue=each(prior.catalogue, others)),
+            FramePrior(
+                *(longer(values, others) for values in r[:3]),
+                jnp.asarray(np.r_[r.successor, len(r.successor) : len(r.successor) + others], r.successor.dtype),
+            ),
+        ),
+        catalogue=longer(model.catalogue, others),
+        latent=longer(model.latent, others),
     )
 
 

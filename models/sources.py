@@ -119,7 +119,7 @@ def draw_sources(
     speech = speech_rate(model, moments.excitations.mean, moments.templates.mean) + TINY
     scores = entry_log_likelihood(model, moments, candidates)
     scores = scatter_candidates(scores, candidates, model.catalogue.shape[0], -jnp.inf)
-    r, _ = frame_prior.sample(key_r, scores, hyper.frame_prior, chain=model.chain)
+    r, _ = frame_prior.sample(key_r, scores, hyper.frame_prior, chain=model.chain, starts=model.frames.starts)
 
     def share(x, speech, gain, r):
         return _share(model, x, speech, gain * moments.filter.mean * moments.catalogue.mean[r])
@@ -176,7 +176,7 @@ def log_predictive(model: JingleMixture, moments: Blocks, responsibility: Float[
 
     Rates are the posterior means; the score chooses numbers of bases or methods, higher is better.
     """
-    x, _, _, _, observed = model.frames
+    x, observed = model.frames.x, model.frames.observed
     if observed is None:
         raise ValueError("no bins are held out: give `observed` when the problem is built")
     held = 1 - observed

@@ -68,6 +68,7 @@ class Setting(NamedTuple):
     learn: jm.Learn = jm.Learn()
     candidates: int | None = None
     rule: Literal["exact", "printed"] = "exact"
+    starts: bool = False  # every other frame starts a sequence
 
 
 def random_problem(
@@ -121,6 +122,7 @@ def random_problem(
         music=array(music) if n_music else None,
         weight=array(rng.choice([0, 0.5, 1, 2], n_frames)) if setting.weights else None,
         observed=array(rng.random(shape) < 0.8) if setting.observed else None,
+        starts=array(np.arange(n_frames) % 2 == 0) if setting.starts else None,
         chain=setting.chain,
         rule=setting.rule,
         learn=setting.learn,
@@ -235,9 +237,9 @@ def prior_draws(model: jm.JingleMixture, n: int, bases: int, seed: int = 0) -> P
     with np.errstate(divide="ignore"):
         log_likelihood += np.log(np.where(np.arange(n_entries) == 0, 1 - music[:, None], music[:, None]))
     sequences = np.array(list(itertools.product(range(n_entries), repeat=n_frames)))
-    r = model.hyper.frame_prior
+    r, starts = model.hyper.frame_prior, model.frames.starts
     if model.chain:
-        log_p = np.asarray(quick_jit(jax.vmap(lambda s: frame_prior.log_prob(s, r)))(jnp.asarray(sequences)))
+        log_p = np.asarray(quick_jit(jax.vmap(lambda s: frame_prior.log_prob(s, r, starts)))(jnp.asarray(sequences)))
     else:
         log_p = np.log(np.asarray(r.entry))[sequences].sum(1)
     log_joint = log_p + sum(log_likelihood[:, t, sequences[:, t]] for t in range(n_frames))

@@ -14,6 +14,7 @@ from bayessep.broadcast import Broadcast, generate_broadcast
 from bayessep.cleaning import Cleaning, clean, hear
 from bayessep.detection import Detection
 from bayessep.errors import UserError
+from bayessep.inference import loop
 from bayessep.timeline import BOTH, MUSIC, SILENCE, SPEECH, Segment
 from tests.benchmarks.cleaning import oracle, spoilt
 from tests.commandline import Caller, files, load, save
@@ -222,6 +223,15 @@ def test_what_is_said_is_what_was_detected(made: Broadcast, words: str) -> None:
     account = clean(made.mixture[None], RATE, oracle(SAID[words]), SMALL).account
     (note,) = account.notes
     assert words in note and [other for other in SAID if other in note] == [words]
+
+
+def test_recordings_of_about_the_same_length_share_their_programs(made: Broadcast) -> None:
+    def compiled(samples: int) -> int:
+        clean(made.mixture[None, :samples], RATE, oracle(made.segments), SMALL)
+        return loop._advance._cache_size()
+
+    whole = len(made.mixture)
+    assert compiled(whole) == compiled(whole - RATE // 10) < compiled(whole // 3)
 
 
 def test_what_is_told_in_general_was_not_learned_here() -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,10 @@ import pytest
 import scipy.stats as st
 from scipy.special import digamma, gammaln, logsumexp, polygamma, rel_entr
 
-from bayessep.gamma import Gamma, point
+from bayessep.gamma import Gamma, around, point
+from bayessep.inference import cavi, loop
 from bayessep.models import conditionals as co
-from bayessep.models import entries, frame_prior
+from bayessep.models import entries, frame_prior, jingle_mixture
 from bayessep.models.jingle_mixture import Blocks, Learn
 from tests.helpers import (
     Setting,
@@ -33,6 +35,7 @@ SETTINGS = {
     "independent": Setting("known", switches="unlabelled", weights=True, proper=True),
     "labelled": Setting("latent", switches="labelled", weights=True, observed=True, proper=True),
     "chain": Setting("latent", chain=True, switches="unlabelled", observed=True, proper=True),
+    "short chains": Setting("latent", chain=True, starts=True, switches="unlabelled", proper=True),
     "labelled chain": Setting("known", chain=True, switches="labelled", proper=True),
 }
 every_setting = pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS.keys())
@@ -71,7 +74,7 @@ def bin_terms(x, mean, geometric):
 
 def brute_force(model, posterior):
     """(bound, responsibilities, counts of each block) from the definitions alone, with numpy and scipy."""
-    x, speech, music, weight, observed = (None if f is None else np.asarray(f) for f in model.frames)
+    x, speech, music, weight, observed = (None if f is None else np.asarray(f) for f in model.frames[:5])
     observed = np.ones_like(x) if observed is None else observed
     (n_frames, n_bins), n_entries = x.shape, model.catalogue.shape[0]
     mean = {n: np.asarray(q.shape * q.scale) for n, q in posterior._asdict().items()}
@@ -96,7 +99,8 @@ def brute_force(model, posterior):
         prior = model.hyper.frame_prior
         if model.chain:
             sequences = np.array(list(itertools.product(range(n_entries), repeat=n_frames)))
-            log_prior = quick_jit(jax.vmap(lambda r: frame_prior.log_prob(r, prior)))(jnp.asarray(sequences))
+            of_sequence = quick_jit(jax.vmap(lambda r: frame_prior.log_prob(r, prior, model.frames.starts)))
+            log_prior = of_sequence(jnp.asarray(sequences))
             joint = np.asarray(log_prior) + term[np.arange(n_frames), sequences].sum(1)
             bound = logsumexp(joint)
             q = np.exp(joint - bound)
@@ -162,10 +166,10 @@ def test_drawn_local_steps_average_to_the_expected_one(x64, chain):
         assert np.all(np.asarray(values) == np.round(values))
 
 
-@pytest.mark.parametrize("chain", [False, True])
-def test_what_gibbs_reports_is_the_joint_density_of_its_draw(x64, chain):
+@pytest.mark.parametrize(("chain", "starts"), [(False, False), (True, False), (True, True)])
+def test_what_gibbs_reports_is_the_joint_density_of_its_draw(x64, chain, starts):
     """At fixed values of the blocks, but for a constant: of the data given r, and of r."""
-    model = random_problem(3, Setting("known", chain, proper=True), dtype=jnp.float64, **TINY)
+    model = random_problem(3, Setting("known", chain, starts=starts, proper=True), dtype=jnp.float64, **TINY)
     posterior, kinds = random_posterior(3, model, 2), readings("log_mode", proper=True)
     moments = moments_of(posterior, model, kinds)
     d, e, filter, gain, catalogue = (np.asarray(m.mean) for m in moments)
@@ -179,7 +183,8 @@ def test_what_gibbs_reports_is_the_joint_density_of_its_draw(x64, chain):
     drawn, objective = map(np.asarray, jax.vmap(one)(jax.random.split(jax.random.key(0), 50)))
     rates = speech + music[np.arange(drawn.shape[1]), drawn]
     log_joint = st.poisson.logpmf(np.asarray(model.frames.x), rates).sum((1, 2))
-    log_joint += np.asarray(jax.vmap(lambda r: frame_prior.log_prob(r, model.hyper.frame_prior))(jnp.asarray(drawn)))
+    prior, begin = model.hyper.frame_prior, model.frames.starts
+    log_joint += np.asarray(jax.vmap(lambda r: frame_prior.log_prob(r, prior, begin))(jnp.asarray(drawn)))
     assert len(np.unique(drawn, axis=0)) > 5, "sequences differ, and so do their probabilities"
     np.testing.assert_allclose(objective - log_joint, (objective - log_joint)[0], rtol=0, atol=1e-8)
 
@@ -515,3 +520,54 @@ def test_scale_of_templates_is_set_by_their_prior_alone(x64):
     bound = evaluate(model, posterior)[0]
     np.testing.assert_allclose(evaluate(other, scaled(posterior))[0], bound, rtol=1e-12)
     assert abs(evaluate(model, scaled(posterior))[0] - bound) > 1
+
+
+@pytest.mark.parametrize("music", ["none", "pruned chain", "latent chain"])
+def test_room_behind_changes_nothing(x64, music: str):
+    """Frames behind and entries that are never played: sweep after sweep all others are what they would be."""
+    n_frames, n_music, rng = 23, 7, np.random.default_rng(0)
+    quiet_end = np.where(np.arange(n_frames) < n_frames - 4, 1.0, 0.05)[:, None]
+    x = jnp.asarray(rng.gamma(0.5, 2.0, (n_frames, 6)) * quiet_end)
+    prior = jingle_mixture.priors(6, 1.0, n_bases=3, filter_shape=30.0, gain_shape=30.0, dtype=jnp.float64)
+    catalogue = None if music == "none" else jnp.asarray(rng.gamma(0.5, 2.0, (n_music, 6)))
+    pi = frame_prior.uniform(0 if catalogue is None else n_music, dtype=jnp.float64)
+    chain, latent = "chain" in music, "latent" in music
+    switch = np.append(rng.choice([0.0, 0.4, 1.0], n_frames - 4), [0.4] * 4)  # nobody knows whether the last ones hold music
+    if latent:  # each frame and each entry with a prior of its own, as where music is completed
+        mean = 1 + np.arange(n_frames) / n_frames
+        own = np.concatenate([np.ones((1, 6)), catalogue])
+        prior = prior._replace(gain=around(jnp.asarray(mean), 30.0), catalogue=around(jnp.asarray(own), 2.0))
+    problem = jingle_mixture.build(
+        x,
+        prior=prior,
+        catalogue=catalogue,
+        latent=jnp.asarray([0.0] * (n_music - 2) + [1.0] * 2) if latent else None,
+        frames_prior=frame_prior.left_to_right(pi, jnp.asarray([0, *range(2, n_music + 1), 1])) if chain else None,
+        weight=jnp.asarray(rng.choice([0.0, 0.5, 1.0], n_frames)),
+        music=None if catalogue is None else jnp.asarray(switch),
+        chain=chain,
+        candidates=3 if "pruned" in music else None,
+        learn=Learn(templates=True, excitations=True),
+    )
+    roomy = jingle_mixture.padded(problem, 40, 12)
+    n_entries = len(problem.catalogue)
+    assert roomy.frames.x.shape == (40, 6) and roomy.catalogue.shape == ((1 if catalogue is None else 12), 6)
+    readings = Blocks("mean", "mean", "mean", "mean", "mean" if latent else "fixed")
+
+    def fitted(model):
+        start = jax.tree_util.Partial(jingle_mixture.Start(3), model, None)
+        fit = loop.fit(cavi.cavi(co, model, start, readings=readings), jax.random.key(0), max_steps=14, tolerance=0.0)
+        state = fit.state
+        rho = entries.weigh_entries(model, state.hyper, state.moments, state.candidates).responsibility
+        rho = entries.scatter_candidates(rho, state.candidates, len(model.catalogue), 0.0)
+        found = state.posterior
+        found = found._replace(excitations=first(found.excitations), gain=first(found.gain))
+        found = found._replace(catalogue=Gamma(*(a[:n_entries] for a in found.catalogue)))
+        return fit.trace, found, state.hyper.prior.excitations, rho[:n_frames, :n_entries], rho[:n_frames, n_entries:]
+
+    def first(q):
+        return Gamma(*(a[:n_frames] for a in q))
+
+    own, other = fitted(problem), fitted(roomy)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-8, atol=1e-12), other[:-1], own[:-1])
+    assert not other[-1].any()

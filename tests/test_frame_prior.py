@@ -44,12 +44,14 @@ def transition(prior):
     return jump + in_order, jump / (jump + in_order)
 
 
-def enumerate_posterior(log_likelihood, prior, weight, chain):
+def enumerate_posterior(log_likelihood, prior, weight, chain, starts=(1, 0, 0, 0)):
     """Probabilities of all sequences, log evidence, marginals and expected jumps."""
     entry = np.asarray(prior.entry)
-    move, jumped = transition(prior) if chain else (np.tile(entry, (ENTRIES, 1)), np.ones((ENTRIES, ENTRIES)))
+    anew = np.tile(entry, (ENTRIES, 1)), np.ones((ENTRIES, ENTRIES))
+    moves = [transition(prior) if chain and not start else anew for start in starts]
     log_joint = np.array([
-        np.log(entry[r[0]]) + np.log(move[r[:-1], r[1:]]).sum() + log_likelihood[np.arange(FRAMES), r].sum()
+        sum(np.log(move[i, j]) for (move, _), i, j in zip(moves, [0, *r[:-1]], r, strict=True))
+        + log_likelihood[np.arange(FRAMES), r].sum()
         for r in SEQUENCES
     ])  # fmt: skip
     log_evidence = logsumexp(log_joint)
@@ -57,37 +59,53 @@ def enumerate_posterior(log_likelihood, prior, weight, chain):
     rho = np.array([[p[SEQUENCES[:, t] == j].sum() for j in range(ENTRIES)] for t in range(FRAMES)])
     jumps = weight[0] * rho[0]
     for t, j in itertools.product(range(1, FRAMES), range(ENTRIES)):
-        landed = jumped[SEQUENCES[:, t - 1], j] * (SEQUENCES[:, t] == j)
+        landed = moves[t][1][SEQUENCES[:, t - 1], j] * (SEQUENCES[:, t] == j)
         jumps[j] += weight[t] * (p * landed).sum()
     return p, log_evidence, rho, jumps
 
 
 both = pytest.mark.parametrize("chain", [False, True], ids=["independent", "chain"])
+one_or_two = pytest.mark.parametrize("starts", [[1, 0, 0, 0], [1, 0, 1, 0]], ids=["one sequence", "two"])
 
 
 @both
+@one_or_two
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("impossible", [False, True])
-def test_posterior_is_that_of_enumeration(x64, chain, seed, impossible):
+def test_posterior_is_that_of_enumeration(x64, chain, starts, seed, impossible):
     prior, log_likelihood = some_prior(chain, seed), some_likelihood(seed, impossible)
     weight = np.array([0.5, 2.0, 0.0, 1.5])
-    q = fp.posterior(jnp.asarray(log_likelihood), prior, jnp.asarray(weight), chain=chain)
-    _, log_evidence, rho, jumps = enumerate_posterior(log_likelihood, prior, weight, chain)
+    q = fp.posterior(jnp.asarray(log_likelihood), prior, jnp.asarray(weight), chain=chain, starts=jnp.asarray(starts, float))
+    _, log_evidence, rho, jumps = enumerate_posterior(log_likelihood, prior, weight, chain, starts)
     np.testing.assert_allclose(q.log_evidence.sum(), log_evidence, rtol=1e-10)
     np.testing.assert_allclose(q.responsibility, rho, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(q.jumps, jumps, rtol=1e-9, atol=1e-12)
 
 
+def test_where_sequences_start_need_not_be_said_of_one(x64):
+    prior, log_likelihood, ones = some_prior(True), jnp.asarray(some_likelihood()), jnp.ones(FRAMES)
+    unsaid = fp.posterior(log_likelihood, prior, ones, chain=True)
+    said = fp.posterior(log_likelihood, prior, ones, chain=True, starts=jnp.zeros(FRAMES))
+    jax.tree.map(np.testing.assert_array_equal, unsaid, said)
+
+
+def test_what_an_index_may_come_to():
+    prior = fp.FramePrior(jnp.asarray([0.5, 0.5, 0, 0]), jnp.full(4, 0.1), jnp.asarray([0, 0.5, 0, 0]), jnp.asarray([0, 2, 3, 1]))
+    assert fp.reachable(prior).tolist() == [True, True, True, False]
+
+
 @both
+@one_or_two
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_of_candidates_it_is_that_of_all_entries_with_the_others_impossible(x64, chain, seed):
+def test_of_candidates_it_is_that_of_all_entries_with_the_others_impossible(x64, chain, starts, seed):
+    of = {"chain": chain, "starts": jnp.asarray(starts, float)}
     prior, log_likelihood, weight = some_prior(chain, seed), some_likelihood(seed), np.array([0.5, 2.0, 0.0, 1.5])
     candidates = np.random.default_rng(seed).permuted(np.tile(np.arange(ENTRIES), (FRAMES, 1)), axis=1)[:, :2]
     among = np.zeros((FRAMES, ENTRIES), bool)
     np.put_along_axis(among, candidates, True, 1)
-    full = fp.posterior(jnp.asarray(np.where(among, log_likelihood, -np.inf)), prior, jnp.asarray(weight), chain=chain)
+    full = fp.posterior(jnp.asarray(np.where(among, log_likelihood, -np.inf)), prior, jnp.asarray(weight), **of)
     few = jnp.asarray(np.take_along_axis(log_likelihood, candidates, 1))
-    q = fp.posterior(few, prior, jnp.asarray(weight), chain=chain, candidates=jnp.asarray(candidates, jnp.int32))
+    q = fp.posterior(few, prior, jnp.asarray(weight), candidates=jnp.asarray(candidates, jnp.int32), **of)
     np.testing.assert_allclose(q.responsibility, np.take_along_axis(np.asarray(full.responsibility), candidates, 1), atol=1e-12)
     np.testing.assert_allclose(q.log_evidence.sum(), full.log_evidence.sum(), rtol=1e-12)
     np.testing.assert_allclose(q.jumps, full.jumps, atol=1e-12)
@@ -122,12 +140,14 @@ def test_one_frame(x64, chain):
 
 
 @both
-def test_samples_are_draws_of_whole_sequences(x64, chain):
+@one_or_two
+def test_samples_are_draws_of_whole_sequences(x64, chain, starts):
     """Chi-square over all 256 sequences, rare ones pooled; jump counts against their expectation."""
     prior, log_likelihood, n = some_prior(chain), some_likelihood() / 2, 20_000
-    draw = jax.vmap(lambda key: fp.sample(key, jnp.asarray(log_likelihood), prior, chain=chain))
+    begin = jnp.asarray(starts, float)
+    draw = jax.vmap(lambda key: fp.sample(key, jnp.asarray(log_likelihood), prior, chain=chain, starts=begin))
     r, jumps = quick_jit(draw)(jax.random.split(jax.random.key(0), n))
-    p, _, _, expected_jumps = enumerate_posterior(log_likelihood, prior, np.ones(FRAMES), chain)
+    p, _, _, expected_jumps = enumerate_posterior(log_likelihood, prior, np.ones(FRAMES), chain, starts)
     code = np.asarray(r) @ ENTRIES ** np.arange(FRAMES)[::-1]
     counts = np.bincount(code, minlength=len(p))
     rare = n * p < 5
@@ -147,14 +167,15 @@ def test_a_draw_never_visits_what_is_impossible():
     assert (r[:, 1] == 0).all() and (r[:, 2] > 0).all()
 
 
-def test_log_prob_is_a_distribution_over_sequences(x64):
+@one_or_two
+def test_log_prob_is_a_distribution_over_sequences(x64, starts):
     prior = some_prior(True)
-    log_p = jax.vmap(lambda r: fp.log_prob(r, prior))(jnp.asarray(SEQUENCES))
+    log_p = jax.vmap(lambda r: fp.log_prob(r, prior, jnp.asarray(starts, float)))(jnp.asarray(SEQUENCES))
     np.testing.assert_allclose(logsumexp(log_p), 0, atol=1e-12)
     move, _ = transition(prior)
     entry = np.asarray(prior.entry)
-    expected = [np.log(entry[r[0]]) + np.log(move[r[:-1], r[1:]]).sum() for r in SEQUENCES]
-    np.testing.assert_allclose(log_p, expected, rtol=1e-10)
+    each = [entry[SEQUENCES[:, t]] if starts[t] else move[SEQUENCES[:, t - 1], SEQUENCES[:, t]] for t in range(FRAMES)]
+    np.testing.assert_allclose(log_p, np.log(each).sum(0), rtol=1e-10)
 
 
 @pytest.mark.parametrize("successor", [[0, 2, 3, 3], [1, 0, 2, 3], [0, 2, 4, 3]])

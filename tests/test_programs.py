@@ -93,7 +93,7 @@ def test_density_is_the_objective_of_points(chain: bool, held_out: bool, flat: b
 def test_density_by_enumeration(chain: bool) -> None:
     """Every sequence of entries, one by one; for independent frames with weights, as copies of a frame."""
     problem = _problem(chain=chain, weights=not chain)
-    x, speech, music, weight, _ = (np.asarray(a) if a is not None else None for a in problem.frames)
+    x, speech, music, weight = (np.asarray(a) for a in problem.frames[:4])
     point = Blocks(*(np.asarray(value) for value in _point(problem)))
     entry, stay, advance, successor = (np.asarray(a) for a in problem.hyper.frame_prior)
 
@@ -136,7 +136,7 @@ def test_density_by_enumeration(chain: bool) -> None:
 
 def _plain(problem: JingleMixture, values: Blocks) -> jax.Array:
     """The log likelihood left to automatic differentiation, up to constants of x."""
-    x, speech, music, weight, observed = problem.frames
+    x, speech, music, weight, observed, _ = problem.frames
     seen = jnp.ones_like(x) if observed is None else observed
     rate_speech = speech[:, None] * (values.excitations @ values.templates)
     rate = 1e-30 + rate_speech[:, None] + (values.gain[:, None] * values.filter)[:, None] * values.catalogue
