@@ -179,6 +179,7 @@ def padded(model: JingleMixture, n_frames: int, n_entries: int) -> JingleMixture
     def each(q: Gamma, n: int) -> Gamma:
         return q if len(q.shape) == 1 else Gamma(*(longer(values, n, 1.0) for values in q))
 
+    successor = jnp.asarray(np.r_[r.successor, len(r.successor) : len(r.successor) + others], r.successor.dtype)
     starts = jnp.zeros_like(frames.weight) if frames.starts is None else frames.starts
     return dataclasses.replace(
         model,
@@ -192,10 +193,7 @@ def padded(model: JingleMixture, n_frames: int, n_entries: int) -> JingleMixture
         ),
         hyper=Hyper(
             prior._replace(gain=each(prior.gain, more), catalogue=each(prior.catalogue, others)),
-            FramePrior(
-                *(longer(values, others) for values in r[:3]),
-                jnp.asarray(np.r_[r.successor, len(r.successor) : len(r.successor) + others], r.successor.dtype),
-            ),
+            FramePrior(longer(r.entry, others), longer(r.stay, others), longer(r.advance, others), successor),
         ),
         catalogue=longer(model.catalogue, others),
         latent=longer(model.latent, others),
