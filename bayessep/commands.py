@@ -84,7 +84,8 @@ def use_cache() -> None:
     folder = cache_folder()
     if folder is not None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+        # All of them: the many small ones take longer to compile than to read, and hardly any room.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 MOST_MAPPINGS = 20_000
