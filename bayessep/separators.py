@@ -247,7 +247,7 @@ def infer(spectra: Spectra, trained: Trained | None, settings: Settings, progres
     posterior, fit = _infer(roomy, trained, settings, progress)
     rows = target_rows(problem, len(spectra.target))
     of_target = jax.tree.map(lambda a: a[rows], sources_of(posterior))
-    posterior = _without_room(posterior, problem)
+    posterior = posterior if roomy is problem else _without_room(posterior, problem)
     gain = np.asarray(posterior.moments.gain.mean)[rows]
     return Inferred(of_target, np.asarray(posterior.moments.filter.mean), gain, fit, found and found.period, posterior)
 
@@ -262,13 +262,18 @@ def _with_room(problem: JingleMixture) -> JingleMixture:
         step = max(2 ** ((n - 1).bit_length() - 1) // an_octave, 1)
         return -(-n // step) * step
 
-    n = len(problem.frames.x)
-    n_frames = size(n, 2 if n < _ROOM // 8 else 4) if n < _ROOM else n
-    return jingle_mixture.padded(problem, n_frames, size(len(problem.catalogue), 1))
+    n_frames, (n_entries, n_bins), n_candidates = len(problem.frames.x), problem.catalogue.shape, problem.candidates
+    if n_frames >= _ROOM:
+        return problem
+    of_entries = size(n_entries, 1)
+    # Candidates are looked for as they were without room.
+    if n_candidates and len({entries.are_short_listed(n, n_bins, n_candidates) for n in (n_entries, of_entries)}) > 1:
+        of_entries = n_entries
+    return jingle_mixture.padded(problem, size(n_frames, 2 if n_frames < _ROOM // 8 else 4), of_entries)
 
 
 def _without_room(posterior: Posterior, problem: JingleMixture) -> Posterior:
-    """Of the frames and entries of the problem alone, with what was learned of the priors that all of them share."""
+    """Of the frames and entries of the problem alone."""
     n_frames, n_entries = len(problem.frames.x), len(problem.catalogue)
 
     def first(values: Any, n: int) -> Any:  # by numpy, which compiles nothing
@@ -278,10 +283,9 @@ def _without_room(posterior: Posterior, problem: JingleMixture) -> Posterior:
         excitations, gain = first(blocks.excitations, n_frames), first(blocks.gain, n_frames)
         return blocks._replace(excitations=excitations, gain=gain, catalogue=first(blocks.catalogue, n_entries))
 
-    learned = posterior.problem.hyper.prior
-    prior = problem.hyper.prior._replace(templates=learned.templates, excitations=learned.excitations)
+    learned = jax.tree.map(lambda own, learned: first(learned, len(own)), problem.hyper, posterior.problem.hyper)
     return posterior._replace(
-        problem=dataclasses.replace(problem, hyper=problem.hyper._replace(prior=prior)),
+        problem=dataclasses.replace(problem, hyper=learned),
         blocks=own(posterior.blocks),
         moments=own(posterior.moments),
         candidates=first(posterior.candidates, n_frames),

@@ -159,6 +159,12 @@ def any_candidates(model: JingleMixture) -> Int[Array, "T K"]:
     return jnp.broadcast_to(jnp.arange(model.candidates, dtype=jnp.int32)[None, :], (model.frames.x.shape[0], model.candidates))
 
 
+def are_short_listed(n_entries: int, n_bins: int, n_candidates: int) -> bool:
+    """Whether a catalogue is so long that candidates are first looked for in bands."""
+    in_bands = n_entries * BANDS + (POOL * n_candidates + n_candidates) * n_bins
+    return n_entries * n_bins >= 2 * in_bands
+
+
 def choose_candidates(
     model: JingleMixture,
     hyper: Hyper,
@@ -172,12 +178,11 @@ def choose_candidates(
     all bins. Where that spares little work, and where bins are held out, all entries are compared on all bins. Either way, for
     independent frames the objective never falls.
     """
-    n_entries, n_bins, n_pool = model.catalogue.shape[0], model.catalogue.shape[1], POOL * n_candidates
-    work_in_bands = n_entries * BANDS + (n_pool + n_candidates) * n_bins
-    if n_entries * n_bins < 2 * work_in_bands or model.frames.observed is not None:
+    n_entries, n_bins = model.catalogue.shape
+    if model.frames.observed is not None or not are_short_listed(n_entries, n_bins, n_candidates):
         return _most_probable(entry_log_likelihood(model, moments), model, hyper, n_candidates)
     banded, of_bands = _in_bands(model, moments)
-    pool = _most_probable(entry_log_likelihood(banded, of_bands), model, hyper, n_pool)
+    pool = _most_probable(entry_log_likelihood(banded, of_bands), model, hyper, POOL * n_candidates)
     if current is not None:
         known = (pool[:, :, None] == current[:, None, :]).any(2)
         # A current candidate that was short-listed again takes its own place, not a second one.
@@ -193,7 +198,7 @@ def _most_probable(
     if model.chain:
         rho = _q_of_entries(model, hyper, scores, pool).responsibility
         lost = jnp.log(jnp.finfo(rho.dtype).tiny) + scores - scores.max(1, keepdims=True)  # below what is left, by their own score
-        lost = jnp.where(of_candidates(frame_prior.reachable(hyper.frame_prior), pool), lost, -jnp.inf)
+        lost = jnp.where(of_candidates(frame_prior.is_led_to(hyper.frame_prior), pool), lost, -jnp.inf)
         rank = jnp.where(rho > 0, jnp.log(rho), lost)
     else:
         rank = scores + of_candidates(jnp.log(hyper.frame_prior.entry), pool)
@@ -240,9 +245,9 @@ def weigh_entries(
 def _q_of_entries(
     model: JingleMixture, hyper: Hyper, scores: Float[Array, "T K"], candidates: Int[Array, "T K"] | None
 ) -> FramePosterior:
-    _, _, _, weight, _, starts = model.frames
+    frames, prior = model.frames, hyper.frame_prior
     return frame_prior.posterior(
-        scores, hyper.frame_prior, weight, chain=model.chain, candidates=candidates, starts=starts
+        scores, prior, frames.weight, chain=model.chain, candidates=candidates, starts=frames.starts
     )
 
 

@@ -93,9 +93,9 @@ def posterior(
     """Exact posterior of r given the log likelihood of each entry in each frame.
 
     `chain` says, outside of the traced values, whether the prior has memory: the independent case then needs no scan.
-    `weight` (how often a frame counts) and `starts` (where a sequence starts) are as in `jingle_mixture.Frames`; the first enters
-    only the expected jumps. With `candidates`, no entry twice
-    in a frame, all others are impossible: responsibilities and likelihoods are then of the candidates.
+    `weight` (how often a frame counts) and `starts` (where a sequence starts) are as in `jingle_mixture.Frames`; weights enter only
+    the expected jumps. With `candidates`, no entry twice in a frame, all others are impossible: responsibilities and likelihoods
+    are then of the candidates.
     """
     if not chain:
         joint = log_likelihood + _log(prior.entry[None, :] if candidates is None else prior.entry[candidates])
@@ -158,7 +158,7 @@ def sample(
     def back(r_next, inputs):
         key, alpha_t, goes_on = inputs
         key_state, key_move = jax.random.split(key)
-        stay, advance, jump = _chances(prior, goes_on)
+        stay, advance, jump = _chances(prior.stay, prior.advance, goes_on)
         by_jump = jump * prior.entry[r_next]
         stayed, advanced = index == r_next, successor == r_next
         in_order = jnp.where(stayed, stay, 0) + jnp.where(advanced, advance, 0)
@@ -181,14 +181,19 @@ def log_prob(r: Int[Array, " T"], prior: FramePrior, starts: Float[Array, " T"] 
 def log_moves(r: Int[Array, " T"], prior: FramePrior, starts: Float[Array, " T"] | None = None) -> Float[Array, " T"]:
     """log p(r_t | r_{t-1}), and of the first of a sequence log p(r_t)."""
     before, after = r[:-1], r[1:]
-    here = FramePrior(*(values[before] for values in prior))
-    stay, advance, jump = _chances(here, _goes_on(starts))
+    stay, advance, jump = _chances(prior.stay[before], prior.advance[before], _goes_on(starts))
     step = (
         jnp.where(before == after, stay, 0)
-        + jnp.where(here.successor.astype(after.dtype) == after, advance, 0)
+        + jnp.where(prior.successor[before].astype(after.dtype) == after, advance, 0)
         + jump * prior.entry[after]
     )
     return jnp.concatenate([_log(prior.entry[r[:1]]), _log(step)])
+
+
+def is_led_to(prior: FramePrior) -> Bool[Array, " J"]:
+    """Of each entry, whether a jump or another entry leads to it; what nothing leads to is never played."""
+    in_order = jnp.zeros_like(prior.entry).at[prior.successor].max(prior.advance)
+    return (prior.entry > 0) | (in_order > 0)
 
 
 def learn_entry(prior: FramePrior, jumps: Float[Array, " J"], concentration: float = 1.0) -> FramePrior:
@@ -222,15 +227,8 @@ def _goes_on(starts: Float[Array, " T"] | None) -> Float[Array, " pairs"] | None
     return None if starts is None else 1 - starts[1:]
 
 
-def reachable(prior: FramePrior) -> Bool[Array, " J"]:
-    """Which entries an index may come to at all, be it by a jump or in order."""
-    led_to = jnp.zeros_like(prior.entry).at[prior.successor].max(prior.advance)
-    return (prior.entry > 0) | (led_to > 0)
-
-
-def _chances(prior: FramePrior, goes_on: Array | None) -> tuple[Array, Array, Array]:
-    """Of staying, advancing and jumping from each entry; there is but the jump where the sequence does not go on."""
-    stay, advance = prior.stay, prior.advance
+def _chances(stay: Array, advance: Array, goes_on: Array | None) -> tuple[Array, Array, Array]:
+    """Of staying, advancing and jumping from an entry; there is but the jump where the sequence does not go on."""
     if goes_on is not None:
         stay, advance = goes_on * stay, goes_on * advance
     return stay, advance, 1 - stay - advance
@@ -245,24 +243,22 @@ def _moves_of_all(prior: FramePrior, goes_on: Float[Array, " pairs"] | None) -> 
     predecessor = jnp.argsort(prior.successor)
 
     def on(alpha, goes_on):
-        stay, advance, jump = _chances(prior, goes_on)
+        stay, advance, jump = _chances(prior.stay, prior.advance, goes_on)
         return stay * alpha + (advance * alpha)[predecessor] + prior.entry * (jump * alpha).sum()
 
     def back(ahead, goes_on):
-        stay, advance, jump = _chances(prior, goes_on)
+        stay, advance, jump = _chances(prior.stay, prior.advance, goes_on)
         return stay * ahead + advance * ahead[prior.successor] + jump * (prior.entry * ahead).sum()
 
-    every = FramePrior(*(values[None, :] for values in prior))
-    *_, jump = _chances(every, None if goes_on is None else goes_on[:, None])
-    return _Moves(prior.entry, jump, every.entry, goes_on, on, back)
+    *_, jump = _chances(prior.stay[None, :], prior.advance[None, :], None if goes_on is None else goes_on[:, None])
+    return _Moves(prior.entry, jump, prior.entry[None, :], goes_on, on, back)
 
 
 def _moves_of(candidates: Int[Array, "T K"], prior: FramePrior, goes_on: Float[Array, " pairs"] | None) -> _Moves:
     """By the full matrix between the candidates of two frames, made where it is used: less work than all entries."""
     here, there = candidates[:-1], candidates[1:]
-    leave = FramePrior(*(values[here] for values in prior))
-    stay, advance, jump = _chances(leave, None if goes_on is None else goes_on[:, None])
-    between = (here, stay, advance, leave.successor.astype(here.dtype), jump, there, prior.entry[there])
+    stay, advance, jump = _chances(prior.stay[here], prior.advance[here], None if goes_on is None else goes_on[:, None])
+    between = (here, stay, advance, prior.successor[here].astype(here.dtype), jump, there, prior.entry[there])
 
     def matrix(between):
         i, stay, advance, successor, jump, j, entry = between

@@ -166,12 +166,18 @@ def padded(model: JingleMixture, n_frames: int, n_entries: int) -> JingleMixture
     be of one shape, and be compiled for once. What is behind weighs nothing, and is a sequence of its own.
 
     Args:
-        model: gain and catalogue may have a prior for each frame, or entry.
+        model: its priors are tied along frames and entries, but for those of gain and catalogue, which need not be.
         n_frames: T, no fewer than it has.
         n_entries: J, the null entry among them, no fewer than it has; a problem without music keeps its one.
+
+    Raises:
+        ValueError: entries that are never played would be played under a Dirichlet of this concentration.
     """
     frames, (prior, r) = model.frames, model.hyper
     more, others = n_frames - len(frames.x), n_entries - len(model.catalogue) if model.has_music else 0
+
+    if others and model.concentration > 1:
+        raise ValueError(f"with a concentration of {model.concentration}, above 1, every entry has some probability")
 
     def longer(array: Array, n: int, fill: float = 0.0) -> Array:  # by numpy, which compiles nothing
         return jnp.asarray(np.pad(array, [(0, n)] + [(0, 0)] * (array.ndim - 1), constant_values=fill)) if n else array

@@ -89,9 +89,9 @@ def test_where_sequences_start_need_not_be_said_of_one(x64):
     jax.tree.map(np.testing.assert_array_equal, unsaid, said)
 
 
-def test_what_an_index_may_come_to():
+def test_what_nothing_leads_to():
     prior = fp.FramePrior(jnp.asarray([0.5, 0.5, 0, 0]), jnp.full(4, 0.1), jnp.asarray([0, 0.5, 0, 0]), jnp.asarray([0, 2, 3, 1]))
-    assert fp.reachable(prior).tolist() == [True, True, True, False]
+    assert fp.is_led_to(prior).tolist() == [True, True, True, False]
 
 
 @both

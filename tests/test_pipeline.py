@@ -14,6 +14,7 @@ from bayessep import metrics, pipeline, preparation, separators, streaming
 from bayessep.audio import read, write
 from bayessep.broadcast import generate_broadcast
 from bayessep.errors import UserError
+from bayessep.models import entries, jingle_mixture
 from bayessep.pipeline import separate
 from bayessep.preparation import Known
 from bayessep.settings import METHODS, Settings
@@ -124,6 +125,35 @@ def test_svi_is_exact_whatever_the_rule(broadcast, known) -> None:
         separate(broadcast.mixture[None], RATE, known, dataclasses.replace(few, rule=rule)) for rule in ("exact", "printed")
     )
     np.testing.assert_array_equal(one.speech, other.speech)
+    assert other.posterior.problem.rule == "exact"
+
+
+@pytest.mark.parametrize("method", ["joint", "unsupervised"])
+def test_room_for_others_changes_nothing(broadcast, known, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    """Nothing of what is kept: stems, posterior and what was learned of its priors."""
+    settings = dataclasses.replace(SMALL, method=method, chain=True, sweeps=15, training_sweeps=5, tolerance=0.0)
+    spectra = pipeline.analyse(broadcast.mixture[None], RATE, known, settings)[1].spectra
+    trained = separators.train(spectra.speech, settings)
+    shared = separators.infer(spectra, trained, settings)
+    monkeypatch.setattr(separators, "_with_room", lambda problem: problem)
+    alone = separators.infer(spectra, trained, settings)
+
+    kept = [(found.posterior._replace(readings=None), found.sources, found.filter, found.gain) for found in (shared, alone)]
+    assert jax.tree.structure(kept[0]) == jax.tree.structure(kept[1])
+    for one, other in zip(*map(jax.tree.leaves, kept), strict=True):
+        one, other = np.asarray(one), np.asarray(other)
+        largest = np.abs(other[np.isfinite(other)]).max(initial=0)  # flat priors have an infinite scale
+        np.testing.assert_allclose(one, other, rtol=0.01, atol=1e-3 * largest)
+    np.testing.assert_allclose(shared.fit.trace, alone.fit.trace, rtol=1e-5)
+
+
+@pytest.mark.parametrize("n_entries", [2, 60, 65, 70, 76, 77, 100, 300])
+def test_room_does_not_change_how_candidates_are_looked_for(n_entries: int) -> None:
+    prior, catalogue = jingle_mixture.priors(513, 1.0, n_bases=2), jnp.ones((n_entries - 1, 513))
+    problem = jingle_mixture.build(jnp.ones((5, 513)), prior=prior, catalogue=catalogue, candidates=8)
+    roomy = separators._with_room(problem)
+    assert len({entries.are_short_listed(len(p.catalogue), 513, 8) for p in (problem, roomy)}) == 1
+    assert len(roomy.frames.x) == 6 and n_entries <= len(roomy.catalogue) < 2 * n_entries
 
 
 @pytest.mark.loose_arrays  # optax
