@@ -120,7 +120,7 @@ def reproduce_karaoke(
     results = made.Results(lines)
     found, of = made.findings(results), experiment.BUDGETS[budget]
     planned, lasting = len(experiment.plan(corpus, budget)), corpus.seconds(of)
-    about = made.about(results, budget, seed=seed, planned=planned, lasting=lasting)
+    about = made.about(results, budget, seed=seed, planned=planned, lasting=lasting, artists=corpus.artists_met)
     document: dict[str, Any] = {"command": "reproduce", "experiment": "simpson2015", "version": __version__, "device": device}
     document |= {"seed": seed, "budget": budget, "about": about, "seconds": results.seconds(), "settings": dataclasses.asdict(of)}
     document |= {"means": results.rows(), "findings": [f._asdict() for f in found], "silent": results.silent()}

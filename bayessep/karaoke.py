@@ -41,12 +41,13 @@ PEAK = 0.7
 
 
 class Song(NamedTuple):
-    """A song of which both are known, in one channel; excerpts of one song have one group."""
+    """A song of which both are known, in one channel; excerpts of one song have one group, songs of one artist one artist."""
 
     name: str
     group: str
     vocals: Float[np.ndarray, " N"]
     accompaniment: Float[np.ndarray, " N"]
+    artist: str = ""  # nothing where nobody says whose it is
 
     @property
     def stems(self) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
@@ -76,7 +77,7 @@ def read_songs(folder: str | Path, sample_rate: int = RATE, *, part: str = "") -
     if not listed:
         raise UserError(f"{folder} has no songs of the part {part}; give a folder that does.")
     found = ((song, song_stems.read(song, sample_rate)) for song in listed)
-    return [Song(song.name, song.group, vocals[0], accompaniment[0]) for song, (vocals, accompaniment) in found]
+    return [Song(song.name, song.group, vocals[0], accompaniment[0], song.artist) for song, (vocals, accompaniment) in found]
 
 
 @dataclass(frozen=True)
@@ -124,17 +125,25 @@ class Recipe:
         return training_of(self)
 
 
+def undivided(songs: Sequence[Song], sides: int) -> list[str]:
+    """Of each song, what stays on one of so many sides: all that its artist made, or its excerpts where artists are too few."""
+    artists = [song.artist or song.group for song in songs]
+    return artists if len(set(artists)) >= sides else [song.group for song in songs]
+
+
 def divide(songs: Sequence[Song], share: float, seed: int) -> tuple[list[Song], list[Song]]:
-    """Songs to learn from, and about `share` of them to validate with; all excerpts of one are on one side.
+    """Songs to learn from, and about `share` of them to validate with, of other artists if there are several (`undivided`).
 
     Raises:
         UserError: there is a single song.
     """
-    groups = sorted({song.group for song in songs})
+    of = undivided(songs, 2)
+    groups = sorted(set(of))
     if len(groups) < 2:
         raise UserError("there is a single song to learn from and to validate with; give several.")
     held = set(np.random.default_rng(seed).permutation(groups)[: max(1, round(share * len(groups)))].tolist())
-    return [s for s in songs if s.group not in held], [s for s in songs if s.group in held]
+    learn, validate = ([s for s, group in zip(songs, of, strict=True) if (group in held) == kept] for kept in (False, True))
+    return learn, validate
 
 
 def mask_and_mixture(song: Song) -> tuple[Float[np.ndarray, "T F"], Float[np.ndarray, "T F"]]:

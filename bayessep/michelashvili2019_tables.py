@@ -21,6 +21,7 @@ from bayessep.michelashvili2019_rows import (
     ABLATED,
     ALL,
     AT_WORK,
+    BUDGETS,
     EGGS,
     EGGS_TUNED,
     GAN,
@@ -32,7 +33,7 @@ from bayessep.michelashvili2019_rows import (
     SHIPPED,
     TAUGHT,
 )
-from bayessep.pages import Finding, Table, between, bootstrap, page, settled
+from bayessep.pages import Finding, Table, between, bootstrap, not_all, page, settled
 
 Result = Mapping[str, Any]
 
@@ -188,7 +189,7 @@ def _heard(results: Results) -> str:
     said = []
     if heard := sorted({line["row"] for line in results.lines if line["learned"].get("heard")}):
         ships = f"{', '.join(heard)} ships, and has learned from songs of the same source, vocals included, as music"
-        said.append(f"{ships}: to it, these may not be unheard.")
+        said.append(f"{ships}: these may be among them, so its row says nothing of other songs.")
     learned = {line["row"]: line["learned"] for line in results.lines if line["scores"]}
     taught = {row: learned[row] for row in TAUGHT if row in learned}
     for kind, shown in VOICES.items():
@@ -236,7 +237,7 @@ def _ahead(results: Results, other: str) -> Finding | None:
     if other in PAPER_1:
         numbers += f"; the paper: {PAPER_1[ALL]:.1f} against {PAPER_1[other]:.1f}"
     numbers += f"; excerpt by excerpt {lead:+.1f}{between(low, high)}"
-    return Finding(f"The masker is ahead of {other} in SDR", settled(lead, low, high), numbers)
+    return Finding(f"The masker is ahead of {other} in SDR, as trained once", settled(lead, low, high), numbers)
 
 
 def _hurts(results: Results, row: str) -> Finding | None:
@@ -245,7 +246,7 @@ def _hurts(results: Results, row: str) -> Finding | None:
     lead, low, high = results.lead(row, ALL, "SDR")
     theirs = PAPER_3[row][0] - PAPER_3[ALL][0]
     numbers = f"{lead:+.1f} dB excerpt by excerpt{between(low, high)}; the paper: {theirs:+.1f}"
-    return Finding(f"SDR is lower {row}", settled(-lead, -high, -low), numbers)
+    return Finding(f"SDR is lower {row}, in one training of each", settled(-lead, -high, -low), numbers)
 
 
 def to_csv(results: Results) -> str:
@@ -264,16 +265,18 @@ def about(results: Results, setup: Mapping[str, Any]) -> str:
     times = recipe["songs"]
     sung = f", among them speech sung over all the music {times} times," if times else ""
     learned = f"{seconds['mixtures'] / 60:.0f} min of songs{sung} and {seconds['music'] / 60:.0f} min of music"
+    # Of those that are shown voices none is planned where there are no voices.
+    rows = [row for row in BUDGETS[setup["budget"]].rows if results.has(row) or row not in TAUGHT]
     listened = f", after {n} in which a discriminator listened," if (n := setup["config"]["listening"]) else ""
     return (
         f"Singing-voice separation as in paper 002 (Michelashvili et al., 2019): the masker in {setup['steps']} steps{listened} on "
         f"{learned} (budget “{setup['budget']}”, preset {setup['preset']}), none of which it is tested on. Scores are of the "
         f"vocals of {len(results.groups)} excerpts of {len(set(results.groups.values()))} songs, in windows of 30 s every 15 s; "
-        "medians over excerpts, intervals by bootstrap over songs: those of other artists may lie elsewhere. The other networks "
-        "are as large: "
+        "medians over excerpts, intervals by bootstrap over songs: those of other artists may lie elsewhere. Every row is one "
+        "training: other seeds are not in its interval. The other networks are as large: "
         f"{EGGS} in {own['rounds']} rounds of {own['round_steps']} steps of {4 * recipe['batch']} images, {GLO} in twice "
         f"{own['glo_steps']} of 8, on at most {own['most']} images of each kind, and without the moving mean of weights that the "
-        "masker has."
+        f"masker has.{not_all(len(results.lines), len(rows) * len(setup['songs']))}"
     )
 
 

@@ -1,6 +1,7 @@
 """Paper 004's experiment, run: vocals and accompaniment by masks at many confidences, a line of JSON for each result.
 
-Songs are dealt into folds (`bayessep.corpora.folds`), all excerpts of a song into one: each is taken apart by a network and by
+Songs are dealt into folds (`bayessep.corpora.folds`), all songs of an artist into one if there are as many artists as folds, all
+excerpts of a song in any case: each is taken apart by a network and by
 templates that learned from the songs of the other folds. The paper has one split of 63 songs; few songs would make of it a test
 on one or two. `plan` says what is run, `run` runs what is missing from a folder, `bayessep.simpson2015_tables` makes curves and
 tables of the lines.
@@ -111,13 +112,22 @@ class Corpus:
         if groups < FOLDS:
             few = f"{folder} has stems of {groups} {'song' if groups == 1 else 'songs'}"
             raise UserError(f"{few}; give at least {FOLDS}, so that each is tested by what has not heard it.")
-        sounds = [Recording(Path(s.name), "stems", s.group, len(s.vocals) / RATE, RATE, 1) for s in self.songs.values()]
+        of = karaoke.undivided(songs, FOLDS)
+        sounds = [
+            Recording(Path(s.name), "stems", kept, len(s.vocals) / RATE, RATE, 1) for s, kept in zip(songs, of, strict=True)
+        ]
         self.folds = [[str(recording.path) for recording in fold] for fold in corpora.folds(sounds, FOLDS)]
         digest = hashlib.sha256(json.dumps(self.folds).encode())
         for song in self.songs.values():
             digest.update(song.vocals.tobytes())
             digest.update(song.accompaniment.tobytes())
         self.digest = digest.hexdigest()
+
+    @property
+    def artists_met(self) -> int:
+        """How many artists there are, if they are so few that what is tested was learned from others of their songs; else 0."""
+        artists = {song.artist for song in self.songs.values() if song.artist}
+        return len(artists) if len(artists) < FOLDS else 0
 
     def fold_of(self, song: str) -> int:
         """In which it is tested."""

@@ -319,9 +319,9 @@ def to_markdown(results: Results, about: str, pictures: Sequence[str]) -> str:
     return page("Paper 004 on real songs", about, dict(zip(pictures, shows, strict=True)), tables(results), findings(results))
 
 
-def about(results: Results, budget: str, *, seed: int, planned: int, lasting: float) -> str:
+def about(results: Results, budget: str, *, seed: int, planned: int, lasting: float, artists: int = 0) -> str:
     """What was run, in a paragraph; `planned` is how many results there are when all is done, `lasting` for how many
-    seconds songs last."""
+    seconds songs last, `artists` how many are in all folds (`Corpus.artists_met`)."""
     of, there = BUDGETS[budget], len(results.lines)
     extent = (
         "A part of it (--quick): one excerpt of each song, few steps, templates and confidences; these numbers say that it runs, "
@@ -334,11 +334,12 @@ def about(results: Results, budget: str, *, seed: int, planned: int, lasting: fl
     diverged = f" Trainings that diverged have no scores: {', '.join(gone)}." if gone else ""
     silent = ", ".join(f"{method} {n}" for method, n in results.silent().items() if n)
     silence = f" Silent estimates have no scores and are left out: {silent}." if silent else ""
+    whose = f" by {artists} {'artist' if artists == 1 else 'artists'}, of whom other songs were learned from," if artists else ""
     songs, excerpts = len({line["group"] for line in results.lines}), len({line["song"] for line in results.lines})
     return (
         f"{extent if budget == 'quick' else ''}Printed by `bayessep reproduce simpson2015`, budget “{budget}”, seed {seed}, "
         f"in {results.seconds() / 60:.0f} minutes by the clock in all, of which the network learned {spent[0] / 60:.1f} and NMF "
-        f"{spent[1] / 60:.1f}. {songs} songs in {excerpts} excerpts, "
+        f"{spent[1] / 60:.1f}. {songs} songs{whose} in {excerpts} excerpts, "
         f"{lasting / 60:.1f} minutes of sound (the paper: 63 whole songs), dealt into {FOLDS} folds; each song is taken apart by "
         f"what learned from the songs of the other folds (the paper: one split, 50 and 13). The network has the preset "
         f"{of.preset} (the paper’s has 80 times as many parameters) and at most {of.epochs} epochs of {of.steps} steps; by fold it "

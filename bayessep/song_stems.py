@@ -47,6 +47,7 @@ class Listed(NamedTuple):
     vocals: tuple[Source, ...]
     accompaniment: tuple[Source, ...]
     mixture: tuple[Source, ...] = ()  # where a file holds it
+    artist: str = ""  # a manifest's split group; nothing where nobody says whose it is
 
 
 def listed(folder: str | Path) -> list[Listed]:
@@ -103,12 +104,14 @@ def _check_alike(name: str, shapes: Sequence[tuple[int, ...]]) -> None:
 
 def _of_manifest(top: Path) -> Iterator[Listed]:
     found: dict[Path, dict[str, Source]] = {}
+    artists: dict[Path, str] = {}
     for r in data.select(data.read_manifest(top), category="stems"):
         found.setdefault(r.path.parent, {})[r.path.stem] = Source(r.path)
+        artists[r.path.parent] = r.split_group
     if not found:
         raise UserError(f"{top / 'manifest.csv'} lists no files of the category stems; add songs with vocals and accompaniment.")
     for place, parts in found.items():
-        yield _pair(place.name, place, parts, group=place.name.rpartition("_")[0])
+        yield _pair(place.name, place, parts, group=place.name.rpartition("_")[0])._replace(artist=artists[place])
 
 
 def _of_folders(top: Path) -> Iterator[Listed]:

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from bayessep.bhattacharjee2022_tables import mean, shown
 from bayessep.comparison import cell
 from bayessep.models.joint_asr import BACK, BOTH, FRONT
-from bayessep.pages import Finding, Table, between, bootstrap, page, settled
+from bayessep.pages import Finding, Table, between, bootstrap, not_all, page, settled
 from bayessep.woo2020 import FREQUENCY, RATIOS, TIME
 from bayessep.woo2020_recognition import BACKS, CLEAN, CONDITIONS, LONGER, MIXTURE, ROWS, Row
 from bayessep.woo2020_tables import NAMES, PAPER_GENRES
@@ -95,7 +95,7 @@ class Results:
         return [line for line in self._by.get((row.name, ratio), []) if genre in (None, line["genre"])]
 
     def counts(self, row: Row, ratios: Sequence[float | None]) -> dict[str, Float[np.ndarray, "R 2"]]:
-        """Errors and words at each of these, by whose music it is, or of each utterance alone where there is none in it.
+        """Errors and words at each of these, by whose music it is, or by who speaks where there is none in it.
 
         Empty where a run that was cut off has not come to all utterances: rows are compared over the same ones.
         """
@@ -104,7 +104,7 @@ class Results:
             if len(lines := self.of(row, ratio)) < max(self.utterances, 1):
                 return {}
             for line in lines:
-                name = line["group"] if ratios != [None] else str(line["utterance"])
+                name = line["group"] if ratios != [None] else line["speaker"]
                 found.setdefault(name, np.zeros((len(ratios), 2)))[n] += line["errors"], line["words"]
         return dict(sorted(found.items()))
 
@@ -154,8 +154,8 @@ def rate(counts: Float[np.ndarray, "*D R 2"]) -> Float[np.ndarray, "*D"]:
 def interval(ours: Counts, theirs: Counts | None = None) -> tuple[float, float]:
     """Between what a rate lies with 95 %, or by how much it is below another, in percent of that.
 
-    Bootstrap over artists of the music, the same for both: utterances with music of one are not independent. Over utterances
-    where there is no music (`Results.counts`).
+    Bootstrap over artists of the music, the same for both: utterances with music of one are not independent. Over speakers
+    where there is no music (`Results.counts`): what one says is put together of few recordings.
     """
     pairs = [np.stack([own[group] for group in sorted(ours)]) for own in (ours, theirs) if own is not None]
 
@@ -266,14 +266,15 @@ def _clean_is_heard(results: Results) -> Finding | None:
         return None
     value, (low, high) = results.wer(Row(CLEAN), [None]), interval(counts)
     numbers = f"{value:.1f} %{between(low, high, '.1f')}; the paper: {PAPER[CLEAN][0]} %"
-    holds = None if np.isnan(high) else high < 10
+    holds = True if high < 10 else False if low >= 10 else None
     return Finding("The clean ASR gets less than 10 % of the words of clean speech wrong", holds, numbers)
 
 
 def _music_hurts(results: Results) -> Finding | None:
-    clean, mixed = (results.wer(Row(CLEAN), [ratio]) for ratio in (None, 0.0))
-    if np.isnan(clean + mixed):
+    ratios = (None, 0.0)
+    if not all(results.counts(Row(CLEAN), [ratio]) for ratio in ratios):
         return None
+    clean, mixed = (results.wer(Row(CLEAN), [ratio]) for ratio in ratios)
     numbers = f"{clean:.1f} and {mixed:.1f} %; the paper: {PAPER[CLEAN][0]} and {PAPER[CLEAN][2]} %"
     return Finding("Music at 0 dB at least triples its word error rate", bool(mixed >= 3 * clean and mixed > 0), numbers)
 
@@ -329,6 +330,7 @@ def about(results: Results, setup: Mapping[str, Any]) -> str:
         "the sum over their labels. All trainings draw with one seed: what is tuned hears again the mixtures that its separator "
         "began with, and the mixture ASR the words of the clean one. Some of the music that is learned from is generated. A "
         "recogniser that is not tuned runs as in recognition."
+        + not_all(len(results.lines), len(ROWS) * len(CONDITIONS) * setup["utterances"])
     )
 
 

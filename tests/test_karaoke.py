@@ -108,6 +108,15 @@ def test_it_learns_to_take_a_tune_out_of_noise(small: None, tmp_path: Path) -> N
     jax.tree.map(np.testing.assert_array_equal, again.parameters, network.parameters)
 
 
+def test_validation_is_with_other_artists_if_there_are_any() -> None:
+    songs = [_song(n) for n in range(8)]  # excerpts of four songs
+    for artists, kept in ((["she"] * 4 + ["he"] * 4, "artist"), (["she"] * 8, "group"), ([""] * 8, "group")):
+        own = [song._replace(artist=artist) for song, artist in zip(songs, artists, strict=True)]
+        sides = [{getattr(song, kept) for song in side} for side in karaoke.divide(own, 0.25, 0)]
+        assert all(sides) and sides[0].isdisjoint(sides[1])
+        assert len(sides[1]) == 1
+
+
 def test_what_cannot_be_is_refused(small: None) -> None:
     config = Recipe().config
     parameters = karaoke.deep_karaoke.init(config, jax.random.key(0)).parameters

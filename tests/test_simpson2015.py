@@ -42,12 +42,12 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _write(folder: Path, songs: list[Song]) -> None:
+def _write(folder: Path, songs: list[Song], artist: str = "artist") -> None:
     rows = []
     for song in songs:
         for part in experiment.SOURCES:
             audio.write(folder / song.name / f"{part}.wav", getattr(song, part)[None], RATE, "FLOAT")
-            rows.append(f"{song.name}/{part}.wav,stems,artist,1,{RATE},1,,,here,x,CC0")
+            rows.append(f"{song.name}/{part}.wav,stems,{song.artist or artist},1,{RATE},1,,,here,x,CC0")
     (folder / "manifest.csv").write_text("\n".join([HEADER, *rows]))
 
 
@@ -76,6 +76,15 @@ def test_excerpts_of_a_song_are_in_one_fold(recordings: Path) -> None:
     assert corpus.used(every) == [name for fold in corpus.folds for name in fold]
     assert sorted(corpus.used(Budget(excerpts=1))) == ["four_a", "one_a", "three_a", "two_a"]
     assert sorted(plan(corpus, "full")) == sorted((song, method, "full") for song in SONGS for method in METHODS)
+
+
+def test_songs_of_an_artist_are_in_one_fold_if_there_are_artists_enough(tmp_path: Path, recordings: Path) -> None:
+    assert Corpus(recordings).artists_met == 1  # of whom songs are in every fold
+    whose = dict(zip(SONGS, ("she", "she", "he", "he", "they", "she"), strict=True))
+    _write(tmp_path, [_song(n)._replace(artist=whose[name]) for n, name in enumerate(SONGS)])
+    corpus = Corpus(tmp_path)
+    assert {tuple(sorted({whose[name] for name in fold})) for fold in corpus.folds} == {("she",), ("he",), ("they",)}
+    assert corpus.artists_met == 0
 
 
 def test_songs_that_cannot_be_used_are_named(tmp_path: Path) -> None:

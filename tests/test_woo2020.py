@@ -110,6 +110,8 @@ def test_an_interrupted_run_goes_on(call: Caller, small: Path) -> None:
         woo2020.run(folder, small, "full")
     kept = (folder / "results.jsonl").read_text()
     assert kept.count("\n") == 9
+    begun = made.about(made.Results(woo2020.finished(folder, "full", 0)), json.loads((folder / "setup.json").read_text()))
+    assert f"9 of {4 * len(RATIOS) * 4} results are there" in begun
     lines = woo2020.run(folder, small, "full")
     assert len(lines) == 4 * len(RATIOS) * 4 and (folder / "results.jsonl").read_text().startswith(kept)
     assert woo2020.finished(folder, "full", 0) == lines
@@ -118,7 +120,7 @@ def test_an_interrupted_run_goes_on(call: Caller, small: Path) -> None:
     assert np.mean(results.gains("ideal-ratio-mask", 0.0, "speech SI-SDR")) > 5
     assert results.gains(MIXTURE, 0.0, "speech SDR") == [0.0] * 4
     page = made.to_markdown(results, made.about(results, json.loads((folder / "setup.json").read_text())))
-    assert "20.7" in page and "time domain (conv-tasnet)" in page and "at most 3 steps" in page
+    assert "Not all of it" not in page and "20.7" in page and "time domain (conv-tasnet)" in page and "at most 3 steps" in page
     assert len(made.to_csv(results).splitlines()) == 1 + 4 * len(RATIOS)
 
     line = ("reproduce", "woo2020", "--part", "separation", "--data", small, "-o", folder)

@@ -109,6 +109,8 @@ def test_an_interrupted_run_goes_on(call: Caller, small: Path, monkeypatch: pyte
         experiment.run(folder, small, "full")
     kept = (folder / "results.jsonl").read_text()
     assert kept.count("\n") == 9 * 4  # utterances are tested together
+    begun = made.about(made.Results(experiment.finished(folder, "full", 0)), json.loads((folder / "setup.json").read_text()))
+    assert f"36 of {len(made.ROWS) * len(CONDITIONS) * 4} results are there" in begun
     lines = experiment.run(folder, small, "full")
     assert len(lines) == 4 * len(CONDITIONS) * 4 and (folder / "results.jsonl").read_text().startswith(kept)
     assert {path.name for path in folder.iterdir() if path.is_dir()} == {
@@ -230,6 +232,7 @@ def _lines(errors: dict[Row, tuple[int, ...]], groups: tuple[str, ...] = ("a", "
         for ratio, count in zip(CONDITIONS, counts, strict=True):
             for n, group in enumerate(groups):
                 line: dict[str, Any] = {"row": row.name, "smr_db": ratio, "utterance": n, "genre": "waltz", "group": group}
+                line |= {"speaker": group}
                 line |= {"errors": count, "words": 20} | ({} if ratio is None or not row.front else {"speech SDR": 3.0 + ratio})
                 lines.append(line)
     return lines
@@ -272,13 +275,27 @@ def test_findings_are_those_by_hand() -> None:
     assert genre.rows[0][0] == "waltz (3)" and genre.rows[0][4:7] == ["10.0", "20.0", "15.0"]
 
 
+@pytest.mark.parametrize(("wrong", "holds"), [((0, 1, 1), True), ((0, 0, 6), None), ((5, 6, 6), False)])
+def test_clean_speech_is_heard_by_what_another_speaker_may_have_said(wrong: tuple[int, ...], holds: bool | None) -> None:
+    """A speaker's utterances are put together of few recordings: each speaker is drawn with all of them."""
+    clean, mixed = _lines({Row(CLEAN): (0, 0, 16, 0)}, ("a", "b", "c", "a", "b", "c"))[:6], _lines({Row(CLEAN): (0, 0, 16, 0)})
+    for line, errors in zip(clean, 2 * wrong, strict=True):
+        line["errors"] = errors
+    results = made.Results(clean)
+    assert len(results.counts(Row(CLEAN), [None])) == 3
+    (found,) = made.findings(results)
+    assert found.holds is holds
+    assert len(made.findings(made.Results([*clean, *(line for line in mixed if line["smr_db"] == 0.0)]))) == 1, "of three of six"
+
+
 def test_what_is_less_with_one_artist_alone_is_no_finding() -> None:
     """Two utterances with music of one artist, and one of another; genres are apart."""
     both = Row(MIXTURE, TIME, BOTH)
 
     def lines(row: Row, errors: tuple[int, int, int]) -> list[dict[str, Any]]:
         return [
-            {"row": row.name, "smr_db": ratio, "utterance": n, "genre": genre, "group": group, "errors": wrong, "words": 20}
+            {"row": row.name, "smr_db": ratio, "utterance": n, "genre": genre, "group": group, "speaker": "xyx"[n]}
+            | {"errors": wrong, "words": 20}
             for ratio in CONDITIONS
             for n, (group, genre, wrong) in enumerate(zip("aab", ("waltz", "waltz", "samba"), errors, strict=True))
         ]
@@ -297,7 +314,8 @@ def test_what_is_less_with_one_artist_alone_is_no_finding() -> None:
     assert finding([*before, *lines(both, (1, 2, 1))[:-1]]) == []  # an utterance is left to be tested
     results = made.Results([*before, *lines(Row(CLEAN), (9, 9, 9))])
     assert results.genres == {"waltz": 2, "samba": 1} and results.wer(Row(MIXTURE), [0.0], "samba") == 10
-    assert set(results.counts(Row(MIXTURE), RATIOS)) == {"a", "b"} and len(results.counts(Row(MIXTURE), [None])) == 3
+    assert set(results.counts(Row(MIXTURE), RATIOS)) == {"a", "b"}
+    assert set(results.counts(Row(MIXTURE), [None])) == {"x", "y"}
 
 
 def test_less_than_nothing() -> None:
