@@ -163,7 +163,7 @@ def padded(model: JingleMixture, n_frames: int, n_entries: int) -> JingleMixture
     """The same problem with empty frames behind its own, and with entries that are never played.
 
     In the frames and of the entries that there were, its posterior is the same but for rounding. Problems of different sizes can so
-    be of one shape, and be compiled for once. What is behind weighs nothing, and is a sequence of its own.
+    be of one shape, and be compiled for once. What is behind weighs nothing, and is of other sequences.
 
     Args:
         model: its priors are tied along frames and entries, but for those of gain and catalogue, which need not be.
@@ -175,7 +175,6 @@ def padded(model: JingleMixture, n_frames: int, n_entries: int) -> JingleMixture
     """
     frames, (prior, r) = model.frames, model.hyper
     more, others = n_frames - len(frames.x), n_entries - len(model.catalogue) if model.has_music else 0
-
     if others and model.concentration > 1:
         raise ValueError(f"with a concentration of {model.concentration}, above 1, every entry has some probability")
 
