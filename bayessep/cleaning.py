@@ -10,7 +10,7 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,8 +46,10 @@ class Cleaning:
         least_music: seconds of music alone, repeats and all, that are enough to learn from.
         ample_music: seconds of it up to which stretches are believed in which speech is less surely absent (`DOUBTS`).
         most_speech: seconds of speech that are learned from at most.
-        most_music: seconds of music alone that are looked through at most for what goes into the catalogue.
-        least_sound: seconds of a sound in all; less of it is taken for a mistake, beside more of the other.
+        most_music: seconds of music alone that are looked through at most for what goes into the catalogue: of long stretches the
+            beginnings, so that no piece keeps the others out.
+        least_sound: seconds of a sound in all; less of it is taken for a mistake, beside more of the other. Music passes with the
+            speech then; where speech was heard by mistake, the music is inferred all the same.
         alike: similarity from which music is taken for a repeat of music that is in the catalogue already.
     """
 
@@ -91,7 +93,19 @@ def hear(detection: Detection, times: Float[np.ndarray, " T"], settings: Cleanin
     passes, aside = no_music[row], only_music[row]
     given = Given(~passes & ~aside, ~aside, passes, aside, prior[row])
     learned = _surest(music, labels, SPEECH, reach, least, settings.least_speech / hop, settings.sure)[row] & passes
-    return Lessons(given, learned & (detection.speech[row] > 0.5), aside)
+    step = times[1] - times[0] if len(times) > 1 else hop
+    return Lessons(given, learned & (detection.speech[row] > 0.5), _beginnings(aside, round(settings.most_music / step)))
+
+
+def _beginnings(on: Bool[np.ndarray, " T"], most: int) -> Bool[np.ndarray, " T"]:
+    """At most so many frames of the stretches that are on: short ones whole, and equally many of all others."""
+    left, kept = most, np.zeros_like(on)
+    stretches = sorted(runs(on), key=lambda stretch: stretch[1] - stretch[0])
+    for n, (start, stop) in enumerate(stretches):
+        length = min(stop - start, left // (len(stretches) - n))
+        kept[start : start + length] = True
+        left -= length
+    return kept
 
 
 DOUBTS = (1.0, 1.75, 2.5)
@@ -165,7 +179,7 @@ def learn(
     model, notes = settings.model, []
     speech = preparation.loud(speech)[: round(settings.most_speech * frame_rate)]
     speech_seconds = len(speech) / frame_rate
-    heard = _first([m for m in stretches if m.any()], round(settings.most_music * frame_rate))
+    heard = [m for m in stretches if m.any()]
     heard_seconds = sum(map(len, heard)) / frame_rate  # music that repeats is known best, and its repeats are left out below
     music = repetition.distinct(heard, target, model.max_catalogue, settings.alike)
     music_seconds = len(music) / frame_rate
@@ -181,15 +195,6 @@ def learn(
         notes.append(f"{_heard('music', heard_seconds)}: it is told by what music sounds like in general, which is far less sure.")
         music, music_seconds = music[:0], 0.0
     return Learned(trained, music, speech_from, music_from, speech_seconds, music_seconds, tuple(notes))
-
-
-def _first(stretches: Sequence[Float[np.ndarray, "_ F"]], most: int) -> list[Float[np.ndarray, "_ F"]]:
-    """So many frames of them."""
-    kept: list[np.ndarray] = []
-    for stretch in stretches:
-        if room := most - sum(map(len, kept)):
-            kept.append(stretch[:room])
-    return kept
 
 
 def _heard(what: str, seconds: float) -> str:
@@ -217,7 +222,7 @@ class Stems(NamedTuple):
     speech: Float[np.ndarray, "C N"]
     music: Float[np.ndarray, "C N"]  # exactly the mixture less the speech
     account: Cleaned
-    draws: tuple[Float[np.ndarray, "C N"], ...] = ()  # what else the speech may have been
+    draws: Iterable[Float[np.ndarray, "C N"]] = ()  # what else the speech may have been, each made when it is asked for
 
 
 def clean(
@@ -271,7 +276,7 @@ def clean(
     )
     account = Cleaned(times, found.p_music, found.uncertainty(mixed), learned, learned.notes, time.perf_counter() - started)
     drawn = draw_speech(found, mixture, sample_rate, key_of(found), draws) if draws else ()
-    return Stems(found.speech, found.music, account, tuple(drawn))
+    return Stems(found.speech, found.music, account, drawn)
 
 
 def _nothing_mixed(given: Given, segments: Sequence[Segment]) -> tuple[str, ...]:

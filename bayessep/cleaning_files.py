@@ -3,8 +3,9 @@
 import dataclasses
 import hashlib
 import json
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -213,6 +214,7 @@ def clean_one(
         UserError: it cannot be read, or is silent, or the results cannot be written; it is too long for draws; a transcript would
             take the place of one that was changed by hand; or the recogniser fails: everything but the transcript is kept then.
     """
+    started = time.perf_counter()
     info, failure = audio.probe(task.recording), ""
     is_long, about = recordings.is_long(info), _input(task.recording, info)
     if writing and writing.draws and is_long:
@@ -233,7 +235,8 @@ def clean_one(
         segments.write(part / FILES["segments"], heard.segments)
         document: dict[str, Any] = {"command": "clean", "version": __version__, "device": device, "seed": settings.model.seed}
         document |= {"weights": _weights(), "settings": dataclasses.asdict(settings), "input": about} | _account(heard, found)
-        document |= {"output_gain": gain, "real_time_factor": found.seconds / about["seconds"]}
+        seconds = time.perf_counter() - started
+        document |= {"output_gain": gain, "seconds": seconds, "real_time_factor": seconds / about["seconds"]}
         if writing and said:
             document |= {"recogniser": writing.about, "transcript": transcription.document_of(said)}
         document["output"] = {"folder": str(task.folder)} | FILES | (TRANSCRIPTS if said else {})
@@ -252,7 +255,7 @@ def clean_one(
     return document
 
 
-Draws = tuple[Float[np.ndarray, "C N"], ...]
+Draws = Iterable[Float[np.ndarray, "C N"]]
 
 
 def _stems(
@@ -282,7 +285,7 @@ def _written(
     for n, speech in enumerate(draws, start=1):
         mono = resampling.resample(to_mono(speech), sample_rate, recogniser.sample_rate)
         others.append(transcription.transcribe_samples(mono, recogniser))
-        progress("recognising draws", n, len(draws), float("nan"))
+        progress("recognising draws", n, writing.draws, float("nan"))
     said = transcription.compared(found, others)
     labels = labels_at(heard.segments, np.array([(word.start + word.end) / 2 for word in said.words]))
     said = said._replace(words=[word for word, label in zip(said.words, labels, strict=True) if label in (SPEECH, BOTH)])
@@ -310,7 +313,6 @@ def _account(heard: Detection, found: Cleaned) -> dict[str, Any]:
         "frames": {"hop_seconds": every * hop, "p_music": found.p_music[::every]}
         | {f"uncertainty_{stem}": values[::every] for stem, values in found.uncertainty.items()},
         "notes": list(found.notes),
-        "seconds": found.seconds,
     }
 
 

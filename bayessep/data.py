@@ -41,6 +41,8 @@ MANIFEST_COLUMNS = (
 AUDIO_EXTENSIONS = frozenset(
     {".wav", ".w64", ".rf64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aiff", ".aif", ".au", ".caf"}
 )
+CONTAINER_EXTENSIONS = frozenset({".mp2", ".mp4", ".mov", ".mkv", ".mka", ".webm", ".aac", ".wma"})
+"""Of files that hold sound, too, most of them only read by the extra `containers`. A command that is given a folder takes them."""
 
 
 def read_manifest(folder: str | Path) -> list[Recording]:
@@ -124,7 +126,7 @@ def files_in(folder: Path) -> Iterator[Path]:
             yield from (Path(top) / name for name in names if not name.startswith("."))
 
 
-def audio_files(folder: str | Path) -> list[Path]:
+def audio_files(folder: str | Path, endings: Collection[str] = AUDIO_EXTENSIONS) -> list[Path]:
     """Every audio file in a folder and the folders in it, by the ending of its name, sorted by path.
 
     Hidden ones, whose path has a name that begins with a dot, are left out: what other programs keep for themselves, and results
@@ -136,9 +138,9 @@ def audio_files(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not os.path.isdir(folder):
         raise UserError(f"{folder} is not a folder: give one that holds audio files")
-    paths = sorted(p for p in files_in(folder) if p.suffix.lower() in AUDIO_EXTENSIONS and os.path.isfile(p))
+    paths = sorted(p for p in files_in(folder) if p.suffix.lower() in endings and os.path.isfile(p))
     if not paths:
-        raise UserError(f"{folder} holds no audio: expected files ending in {', '.join(sorted(AUDIO_EXTENSIONS))}")
+        raise UserError(f"{folder} holds no audio: expected files ending in {', '.join(sorted(endings))}")
     return paths
 
 
@@ -159,7 +161,8 @@ def gather(
     found: dict[Path, tuple[Path, Path]] = {}  # by where it really is
     for top in map(Path, given):
         inside = os.path.isdir(top)
-        paths = [path for path in audio_files(top) if not is_result(path)] if inside else [top]
+        every = audio_files(top, AUDIO_EXTENSIONS | CONTAINER_EXTENSIONS) if inside else [top]
+        paths = [path for path in every if not (inside and is_result(path))]
         if not paths:
             raise UserError(f"{top} holds no audio but results of an earlier call: name a folder of recordings, or single files.")
         for path in paths:

@@ -16,7 +16,7 @@ from bayessep.inference import posterior
 from bayessep.models import sources
 from bayessep.models.jingle_mixture import Blocks, JingleMixture
 from bayessep.pipeline import Separation, masked
-from bayessep.preparation import speech_share, window_of
+from bayessep.preparation import passed, speech_share, window_of
 from bayessep.separators import target_rows
 from bayessep.stft import stft
 
@@ -31,12 +31,12 @@ def draw_masks(found: Separation, key: PRNGKeyArray, draws: int) -> Iterator[Flo
     problem, blocks, moments, readings, candidates, n_speech = found.posterior
     rows = target_rows(problem, int(found.target.sum()))
     x = np.asarray(problem.frames.x[rows])
-    passed = (found.mask == 1).all(1) & (found.settings.faint is not None)
+    settled = passed(found.mask, found.settings.faint)
     for one in jax.random.split(key, draws):
         drawn = _draw(one, problem, blocks, moments, candidates, readings=readings, n_speech=n_speech)
         mask = found.mask.copy()
         mask[found.target] = speech_share(np.asarray(drawn[rows]), x)
-        mask[passed] = 1
+        mask[settled] = 1
         yield mask
 
 

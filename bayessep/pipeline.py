@@ -18,7 +18,18 @@ import numpy as np
 from jaxtyping import Bool, Complex, Float
 
 from bayessep.errors import UserError
-from bayessep.preparation import Known, Plan, full_mask, label_frames, prepare, settled, speech_share, window_of, without_faint
+from bayessep.preparation import (
+    Known,
+    Plan,
+    full_mask,
+    label_frames,
+    passed,
+    prepare,
+    settled,
+    speech_share,
+    window_of,
+    without_faint,
+)
 from bayessep.separators import Posterior, Progress, Trained, infer, score_hidden, silent, train
 from bayessep.settings import Settings
 from bayessep.stft import Stft, bin_frequencies, istft, stft
@@ -175,6 +186,7 @@ def take_apart(
     mask = without_faint(mask, magnitudes[:, : plan.n_bins], given, sample_rate / window.hop, settings.faint)
     own = np.sqrt(inferred.sources.variance) / np.maximum(x, 1e-9)
     std[given.target] = own if (temper := tempering(settings)) is None else tempered_std(mask[given.target], temper)
+    std[passed(mask, settings.faint)] = 0
     p_music[given.target] = inferred.sources.p_music
     gain[given.target] = inferred.gain
 

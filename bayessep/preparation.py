@@ -238,6 +238,11 @@ def without_faint(
     return np.where(passes[:, None], np.float32(1), mask)
 
 
+def passed(mask: Float[np.ndarray, "T F"], faint: float | None) -> Bool[np.ndarray, " T"]:
+    """Frames that are all speech, be it for what is known of them or by `without_faint`: nothing is left to be unsure of."""
+    return (mask == 1).all(1) & (faint is not None)
+
+
 def sharpen(mask: Float[np.ndarray, "T F"], power: float) -> Float[np.ndarray, "T F"]:
     """The mask that goes with magnitudes to a power: 1 leaves the share as it is, 2 makes that of energies (a Wiener filter).
 

@@ -173,8 +173,10 @@ def svg(content: str, description: str, top: str, bottom: str, kind: str = "") -
 
 
 def thinned(values: np.ndarray, most: int = 900) -> np.ndarray:
-    """At most so many values, by leaving out others: a line cannot show more than there are pixels."""
-    return values[:: max(1, -(-len(values) // most))]
+    """At most so many values, each the mean of some: a line cannot show more than there are pixels."""
+    together = max(1, -(-len(values) // most))
+    first = np.arange(0, len(values), together)
+    return np.add.reduceat(values, first) / np.diff(first, append=len(values)) if together > 1 else values
 
 
 def _uncertainty(found: Separation, mixture: Signal, sample_rate: int, seconds: float) -> str:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jax.tree_util import Partial
-from jaxtyping import Complex, Float
+from jaxtyping import Bool, Complex, Float
 
 from bayessep import audio, preparation, separators
 from bayessep.errors import UserError
@@ -80,7 +80,7 @@ class Survey(NamedTuple):
     silent: bool  # throughout
     speech: Float[np.ndarray, "Ts F"]  # the recording's own, to learn from
     music: Float[np.ndarray, "Tm F"]
-    target: Float[np.ndarray, "T F"]  # a minute of what is left to infer
+    target: Float[np.ndarray, "T F"]  # a minute of what is left to infer, of all over it
 
     def stretches(self) -> list[Float[np.ndarray, "_ F"]]:
         """The music as it is played, one stretch after another."""
@@ -178,7 +178,8 @@ def _uncertainty(job: "Job", mask: np.ndarray, own: np.ndarray, magnitudes: np.n
     """As `pipeline.Separation.uncertainty`; `own` is the standard deviation of the mask by the posterior as it is."""
     temper = tempering(job.settings)
     std = own if temper is None else tempered_std(mask, temper)
-    std = np.where(job.survey.lessons.given.target[rows, None], std, 0)
+    unsure = job.survey.lessons.given.target[rows] & ~preparation.passed(mask, job.settings.faint)
+    std = np.where(unsure[:, None], std, 0)
     return relative_spread(mask, std, magnitudes[:, : job.n_bins])
 
 
@@ -246,7 +247,8 @@ def survey(
     lessons = read(frame_times(frame_count(n_samples, window), window, rate))
     minute = round(60 * rate / window.hop)
     none = np.zeros((0, n_bins), np.float32)
-    kept = [(lessons.speech, most, [none]), (lessons.music, most, [none]), (lessons.given.target, minute, [none])]
+    some = _all_over(lessons.given.target, minute, round(2 * rate / window.hop))
+    kept = [(lessons.speech, most, [none]), (lessons.music, most, [none]), (some, minute, [none])]
     total, n_target, first, loudest = 0.0, 0, 0, 0.0
     for frames in spectra(path, window):
         mixed = np.abs(frames).mean(0)[:, :n_bins]
@@ -261,6 +263,17 @@ def survey(
         first += len(mixed)
     level = total / max(n_target * n_bins, 1)
     return Survey(lessons, n_samples, first, level, loudest == 0, *(np.concatenate(pieces) for _, _, pieces in kept))
+
+
+def _all_over(on: Bool[np.ndarray, " T"], most: int, together: int) -> Bool[np.ndarray, " T"]:
+    """About so many of the frames that are on, some `together`, as far apart as that allows."""
+    frames = np.flatnonzero(on)
+    if len(frames) <= most:
+        return on
+    first = np.linspace(0, len(frames) - together, most // together).astype(int)
+    kept = np.zeros_like(on)
+    kept[frames[first[:, None] + np.arange(together)]] = True
+    return kept
 
 
 MOST_SECONDS = 600.0

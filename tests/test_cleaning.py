@@ -15,7 +15,7 @@ from bayessep.cleaning import Cleaning, clean, hear
 from bayessep.detection import Detection
 from bayessep.errors import UserError
 from bayessep.inference import loop
-from bayessep.timeline import BOTH, MUSIC, SILENCE, SPEECH, Segment
+from bayessep.timeline import BOTH, MUSIC, SILENCE, SPEECH, Segment, runs
 from tests.benchmarks.cleaning import oracle, spoilt
 from tests.commandline import Caller, files, load, save
 
@@ -126,22 +126,28 @@ def test_repeats_are_in_the_catalogue_once() -> None:
     assert repetition.distinct([], mixture, 10).shape == (0, 40)
 
 
-def test_no_more_music_is_looked_through_than_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Finding repeats takes the square of it."""
-    stretches = [np.full((n, 5), 1.0, np.float32) for n in (30, 50, 40)] + [np.zeros((9, 5), np.float32)]
-    seen: list[list[int]] = []
+def test_no_more_music_is_looked_through_than_it_takes() -> None:
+    """Finding repeats takes the square of it. No piece keeps the others out, however long it is and however early."""
+    ends = [0.0, 20.0, 23.0, 29.0, 31.0, 41.0]
+    labels = [Segment(a, b, label) for a, b, label in zip(ends, ends[1:], [MUSIC, SPEECH] * 3, strict=False)]
+    times = np.arange(0.0, 41.0, 0.1)
+    whole, some = (
+        runs(hear(oracle(labels), times, dataclasses.replace(SMALL, most_music=seconds)).music) for seconds in (300.0, 17.0)
+    )
+    first, middle, last = (b - a for a, b in whole)
+    assert middle < 17 / 3 * 10 < 60 < last < first
+    assert [a for a, _ in some] == [a for a, _ in whole]  # beginnings
+    kept = [b - a for a, b in some]
+    assert kept == [(170 - middle) // 2 + (170 - middle) % 2, middle, (170 - middle) // 2]
 
-    def distinct(given: list[np.ndarray], *_: Any) -> np.ndarray:
-        seen.append([len(stretch) for stretch in given])
-        return np.concatenate(given)
 
-    monkeypatch.setattr(repetition, "distinct", distinct)
-    speech = np.ones((20, 5), np.float32)  # so little that general templates, which need no training, take its place
-    for seconds in (10.0, 20.0):
-        settings = dataclasses.replace(SMALL, most_music=seconds)
-        found = cleaning.learn(speech, stretches, speech, np.arange(5.0), 10.0, settings)
-        assert found.music_seconds == min(seconds, 12.0)
-    assert seen == [[30, 50, 20], [30, 50, 40]]
+def test_what_the_catalogue_is_chosen_by_lies_all_over_the_recording() -> None:
+    on = np.zeros(1000, bool)
+    on[100:400] = on[700:900] = True
+    kept = streaming._all_over(on, 100, 20)
+    assert not kept[~on].any() and 80 <= kept.sum() <= 100
+    assert kept[100:120].all() and kept[880:900].all() and kept[700:900].sum() >= 30
+    np.testing.assert_array_equal(streaming._all_over(on, 500, 20), on)
 
 
 # --- stems ---------------------------------------------------------------------------------------------------------------

@@ -320,6 +320,13 @@ def test_the_recordings_beside_the_checkout_are_listed():
     assert all(r.split_group and r.licence and r.duration > 0 for r in recordings)
 
 
+def test_commands_take_containers_from_folders_and_corpora_do_not(tmp_path: Path) -> None:
+    for name in ("a.wav", "b.MP4", "c.mp2", "d.webm", "e.txt"):
+        (tmp_path / name).touch()
+    assert [path.name for path, _ in gather([tmp_path])] == ["a.wav", "b.MP4", "c.mp2", "d.webm"]
+    assert [path.name for path in audio_files(tmp_path)] == ["a.wav"]
+
+
 def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     for name in ("in/a.wav", "elsewhere/b.wav"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -445,6 +445,19 @@ def test_music_that_is_hardly_heard_is_none(faint: float | None, passing: list[i
     assert not changed[prior > preparation.DOUBTED].any()
 
 
+def test_of_what_passes_nothing_is_unsure(broadcast, known) -> None:
+    few = dataclasses.replace(SMALL, sweeps=5, training_sweeps=5, faint=6.0)
+    labels = [Segment(0.0, 3.0, "speech", 0.6), Segment(3.0, 6.0, "speech+music")]
+    mixture = np.where(np.arange(len(broadcast.mixture)) < 3 * RATE, broadcast.speech, broadcast.mixture)
+    result = separate(mixture[None], RATE, known._replace(labels=labels), few)
+    passes = (result.mask == 1).all(1)
+    assert (passes & result.target).any() and not passes.all()
+    np.testing.assert_array_equal(result.mask_std[passes], 0)
+    magnitude = np.abs(np.asarray(stft(jnp.asarray(mixture), preparation.window_of(few, RATE))))
+    of_music = result.uncertainty(magnitude[:, : result.mask.shape[1]])["music"]
+    assert not of_music[passes].any() and of_music[~passes].any() and of_music.max() < 100
+
+
 def test_the_power_of_the_mask_changes_stems_alone(broadcast, known) -> None:
     few = dataclasses.replace(SMALL, sweeps=5, training_sweeps=5)
     one, two = (separate(broadcast.mixture[None], RATE, known, dataclasses.replace(few, mask_power=p)) for p in (1.0, 2.0))

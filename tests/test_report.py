@@ -172,3 +172,11 @@ def test_a_demo_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="magic"):
         demo(tmp_path / "out", seconds=3, methods=["magic"], settings=SMALL)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_long_lines_are_means() -> None:
+    values = np.arange(2000.0)
+    thinned = report.thinned(values, 900)
+    np.testing.assert_array_equal(thinned[:2], [1.0, 4.0])
+    assert len(thinned) == 667 and thinned[-1] == np.mean([1998.0, 1999.0])
+    np.testing.assert_array_equal(report.thinned(values, 2000), values)
