@@ -20,6 +20,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("XLA_FLAGS", " ".join(_XLA))
     for _library in ("OMP", "OPENBLAS", "MKL", "NUMBA"):
         os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
+    # Of two processes that write what numba has compiled into one place, one may read what is half written, and crash.
+    _own = Path(".pytest_cache", "numba", os.environ["PYTEST_XDIST_WORKER"]).absolute()
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(_own))
 
 from jaxtyping import install_import_hook  # noqa: E402
 
