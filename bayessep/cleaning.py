@@ -9,7 +9,6 @@
 """
 
 import dataclasses
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -213,7 +212,6 @@ class Cleaned(NamedTuple):
     uncertainty: dict[str, Float[np.ndarray, " T"]]  # relative standard deviation of each stem's magnitude
     learned: Learned | None  # None where nothing is mixed
     notes: tuple[str, ...]
-    seconds: float
 
 
 class Stems(NamedTuple):
@@ -247,7 +245,6 @@ def clean(
     Raises:
         UserError: the mixture is silent, or some samples are none.
     """
-    started = time.perf_counter()
     check_mixture(mixture, "the recording")
     if not mixture.any():
         raise UserError("the recording is silent: there is nothing to take apart.")
@@ -263,7 +260,7 @@ def clean(
         mask, _, p_music = preparation.settled(given, n_bins)
         speech = pipeline.masked(spectrum, mask, window, mixture.shape[1], 1.0)
         none = {stem: np.zeros(len(times), np.float32) for stem in ("speech", "music")}
-        account = Cleaned(times, p_music, none, None, _nothing_mixed(given, detection.segments), time.perf_counter() - started)
+        account = Cleaned(times, p_music, none, None, _nothing_mixed(given, detection.segments))
         return Stems(speech, mixture - speech, account)
     mixed = mixed * np.float32(model.level / target.mean())
     target = mixed[given.target]
@@ -274,7 +271,7 @@ def clean(
     found = pipeline.take_apart(
         mixture, sample_rate, spectrum, plan, learned.trained, model, labels=detection.segments, progress=progress
     )
-    account = Cleaned(times, found.p_music, found.uncertainty(mixed), learned, learned.notes, time.perf_counter() - started)
+    account = Cleaned(times, found.p_music, found.uncertainty(mixed), learned, learned.notes)
     drawn = draw_speech(found, mixture, sample_rate, key_of(found), draws) if draws else ()
     return Stems(found.speech, found.music, account, drawn)
 
@@ -311,7 +308,6 @@ def clean_file(
     Raises:
         UserError: as `clean`, and as `audio.read`; no stem is left half written.
     """
-    started = time.perf_counter()
     model, info = settings.model, audio.probe(path)
     rate = info.sample_rate
     window = preparation.window_of(model, rate)
@@ -332,4 +328,4 @@ def clean_file(
         trained, music, notes = learned.trained, learned.music, learned.notes
     job = streaming.Job(path, rate, info.channels, window, n_bins, found, scale, found.speech[:0], music, model, progress)
     done = streaming.take_apart(job, trained, detection.segments, speech_path, music_path)
-    return Cleaned(done.times, done.p_music, done.uncertainty, learned, notes, time.perf_counter() - started)
+    return Cleaned(done.times, done.p_music, done.uncertainty, learned, notes)

@@ -159,10 +159,10 @@ def gather(
         UserError: a folder holds no audio, or none but results.
     """
     found: dict[Path, tuple[Path, Path]] = {}  # by where it really is
+    endings = AUDIO_EXTENSIONS | CONTAINER_EXTENSIONS
     for top in map(Path, given):
         inside = os.path.isdir(top)
-        every = audio_files(top, AUDIO_EXTENSIONS | CONTAINER_EXTENSIONS) if inside else [top]
-        paths = [path for path in every if not (inside and is_result(path))]
+        paths = [path for path in audio_files(top, endings) if not is_result(path)] if inside else [top]
         if not paths:
             raise UserError(f"{top} holds no audio but results of an earlier call: name a folder of recordings, or single files.")
         for path in paths:

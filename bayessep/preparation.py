@@ -240,7 +240,7 @@ def without_faint(
 
 def passed(mask: Float[np.ndarray, "T F"], faint: float | None) -> Bool[np.ndarray, " T"]:
     """Frames that are all speech, be it for what is known of them or by `without_faint`: nothing is left to be unsure of."""
-    return (mask == 1).all(1) & (faint is not None)
+    return np.zeros(len(mask), bool) if faint is None else (mask == 1).all(1)
 
 
 def sharpen(mask: Float[np.ndarray, "T F"], power: float) -> Float[np.ndarray, "T F"]:

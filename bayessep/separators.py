@@ -267,8 +267,9 @@ def _with_room(problem: JingleMixture) -> JingleMixture:
         return problem
     of_entries = size(n_entries, 1)
     # Candidates are looked for as they were without room.
-    if n_candidates and len({entries.are_short_listed(n, n_bins, n_candidates) for n in (n_entries, of_entries)}) > 1:
-        of_entries = n_entries
+    if n_candidates:
+        before, after = (entries.are_short_listed(n, n_bins, n_candidates) for n in (n_entries, of_entries))
+        of_entries = of_entries if before == after else n_entries
     return jingle_mixture.padded(problem, size(n_frames, 2 if n_frames < _ROOM // 8 else 4), of_entries)
 
 

@@ -1,10 +1,9 @@
 """Paper 004's experiment, run: vocals and accompaniment by masks at many confidences, a line of JSON for each result.
 
 Songs are dealt into folds (`bayessep.corpora.folds`), all songs of an artist into one if there are as many artists as folds, all
-excerpts of a song in any case: each is taken apart by a network and by
-templates that learned from the songs of the other folds. The paper has one split of 63 songs; few songs would make of it a test
-on one or two. `plan` says what is run, `run` runs what is missing from a folder, `bayessep.simpson2015_tables` makes curves and
-tables of the lines.
+excerpts of a song in any case: each is taken apart by a network and by templates that learned from the songs of the other folds.
+The paper has one split of 63 songs; few songs would make of it a test on one or two. `plan` says what is run, `run` runs what is
+missing from a folder, `bayessep.simpson2015_tables` makes curves and tables of the lines.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
     def clean(mixture: np.ndarray, *_: Any, **__: Any) -> Stems:
         none = np.zeros(40, np.float32)
-        account = Cleaned(np.arange(40) / 10, none, {"speech": none, "music": none}, None, (), 1.0)
+        account = Cleaned(np.arange(40) / 10, none, {"speech": none, "music": none}, None, ())
         return Stems(mixture - 0.25 * mixture, 0.25 * mixture, account)
 
     monkeypatch.setattr(detection, "detect", detect)
@@ -272,7 +272,7 @@ def test_many_samples_are_long(call: Caller, tmp_path: Path, monkeypatch: pytest
         for stem in (speech, music):
             save(stem, load(path) / 2, subtype="FLOAT")
         none = np.zeros(40, np.float32)
-        return Cleaned(np.arange(40) / 10, none, {"speech": none, "music": none}, None, (), 1.0)
+        return Cleaned(np.arange(40) / 10, none, {"speech": none, "music": none}, None, ())
 
     monkeypatch.setattr(cleaning, "clean_file", clean_file)
     few = recording(tmp_path / "few.wav")

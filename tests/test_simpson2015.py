@@ -42,12 +42,12 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _write(folder: Path, songs: list[Song], artist: str = "artist") -> None:
+def _write(folder: Path, songs: list[Song]) -> None:
     rows = []
     for song in songs:
         for part in experiment.SOURCES:
             audio.write(folder / song.name / f"{part}.wav", getattr(song, part)[None], RATE, "FLOAT")
-            rows.append(f"{song.name}/{part}.wav,stems,{song.artist or artist},1,{RATE},1,,,here,x,CC0")
+            rows.append(f"{song.name}/{part}.wav,stems,{song.artist or 'artist'},1,{RATE},1,,,here,x,CC0")
     (folder / "manifest.csv").write_text("\n".join([HEADER, *rows]))
 
 
