@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy
 from jaxtyping import Float
-from scipy import signal
 
 from bayessep import extras
 from bayessep.audio import resample
@@ -99,10 +99,10 @@ def compressed(x: Sound, sample_rate: int, rng: np.random.Generator) -> Sound:
 def band_limited(x: Sound, sample_rate: int, rng: np.random.Generator) -> Sound:
     """Nothing (70 dB less) above a frequency from 3.1 kHz to 0.98 of half the rate; now and then little below 60 to 400 Hz."""
     top = np.exp(rng.uniform(np.log(2800), np.log(0.45 * sample_rate)))
-    low = signal.cheby2(12, 70, min(1.1 * top, 0.49 * sample_rate), fs=sample_rate, output="sos")
-    x = np.asarray(signal.sosfilt(low, x))
+    low = scipy.signal.cheby2(12, 70, min(1.1 * top, 0.49 * sample_rate), fs=sample_rate, output="sos")
+    x = np.asarray(scipy.signal.sosfilt(low, x))
     if rng.random() < 0.3:
-        x = np.asarray(signal.sosfilt(signal.butter(3, rng.uniform(60, 400), "high", fs=sample_rate, output="sos"), x))
+        x = np.asarray(scipy.signal.sosfilt(scipy.signal.butter(3, rng.uniform(60, 400), "high", fs=sample_rate, output="sos"), x))
     return x.astype(np.float32)
 
 
@@ -118,10 +118,10 @@ def noise(n: int, sample_rate: int, rng: np.random.Generator) -> Sound:
 
     Noise of a random colour, steady or swelling, now and then with the hum of mains, with crackle, or with one line of its own.
     """
-    x = np.asarray(signal.lfilter([1.0], [1.0, -rng.uniform(0.0, 0.98)], rng.standard_normal(n)))
+    x = np.asarray(scipy.signal.lfilter([1.0], [1.0, -rng.uniform(0.0, 0.98)], rng.standard_normal(n)))
     for _ in range(rng.integers(0, 3)):  # as through a wall, or from a machine
         hz, q, gain_db = rng.uniform(100, 0.4 * sample_rate), rng.uniform(0.5, 4), rng.uniform(-15, 15)
-        x = np.asarray(signal.sosfilt(_resonance(hz, q, gain_db, sample_rate), x))
+        x = np.asarray(scipy.signal.sosfilt(_resonance(hz, q, gain_db, sample_rate), x))
     if rng.random() < 0.4:
         steps = np.exp(rng.normal(0, rng.uniform(0.2, 1.0), max(2, round(n / sample_rate * rng.uniform(0.5, 6)))))
         x = x * np.interp(np.arange(n), np.linspace(0, n, len(steps)), steps)
@@ -136,7 +136,7 @@ def noise(n: int, sample_rate: int, rng: np.random.Generator) -> Sound:
         x = x + rng.uniform(0.05, 0.5) * np.sin(2 * np.pi * rng.uniform(300, 0.45 * sample_rate) * t)
     if rng.random() < 0.15:
         clicks = (rng.random(n) < rng.uniform(1, 40) / sample_rate) * rng.normal(0, rng.uniform(2, 20), n)
-        x = x + signal.lfilter([1.0], [1.0, -rng.uniform(0, 0.9)], clicks)
+        x = x + scipy.signal.lfilter([1.0], [1.0, -rng.uniform(0, 0.9)], clicks)
     return (x / max(np.sqrt((x**2).mean()), 1e-9)).astype(np.float32)
 
 

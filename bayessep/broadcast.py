@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import numpy as np
+import scipy
 from jaxtyping import Float
 from scipy.ndimage import uniform_filter1d
-from scipy.signal import sosfilt
 
 from bayessep.mixing import fade, scale_to_ratio
 from bayessep.segments import Segment
@@ -183,7 +183,7 @@ def _speak(rng: np.random.Generator, voices: list[_Voice], length: int, sample_r
     # Flow pulses fall by 12 dB an octave, more above 2 kHz, and the lips give 6 dB back; no constant part.
     low, high = np.exp(-2 * np.pi * np.array([180.0, 1800.0]) / sample_rate)
     tilt = np.array([[1.0, -1.0, 0.0, 1.0, -0.99, 0.0], [1.0, 0.0, 0.0, 1.0, -low - high, low * high]])
-    source = np.asarray(sosfilt(tilt, voicing * (pulses + breath)))
+    source = np.asarray(scipy.signal.sosfilt(tilt, voicing * (pulses + breath)))
     voiced = _moving_filter(source, _vocal_tract(controls, sample_rate), sample_rate)
     centre = np.minimum(controls.noise_centre, 0.42 * sample_rate)[:, None]
     hiss = _moving_filter(
@@ -404,7 +404,7 @@ def _hiss(rng: np.random.Generator, seconds: float, decay: float, centre: float,
     t = np.arange(round(seconds * sample_rate)) / sample_rate
     centre = min(centre, 0.4 * sample_rate)
     sos = _band_pass(np.array([centre]), np.array([0.8 * centre]), sample_rate)
-    return np.asarray(sosfilt(sos, rng.standard_normal(len(t)))) * np.exp(-decay * t)
+    return np.asarray(scipy.signal.sosfilt(sos, rng.standard_normal(len(t)))) * np.exp(-decay * t)
 
 
 def _kick(sample_rate: int) -> np.ndarray:

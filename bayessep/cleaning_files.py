@@ -16,7 +16,6 @@ from bayessep import (
     __version__,
     audio,
     cleaning,
-    cleaning_page,
     commands,
     data,
     detection,
@@ -241,6 +240,8 @@ def clean_one(
             document |= {"recogniser": writing.about, "transcript": transcription.document_of(said)}
         document["output"] = {"folder": str(task.folder)} | FILES | (TRANSCRIPTS if said else {})
         stems = {stem: part / FILES[stem] for stem in ("speech", "music")}
+        from bayessep import cleaning_page  # matplotlib takes a while to import
+
         page = cleaning_page.render(task.recording, stems, heard, found, sentences(document), embed=not is_long, said=said)
         (part / FILES["report"]).write_text(page, encoding="utf-8", errors="replace")
         (part / FILES["details"]).write_text(to_json(document), encoding="utf-8")

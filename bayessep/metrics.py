@@ -12,8 +12,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jaxtyping import Float, Int, Real
-from scipy import linalg, signal
+from scipy import linalg
 
 from bayessep.errors import UserError
 
@@ -263,7 +264,7 @@ def _lagged_products(x: np.ndarray, y: np.ndarray, taps: int) -> np.ndarray:
     at_once = 16  # keeps the spectra in memory to some tens of megabytes
     for start in range(0, blocks, at_once):
         now = slice(start, start + at_once)
-        products = signal.fftconvolve(y[:, :, now], x[:, :, now, ::-1], mode="valid", axes=-1)
+        products = scipy.signal.fftconvolve(y[:, :, now], x[:, :, now, ::-1], mode="valid", axes=-1)
         total += np.sum(products, axis=2)
     return total
 
@@ -317,7 +318,7 @@ def _energies_of_signals(
 
     def synthesise(c: np.ndarray) -> np.ndarray:
         filters = c.reshape(len(references), -1)
-        return np.sum([signal.oaconvolve(s, h) for s, h in zip(references, filters, strict=True)], axis=0)
+        return np.sum([scipy.signal.oaconvolve(s, h) for s, h in zip(references, filters, strict=True)], axis=0)
 
     s, all_of_it = synthesise(target), synthesise(both)
     e = np.pad(estimate, (0, len(s) - len(estimate)))

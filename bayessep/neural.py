@@ -21,8 +21,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jaxtyping import Float, PyTree
-from scipy.signal import lfilter
 
 from bayessep import audio, shipped
 from bayessep.errors import UserError
@@ -326,7 +326,7 @@ def _with_shares(pieces: Iterable[Float[np.ndarray, "_ 2 _"]], sample_rate: int)
         if last is None or state is None:
             last, state = np.zeros_like(found[..., :1]), np.zeros((*found.shape[:2], 1))
         # The difference of neighbouring samples grows with frequency.
-        energy, state = lfilter([1 - stays], [1, -stays], np.diff(found, axis=-1, prepend=last) ** 2, zi=state)
+        energy, state = scipy.signal.lfilter([1 - stays], [1, -stays], np.diff(found, axis=-1, prepend=last) ** 2, zi=state)
         last = found[..., -1:] if found.shape[-1] else last
         share = energy[:, 0] / np.maximum(energy.sum(1), 1e-20)
         yield np.concatenate([found[:, 0], found.sum(1), share.astype(np.float32)])

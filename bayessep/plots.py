@@ -115,11 +115,6 @@ def power_png(power: Float[np.ndarray, "T F"], scale: Normalize, *, height: int 
     return _picture(scale(10 * np.log10(_pooled(power.T, height).T)), LOUDNESS)
 
 
-def mask_png(found: Separation, *, width: int = 900, height: int = 160) -> bytes:
-    """A bare picture of a mask, with frequencies up to the highest that is modelled."""
-    return _picture(_pooled(_pooled(found.mask, width).T, height).T, SHARE)
-
-
 def _pooled(rows: Float[np.ndarray, "T F"], most: int) -> Float[np.ndarray, "t F"]:
     """Means of neighbouring rows, so that at most so many are left."""
     if len(rows) <= most:
@@ -209,14 +204,6 @@ def gain_missing(trace: Float[np.ndarray, " steps"]) -> Float[np.ndarray, " step
     finite = np.asarray(trace, np.float64)
     distance = np.abs(finite[-1] - finite)
     return np.where(distance > 0, distance / max(distance[0], 1e-300), np.nan)
-
-
-def _strip(axes: Axes) -> None:
-    """Take away what a strip along time does not need."""
-    axes.set_yticks([])
-    for side in ("left", "bottom"):
-        axes.spines[side].set_visible(False)
-    axes.tick_params(axis="x", length=0, labelbottom=False)
 
 
 def _name(axes: Axes, name: str, note: str = "") -> None:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from jaxtyping import Float, Int
 from scipy.ndimage import median_filter, uniform_filter1d
-from scipy.signal import correlate, oaconvolve
 
 _FINE = 5  # bins
 _USUAL = 0.3  # quantile of the ratios to what is known: speech only ever adds to them, but for what its phase takes away
@@ -43,7 +43,7 @@ def fine_structure(x: Float[np.ndarray, "T F"]) -> Float[np.ndarray, "T F"]:
 
 def similarity(a: Float[np.ndarray, "T F"], b: Float[np.ndarray, "K F"]) -> Float[np.ndarray, " n"]:
     """Normalised correlation of the fine structures of a mixture, a, and of known frames, b, for each frame they may start in."""
-    return _normalised(oaconvolve(a, b[::-1], mode="valid", axes=0).sum(1), (a**2).sum(1), b)
+    return _normalised(scipy.signal.oaconvolve(a, b[::-1], mode="valid", axes=0).sum(1), (a**2).sum(1), b)
 
 
 def _of_few(a: Float[np.ndarray, "T F"], energy: Float[np.ndarray, " T"], b: Float[np.ndarray, "K F"]) -> Float[np.ndarray, " n"]:
@@ -93,7 +93,7 @@ def find(
     longest = len(centred) // 2  # at least two periods to compare
     if longest <= n_known:
         return None
-    raw = correlate(centred, centred, mode="full", method="fft")[len(centred) - 1 :]
+    raw = scipy.signal.correlate(centred, centred, mode="full", method="fft")[len(centred) - 1 :]
     # Dividing by the number of pairs keeps long periods comparable; 5 frames of grace on that number keep chance peaks down.
     strength = raw / (np.arange(len(centred), 0, -1) + 5) / max(centred.var(), 1e-12)
     lags = strength[n_known : longest + 1]

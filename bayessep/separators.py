@@ -17,12 +17,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from bayessep import gamma, repetition
 from bayessep.gamma import Gamma
-from bayessep.inference import conjugate, loop, svi
+from bayessep.inference import conjugate, loop
 from bayessep.inference.loop import Fit
-from bayessep.models import conditionals, entries, frame_prior, jingle_mixture, programs, sources
+from bayessep.models import conditionals, entries, frame_prior, jingle_mixture, sources
 from bayessep.models.jingle_mixture import Blocks, JingleMixture, Learn
 from bayessep.preparation import Spectra, require
-from bayessep.settings import METHODS, SVI_STEPS, Settings
+from bayessep.settings import METHODS, Settings
 
 Progress = Callable[[str, int, int, float], None]
 """progress(what is being done, steps done, steps at most, objective)"""
@@ -72,7 +72,7 @@ def train(speech: Float[np.ndarray, "T F"], settings: Settings, progress: Progre
     return train_templates(speech, settings, progress)
 
 
-def _warm_up(settings: Settings, sweeps: int) -> int:
+def warm_up(settings: Settings, sweeps: int) -> int:
     """Sweeps in which entries to be learned stay as they start."""
     return min(settings.warm_up, sweeps // 2)
 
@@ -87,7 +87,7 @@ def _run(
     progress: Progress,
 ) -> Fit:
     start = Partial(jingle_mixture.Start(settings.bases), problem, templates)
-    hold = (("catalogue", _warm_up(settings, sweeps)),) if readings.catalogue != "fixed" else ()
+    hold = (("catalogue", warm_up(settings, sweeps)),) if readings.catalogue != "fixed" else ()
     schedule = conjugate.Schedule(hold=hold)
     return loop.fit(
         conjugate.algorithm(conditionals, problem, start, readings=readings, schedule=schedule),
@@ -303,7 +303,9 @@ def _infer(
     problem: JingleMixture, trained: Trained | None, settings: Settings, progress: Progress
 ) -> tuple[Posterior, Fit]:
     templates = trained.templates if trained is not None and settings.method != "unsupervised" else None
-    run = _run_svi if settings.method == "svi" else _fit
+    run = _fit
+    if settings.method == "svi":
+        from bayessep.separators_svi import run  # imports NumPyro, which no other method needs
     posterior, fit = run(problem, templates, settings, progress)
     return posterior._replace(n_speech=trained and trained.n_speech), fit
 
@@ -340,66 +342,8 @@ def _log_predictive(problem: JingleMixture, moments: Blocks, candidates: Any) ->
     return sources.log_predictive(problem, moments, everywhere)
 
 
-_SVI_PARTS = 5
-
-
-def _run_svi(
-    problem: JingleMixture, templates: Gamma | None, settings: Settings, progress: Progress
-) -> tuple[Posterior, Fit]:
-    """Gradient steps on the same problem as a NumPyro program, with a Gamma guide; `SVI_STEPS` a sweep of the settings.
-
-    They are taken in `_SVI_PARTS` parts, before each of which the candidates of a long catalogue are chosen anew. Single
-    estimates of the bound are noise: that of a part is the mean of its last ten, which is also what the trace ends with.
-    """
-    problem = dataclasses.replace(problem, rule="exact")  # whose gradient it follows
-    key_start, *keys = jax.random.split(jax.random.key(settings.seed), 1 + _SVI_PARTS)
-    blocks = _initial(key_start, problem, n_bases=settings.bases, templates=templates)
-    choices = programs.choose(problem, n_bases=settings.bases)
-    found = programs.sites(problem, blocks, choices)
-    readings = programs.readings(found)
-    start = _start_of_guide(found)
-    part = -(-SVI_STEPS * settings.sweeps // _SVI_PARTS)
-    steps = part * _SVI_PARTS
-    hold = (("catalogue", SVI_STEPS * _warm_up(settings, settings.sweeps)),) if choices.latent else ()
-    guide, optimizer = svi.GammaGuide(programs.jingle_mixture), svi.adam(steps=steps, hold=hold)
-
-    def algorithm(candidates):
-        return svi.svi(
-            programs.jingle_mixture, guide, problem, candidates, start=start, optimizer=optimizer, choices=choices
-        )
-
-    moments = _read(problem, blocks, readings)
-    candidates = None if problem.candidates is None else _any_candidates(problem)
-    fit, traces = None, []
-    for n, key in enumerate(keys):
-        if problem.candidates is not None:
-            candidates = _choose(problem, problem.hyper, moments, problem.candidates, candidates)
-        fit = loop.fit(
-            algorithm(candidates),
-            key,
-            max_steps=part,
-            tolerance=-1.0,  # never stop early: the rate falls to nearly nothing at the last step, and noise decides nothing
-            state=fit and fit.state,
-            progress=lambda done, value, before=n * part: progress("svi", before + done, steps, value),
-        )
-        traces.append(np.asarray(fit.trace))
-        blocks = _blocks_of_svi(algorithm(candidates), problem, fit.state, choices)
-        moments = _read(problem, blocks, readings)
-    assert fit is not None, "there is at least one part"
-    *_, before, bound = (trace[-10:].mean() for trace in traces)
-    change = abs(bound - before) * 5 * SVI_STEPS / part  # over as many steps as five sweeps have, to which `tolerance` refers
-    converged = bool(change <= settings.tolerance * abs(bound))
-    trace = jnp.asarray(np.concatenate(traces)).at[-1].set(bound)
-    return Posterior(problem, blocks, moments, readings, candidates), fit._replace(trace=trace, converged=converged, steps=steps)
-
-
-@partial(jax.jit, static_argnames="choices")
-def _blocks_of_svi(algorithm: loop.Algorithm, problem: JingleMixture, state: Any, choices: programs.Choices) -> Blocks:
-    return programs.blocks(problem, svi.posterior(algorithm, state), choices)
-
-
 @partial(jax.jit, static_argnames="readings")
-def _read(problem: JingleMixture, blocks: Blocks, readings: Blocks) -> Blocks:
+def read_blocks(problem: JingleMixture, blocks: Blocks, readings: Blocks) -> Blocks:
     names = Blocks._fields
     return Blocks(*(jingle_mixture.read(problem, *each) for each in zip(names, blocks, readings, strict=True)))
 
@@ -433,7 +377,3 @@ def readings_for(settings: Settings, *, has_latent: bool) -> Blocks:
 
 _sources = jax.jit(sources.sources)
 _of_templates = jax.jit(sources.of_templates, static_argnums=2)
-_choose = jax.jit(conditionals.choose_candidates, static_argnums=3)
-_initial = jax.jit(jingle_mixture.initial, static_argnames="n_bases")
-_any_candidates = jax.jit(entries.any_candidates)
-_start_of_guide = jax.jit(svi.GammaGuide.start)

@@ -26,11 +26,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Complex, Float
-from scipy.signal import get_window
 
 from bayessep.errors import UserError
 
-WINDOWS = ("hann", "hamming", "blackman", "bartlett", "boxcar", "rectangular", "sqrt_hann")
+# Weights of cosines; as in scipy.signal.windows.general_cosine, whose import would take half a second.
+_COSINES = {"hann": (0.5, 0.5), "hamming": (0.54, 1 - 0.54), "blackman": (0.42, 0.5, 0.08), "boxcar": (1,), "rectangular": (1,)}
+WINDOWS = (*_COSINES, "bartlett", "sqrt_hann")
 PAD_MODES = ("constant", "reflect")
 Shape = Sequence[int]
 
@@ -127,12 +128,6 @@ def frame_times(n_frames: int, settings: Stft, sample_rate: int) -> Float[np.nda
     return (np.arange(n_frames) * settings.hop + _centre_of_first(settings)) / sample_rate
 
 
-def time_to_frame(seconds: float | int, settings: Stft, sample_rate: int) -> int:
-    """The frame whose centre is nearest to a time in seconds, halves rounded up; never negative."""
-    frame = (seconds * sample_rate - _centre_of_first(settings)) / settings.hop
-    return max(0, math.floor(frame + 0.5))
-
-
 def bin_frequencies(settings: Stft, sample_rate: int) -> Float[np.ndarray, " F"]:
     """Frequency of each bin in hertz (float64)."""
     return np.arange(settings.n_bins) * (sample_rate / settings.n_fft)
@@ -165,11 +160,14 @@ def _hops_per_frame(settings: Stft) -> int:
 def _window(settings: Stft) -> Float[np.ndarray, " n_fft"]:
     """The periodic window in float64, zero-padded on both sides to n_fft."""
     length = settings.win_length or settings.n_fft
-    if settings.window == "sqrt_hann":
-        window = np.sqrt(get_window("hann", length, fftbins=True))
+    name, angle = settings.window.removeprefix("sqrt_"), np.linspace(-np.pi, np.pi, length + 1)[:-1]
+    if length == 1:
+        window = np.ones(1)
+    elif name == "bartlett":
+        window = 1 - np.abs(angle) / np.pi
     else:
-        # scipy knows the rectangular window under one of its two names only.
-        window = get_window(settings.window.replace("rectangular", "boxcar"), length, fftbins=True)
+        window = np.sum([weight * np.cos(k * angle) for k, weight in enumerate(_COSINES[name])], axis=0)
+    window = window if settings.window == name else np.sqrt(window)
     before = (settings.n_fft - length) // 2
     return np.pad(window, (before, settings.n_fft - length - before))
 

@@ -13,8 +13,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jaxtyping import Array, Float
-from scipy import special, stats
+from scipy import special
 
 LEVELS = (0.5, 0.8, 0.95)
 _EDGE = 1e-6  # shares nearer to none and all than this have no finite log-odds
@@ -74,7 +75,7 @@ def _log_odds(mask: np.ndarray) -> np.ndarray:
 
 def rank_correlation(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
     """Spearman's: the correlation of ranks."""
-    return float(np.corrcoef(stats.rankdata(x), stats.rankdata(y))[0, 1])
+    return float(np.corrcoef(scipy.stats.rankdata(x), scipy.stats.rankdata(y))[0, 1])
 
 
 class Calibration(NamedTuple):

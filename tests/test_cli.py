@@ -138,6 +138,16 @@ def test_help_is_there_at_once() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
+def test_verbs_import_nothing_slow_that_they_may_not_need() -> None:
+    """Half a second each, and an error in the arguments should not wait for them."""
+    code = """
+import sys
+from bayessep import cleaning_files, commands, listening_commands, separator_commands, transcript_commands
+print([m for m in ('scipy.signal', 'scipy.stats', 'matplotlib', 'numpyro', 'librosa') if m in sys.modules])
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
 # --- separate ------------------------------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import librosa
 import numpy as np
 import pytest
+import scipy
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
@@ -26,7 +27,6 @@ from bayessep.stft import (
     stream_finish,
     stream_init,
     stream_push,
-    time_to_frame,
 )
 
 
@@ -373,10 +373,18 @@ def test_times_are_where_a_click_is_loudest(s):
         x = np.zeros(n, np.float32)
         x[round(times[t] * rate)] = 1
         assert np.argmax(np.abs(stft(x, s)).sum(axis=-1)) == t
-        assert time_to_frame(times[t], s, rate) == t
-        assert time_to_frame(times[t] + 0.49 * s.hop / rate, s, rate) == t
-        assert time_to_frame(times[t] + 0.51 * s.hop / rate, s, rate) == t + 1
-    assert time_to_frame(-1.0, s, rate) == 0
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 512, 1103])
+@pytest.mark.parametrize("name", WINDOWS)
+def test_windows_are_those_of_scipy(name, length):
+    """The transform of a constant, transformed back, is the window."""
+    s = Stft(1200, 1200, name, length, center=False)
+    window = np.fft.irfft(np.asarray(stft(np.ones(1200), s))[0], 1200)
+    expected = scipy.signal.get_window({"sqrt_hann": "hann", "rectangular": "boxcar"}.get(name, name), length)
+    expected = np.sqrt(expected) if name == "sqrt_hann" else expected
+    before = (1200 - length) // 2
+    np.testing.assert_allclose(window, np.pad(expected, (before, 1200 - length - before)), atol=1e-6)
 
 
 def test_frequencies():
