@@ -277,6 +277,10 @@ def _streamed(pieces: Iterable[Samples], separator: Separator, scale: float) -> 
 # --- recordings ----------------------------------------------------------------------------------------------------------
 
 
+_FAINTEST = 1e-30
+"""Levels below are silence: float32 could not say what recordings are multiplied by."""
+
+
 def speech_of(
     read: Callable[[], Iterable[Samples]], sample_rate: int, separator: Windowed, name: str = "the recording"
 ) -> Iterator[tuple[Samples, Samples]]:
@@ -287,20 +291,27 @@ def speech_of(
     Raises:
         UserError: the recording is silent.
     """
-    power, peak, count = 0.0, 0.0, 0
+    power, count = 0.0, 0
+    total, lowest, highest = np.zeros((3, 1, 1))
     for piece in read():
         power += float(np.sum(np.square(piece, dtype=np.float64)))
-        peak = max(peak, float(np.abs(piece).max(initial=0)))
+        if not np.isfinite(power):
+            raise not_finite(name)
+        total = total + piece.sum(axis=1, dtype=np.float64, keepdims=True)
+        lowest = np.minimum(lowest, piece.min(axis=1, initial=np.inf, keepdims=True))
+        highest = np.maximum(highest, piece.max(axis=1, initial=-np.inf, keepdims=True))
         count += piece.size
-    if not np.isfinite(power):
-        raise not_finite(name)
-    if not power:
+    # Waveform networks were trained without a constant offset; one as large as the sound costs decibels. It stays in the music.
+    offset = (total * len(total) / max(count, 1) * isinstance(separator, Separator)).astype(np.float32)
+    mean_square = power / max(count, 1) - float(np.mean(np.square(offset, dtype=np.float64)))
+    scale = separator.level(max(mean_square, 0.0), float(np.maximum(highest - offset, offset - lowest).max()))
+    if not power or mean_square <= 1e-12 * power / count or scale < _FAINTEST:
         raise UserError(f"{name} is silent: there is nothing to take apart; give another recording.")
-    scale = separator.level(power / count, peak)
     rate = separator.sample_rate
 
     def at_its_rate() -> Iterable[Samples]:
-        return read() if sample_rate == rate else resampled(read(), sample_rate, rate)
+        heard = (piece - offset for piece in read())
+        return heard if sample_rate == rate else resampled(heard, sample_rate, rate)
 
     if isinstance(separator, Fitting):
         separator = separator.fitted(piece * np.float32(1 / scale) for piece in at_its_rate())
@@ -315,7 +326,7 @@ def speech_of(
     held = Held(resampled(_with_shares(both, rate), rate, sample_rate), padded=True)
     for piece in read():
         speech, below, share = np.split(held.take(piece.shape[1]), 3)
-        yield piece, speech + np.clip(share, 0, 1) * (piece - below)
+        yield piece, speech + np.clip(share, 0, 1) * (piece - offset - below)
 
 
 def _with_shares(pieces: Iterable[Float[np.ndarray, "_ 2 _"]], sample_rate: int) -> Iterator[Samples]:

@@ -38,6 +38,7 @@ from bayessep.models.waveform_separation import (
     abstract,
     check_rate,
     consistent,
+    heard_frames,
     learn,
     started,
     together_here,
@@ -48,6 +49,8 @@ MASKS = ("relu", "sigmoid")
 BANKS = ("random", "fourier")
 EPS = 1e-8
 """Added to variances, as in paper 001's code."""
+Rows = tuple[Bool[Array, "T 1"] | None, Bool[Array, "T 1"] | None]
+"""Which frames are of the recording, and which of them the norm `global` is of; None: all."""
 
 
 @dataclass(frozen=True)
@@ -249,10 +252,10 @@ def normalisation(
 
 
 def _affine(
-    x: Float[Array, "T H"], own: Blocks, n: int, norm: str, valid: Bool[Array, "T 1"] | None, before: Moments | None
+    x: Float[Array, "T H"], own: Blocks, n: int, norm: str, rows: Rows, before: Moments | None
 ) -> tuple[Float[Array, "T H"], Moments | None]:
-    mean, inverse, after = normalisation(x, norm, valid, before)
-    return _kept((x - mean) * (inverse * own.gain[n][None]) + own.bias[n][None], valid), after
+    mean, inverse, after = normalisation(x, norm, rows[1], before)
+    return _kept((x - mean) * (inverse * own.gain[n][None]) + own.bias[n][None], rows[0]), after
 
 
 def _moved(x: Float[Array, "T H"], by: int) -> Float[Array, "T H"]:
@@ -288,16 +291,16 @@ def block(
     own: Blocks,
     dilation: int,
     config: ConvTasNet,
-    valid: Bool[Array, "T 1"] | None = None,
+    rows: Rows = (None, None),
     past: Past | None = None,
 ) -> tuple[Float[Array, "T B"], Past | None]:
     """One block: to H channels, a depthwise convolution, back to B, and what came in is added; with a past, the next one, too."""
     before = (None, None) if past is None else past.moments
     h = prelu(product(y, own.enter, config.precision), own.slope[0])
-    h, first = _affine(h, own, 0, config.norm, valid, before[0])
+    h, first = _affine(h, own, 0, config.norm, rows, before[0])
     entered = h
     h = prelu(depthwise(h, own.taps, dilation, config.causal, None if past is None else past.frames), own.slope[1])
-    h, second = _affine(h, own, 1, config.norm, valid, before[1])
+    h, second = _affine(h, own, 1, config.norm, rows, before[1])
     y = y + product(h, own.leave, config.precision)
     if past is None:
         return y, None
@@ -321,19 +324,23 @@ def decoded(model: Network, w: Float[Array, "T N"], y: Float[Array, "T B"], conf
     return jnp.stack([product(one, model.decoder[...], config.precision) for one in both])
 
 
-def _one(config: ConvTasNet, model: Network, mixture: Float[Array, " N"], length: Array | None) -> Float[Array, "2 N"]:
+def _one(
+    config: ConvTasNet, model: Network, mixture: Float[Array, " N"], length: Array | None, at_work: bool
+) -> Float[Array, "2 N"]:
     hop, n = config.hop, len(mixture)
     whole = jnp.pad(mixture, (0, -n % hop))
     w, y = encoded(model, framed(whole, hop), config)
     valid = None
     if length is not None:  # frames that have a sample of the recording
         valid = (jnp.arange(len(y)) < (length + hop - 1) // hop + 1)[:, None]
+    loud = heard_frames(mixture, hop) if at_work and config.norm == "global" else None
+    heard = valid if loud is None else loud if valid is None else valid & loud
 
     # For the gradient, products of matrices are kept of a repeat, which are most of its work; what is between them is made again.
     @partial(jax.checkpoint, policy=jax.checkpoint_policies.checkpoint_dots)
     def repeat(y: Float[Array, "T B"], own: Blocks) -> tuple[Float[Array, "T B"], None]:
         for x in range(config.blocks):
-            y, _ = block(y, Blocks(*(part[x] for part in own)), 2**x, config, valid)
+            y, _ = block(y, Blocks(*(part[x] for part in own)), 2**x, config, (valid, heard))
         return y, None
 
     # Of two repeats no loop: what is kept for the gradient is then not copied. More would take half as much memory again.
@@ -345,7 +352,7 @@ def _one(config: ConvTasNet, model: Network, mixture: Float[Array, " N"], length
 
 
 def separated(
-    config: ConvTasNet, parameters: PyTree, mixture: Float[Array, "B N"], length: Array | None = None
+    config: ConvTasNet, parameters: PyTree, mixture: Float[Array, "B N"], length: Array | None = None, at_work: bool = False
 ) -> Float[Array, "B 2 N"]:
     """Speech and music of mixtures.
 
@@ -356,13 +363,14 @@ def separated(
         length: how many of the N samples belong to the recordings, of all of them or of each (all samples by default); what
             follows must be zeros. So recordings of many lengths share one compiled program, with the result that each would
             have alone.
+        at_work: leave stretches of silence out of the norm `global` (`heard_frames`).
     """
     model = nnx.merge(graph(config), parameters)
     if len(mixture) == 1:  # without an axis of one, which makes other and slower products of the gradients
-        found = _one(config, model, mixture[0], length if length is None else length.reshape(()))[None]
+        found = _one(config, model, mixture[0], length if length is None else length.reshape(()), at_work)[None]
     else:
         each = None if length is None or not length.ndim else 0
-        found = jax.vmap(lambda x, n: _one(config, model, x, n), (0, each))(mixture, length)
+        found = jax.vmap(lambda x, n: _one(config, model, x, n, at_work), (0, each))(mixture, length)
     return consistent(mixture, found) if config.consistent else found
 
 
@@ -370,8 +378,8 @@ def separated(
 def predict(
     config: ConvTasNet, parameters: PyTree, mixture: Float[Array, "B N"], length: Array | None = None
 ) -> Float[Array, "B 2 N"]:
-    """`separated`, compiled."""
-    return separated(config, parameters, mixture, length)
+    """`separated` at work, compiled."""
+    return separated(config, parameters, mixture, length, at_work=True)
 
 
 def init(config: ConvTasNet, key: Key[Array, ""]) -> State:

@@ -158,3 +158,22 @@ def learn(
 def together_here() -> int:
     """How many examples at a time suit the machine: one on a single CPU; all where there is an accelerator, or several devices."""
     return 1 if jax.default_backend() == "cpu" and jax.device_count() == 1 else 0
+
+
+SILENT = 1e-4
+"""Of the mean square of the loudest quarter of a second: what has less is silence."""
+STRETCH = 4000
+"""Samples: a quarter of a second at 16 kHz."""
+
+
+def heard_frames(mixture: Float[Array, " N"], hop: int) -> Bool[Array, "T 1"]:
+    """Whether each frame is in a stretch of `STRETCH` samples, or next to one, that is no silence; all of them, in silence alone.
+
+    Mixtures in training pause for less. Silence of seconds changes mean and variance of a window as nothing does that was learned
+    from, and what sounds beside it is taken apart worse by some decibels.
+    """
+    n_frames, size = -(-len(mixture) // hop) + 1, max(1, STRETCH // hop)
+    power = jnp.pad(jnp.square(mixture), (0, -len(mixture) % (size * hop))).reshape(-1, size * hop).mean(1)
+    sounds = jnp.pad(power >= SILENT * power.max(), 1)
+    near = sounds[:-2] | sounds[1:-1] | sounds[2:]
+    return jnp.repeat(jnp.append(near, near[-1]), size)[:n_frames, None]

@@ -170,6 +170,33 @@ def test_silence_is_refused() -> None:
         neural.separate(np.zeros((1, 500), np.float32), RATE, _separator())
     with pytest.raises(UserError, match="the recording holds a NaN or infinite sample"):
         neural.separate(np.full((1, 500), np.nan, np.float32), RATE, _separator())
+    with pytest.raises(UserError, match="silent"):  # nothing moves
+        neural.separate(np.full((1, 500), 0.3, np.float32), RATE, _separator())
+    with pytest.raises(UserError, match="silent"):  # no float32 says what it would have to be multiplied by
+        neural.separate(np.float32(1e-39) * np.sign(_sound(1, 0.25)), RATE, _separator())
+
+
+@pytest.mark.parametrize("rate", [RATE, 5000])
+def test_a_constant_offset_changes_no_speech_and_stays_in_the_music(rate: int) -> None:
+    separator, x = _separator(consistent=False), _sound(2, 1.5, rate)
+    offset = np.array([[0.2], [-0.1]], np.float32)
+    found, moved = (neural.separate(one, rate, separator) for one in (x, x + offset))
+    np.testing.assert_allclose(moved.speech, found.speech, atol=2e-4)
+    np.testing.assert_allclose(moved.music, found.music + offset, atol=2e-4)
+
+
+def test_silence_beside_what_sounds_does_not_change_how_it_is_separated() -> None:
+    """The norm over a window is one of what sounds in it, whether silence is digital or hardly heard."""
+    config = dataclasses.replace(TINY, norm="global")
+    parameters = conv_tasnet.init(config, jax.random.key(0)).parameters
+    x = jnp.asarray(np.concatenate([_sound(1, 40.0), 1e-4 * _sound(1, 120.0, seed=1)], axis=1))
+    here = jnp.arange(80_000)  # 40 s, twenty stretches of `waveform_separation.STRETCH`
+    alone = conv_tasnet.predict(config, parameters, x[:, here])
+    found = [conv_tasnet.separated(config, parameters, x, at_work=at_work)[..., here] for at_work in (True, False)]
+    changed, changed_in_training = (float(jnp.square(one - alone).sum() / jnp.square(alone).sum()) for one in found)
+    assert changed < 0.1 * changed_in_training
+    nothing = conv_tasnet.predict(config, parameters, 0 * x)
+    assert bool(jnp.isfinite(nothing).all())
 
 
 def test_a_silent_file_is_named(tmp_path: Path) -> None:
