@@ -68,8 +68,8 @@ def conv_tasnet_model(config: ConvTasNet, parameters: PyTree, sample_rate: int, 
     """The network as an ONNX model: of ``mixture`` (batch, samples) it makes ``sources`` (batch, 2, samples), speech first.
 
     Its metadata say the sample rate, the sources in their order, the mean square that networks are trained at, the config,
-    whether both signs are heard, and the version of this package. The same network makes the same model. Its norm `global` is one of
-    all that it is given: unlike `separate`, it does not leave stretches of silence out.
+    whether both signs are heard, and the version of this package. The same network makes the same model. Its norm `global`
+    is one of all that it is given: unlike `separate`, it does not leave stretches of silence out.
 
     Args:
         config: what the network is; its precision does not matter here.

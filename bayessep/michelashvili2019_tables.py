@@ -195,6 +195,8 @@ def _heard(results: Results) -> str:
     for kind, shown in VOICES.items():
         if told := [f"{row} in {of['steps']} steps" for row, of in taught.items() if of["voices"] == kind]:
             said.append(f"Here, {' and '.join(told)} learned from {shown}.")
+            if kind != "stems":
+                said.append("When to stop was chosen on other music, but on voices of speakers who were learned from.")
     return " ".join(said)
 
 

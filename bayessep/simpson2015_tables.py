@@ -329,6 +329,10 @@ def about(results: Results, budget: str, *, seed: int, planned: int, lasting: fl
     )
     learned, fitted = results.learned(DNN), results.learned(NMF)
     trained = ", ".join(f"{told['epochs']} (the best: {told['best_epoch']})" for _, told in sorted(learned.items()))
+    counts = {name: sorted({told["songs"] for told in by_fold.values()}) for name, by_fold in ((DNN, learned), (NMF, fitted))}
+    of_songs = {name: "–".join(map(str, (own[0], own[-1])[: len(own)])) for name, own in counts.items() if own}
+    held = f", with {of_songs[DNN]} songs to learn from (the others are to stop by)" if DNN in of_songs else ""
+    all_of_them = f", from {of_songs[NMF]} songs, those that the network stops by among them" if NMF in of_songs else ""
     spent = [sum(told["seconds"] for told in by_fold.values()) for by_fold in (learned, fitted)]
     gone = sorted({f"fold {line['fold'] + 1}" for line in results.lines if "diverged" in line})
     diverged = f" Trainings that diverged have no scores: {', '.join(gone)}." if gone else ""
@@ -343,9 +347,10 @@ def about(results: Results, budget: str, *, seed: int, planned: int, lasting: fl
         f"{lasting / 60:.1f} minutes of sound (the paper: 63 whole songs), dealt into {FOLDS} folds; each song is taken apart by "
         f"what learned from the songs of the other folds (the paper: one split, 50 and 13). The network has the preset "
         f"{of.preset} (the paper’s has 80 times as many parameters) and at most {of.epochs} epochs of {of.steps} steps; by fold it "
-        f"had {trained or 'none yet'}. NMF has {of.templates} templates for each source (the paper 1500), {of.sweeps} sweeps to "
-        f"learn them, {of.activation_sweeps} to find them in a mixture. BSS-Eval over whole excerpts, excerpts of a song averaged "
-        f"first, means over songs with 95 % intervals (Student’s t).{silence}{not_all(there, planned)}{diverged}"
+        f"had {trained or 'none yet'}{held}. NMF has {of.templates} templates for each source (the paper 1500), {of.sweeps} "
+        f"sweeps to learn them{all_of_them}, {of.activation_sweeps} to find them in a mixture. BSS-Eval over whole excerpts, "
+        f"excerpts of a song averaged first, means over songs with 95 % intervals (Student’s t).{silence}"
+        f"{not_all(there, planned)}{diverged}"
     )
 
 

@@ -177,6 +177,11 @@ def test_moments_of_a_long_stream_stay_right() -> None:
     for _ in range(100):
         _, _, after = conv_tasnet.normalisation(x, "cumulative", None, after)
     np.testing.assert_allclose((after.mean, after.square), (1.0, 5.0), rtol=1e-4)
+    # Frames of another level, one by one: in sums of single precision none of them would count.
+    past = conv_tasnet.Moments(jnp.float32(4e7), jnp.float32(0.0), jnp.float32(1.0))
+    for _ in range(50):
+        _, _, past = conv_tasnet.normalisation(jnp.full((1, 6), 3.0), "cumulative", None, past)
+    np.testing.assert_allclose(past.mean, 50 * 3.0 / 4e7, rtol=1e-3)
 
 
 def test_frames_that_are_all_but_constant_are_normalised() -> None:

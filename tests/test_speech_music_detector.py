@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -357,6 +358,60 @@ def test_one_program_serves_every_step() -> None:
     programs = detector.step._cache_size()
     step(state, _batch(config, seed=3), jax.random.key(2))
     assert detector.step._cache_size() == programs
+
+
+@pytest.mark.parametrize(
+    ("network", "first", "later"),
+    [
+        ("b1", -1e-4, -1e-4),  # Adam: the rate itself, whatever the gradient
+        ("b2", -3e-3, -3e-4),  # a tenth after 700 steps
+        ("b3", -2e-3 * 0.6, -2e-3 * 0.6 * 10 * 0.1 ** (700 / (3 * detector.PAPERS_EPOCH))),  # shortened to 1, and its momentum
+        ("b4", -1e-3, -1e-3),
+        ("b4-nofc", -1e-3, -1e-3),
+    ],
+)
+def test_every_network_has_the_optimiser_of_its_code(network: str, first: float, later: float) -> None:
+    """First and after 700 steps with a gradient of (3, 4)."""
+    optimiser = detector.optimiser(Detector(network, "single", 240, 2))
+    start, gradient = jnp.zeros(2), jnp.array([3.0, 4.0])
+
+    def steps(n: int) -> tuple[jax.Array, Any]:
+        return jax.lax.fori_loop(0, n, lambda _, carried: optimiser.update(gradient, carried[1]), (start, optimiser.init(start)))
+
+    for n, expected in ((1, first), (701, later)):
+        np.testing.assert_allclose(steps(n)[0][0], expected, rtol=1e-3)
+
+
+def test_a_rate_of_ones_own_grows_and_falls() -> None:
+    optimiser = detector.optimiser(Detector("b3", "single", 240, 2, rate=1e-2), steps_per_epoch=200)
+    gradient = jnp.ones(())
+
+    def change(n: int) -> float:
+        before = (jnp.zeros(()), optimiser.init(gradient))
+        return float(jax.lax.fori_loop(0, n + 1, lambda _, carried: optimiser.update(gradient, carried[1]), before)[0])
+
+    np.testing.assert_allclose([change(n) for n in (0, 50, 100, 2100)], [0, -5e-3, -1e-2, -1e-3], rtol=1e-3, atol=1e-9)
+
+
+def test_what_large_weights_cost() -> None:
+    """Those of the related tasks' hidden layers, and of b4's mel kernels, which cost their magnitudes, too."""
+    model = detector.SpeechMusicDetector(Detector("b4-nofc", "multi", 514, 2), nnx.Rngs(0))
+    kernels = [task.hidden.linear.kernel for task in (model.speech, model.music, model.ratio)]
+    bands = [of.weights for of in model.network.bands]
+    for array in kernels + bands:
+        array[...] = jnp.full(array.shape, -0.5)
+    of_tasks, of_bands = (sum(array.size for array in own) for own in (kernels, bands))
+    np.testing.assert_allclose(detector._penalty(model), 0.01 * (0.25 * of_tasks + (0.25 + 0.5) * of_bands), rtol=1e-5)
+    assert detector._penalty(detector.SpeechMusicDetector(Detector("b1", "single", 21, 1), nnx.Rngs(0))) == 0
+
+
+def test_learned_bands_of_b4_are_bounded() -> None:
+    """By a hyperbolic tangent: what is loud is as loud as it gets."""
+    config = Detector("b4-nofc", "single", 257, 1)
+    state = detector.init(config, jax.random.key(0))
+    loud = 1e3 * jnp.abs(_batch(config, 1).features) + 1e3
+    said = [np.asarray(detector.predict(config, state, factor * loud).classes) for factor in (1.0, 2.0)]
+    np.testing.assert_allclose(said[0], said[1], atol=1e-6)
 
 
 def test_long_gradients_are_shortened_one_by_one() -> None:
