@@ -1,13 +1,13 @@
-"""Audio files: the only place that reads or writes them.
+"""Audio files: the only module that reads or writes them.
 
-What libsndfile knows (wav, flac, ogg, mp3, aiff …) is read by it, whatever the file is called: the content
-decides. Sound in other containers (mp4, m4a, mkv, webm …) is read through PyAV where that extra is installed.
-Samples are float32 arrays (channels, N), full scale is 1.
+Formats that libsndfile knows (wav, flac, ogg, mp3, aiff …) are recognised by content, not by extension. Other
+containers (mp4, m4a, mkv, webm …) are read through PyAV if that extra is installed. Samples are float32 arrays
+(channels, N) with full scale 1.
 
-Everything that can be wrong with a file is a `UserError` that names it. Two things are decided here: a wav,
-aiff or ogg file that was cut off has the length that is there (interrupted recorders leave such files); a
-file whose samples end, or stop making sense, well before its header says so (flac, mp3) is refused, and so is
-one that goes on where its header says that it ends (joined mp3 files, chained ogg streams).
+Every problem with a file is a `UserError` that names it. A truncated wav, aiff or ogg file is read as far as it
+goes (interrupted recorders leave such files). A file is refused if its samples end, or cannot be decoded, well
+before the length in its header (flac, mp3), or if it continues beyond that (joined mp3 files, chained ogg
+streams).
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ AnyPath = str | os.PathLike[str]
 Samples = Float[np.ndarray, "channels N"]
 AnySamples = Float[Array | np.ndarray, "channels N"] | Float[Array | np.ndarray, " N"]
 
-# Headers of compressed files may be off by some frames of the codec; what ends earlier than this was cut off.
+# Headers of compressed files may be off by some frames of the codec; files that miss more than this are truncated.
 _HEADER_TOLERANCE_SECONDS = 0.1
-_LARGEST = 1e10  # full scale is 1; of floats as large as any integer, energies can still be summed
-_PIECE_SECONDS = 10  # that are looked at together, to find out whether channels cancel
+_LARGEST = 1e10  # largest sample; full scale is 1, but floats on an integer scale still have finite energies
+_PIECE_SECONDS = 10  # length of the pieces that are checked for channels that cancel
 
 
 class AudioInfo(NamedTuple):
-    """What a file says of itself."""
+    """Properties of an audio file."""
 
     sample_rate: int  # Hz
     channels: int
@@ -60,7 +60,7 @@ class Audio(NamedTuple):
 
 
 def probe(path: AnyPath) -> AudioInfo:
-    """What a file is, from its header. (What only PyAV reads is decoded once, to count its samples.)
+    """Read the properties of a file from its header. (Files that only PyAV reads are decoded once, to count samples.)
 
     Raises:
         UserError: the file is missing, unreadable or not audio.
@@ -78,19 +78,19 @@ def read(
     stop: float | int | None = None,
     track: int = 0,
 ) -> Audio:
-    """The samples of a file, or of a part of it.
+    """Read the samples of a file, or of a part of it.
 
     Args:
-        path: the file; its content decides how it is read, not its name.
+        path: the file; its format is recognised by content, not by name.
         sample_rate: resample to this rate (Hz); None keeps that of the file.
-        mono: replace the channels by their mean; by the loudest of them where they cancel each other (`bayessep.downmix`).
+        mono: mix down to the mean of the channels, or to the loudest where they cancel each other (`bayessep.downmix`).
         start: beginning of the part, in seconds.
         stop: end of the part, in seconds; None, or a time after the end, for the end of the file.
-        track: which of the sound tracks of a container; stem files have several.
+        track: index of the audio track of a container; stem files have several.
 
     Raises:
-        UserError: the file is missing, unreadable, not audio, has no such track, is cut off or empty, or has samples that are NaN,
-            infinite or beyond reason; or the part asked for is not in it.
+        UserError: the file is missing, unreadable, not audio, has no such track, is truncated or empty, or has samples that are
+            NaN, infinite or implausibly large; or the requested part is not in it.
     """
     with _open(path, track) as source:
         rate = source.sample_rate
@@ -112,12 +112,12 @@ def read(
 def blocks(
     path: AnyPath, block_seconds: float | int, *, sample_rate: int | None = None, mono: bool = False
 ) -> Iterator[Audio]:
-    """The samples of a file in blocks of equal length (the last may be shorter), in bounded memory.
+    """Yield the samples of a file in blocks of equal length (the last may be shorter), in bounded memory.
 
-    All blocks together equal what `read` returns, also when they are resampled.
+    The concatenated blocks equal the result of `read`, also when they are resampled.
 
     Raises:
-        UserError: as `read` does, when the first or the offending block is asked for.
+        UserError: as `read`, when the first or the offending block is requested.
     """
     channel = _standing_for_all(path) if mono else None
     with _open(path) as source:
@@ -132,7 +132,7 @@ def blocks(
 
 
 def _standing_for_all(path: AnyPath) -> int | None:
-    """As `downmix.standing_for_all`, of a file; as a rule its beginning is enough."""
+    """Apply `downmix.standing_for_all` to a file; usually its beginning is enough."""
     with _open(path) as source:
         if source.channels == 1:
             return None
@@ -142,10 +142,10 @@ def _standing_for_all(path: AnyPath) -> int | None:
 
 
 def _checked(pieces: Iterable[Samples], path: AnyPath, rate: int, first: int = 0) -> Iterator[Samples]:
-    """The same pieces; an error at the first sample that is no number or beyond reason, or if there is no sample at all."""
+    """Pass the pieces on; raise an error at the first NaN, infinite or implausibly large sample, or if there are no samples."""
     position = first
     for piece in pieces:
-        sound = np.abs(piece) <= _LARGEST  # which NaN is not
+        sound = np.abs(piece) <= _LARGEST  # false for NaN
         if not sound.all():
             bad = position + int(np.argmin(sound.all(axis=0)))
             value = np.abs(piece[:, bad - position]).max()
@@ -158,7 +158,7 @@ def _checked(pieces: Iterable[Samples], path: AnyPath, rate: int, first: int = 0
 
 
 def _regrouped(pieces: Iterable[Samples], size: int) -> Iterator[Samples]:
-    """The same samples in pieces of ``size``, the last one shorter."""
+    """Regroup samples into pieces of ``size``; the last may be shorter."""
     waiting: list[Samples] = []
     n_waiting = 0
     for piece in pieces:
@@ -173,18 +173,18 @@ def _regrouped(pieces: Iterable[Samples], size: int) -> Iterator[Samples]:
         yield np.concatenate(waiting, axis=1)
 
 
-# --- what files are read with -------------------------------------------------------------------------------
+# --- decoders -----------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def _open(path: AnyPath, track: int = 0) -> Iterator[_SoundFile | _Container]:
-    """Open a file with whatever can read it."""
+    """Open a file with libsndfile, or else with PyAV."""
     try:
         mode = os.stat(path).st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # files are read more than once
             raise UserError(f"{path} is a pipe or a device; write its sound to a file first, and give that.")
-        # Python opens the file and libsndfile is given the descriptor: that leads to exact errors, and keeps
-        # libsndfile from judging a file by the ending of its name.
+        # Python opens the file and passes the descriptor to libsndfile: that gives exact errors, and keeps
+        # libsndfile from judging a file by its extension.
         with open(path, "rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
                 raise UserError(f"{path} is an empty file; record or export it again.")
@@ -218,7 +218,7 @@ class _SoundFile:
         return AudioInfo(sound.samplerate, sound.channels, sound.frames, sound.subtype, sound.format)
 
     def pieces(self, first: int, end: int | None, size: int | None) -> Iterator[Samples]:
-        """Samples first … end-1 (None: all) in pieces of ``size`` (None: in one)."""
+        """Yield samples first … end-1 (None: to the end) in pieces of ``size`` (None: in one)."""
         sound = self._sound
         promised = sound.frames if end is None else min(end, sound.frames)
         position, end_of_file = first, False
@@ -241,7 +241,7 @@ class _SoundFile:
 
 @contextmanager
 def _open_container(path: AnyPath, track: int) -> Iterator[_SoundFile | _Container]:
-    """Open a file that libsndfile does not know with PyAV."""
+    """Open a file with PyAV that libsndfile does not know."""
     try:
         import av  # pyright: ignore[reportMissingImports]
     except ImportError:
@@ -250,7 +250,7 @@ def _open_container(path: AnyPath, track: int) -> Iterator[_SoundFile | _Contain
             "such as mp4, m4a, mkv or webm, install bayessep[containers]."
         ) from None
     try:
-        with av.open(os.path.abspath(path)) as container:  # a name with a colon would be one of another protocol
+        with av.open(os.path.abspath(path)) as container:  # a relative name with a colon would be taken for a URL
             if not container.streams.audio:
                 raise UserError(f"{path} holds no sound; give a file that does.")
             if track >= len(container.streams.audio):
@@ -261,7 +261,7 @@ def _open_container(path: AnyPath, track: int) -> Iterator[_SoundFile | _Contain
 
 
 class _Container:
-    """One sound track of a file that PyAV reads."""
+    """One audio track of a file that PyAV reads."""
 
     def __init__(self, container: Any, resampler: Any, track: int) -> None:
         self._container, self._resampler = container, resampler
@@ -275,7 +275,7 @@ class _Container:
         return AudioInfo(self.sample_rate, self.channels, frames, codec.upper(), name.upper())
 
     def pieces(self, first: int, end: int | None, size: int | None) -> Iterator[Samples]:
-        """Samples first … end-1 (None: all) in the small pieces of the codec, whatever the size."""
+        """Yield samples first … end-1 (None: to the end) in the codec's small frames; ``size`` is ignored."""
         del size
         position = 0
         for piece in self._decoded():
@@ -294,7 +294,7 @@ class _Container:
 
 
 def _reason(error: Exception) -> str:
-    """Why, in words, without the path which the sentence around it names."""
+    """Return the reason of an error, without the path, which the message around it names."""
     return (getattr(error, "strerror", None) or str(error)).rstrip(".").lower()
 
 
@@ -302,7 +302,7 @@ def _reason(error: Exception) -> str:
 
 
 def common_gain(*stems: Float[Array | np.ndarray, "..."], ceiling: float = 0.999) -> float:
-    """The one gain that keeps stems and their mixture from clipping: 1 unless one exceeds full scale."""
+    """Return the common gain that keeps stems and their mixture from clipping: 1 unless one exceeds full scale."""
     peak = max((float(np.abs(np.asarray(stem)).max(initial=0.0)) for stem in stems), default=0.0)
     return ceiling / peak if peak > 1 else 1.0
 
@@ -310,29 +310,28 @@ def common_gain(*stems: Float[Array | np.ndarray, "..."], ceiling: float = 0.999
 # --- writing ------------------------------------------------------------------------------------------------
 
 _FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG"}
-_WAV_BYTES = 2**32 - 2**16  # that a wav file holds at most, whose sizes have 32 bits; with room for its header
+_WAV_BYTES = 2**32 - 2**16  # capacity of a wav file, whose sizes have 32 bits; leaves room for its header
 _SAMPLE_BYTES = {"PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4}
 
 
 class Writer:
-    """A file written block by block, which appears under its name, whole, when the ``with`` block ends well.
+    """Context manager that writes a file block by block; the file appears, complete, when the block ends without an error.
 
-    Until then samples go to a temporary file in the same folder (which is created if need be). After an
-    exception, an interruption included, that file is removed, and one that had the name before is untouched.
-    Files are the same to the byte for the same samples, except ogg, in which libsndfile puts a random serial
-    number.
+    Until then samples go to a temporary file in the same folder (which is created if needed). After an exception or
+    an interruption that file is removed, and an earlier file of the same name is untouched. The same samples give
+    the same bytes, except in ogg files, to which libsndfile adds a random serial number.
 
     Args:
         path: ends in .wav, .flac or .ogg.
         sample_rate: Hz.
         channels: number of channels.
-        subtype: how samples are stored, such as PCM_16, PCM_24 or FLOAT; ogg is always Vorbis. Integer types
-            clip what lies beyond full scale (see `common_gain`).
-        frames: how many there will be. A wav file holds no more than 4 GiB: one that will have more becomes RF64, which is wav
-            with longer numbers and read by what reads wav, as a rule.
+        subtype: sample format, such as PCM_16, PCM_24 or FLOAT; ogg is always Vorbis. Integer formats clip at full
+            scale (see `common_gain`).
+        frames: expected number of samples per channel. A wav file holds at most 4 GiB: a longer one becomes RF64, an extension
+            of wav with 64-bit sizes, which most programs that read wav can read.
 
     Raises:
-        UserError: the name or the subtype is not one that can be written; or the file cannot be written.
+        UserError: the extension or the subtype is not supported; or the file cannot be written.
     """
 
     def __init__(
@@ -358,7 +357,7 @@ class Writer:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.path.is_dir():
                 raise UserError(f"cannot write {self.path}: it is a folder; give the name of a file.")
-            self._temporary.touch(exist_ok=False)  # Python says better than libsndfile what is wrong
+            self._temporary.touch(exist_ok=False)  # Python's errors are clearer than libsndfile's
             name, shape = _encoded(self._temporary), (self._rate, self._channels)
             self._sound = soundfile.SoundFile(name, "w", *shape, self._subtype, None, self._format)
         return self
@@ -381,7 +380,7 @@ class Writer:
         with self._failing_cleanly():
             if self._most is not None and self.frames + block.shape[1] > self._most:
                 raise UserError(f"cannot write {self.path}: a wav file holds no more than 4 GiB; write it as flac.")
-            for first in range(0, block.shape[1], 2**16):  # libsndfile dies of longer blocks of ogg
+            for first in range(0, block.shape[1], 2**16):  # libsndfile crashes on longer blocks of ogg
                 self._sound.write(block[:, first : first + 2**16].T)
         self.frames += block.shape[1]
 
@@ -391,7 +390,7 @@ class Writer:
             return
         with self._failing_cleanly():
             self._close()
-            # A full disk can go unnoticed until the last bytes: what is on the disk must be what was written.
+            # A full disk can go unnoticed until the last bytes: compare the file with what was written.
             if lost := self.frames - soundfile.info(_encoded(self._temporary)).frames:
                 raise UserError(f"cannot write {self.path}: {lost} samples got lost; is the disk full?")
             os.replace(self._temporary, self.path)
@@ -411,7 +410,7 @@ class Writer:
 
     @contextmanager
     def _failing_cleanly(self) -> Iterator[None]:
-        """Remove what was written when something goes wrong, and say what it was."""
+        """Remove the temporary file after an error, and raise a `UserError` that says what went wrong."""
         try:
             yield
         except BaseException as error:
@@ -425,12 +424,12 @@ class Writer:
 
 
 def _encoded(path: Path) -> Any:
-    """A path for soundfile, which takes bytes for names that are not UTF-8, although its types do not say so."""
+    """Encode a path for soundfile, which accepts bytes for names that are not UTF-8, although its type hints do not say so."""
     return os.fsencode(path)
 
 
 def _clear_time_of_writing(path: Path) -> None:
-    """Blank the time stamp that libsndfile puts into the PEAK chunk of float wav files: bytes must repeat."""
+    """Zero the time stamp that libsndfile puts into the PEAK chunk of float wav files, so that files are reproducible."""
     with path.open("r+b") as file:
         at = file.read(256).find(b"PEAK")
         if at >= 0:
@@ -439,11 +438,11 @@ def _clear_time_of_writing(path: Path) -> None:
 
 
 def write(path: AnyPath, samples: AnySamples, sample_rate: int, subtype: str = "PCM_24") -> None:
-    """Write a whole file, or none; see `Writer`. Samples are (channels, N), or (N,) for one channel.
+    """Write a complete file, or none; see `Writer`. Samples are (channels, N), or (N,) for one channel.
 
     Raises:
-        UserError: a sample is NaN or infinite, the name ends in something else than .wav, .flac or .ogg, or
-            the file cannot be written.
+        UserError: a sample is NaN or infinite, the extension is not .wav, .flac or .ogg, or the file cannot be
+            written.
     """
     channels = samples.shape[0] if samples.ndim > 1 else 1
     with Writer(path, sample_rate, channels, subtype, samples.shape[-1]) as writer:

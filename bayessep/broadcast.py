@@ -1,8 +1,7 @@
-"""A broadcast made from nothing but a seed: two voices over a jingle that repeats, with everything about it
-known.
+"""A synthetic broadcast generated from a seed: two voices over a repeating jingle, with complete ground truth.
 
-It is what the demo and the tests run on. It sounds like people talking over music, is the same to the byte
-for the same seed, and says nothing about how well a method does on real recordings.
+The demo and the tests run on it. It sounds like people talking over music, is the same to the byte for the same
+seed, and is no evidence of how well a method does on real recordings.
 """
 
 from __future__ import annotations
@@ -19,10 +18,9 @@ from bayessep.segments import Segment
 
 
 class Broadcast(NamedTuple):
-    """Two voices over a jingle that repeats, with everything about it known. All waveforms share one gain.
+    """Two voices over a repeating jingle, with the ground truth. All waveforms share one gain.
 
-    Where music plays, it is ``jingle`` over and over from its first sample on (times a fade, if one was asked
-    for).
+    Where music plays, it is ``jingle`` repeated from its first sample on (times a fade, if one was requested).
     """
 
     mixture: Float[np.ndarray, " N"]  # exactly speech + music
@@ -30,10 +28,10 @@ class Broadcast(NamedTuple):
     music: Float[np.ndarray, " N"]
     sample_rate: int
     jingle: Float[np.ndarray, " P"]  # one period
-    labelled_music: Float[np.ndarray, " L"]  # the first part of the jingle, the one somebody labelled
+    labelled_music: Float[np.ndarray, " L"]  # the first part of the jingle, which is labelled
     training_speech: Float[np.ndarray, " M"]  # the same voices, other utterances
     segments: list[Segment]  # the truth
-    labels: list[Segment]  # what a user marked: the truth less the unlabelled stretch
+    labels: list[Segment]  # labels of a hypothetical user: the truth without the unlabelled stretch
 
 
 def generate_broadcast(
@@ -48,15 +46,14 @@ def generate_broadcast(
     layout: Literal["mixed", "programme"] = "mixed",
     fade_seconds: float | int = 0.0,
 ) -> Broadcast:
-    """Make a broadcast from nothing but a seed.
+    """Generate a broadcast from a seed.
 
-    ``layout="mixed"``: speech over music from the first sample to the last; what to train on lies beside it.
+    ``layout="mixed"``: speech over music from the first sample to the last; the training material is separate.
     ``layout="programme"``: speech alone; music alone (the labelled part of the jingle); speech over music;
-    and then a stretch nobody labelled, in which music alone, speech over music, and speech alone follow one
-    another.
+    and then an unlabelled stretch with music alone, speech over music, and speech alone in turn.
 
     Args:
-        seed: every random choice follows from it; the same seed gives the same bytes on the same machine.
+        seed: determines every random choice; the same seed gives the same bytes on the same machine.
         seconds: length of the recording.
         sample_rate: in Hz, at least 8000.
         jingle_seconds: period of the music, which need not be a whole number of hops.
@@ -67,8 +64,7 @@ def generate_broadcast(
         fade_seconds: length of the fades at the beginning and at the end of the music (`mixing.fade`).
 
     Raises:
-        ValueError: a setting is out of range, or a programme of this length has no room for its five
-            stretches.
+        ValueError: a setting is out of range, or a programme of this length is too short for its stretches.
     """
     if (
         sample_rate < 8000
@@ -80,7 +76,7 @@ def generate_broadcast(
             "needs sample_rate >= 8000, jingle_seconds >= 0.5, labelled_fraction in (0, 1], lengths > 0, not "
             f"{sample_rate}, {jingle_seconds}, {labelled_fraction}, {seconds} and {training_seconds}"
         )
-    # Streams of their own, so that the length of the training speech does not change what is said in the
+    # Separate random streams, so that the length of the training speech does not change the speech in the
     # mixture.
     streams = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(4)]
     voices = _draw_voices(streams[0])
@@ -117,7 +113,7 @@ def generate_broadcast(
 
 
 def _layout(layout: str, seconds: float | int, labelled_music: float) -> tuple[list[Segment], list[Segment]]:
-    """The true segments, and the leading ones among them that carry a label."""
+    """Return the true segments, and the leading ones among them that are labelled."""
     if layout == "mixed":
         truth = [Segment(0.0, float(seconds), "speech+music")]
         return truth, truth[:]
@@ -148,12 +144,12 @@ _FRICATIVES = np.array([2700.0, 4200.0, 5600.0, 3400.0])  # centre of the noise 
 
 class _Voice(NamedTuple):
     pitch: float  # Hz
-    scale: float  # of the resonances: shorter vocal tracts have higher ones
-    rate: float  # of syllables, relative
+    scale: float  # of the resonances, which are higher in shorter vocal tracts
+    rate: float  # relative speaking rate
 
 
 class _Controls(NamedTuple):
-    """What the speech organs do, sampled at the frame rate."""
+    """Articulatory parameters, sampled at the frame rate."""
 
     pitch: np.ndarray  # (frames,) Hz
     voicing: np.ndarray  # (frames,) amplitude of the harmonics
@@ -164,7 +160,7 @@ class _Controls(NamedTuple):
 
 
 def _draw_voices(rng: np.random.Generator) -> list[_Voice]:
-    """A lower and a higher voice."""
+    """Draw a lower and a higher voice."""
     return [
         _Voice(rng.uniform(98, 128), rng.uniform(0.97, 1.03), rng.uniform(0.95, 1.1)),
         _Voice(rng.uniform(180, 225), rng.uniform(1.13, 1.2), rng.uniform(0.95, 1.15)),
@@ -172,7 +168,7 @@ def _draw_voices(rng: np.random.Generator) -> list[_Voice]:
 
 
 def _speak(rng: np.random.Generator, voices: list[_Voice], length: int, sample_rate: int) -> np.ndarray:
-    """``length`` samples of the voices taking turns, at a root mean square of one."""
+    """Synthesise ``length`` samples of the voices taking turns, at a root mean square of one."""
     controls = _articulate(rng, voices, int(np.ceil(length * _FRAME_RATE / sample_rate)) + 1)
     at = np.arange(length) * (_FRAME_RATE / sample_rate)
     pitch, voicing, noise = (np.interp(at, np.arange(len(c)), c) for c in controls[:3])
@@ -180,7 +176,7 @@ def _speak(rng: np.random.Generator, voices: list[_Voice], length: int, sample_r
     phase = 2 * np.pi * np.cumsum(pitch) / sample_rate
     pulses = _pulse_train(phase, np.floor(0.48 * sample_rate / pitch))
     breath = 0.12 * rng.standard_normal(length) * (1 + np.cos(phase))  # noise while the glottis is open
-    # Flow pulses fall by 12 dB an octave, more above 2 kHz, and the lips give 6 dB back; no constant part.
+    # Glottal flow falls by 12 dB an octave, more above 2 kHz, and lip radiation adds 6 dB; the DC component is removed.
     low, high = np.exp(-2 * np.pi * np.array([180.0, 1800.0]) / sample_rate)
     tilt = np.array([[1.0, -1.0, 0.0, 1.0, -0.99, 0.0], [1.0, 0.0, 0.0, 1.0, -low - high, low * high]])
     source = np.asarray(scipy.signal.sosfilt(tilt, voicing * (pulses + breath)))
@@ -205,7 +201,7 @@ def _even_out(x: np.ndarray, sample_rate: int) -> np.ndarray:
 
 
 def _articulate(rng: np.random.Generator, voices: list[_Voice], frames: int) -> _Controls:
-    """Write down a score of phones, each with its targets, and smooth it into movements."""
+    """Generate a sequence of phones with target parameters, and smooth it into continuous trajectories."""
     score: list[np.ndarray] = []  # (frames, pitch, voicing, noise, noise centre, F1, F2, F3, scale)
     written, turn = 0, int(rng.integers(2))
     while written < frames:
@@ -227,7 +223,7 @@ def _articulate(rng: np.random.Generator, voices: list[_Voice], frames: int) -> 
 
 
 def _phrase(rng: np.random.Generator, voice: _Voice) -> list[np.ndarray]:
-    """The phones of a few syllables under a falling melody, and a pause."""
+    """Generate the phones of a phrase: a few syllables with falling pitch, and a pause."""
     syllables = int(rng.integers(4, 10))
     phones = []
 
@@ -273,7 +269,7 @@ def _smooth(x: np.ndarray, width: int) -> np.ndarray:
 
 
 def _pulse_train(phase: np.ndarray, harmonics: np.ndarray) -> np.ndarray:
-    """sum_k cos(k phase), k = 1 … harmonics, in closed form (Dirichlet's kernel): pulses without aliases."""
+    """Sum cos(k phase) over k = 1 … harmonics, over sqrt(harmonics), by Dirichlet's kernel: pulses without aliasing."""
     half = np.sin(phase / 2)
     near = np.abs(half) < 1e-6
     kernel = np.sin((harmonics + 0.5) * phase) / np.where(near, 1.0, half)
@@ -281,15 +277,15 @@ def _pulse_train(phase: np.ndarray, harmonics: np.ndarray) -> np.ndarray:
 
 
 def _vocal_tract(controls: _Controls, sample_rate: int) -> np.ndarray:
-    """Second-order sections (frames, resonances, 6): the three that move, and fixed ones up to 7.5 kHz."""
+    """Return second-order sections (frames, resonances, 6): three moving resonances, and fixed ones up to 7.5 kHz."""
     upper = np.arange(3500.0, 8000.0, 1000.0) * controls.scale[:, None]
-    # From high to low: a small step where a low resonance moves must not pass through the high ones and ring.
+    # From high to low: steps from moving low resonances must not pass through the high ones, which would ring.
     centre = np.concatenate([upper[:, ::-1], controls.resonances[:, ::-1]], axis=1)
     radius = np.exp(-np.pi * (50 + 0.05 * centre) / sample_rate)
-    # No resonance where there is no room for one; they go gradually, as a step would be heard as a click.
+    # Resonances near the Nyquist frequency are faded out gradually, as a step would be heard as a click.
     radius *= np.clip((0.46 - centre / sample_rate) / 0.06, 0.0, 1.0)
     a1, a2 = -2 * radius * np.cos(2 * np.pi * centre / sample_rate), radius**2
-    gain, zero, one = 1 + a1 + a2, np.zeros_like(a1), np.ones_like(a1)  # each passes a constant unchanged
+    gain, zero, one = 1 + a1 + a2, np.zeros_like(a1), np.ones_like(a1)  # each has unit gain at DC
     return np.stack([gain, zero, zero, one, a1, a2], axis=-1)
 
 
@@ -302,10 +298,10 @@ def _band_pass(centre: np.ndarray, width: np.ndarray, sample_rate: int) -> np.nd
 
 
 def _moving_filter(x: np.ndarray, sections: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Filter with coefficients (frames, sections, 6) that change with every frame; the state is kept.
+    """Filter with coefficients (frames, sections, 6) that change with every frame; the filter state carries over.
 
-    Frames are filtered side by side: from rest, which tells what state each adds to the one that it is given, and then from the
-    states that those before have left.
+    Frames are filtered in parallel, twice: from a zero state, which gives each frame's contribution to the final state, and then
+    from the initial states that follow from these.
     """
     edges = np.ceil(np.arange(len(sections) + 1) * (sample_rate / _FRAME_RATE)).astype(int)
     count, size = int(np.searchsorted(edges, len(x))), 2 * sections.shape[1]
@@ -316,7 +312,7 @@ def _moving_filter(x: np.ndarray, sections: np.ndarray, sample_rate: int) -> np.
 
     _, added = _cascade(frames, sections, np.zeros((count, size)), within)
     _, one = _cascade(np.zeros((1, count)), sections, np.eye(size)[:, None].repeat(count, 1), within[:1])
-    one, kept = one.swapaxes(0, 1), np.empty((count, size, size))  # what a sample, and a frame, leave of each part of a state
+    one, kept = one.swapaxes(0, 1), np.empty((count, size, size))  # state transition matrices of a sample, and of a frame
     for n in set(lengths.tolist()):
         kept[lengths == n] = np.linalg.matrix_power(one[lengths == n], n)
     states = np.zeros((count + 1, size))
@@ -330,9 +326,12 @@ def _moving_filter(x: np.ndarray, sections: np.ndarray, sample_rate: int) -> np.
 def _cascade(
     frames: np.ndarray, sections: np.ndarray, states: np.ndarray, within: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Frames (samples, frames) through sections of their own, from states (…, frames, 2 for each section), as far as they go.
+    """Filter frames (samples, frames), each by its own sections, from states (…, frames, 2 for each section).
 
-    Arithmetic and its order are those of `scipy.signal.sosfilt`.
+    The state of a frame is updated only `within` its length. The arithmetic and its order are those of `scipy.signal.sosfilt`.
+
+    Returns:
+        the filtered frames and the final states.
     """
     b0, b1, b2, _, a1, a2 = sections.transpose(2, 1, 0).copy()
     states = np.moveaxis(states, -1, 0).copy()
@@ -356,7 +355,7 @@ _MINOR_ROOTS = (2, 4, 9)
 
 
 def _compose(rng: np.random.Generator, period: int, sample_rate: int) -> np.ndarray:
-    """One period, two bars of four beats (period,); what rings on past its end returns at its start."""
+    """Compose one period (period,), two bars of four beats; sounds that ring past its end wrap around to its start."""
     beat = period / sample_rate / 8
     key, progression = int(rng.integers(48, 56)), _PROGRESSIONS[rng.integers(len(_PROGRESSIONS))]
     ring = np.zeros(period)
@@ -387,13 +386,13 @@ def _compose(rng: np.random.Generator, period: int, sample_rate: int) -> np.ndar
 
 
 def _note(midi: float, seconds: float, decay: float, sample_rate: int) -> np.ndarray:
-    """A plucked tone: its harmonics are weaker, die faster and are sharper the higher they are."""
+    """Synthesise a plucked tone: higher harmonics are weaker, decay faster and are sharper."""
     t = np.arange(round(seconds * sample_rate)) / sample_rate
     pitch = 440.0 * 2 ** ((midi - 69) / 12)
     k = np.arange(1, 25)
     frequency = pitch * k * np.sqrt(1 + 2e-4 * k**2)
     k, frequency = (v[frequency < 0.47 * sample_rate] for v in (k, frequency))
-    # Each harmonic is a power of a complex number: those of 64 samples, times those of every 64th, are those of all.
+    # Each harmonic is a sequence of powers of a complex number: those of every 64th sample times those of 64 samples give all.
     rate = (2j * np.pi * frequency - decay * (1 + 0.25 * (k - 1))) / sample_rate
     coarse = np.exp(np.arange(0, len(t), 64)[:, None] * rate) * k**-1.2
     tone = (coarse @ np.exp(rate[:, None] * np.arange(64))).imag.reshape(-1)[: len(t)]

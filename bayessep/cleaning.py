@@ -1,11 +1,11 @@
-"""Speech and music of one recording, told apart with nothing given but the recording and where each of them sounds.
+"""Separate the speech and music of one recording, given only the recording and a speech and music detection.
 
-1. `hear` reads a detection frame by frame. Stretches of speech alone and of music alone are believed only away from their edges,
-   and only if they last: detectors err by some tenths of a second, and by whole seconds now and then. What is neither is left
+1. `hear` reads the detection frame by frame. Stretches of speech alone and of music alone are trusted only away from their edges,
+   and only if they last: detectors err by some tenths of a second, and by whole seconds now and then. All other frames are left
    to the model, with the detector's P(music) as evidence.
-2. Speech templates are trained on the speech that is heard alone, a catalogue is made of the music that is heard alone, each
-   repeat of it once (`repetition.distinct`). What the recording does not have comes from `bayessep.general`, and a note says so.
-3. The model of paper 000 takes the rest apart. Speech alone passes as it is, and the stems sum to the mixture.
+2. Speech templates are trained on the stretches of speech alone, and a catalogue is built from those of music alone, each
+   repeat of it once (`repetition.distinct`). What the recording lacks comes from `bayessep.general`, and a note says so.
+3. The model of paper 000 separates the rest. Speech alone passes unchanged, and the stems sum to the mixture.
 """
 
 import dataclasses
@@ -34,22 +34,22 @@ MODEL = Settings(complete=False, max_catalogue=2000, faint=15.0)
 
 @dataclasses.dataclass(frozen=True)
 class Cleaning:
-    """How to clean a recording.
+    """Settings for cleaning a recording.
 
     Attributes:
-        model: how what is mixed is separated.
-        edge: seconds on both sides of every boundary in which no stretch is believed to be of one kind alone.
-        shortest: seconds that must be left of a stretch between its edges; shorter ones are taken for mistakes.
+        model: settings of the model that separates the mixed frames.
+        edge: seconds on both sides of every boundary in which no stretch is trusted to be speech alone or music alone.
+        shortest: seconds that must remain of a stretch between its edges; shorter ones are taken for detection errors.
         sure: probability up to which a sound is taken to be absent.
         least_speech: seconds of speech alone that are enough to learn from.
-        least_music: seconds of music alone, repeats and all, that are enough to learn from.
-        ample_music: seconds of it up to which stretches are believed in which speech is less surely absent (`DOUBTS`).
-        most_speech: seconds of speech that are learned from at most.
-        most_music: seconds of music alone that are looked through at most for what goes into the catalogue: of long stretches the
-            beginnings, so that no piece keeps the others out.
-        least_sound: seconds of a sound in all; less of it is taken for a mistake, beside more of the other. Music passes with the
-            speech then; where speech was heard by mistake, the music is inferred all the same.
-        alike: similarity from which music is taken for a repeat of music that is in the catalogue already.
+        least_music: seconds of music alone, repeats included, that are enough to learn from.
+        ample_music: seconds of music alone to aim for: with less, the threshold on P(speech) is relaxed (`DOUBTS`).
+        most_speech: maximum seconds of speech to learn from.
+        most_music: maximum seconds of music alone searched for the catalogue; of long stretches only the beginnings are used, so
+            that no piece crowds out the others.
+        least_sound: minimum seconds of a sound in all; with less of it, and more of the other, it is taken for a detection error.
+            Music then passes with the speech; where speech was detected by mistake, the music is still inferred.
+        alike: similarity from which music counts as a repeat of music that is already in the catalogue.
     """
 
     model: Settings = MODEL
@@ -66,10 +66,10 @@ class Cleaning:
 
 
 def hear(detection: Detection, times: Float[np.ndarray, " T"], settings: Cleaning = Cleaning()) -> Lessons:
-    """Read a detection at the times of the model's frames.
+    """Classify the model's frames from a detection: speech alone, music alone, or to be inferred.
 
-    Frames in which music is absent, and was `edge` seconds before and will be after, pass as speech; where speech is so absent and
-    music is on, they are music. All others are to be inferred. What is learned from is what is surest, as long as it is enough.
+    Frames pass as speech where music is absent within `edge` seconds on either side; they are music alone where speech is absent
+    in the same way and music is on. All others are inferred. The model learns from the surest frames, if there are enough of them.
     """
     n = len(detection.speech)
     hop = detection.hop
@@ -79,13 +79,13 @@ def hear(detection: Detection, times: Float[np.ndarray, " T"], settings: Cleanin
     speech = _heard_at_all(detection.speech, SPEECH, MUSIC, labels, hop, settings)
     music = _heard_at_all(detection.music, MUSIC, SPEECH, labels, hop, settings)
     least = max(1, round(settings.shortest / hop))
-    # Between its edges, a segment of speech passes if music is less likely than not there; so detectors mean it.
+    # Between its edges, a segment labelled speech passes if music is less likely than not: that is what the label means.
     spoken = np.asarray(minimum_filter1d(np.isin(labels, (SPEECH, SILENCE)), reach, mode="nearest"), bool)
     mean_music = np.asarray(uniform_filter1d(np.asarray(music, np.float32), reach, mode="nearest"))
     surely = np.asarray(maximum_filter1d(music, reach, mode="nearest") <= settings.sure, bool)
     no_music = _lasting(surely | (spoken & (mean_music < 0.5)), least)
     only_music = _surest(speech, labels, MUSIC, reach, least, settings.ample_music / hop, settings.sure)
-    only_music &= music > 0.5  # as corrected: a frame that passes as speech is not music
+    only_music &= music > 0.5  # `music` as corrected above: a frame that passes as speech is not music
     prior = np.clip(mean_music, 0.05, 0.95)
 
     row = np.clip((times / hop).astype(int), 0, n - 1)
@@ -97,7 +97,7 @@ def hear(detection: Detection, times: Float[np.ndarray, " T"], settings: Cleanin
 
 
 def _beginnings(on: Bool[np.ndarray, " T"], most: int) -> Bool[np.ndarray, " T"]:
-    """At most so many frames of the stretches that are on: short ones whole, and equally many of all others."""
+    """Keep at most `most` frames of the stretches that are on: short ones whole, and equally many from the start of all others."""
     left, kept = most, np.zeros_like(on)
     stretches = sorted(runs(on), key=lambda stretch: stretch[1] - stretch[0])
     for n, (start, stop) in enumerate(stretches):
@@ -108,13 +108,16 @@ def _beginnings(on: Bool[np.ndarray, " T"], most: int) -> Bool[np.ndarray, " T"]
 
 
 DOUBTS = (1.0, 1.75, 2.5)
-"""Times `Cleaning.sure`: how probable the other sound may be where surer stretches are not enough."""
+"""Factors on `Cleaning.sure`, the highest probability of the other sound; each is tried if the one before finds too little."""
 
 
 def _surest(
     other: Float[np.ndarray, " T"], labels: np.ndarray, label: str, reach: int, least: int, enough: float, sure: float
 ) -> Bool[np.ndarray, " T"]:
-    """Stretches of a label, their edges left out, in which the other sound is as surely absent as leaves enough of them."""
+    """Select stretches of a label, without their edges, in which the other sound is absent.
+
+    The threshold on its probability is the lowest of `DOUBTS` (times `sure`) that leaves `enough` frames, or else the last.
+    """
     worst = maximum_filter1d(other, reach, mode="nearest")
     inside = np.asarray(minimum_filter1d(np.isin(labels, (label, SILENCE)), reach, mode="nearest"), bool) & (labels == label)
     found = np.zeros(len(other), bool)
@@ -128,9 +131,10 @@ def _surest(
 def _heard_at_all(
     probability: Float[np.ndarray, " T"], what: str, other: str, labels: np.ndarray, hop: float, settings: Cleaning
 ) -> Float[np.ndarray, " T"]:
-    """P of a sound; more than surely absent where it is in the label, and 0 where there is hardly any of it in all.
+    """Correct the probability of a sound by its labels.
 
-    Hardly any is a mistake only beside more of the other sound: a recording may be a short jingle and nothing else.
+    Where it is labelled, the probability is raised above `sure`. It is 0 everywhere if hardly any of the sound is labelled in the
+    whole recording and there is more of the other, or none at all: a recording may be a short jingle and nothing else.
     """
     labelled = np.isin(labels, (what, BOTH))
     more = np.isin(labels, (other, BOTH)).sum() > labelled.sum()
@@ -140,7 +144,7 @@ def _heard_at_all(
 
 
 def _lasting(on: Bool[np.ndarray, " T"], least: int) -> Bool[np.ndarray, " T"]:
-    """Without the runs of fewer than `least` frames, unless one is all there is."""
+    """Remove runs of fewer than `least` frames, except one that spans the whole recording."""
     kept = on.copy()
     for start, stop in runs(on):
         if stop - start < min(least, len(on)):
@@ -148,20 +152,20 @@ def _lasting(on: Bool[np.ndarray, " T"], least: int) -> Bool[np.ndarray, " T"]:
     return kept
 
 
-# --- what is known --------------------------------------------------------------------------------------------------------
+# --- learning -------------------------------------------------------------------------------------------------------------
 
 RECORDING, GENERAL, NOTHING = "recording", "general", ""
 
 
 class Learned(NamedTuple):
-    """What inference knows of the two, and where from: the recording, or `bayessep.general`."""
+    """Models of speech and music for the inference, and their origin: the recording or `bayessep.general`."""
 
     trained: Trained
     music: Float[np.ndarray, "K F"]  # catalogue; empty where music has general templates
     speech_from: str
     music_from: str
-    speech_seconds: float  # surely heard alone, and learned from
-    music_seconds: float  # of it in the catalogue, each repeat once
+    speech_seconds: float  # of speech alone that was learned from
+    music_seconds: float  # of music in the catalogue, each repeat once
     notes: tuple[str, ...]
 
 
@@ -174,12 +178,22 @@ def learn(
     settings: Cleaning,
     progress: Progress = silent,
 ) -> Learned:
-    """From magnitudes of speech alone, of stretches of music alone, and of what is to be taken apart, all at one scale."""
+    """Train speech templates and build the music catalogue, or fall back on the general templates.
+
+    Args:
+        speech: magnitudes of speech alone.
+        stretches: magnitudes of each stretch of music alone.
+        target: magnitudes of the frames to be separated; all three are at one scale.
+        frequencies: of the bins, in Hz.
+        frame_rate: frames a second.
+        settings: how much is needed of each.
+        progress: called now and then.
+    """
     model, notes = settings.model, []
     speech = preparation.loud(speech)[: round(settings.most_speech * frame_rate)]
     speech_seconds = len(speech) / frame_rate
     heard = [m for m in stretches if m.any()]
-    heard_seconds = sum(map(len, heard)) / frame_rate  # music that repeats is known best, and its repeats are left out below
+    heard_seconds = sum(map(len, heard)) / frame_rate  # repeats count here (such music is known best); they are left out below
     music = repetition.distinct(heard, target, model.max_catalogue, settings.alike)
     music_seconds = len(music) / frame_rate
     if speech_seconds >= settings.least_speech:
@@ -197,30 +211,30 @@ def learn(
 
 
 def _heard(what: str, seconds: float) -> str:
-    """Less than what has the label: `hear` believes only what is sure, and away from its edges."""
+    """Say how little of a sound is heard alone: less than is labelled, as `hear` trusts only sure frames away from edges."""
     return f"no {what} is surely heard alone" if seconds < 0.05 else f"only {seconds:.1f} s of {what} are surely heard alone"
 
 
-# --- recordings that are held at once ------------------------------------------------------------------------------------
+# --- recordings held in memory -------------------------------------------------------------------------------------------
 
 
 class Cleaned(NamedTuple):
-    """What came of a recording, stems aside. Frames are those of `times`."""
+    """Result of cleaning a recording, without the stems. Frames are those of `times`."""
 
     times: Float[np.ndarray, " T"]  # seconds
-    p_music: Float[np.ndarray, " T"]  # of the model; of the labels where they settle it
+    p_music: Float[np.ndarray, " T"]  # by the model; by the labels where they settle it
     uncertainty: dict[str, Float[np.ndarray, " T"]]  # relative standard deviation of each stem's magnitude
     learned: Learned | None  # None where nothing is mixed
     notes: tuple[str, ...]
 
 
 class Stems(NamedTuple):
-    """Waveforms, and how they came about."""
+    """Separated waveforms, with an account of the separation."""
 
     speech: Float[np.ndarray, "C N"]
-    music: Float[np.ndarray, "C N"]  # exactly the mixture less the speech
+    music: Float[np.ndarray, "C N"]  # exactly the mixture minus the speech
     account: Cleaned
-    draws: Iterable[Float[np.ndarray, "C N"]] = ()  # what else the speech may have been, each made when it is asked for
+    draws: Iterable[Float[np.ndarray, "C N"]] = ()  # posterior samples of the speech, each computed on demand
 
 
 def clean(
@@ -232,18 +246,18 @@ def clean(
     draws: int = 0,
     progress: Progress = silent,
 ) -> Stems:
-    """Take speech and music apart where they sound at once.
+    """Separate speech and music where they sound at once.
 
     Args:
-        mixture: float waveform, every channel of it; the stems have its shape, and sum to it but for rounding.
+        mixture: float waveform, all channels; the stems have its shape, and sum to it up to rounding.
         sample_rate: in Hz.
-        detection: what is on when.
-        settings: numbers.
-        draws: of the speech from its posterior; none where nothing is mixed, for then it is settled.
+        detection: where speech and music sound.
+        settings: thresholds, and the settings of the model.
+        draws: number of posterior draws of the speech; there are none where nothing is mixed, as the speech is then settled.
         progress: called now and then.
 
     Raises:
-        UserError: the mixture is silent, or some samples are none.
+        UserError: the mixture is silent, or some samples are NaN or infinite.
     """
     check_mixture(mixture, "the recording")
     if not mixture.any():
@@ -277,7 +291,7 @@ def clean(
 
 
 def _nothing_mixed(given: Given, segments: Sequence[Segment]) -> tuple[str, ...]:
-    """What is said where nothing is left to infer, in accordance with what the detection says."""
+    """Explain why nothing is left to infer, in agreement with the detected segments."""
     seconds = {what: total(segments, what) + total(segments, BOTH) for what in (SPEECH, MUSIC)}
     if given.only_speech.any() and given.only_music.any():
         if seconds[SPEECH] > 0:
@@ -303,10 +317,10 @@ def clean_file(
     *,
     progress: Progress = silent,
 ) -> Cleaned:
-    """The same in bounded memory (`bayessep.streaming`), writing both stems as 32-bit float.
+    """Clean a file of any length in bounded memory (`bayessep.streaming`), writing both stems as 32-bit float.
 
     Raises:
-        UserError: as `clean`, and as `audio.read`; no stem is left half written.
+        UserError: as `clean` and `audio.read`; no stem is left half written.
     """
     model, info = settings.model, audio.probe(path)
     rate = info.sample_rate

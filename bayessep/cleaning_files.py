@@ -1,4 +1,4 @@
-"""What `bayessep clean` does: recordings and folders of them in, a folder for each out."""
+"""Implementation of `bayessep clean`: takes recordings and folders of recordings, writes one folder for each recording."""
 
 import dataclasses
 import hashlib
@@ -39,28 +39,28 @@ from bayessep.timeline import BOTH, MUSIC, SILENCE, SPEECH, labels_at, total
 from bayessep.transcription import Recogniser, Transcript
 
 FILES = {"speech": "speech.wav", "music": "music.wav", "segments": "segments.csv", "report": "report.html", "details": "clean.json"}
-"""What the folder of a cleaned recording holds."""
+"""Files in the folder of a cleaned recording."""
 
 TRANSCRIPTS = {"transcript": "transcript.txt", "captions": "transcript.srt"}
-"""And with a recogniser, too."""
+"""Additional files when a recogniser is used."""
 
 CLEANED, SKIPPED, FAILED = "cleaned", "skipped", "failed"
 
 
 class Writing(NamedTuple):
-    """What writes down what is said."""
+    """A recogniser for transcripts, and its description."""
 
     recogniser: Recogniser
-    about: dict[str, Any]  # its name, the sha256 of its weights, and how many draws are heard
+    about: dict[str, Any]  # its name, the sha256 of its weights, and how many draws are transcribed
 
     @property
     def draws(self) -> int:
-        """That are heard besides."""
+        """Number of posterior draws of the speech to transcribe besides the stem."""
         return self.about["draws"]
 
 
 def writing(recogniser: str | None, weights: Path | None, draws: int) -> Writing | None:
-    """What is asked for; None is nothing.
+    """Return the recogniser that the options ask for, None if they ask for none.
 
     Raises:
         UserError: as `recognisers.named`; or draws without a recogniser.
@@ -78,17 +78,17 @@ def writing(recogniser: str | None, weights: Path | None, draws: int) -> Writing
 
 
 class Task(NamedTuple):
-    """A recording, and where its results go."""
+    """A recording, and the folder for its results."""
 
     recording: Path
     folder: Path
 
 
 def tasks(given: Sequence[Path], folder: Path) -> list[Task]:
-    """What there is to do: a folder stands for the audio in it and in the folders below.
+    """List the recordings to clean; a folder stands for the audio files in it and in its subfolders.
 
-    Results of a recording go into a folder of its name without its ending, or with it where two would share one. Stems that are
-    found in a folder with the clean.json of an earlier call are no recordings.
+    The results of a recording go into a folder named after it, without the extension unless two recordings would share a name.
+    Stems found in a folder with the clean.json of an earlier call are skipped.
 
     Raises:
         UserError: a folder holds no audio, two recordings have one name, a recording would be replaced, or a folder is in the way.
@@ -108,7 +108,7 @@ def tasks(given: Sequence[Path], folder: Path) -> list[Task]:
 
 
 def is_stem(path: Path) -> bool:
-    """Whether a file is a stem that `clean` has written."""
+    """Return whether a file is a stem that `clean` has written."""
     return path.name in (FILES["speech"], FILES["music"]) and (path.parent / FILES["details"]).is_file()
 
 
@@ -122,9 +122,9 @@ def clean(
     skip_existing: bool,
     writing: Writing | None = None,
 ) -> int:
-    """Clean recordings one after the other; returns how many failed.
+    """Clean recordings one after the other; return how many failed.
 
-    One that cannot be cleaned does not stop the others, but where it is the only one.
+    A recording that cannot be cleaned does not stop the others; if it is the only one, its error is raised.
 
     Raises:
         UserError: as `tasks`, or the only recording cannot be cleaned.
@@ -163,7 +163,7 @@ def _told(rows: Sequence[dict[str, Any]], counts: dict[str, int]) -> str:
 
 
 def is_done(task: Task, settings: Cleaning, writing: Writing | None = None) -> bool:
-    """Whether all results of a recording are there, made of it as it is now, with these settings, and by what is installed now."""
+    """Return whether all results exist, made from the recording as it is now, with these settings and the installed version."""
     if not all((task.folder / name).is_file() for name in (*FILES.values(), *(TRANSCRIPTS.values() if writing else ()))):
         return False
     try:
@@ -177,7 +177,7 @@ def is_done(task: Task, settings: Cleaning, writing: Writing | None = None) -> b
 
 
 def _weights() -> dict[str, str]:
-    """The sha256 of what was learned elsewhere."""
+    """Return the sha256 of the installed weights that cleaning uses."""
     return {name: shipped.info(name).sha256 for name in (detection.MODEL, general.MODEL) if name in shipped.names()}
 
 
@@ -189,7 +189,7 @@ def _input(path: Path, info: AudioInfo) -> dict[str, Any]:
 
 
 def _transcripts(folder: Path) -> list[str]:
-    """The files in which an earlier call has written down speech, as far as they are what its clean.json says."""
+    """Return the transcript files of an earlier call that still match its clean.json."""
     try:
         document = json.loads((folder / FILES["details"]).read_text(encoding="utf-8"))
         texts = _texts(transcription.transcript_of(document["transcript"]))
@@ -199,7 +199,7 @@ def _transcripts(folder: Path) -> list[str]:
 
 
 def _texts(said: Transcript) -> dict[str, str]:
-    """A transcript in the files of `TRANSCRIPTS`."""
+    """Render a transcript as the contents of the files in `TRANSCRIPTS`, by file name."""
     formats = {"transcript": "text", "captions": "srt"}
     return {TRANSCRIPTS[what]: transcription.text_of(said, format) for what, format in formats.items()}
 
@@ -207,11 +207,11 @@ def _texts(said: Transcript) -> dict[str, str]:
 def clean_one(
     task: Task, settings: Cleaning, device: str, terminal: Terminal, writing: Writing | None = None
 ) -> dict[str, Any]:
-    """Clean one recording; returns its account, which is its clean.json.
+    """Clean one recording; return the contents of its clean.json.
 
     Raises:
         UserError: it cannot be read, or is silent, or the results cannot be written; it is too long for draws; a transcript would
-            take the place of one that was changed by hand; or the recogniser fails: everything but the transcript is kept then.
+            replace one that was changed by hand; or the recogniser fails, and everything but the transcript is kept.
     """
     started = time.perf_counter()
     info, failure = audio.probe(task.recording), ""
@@ -220,7 +220,7 @@ def clean_one(
         raise UserError(f"--draws: {task.recording} is too long to be held at once; leave them out, or clean a part of it.")
     outdated = _transcripts(task.folder)
     for path in (task.folder / name for name in TRANSCRIPTS.values() if writing and name not in outdated):
-        if path.exists():  # the words of a person
+        if path.exists():  # edited by hand
             raise UserError(f"{path} is not as an earlier call has written it; move it, or choose another folder with -o.")
     with output.draft(task.folder, replacing=outdated) as part:
         with terminal.working() as progress:
@@ -262,7 +262,7 @@ Draws = Iterable[Float[np.ndarray, "C N"]]
 def _stems(
     recording: Path, is_long: bool, part: Path, heard: Detection, settings: Cleaning, draws: int, progress: Progress
 ) -> tuple[Cleaned, float, Draws]:
-    """Write both stems; returns what came of it, the gain that they have in common, and draws of the speech."""
+    """Write both stems; return the account of the separation, the common gain of the stems, and draws of the speech."""
     speech, music = (part / FILES[stem] for stem in ("speech", "music"))
     if is_long:
         return cleaning.clean_file(recording, heard, speech, music, settings, progress=progress), 1.0, ()
@@ -279,7 +279,7 @@ def _stems(
 def _written(
     part: Path, heard: Detection, draws: Draws, sample_rate: int, writing: Writing, progress: Progress
 ) -> Transcript:
-    """Write down what is said in the stem of the speech, where speech is heard; words that change between draws are unsure."""
+    """Transcribe the speech stem where speech was detected; words that differ between draws are marked as unsure."""
     recogniser = writing.recogniser
     found = transcription.transcribe(part / FILES["speech"], recogniser, progress=progress)
     others = []
@@ -290,7 +290,7 @@ def _written(
     said = transcription.compared(found, others)
     labels = labels_at(heard.segments, np.array([(word.start + word.end) / 2 for word in said.words]))
     said = said._replace(words=[word for word, label in zip(said.words, labels, strict=True) if label in (SPEECH, BOTH)])
-    said = transcription.transcript_of(transcription.document_of(said))  # as clean.json has it, which knows these files again
+    said = transcription.transcript_of(transcription.document_of(said))  # as in clean.json, from which `_transcripts` renders it
     for name, text in _texts(said).items():
         (part / name).write_bytes(text.encode())
     return said
@@ -318,7 +318,7 @@ def _account(heard: Detection, found: Cleaned) -> dict[str, Any]:
 
 
 def sentences(document: dict[str, Any]) -> list[str]:
-    """What was done, for people."""
+    """Summarise clean.json in sentences for people."""
     of = ", ".join(f"{seconds:.0f} s of {label}" for label, seconds in document["seconds_of"].items() if seconds >= 0.5)
     said = [f"Heard: {of}." if of else "Hardly anything is heard."]
     for what, learned in document["learned"].items():

@@ -1,6 +1,6 @@
-"""One HTML page for one cleaned recording: what is on when, how sure that is, and both stems to look at and to listen to.
+"""HTML page for a cleaned recording: detected speech and music, their uncertainty, and players with spectrograms of both stems.
 
-Everything is read from the files, a block at a time: the page of an hour takes no more memory than that of a minute.
+Everything is read from the files a block at a time: the page of an hour takes no more memory than that of a minute.
 """
 
 import html
@@ -26,9 +26,9 @@ _WIDTH = 900  # pixels
 
 
 class Look(NamedTuple):
-    """A recording as a picture has it, column by column."""
+    """Waveform envelope and spectrogram of a recording, one entry for each column of a picture."""
 
-    low: Float[np.ndarray, " W"]  # least and greatest sample
+    low: Float[np.ndarray, " W"]  # smallest and largest sample
     high: Float[np.ndarray, " W"]
     power: Float[np.ndarray, "W K"]  # mean over frames and channels
     seconds: float
@@ -36,7 +36,7 @@ class Look(NamedTuple):
 
 
 def look(path: Path) -> Look:
-    """Read a file for its picture."""
+    """Read the envelope and the spectrogram of a file."""
     info = audio.probe(path)
     width = min(_WIDTH, info.frames)
     low, high = np.zeros(width, np.float32), np.zeros(width, np.float32)
@@ -68,16 +68,16 @@ def render(
     embed: bool,
     said: Transcript | None = None,
 ) -> str:
-    """The page, to lie beside the stems.
+    """Render the page, to be saved beside the stems.
 
     Args:
-        recording: what was cleaned.
-        stems: by name.
-        detection: what was heard in it.
-        found: what came of it.
-        told: sentences on what was done.
-        embed: whether the page holds the sound; otherwise it plays the files beside it.
-        said: the words of the speech, if they were written down.
+        recording: the recording that was cleaned.
+        stems: their paths by name.
+        detection: where speech and music were detected.
+        found: result of the cleaning.
+        told: sentences that summarise it.
+        embed: whether the page contains the sound; otherwise it plays the files.
+        said: transcript of the speech, if there is one.
     """
     mixture = look(recording)
     top = 10 * float(np.log10(mixture.power.max()))
@@ -127,7 +127,7 @@ def _track(name: str, seen: Look, path: Path, scale: plots.Normalize, embed: boo
 
 
 def _words(said: Transcript) -> str:
-    """What is said, caption by caption."""
+    """Render the transcript, caption by caption."""
     lines = [
         f"<p><time>{int(caption.start) // 60}:{int(caption.start) % 60:02}</time> {html.escape(' '.join(caption.lines))}</p>"
         for caption in captions(said.words)
@@ -137,7 +137,7 @@ def _words(said: Transcript) -> str:
 
 
 def _waveform(seen: Look, segments: Sequence[Segment]) -> str:
-    """The waveform on stretches in the colours of what is heard in them."""
+    """Draw the waveform over segments in the colours of their labels."""
     parts = [
         f'<rect x="{1000 * s.start / seen.seconds:.1f}" y="0" width="{1000 * (s.end - s.start) / seen.seconds:.1f}" height="100" '
         f'fill="{plots.LABEL_COLOURS.get(s.label, "#999")}" opacity="0.35"/>'

@@ -1,4 +1,4 @@
-"""The command line: how each verb is called. What it does is in `bayessep.commands`, imported only when a verb runs."""
+"""The command-line interface of each verb. The implementation is in `bayessep.commands`, imported only when a verb runs."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -88,14 +88,14 @@ def _options(
 
 
 def _begin(device: Device, terminal: Terminal) -> str:
-    """`commands.begin`, imported when a verb runs."""
+    """Call `commands.begin`, which is imported only when a verb runs."""
     from bayessep import commands
 
     return commands.begin(device, terminal)
 
 
 def _settings(options: Mapping[str, Any], methods: Sequence[str], terminal: Terminal) -> "Settings":
-    """The settings among the options of a verb, which are called the same; those not given (None) are the library's own."""
+    """Build the settings from the options of the same names; those not given (None) keep the library's defaults."""
     from bayessep.settings import Settings
 
     names = {f.name for f in dataclasses.fields(Settings)}
@@ -113,7 +113,7 @@ def _settings(options: Mapping[str, Any], methods: Sequence[str], terminal: Term
 
 
 def _by_network(options: Mapping[str, Any], terminal: Terminal) -> None:
-    """Separate by a network, which was trained before and needs nothing else."""
+    """Separate with a trained network, which needs nothing but the recording."""
     from bayessep import separator_commands
 
     taken = {"mix", "output", "method", "weights", "device", "json", "quiet"}
@@ -124,7 +124,7 @@ def _by_network(options: Mapping[str, Any], terminal: Terminal) -> None:
 
 
 def _by_templates(options: Mapping[str, Any], terminal: Terminal) -> None:
-    """Separate by convolutive NMF, which is told what the Bayesian methods are told."""
+    """Separate by convolutive NMF, which takes the same training material as the Bayesian methods."""
     from bayessep import recordings, separator_commands
 
     given = {"mix", "output", "method", "speech", "music", "labels", "device", "json", "quiet"}
@@ -136,7 +136,7 @@ def _by_templates(options: Mapping[str, Any], terminal: Terminal) -> None:
 
 
 def _refuse_others(options: Mapping[str, Any], taken: set[str]) -> None:
-    """Refuse what a method does not take, rather than do without it in silence."""
+    """Refuse options that a method does not take, rather than ignore them silently."""
     for name, value in options.items():
         if name not in taken and value is not None and value != [] and (name not in ("draws", "seed") or value):
             raise UserError(f"--{name.replace('_', '-')} is nothing that {options['method']} takes: leave it out.")
@@ -207,10 +207,10 @@ def separate(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Take the speech and the music of one recording apart.
+    """Separate one recording into speech and music.
 
-    Writes speech.wav and music.wav, which have the length, rate and channels of MIX and add up to it; labels.csv, who is on
-    when; and separation.json with everything else. If something would clip, both get one common gain, which is reported.
+    Writes speech.wav and music.wav, which have the length, rate and channels of MIX and add up to it; labels.csv, which says where
+    speech and music sound; and separation.json with all details. If anything would clip, both get a common gain, which is reported.
     """
     options = dict(locals())
     terminal = Terminal(json=json, quiet=quiet)
@@ -296,10 +296,10 @@ def compare(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Take one recording apart by several methods, and compare them.
+    """Separate one recording by several methods, and compare them.
 
-    Prints a table: SDR, SIR (the paper's SMR), SAR and SI-SDR in decibels where the true sources are given, the bound, sweeps
-    and seconds. Writes a figure, a page to listen to, and the audio of each method in a folder of its own.
+    Prints a table: SDR, SIR (the paper's SMR), SAR and SI-SDR in decibels if the true sources are given, the bound, sweeps and
+    seconds. Writes a figure, a page to listen to, and the audio of each method in a folder of its own.
     """
     terminal = Terminal(json=json, quiet=quiet)
     from bayessep import commands, recordings, separator_commands
@@ -360,8 +360,8 @@ def evaluate(
 ) -> None:
     """Score estimated sources against the true ones: SDR, SIR, SAR (BSS-Eval v3) and SI-SDR, in decibels.
 
-    All files have one length and one sample rate. Several channels are mixed down to one. The other references are what
-    interferes; with a single one there is no SIR. In JSON null stands for that, and for what is infinite.
+    All files must have the same length and sample rate. Several channels are mixed down to one. For the SIR, the other references
+    are the interference; with a single reference there is no SIR. In JSON, a missing or infinite score is null.
     """
     terminal = Terminal(json=json, quiet=quiet)
     from bayessep import commands
@@ -385,10 +385,10 @@ def demo(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make a short broadcast, take it apart by every method, and write a page to look at and listen to.
+    """Generate a short broadcast, separate it by every method, and write a page to look at and listen to.
 
-    Needs no files and no network: two made-up voices talk over a jingle that repeats and of which half is known. Everything goes
-    into the folder bayessep-demo, unless -o names another one.
+    Needs no files and no internet: two synthetic voices talk over a repeating jingle, half of which is known. Everything goes into
+    the folder bayessep-demo, unless -o names another one.
     """
     terminal = Terminal(json=json, quiet=quiet)
     from bayessep import commands
@@ -398,7 +398,7 @@ def demo(
 
 @app.command(cls=Verb, epilog="**Example**\n\nbayessep doctor --json")
 def doctor(device: TheDevice = Device.auto, json: Json = False, quiet: Quiet = False) -> None:
-    """Say what is installed here and whether it works. Exit code 0 if it does, 1 if not."""
+    """Check what is installed and whether it works. The exit code is 0 if it does, 1 if not."""
     terminal = Terminal(json=json, quiet=quiet)
     from bayessep import doctor as checkup
 
@@ -416,7 +416,7 @@ cli_export.register(app)
 
 
 def main(arguments: Sequence[str] | None = None, **options: Any) -> None:
-    """Run the command line on `arguments`, those of the process by default, and exit."""
+    """Run the command line on `arguments`, by default those of the process, and exit."""
     say_what_can_be_said()
     try:
         app(args=None if arguments is None else list(arguments), prog_name="bayessep", **options)

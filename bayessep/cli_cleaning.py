@@ -1,4 +1,4 @@
-"""The verb that cleans recordings, as `bayessep.cli` has it. What it does is in `bayessep.cleaning_files`."""
+"""The command-line interface of `clean`, implemented in `bayessep.cleaning_files`."""
 
 import dataclasses
 from typing import Annotated
@@ -23,7 +23,7 @@ from bayessep.terminal import Batch, Terminal
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verb of this file."""
+    """Add the verb of this module."""
     app.command(cls=Batch, epilog=_CLEAN)(clean)
 
 
@@ -67,12 +67,13 @@ def clean(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Take speech and music apart in recordings of which nothing else is given.
+    """Separate speech and music in recordings, with no other input.
 
-    Finds speech and music, learns both from where they are heard alone, and separates what is mixed; speech alone passes
-    untouched. Writes into DIR, in a folder for each recording: speech.wav and music.wav, which add up to it; segments.csv, what
-    is on when; report.html, to look at and listen to; clean.json with everything else; and with --recogniser transcript.txt and
-    transcript.srt. A recording that fails is listed at the end, the others are cleaned, and the exit code is 1.
+    Detects speech and music, learns both from the stretches where only one of them sounds, and separates the mixed ones; speech
+    alone passes untouched. Writes a folder in DIR for each recording: speech.wav and music.wav, which add up to it; segments.csv,
+    which says where speech and music sound; report.html, to look at and listen to; clean.json with all details; and with
+    --recogniser transcript.txt and transcript.srt. If a recording fails, the others are still cleaned; it is listed at the end,
+    and the exit code is 1.
     """
     terminal = Terminal(json=json, quiet=quiet)
     from bayessep import cleaning_files, commands

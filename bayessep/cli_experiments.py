@@ -1,4 +1,4 @@
-"""The verb of experiments, as `bayessep.cli` has it: reproduce. What it does is in `bayessep.experiment_commands`."""
+"""The command-line interface of `reproduce`, implemented in `bayessep.experiment_commands`."""
 
 import os
 from enum import StrEnum
@@ -13,7 +13,7 @@ from bayessep.terminal import Resumable, Terminal
 
 
 class Experiment(StrEnum):
-    """What `reproduce` can run."""
+    """Experiments that `reproduce` can run."""
 
     demir2011 = "demir2011"
     woo2020 = "woo2020"
@@ -23,14 +23,14 @@ class Experiment(StrEnum):
 
 
 class Part(StrEnum):
-    """What of paper 001 can be run."""
+    """Parts of paper 001 that can be run."""
 
     separation = "separation"
     recognition = "recognition"
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verb of this file."""
+    """Add the verb of this module."""
     app.command(cls=Resumable, epilog=_REPRODUCE)(reproduce)
 
 
@@ -62,7 +62,7 @@ _OF = {
     "part": (Experiment.woo2020,),
     "speech": (Experiment.woo2020,),
 }
-"""Options that not all experiments have."""
+"""Experiments that take each of the options that not all of them have."""
 
 
 def reproduce(
@@ -121,13 +121,13 @@ def reproduce(
 ) -> None:
     """Run the experiment of a paper on real recordings, and print its tables beside the paper's numbers.
 
-    Every method, the paper's and what one would pick instead, at several speech-to-music ratios; of 003, every network, feature
-    and head, trained here. Each result is kept in -o DIR at once: called again after an interruption, it goes on. The full run
-    takes an hour or so on two cores; that of 003 a night; on a GPU, its trainings are longer (--long). Of 004: scores of vocals and
-    accompaniment by the confidence of masks (Figures 2 and 3), of a network, NMF and the ideal binary mask; twenty minutes for
-    six minutes of songs. Of 001: recognisers of words through music, alone and behind separators, four to five hours of a core;
-    and of --part separation the time domain against the frequency domain, half as long. Of 002: the masker with and without its
-    losses, and what the paper compares it with; hours.
+    000 compares the paper's methods and alternatives at several speech-to-music ratios; an hour or so on two cores. 001 compares
+    word recognition over music, with and without a separator in front, in four to five hours of one core; its --part separation
+    compares the time domain with the frequency domain, in half that time. 002 compares the masker with and without its losses,
+    and with the paper's baselines; hours. 003 trains every network, feature and head; a night, or longer trainings on a GPU
+    (--long). 004 scores vocals and accompaniment against the confidence of masks (Figures 2 and 3), for a network, NMF and the
+    ideal binary mask; twenty minutes for six minutes of songs. Each result is kept in -o DIR at once: after an interruption, the
+    same command resumes.
     """
     terminal = Terminal(json=json, quiet=quiet)
     from bayessep import commands, experiment_commands
@@ -159,6 +159,6 @@ def reproduce(
         budget = "quick" if quick else "long" if long or not described.startswith("cpu") else "full"
         experiment_commands.reproduce_detection(output, data, seed, budget, transfer, finished, described, terminal)
         return
-    # Processes would have to share an accelerator, and its memory with this one.
+    # Several processes would share one accelerator, and its memory with this process.
     processes = jobs or (min(4, os.cpu_count() or 1) if described.startswith("cpu") else 1)
     experiment_commands.reproduce_mixtures(output, data, seed, quick, development, processes, finished, described, terminal)

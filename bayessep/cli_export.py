@@ -1,4 +1,4 @@
-"""The verb export, as `bayessep.cli` has it. What it does is in `export`."""
+"""The command-line interface of `export`, implemented in `bayessep.export`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +12,7 @@ exports = typer.Typer(no_args_is_help=True, help="Write a network as a file that
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verb of this file."""
+    """Add the verb of this module."""
     app.add_typer(exports, name="export")
 
 
@@ -40,10 +40,10 @@ def conv_tasnet(
 ) -> None:
     """Write a separator as an ONNX file (extra export).
 
-    Of “mixture” (batch, samples) it makes “sources” (batch, 2, samples): speech and music, of waveforms of any length at the
-    sample rate that is in its metadata, best scaled to a mean square of 1. It says what separate says of a window, of weights that
-    hear a mixture upside down, too, as the installed ones do, the mean of both; but sources that need not sum to the mixture are
-    not scaled to it. It is compared with the network before it is written, and is not written if they differ.
+    The model maps “mixture” (batch, samples) to “sources” (batch, 2, samples), speech and music, for waveforms of any length at the
+    sample rate in its metadata, best scaled to a mean square of 1. It computes what separate computes for one window; for weights
+    that also process the mixture with inverted sign, as the installed ones do, that is the mean of both. Unlike separate, it does
+    not scale sources to the mixture where they need not sum to it. It is only written if its output agrees with the network's.
     """
     terminal = Terminal(json=json, quiet=quiet)
     from bayessep import export

@@ -1,4 +1,4 @@
-"""The verbs of networks, as `bayessep.cli` has them: detect, train detector, models. What they do is in `network_commands`."""
+"""The command-line interface of detect, train detector and models, implemented in `bayessep.network_commands`."""
 
 from enum import StrEnum
 from functools import partial
@@ -17,13 +17,13 @@ models = typer.Typer(no_args_is_help=True, help="The networks that are installed
 
 
 class Listener(Verb):
-    """A verb that writes a file for each recording as soon as it is done with it."""
+    """A verb that writes the file of each recording as soon as it is finished."""
 
     when_interrupted = "what is written so far is whole"
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verbs of this file."""
+    """Add the verbs of this module."""
     app.command(cls=Listener, epilog=_DETECT)(detect)
     app.add_typer(train, name="train")
     app.add_typer(models, name="models")
@@ -64,12 +64,12 @@ def detect(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Label where speech sounds in a recording, where music, where both and where neither (silence), and how sure that is.
+    """Detect speech, music, both or neither (silence) in a recording, with probabilities.
 
-    Several recordings follow one another on standard output, each after a line “# path” (RTTM names them in every line).
-    In JSON there are also the probabilities of speech and of music every 40 ms; of several recordings it is a list, with their
-    paths. One that fails is listed at the end, the others are labelled, and the exit code is 1. Noise is meant
-    to count as silence; where it goes on and nothing else sounds, it is at times taken for music.
+    Several recordings follow one another on standard output, each after a line “# path” (RTTM names the recording in every line).
+    JSON also has the probabilities of speech and of music every 40 ms; for several recordings it is a list, with their paths. If a
+    recording fails, the others are still labelled; it is listed at the end, and the exit code is 1. Noise should count as silence,
+    but sustained noise with nothing else is sometimes taken for music.
     """
     terminal = Terminal(json=json, quiet=quiet)
     from bayessep import network_commands
@@ -197,9 +197,8 @@ def detector(
 ) -> None:
     """Train a detector of speech and music on recordings of speech alone and of music alone.
 
-    Mixtures are made of them, anew in every epoch. Three tenths of the speakers and artists are held out to validate with, and the
-    weights of the epoch that does best there are written. The network frames is what detect --weights runs; it needs --neither and
-    --not-standardised.
+    They are mixed anew in every epoch. Three tenths of the speakers and artists are held out for validation, and the weights of
+    the best epoch on these are written. detect --weights runs the network frames, which needs --neither and --not-standardised.
     """
     options = dict(locals())
     terminal = Terminal(json=json, quiet=quiet)
@@ -220,7 +219,7 @@ def detector(
 
 @models.command("list", cls=Verb, epilog="**Example**\n\nbayessep models list --json")
 def models_list(json: Json = False, quiet: Quiet = False) -> None:
-    """List the models that are installed: name, size, what they are, licence."""
+    """List the installed models: name, size, description, licence."""
     from bayessep import network_commands
 
     network_commands.models_list(Terminal(json=json, quiet=quiet))
@@ -232,7 +231,7 @@ def models_info(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Print the card of a model, which says what it does, how well, what it learned from and its licence; and its settings."""
+    """Print the card of a model (what it does, how well, its training data, its licence) and its settings."""
     from bayessep import network_commands
 
     network_commands.models_info(name, Terminal(json=json, quiet=quiet))
@@ -246,7 +245,7 @@ def models_verify(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Read models and compare them with what was published. Exit code 0 if all are the same, 1 if one is damaged
+    """Check that installed models are identical to the published ones. The exit code is 0 if all are, 1 if one is damaged
     or missing, or there is none."""
     from bayessep import network_commands
 

@@ -1,4 +1,4 @@
-"""The verbs that train separators of waveforms, as `bayessep.cli` has them. What they do is in `separator_commands`."""
+"""The command-line interface of training separators, implemented in `bayessep.separator_commands`."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -64,7 +64,7 @@ Average = Annotated[
 
 
 def register(train: typer.Typer) -> None:
-    """Add the verbs of this file to the verb train."""
+    """Add the verbs of this module to the verb train."""
     train.command("conv-tasnet", cls=Resumable, epilog=_EXAMPLES.format("conv-tasnet"))(conv_tasnet)
     train.command("deep-karaoke", cls=Resumable, epilog="**Example**\n\nbayessep train deep-karaoke --data songs -o trained")(
         deep_karaoke
@@ -142,10 +142,10 @@ def conv_tasnet(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train Conv-TasNet to take speech and music apart, on recordings of speech alone and of music alone.
+    """Train Conv-TasNet to separate speech and music, on recordings of speech alone and of music alone.
 
-    Mixtures are made of them, anew in every step. Three tenths of the speakers and artists are held out to validate with, and the
-    weights of the epoch that does best there are written: bayessep separate --method conv-tasnet --weights runs them.
+    They are mixed anew in every step. Three tenths of the speakers and artists are held out for validation, and the weights of the
+    best epoch on these are written, for bayessep separate --method conv-tasnet --weights.
     """
     _train("conv-tasnet", dict(locals()))
 
@@ -178,9 +178,9 @@ def blstm_mask(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a recurrent network that masks the spectrogram, to compare with: the frequency domain of paper 001.
+    """Train a recurrent network that masks the spectrogram: the frequency-domain baseline of paper 001.
 
-    It learns from the same mixtures, by the same loss, as train conv-tasnet.
+    It learns from the same mixtures, with the same loss, as train conv-tasnet.
     """
     _train("blstm-mask", dict(locals()))
 
@@ -223,9 +223,9 @@ def deep_karaoke(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train Deep Karaoke (paper 004) to take vocals out of songs, on songs of which both are known.
+    """Train Deep Karaoke (paper 004) to separate vocals and accompaniment, on songs with both stems.
 
-    Three tenths of the songs are held out to validate with; excerpts of one song, in folders like song_a and song_b, stay together.
+    Three tenths of the songs are held out for validation; excerpts of one song, in folders like song_a and song_b, stay together.
     """
     options = dict(locals())
     terminal = Terminal(json=json, quiet=quiet)
@@ -311,11 +311,11 @@ def idempotent_masker(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train the idempotent masker (paper 002) to take vocals out of songs, on songs and on music that has nothing to do with them.
+    """Train the idempotent masker (paper 002) to remove vocals from songs, on songs and on unrelated music without vocals.
 
-    No vocals are learned from, and files of other kinds are not opened, but for speech with --songs. The weights of the last epoch
-    are written, for no loss tells which are best: what counts is whether separate --method idempotent-masker --weights does well
-    on songs that are known.
+    It learns from no isolated vocals, and opens no files of other categories, except speech with --songs. The weights of the last
+    epoch are written, as no loss tells which epoch is best: judge them by separate --method idempotent-masker --weights on songs
+    with known stems.
     """
     options = dict(locals())
     terminal = Terminal(json=json, quiet=quiet)

@@ -1,4 +1,4 @@
-"""The verbs of recognisers, as `bayessep.cli` has them: transcribe, train attention-asr. `transcript_commands` does them."""
+"""The command-line interface of transcribe and train attention-asr, implemented in `bayessep.transcript_commands`."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -26,7 +26,7 @@ Format = StrEnum("Format", ["text", "srt", "vtt", "json"])
 
 
 def register(app: typer.Typer, train: typer.Typer) -> None:
-    """Add the verbs of this file, one of them to the verb train."""
+    """Add the verbs of this module, one of them to the verb train."""
     app.command(cls=Listener, epilog=_TRANSCRIBE)(transcribe)
     train.command("attention-asr", cls=Resumable, epilog=_TRAIN)(attention_asr)
 
@@ -75,11 +75,12 @@ def transcribe(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write down what is said in a recording, with the time of every word and how sure that is.
+    """Transcribe the speech in a recording, with the time and confidence of every word.
 
-    As plain text, as captions (SRT, WebVTT), or as JSON with all words. Several recordings follow one another on standard output,
-    each after a line “# path”. One that fails is listed at the end, the others are transcribed, and the exit code is 1.
-    Pocketsphinx is small and gets many words wrong, of speech over music most of them: `bayessep clean` takes the music away first.
+    Writes plain text, captions (SRT, WebVTT), or JSON with all words. Several recordings follow one another on standard output,
+    each after a line “# path”. If a recording fails, the others are still transcribed; it is listed at the end, and the exit code
+    is 1. Pocketsphinx is small and gets many words wrong, most of them in speech over music: `bayessep clean` removes the music
+    first.
     """
     terminal = Terminal(json=json, quiet=quiet)
     from bayessep import transcript_commands
@@ -152,11 +153,10 @@ def attention_asr(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train the attention recogniser of paper 001 on speech with transcripts, alone or under music.
+    """Train the attention recogniser of paper 001 on speech with transcripts, clean or mixed with music.
 
-    Three tenths of the speakers are held out to validate with, and the weights of the epoch that does best there are written:
-    bayessep transcribe --weights runs them. Isolated words become sentences with --joined. Recordings are held in memory, 230 MB an
-    hour.
+    Three tenths of the speakers are held out for validation, and the weights of the best epoch on these are written, for
+    bayessep transcribe --weights. --joined makes sentences of isolated words. Recordings are held in memory, 230 MB an hour.
     """
     options = dict(locals())
     terminal = Terminal(json=json, quiet=quiet)

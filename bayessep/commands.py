@@ -1,4 +1,4 @@
-"""What the verbs of the command line do. `bayessep.cli` says how they are called, and imports this only to run one."""
+"""Implementation of the verbs of `bayessep.cli`, which imports this module only to run one."""
 
 import contextlib
 import dataclasses
@@ -23,20 +23,20 @@ from bayessep.separators import Progress
 from bayessep.settings import METHODS, Settings
 from bayessep.terminal import Terminal, to_json
 
-# --- surroundings --------------------------------------------------------------------------------------------------------
+# --- set-up --------------------------------------------------------------------------------------------------------------
 
 
 def begin(device: str, terminal: Terminal) -> str:
-    """Everything that comes before the first computation; returns the name of the device."""
+    """Set up the compilation cache and the device before the first computation; return the name of the device."""
     use_cache()
     return use_device(device, terminal)
 
 
 def use_device(name: str, terminal: Terminal) -> str:
-    """Compute on ``cpu`` or ``cuda``, or on what JAX prefers (``auto``); say which, and return its name.
+    """Select ``cpu``, ``cuda`` or JAX's preferred device (``auto``); announce it and return its name.
 
     Raises:
-        UserError: ``cuda``, and there is no such device that JAX can use.
+        UserError: JAX finds no such device.
     """
     if name == "cuda":
         try:
@@ -45,7 +45,7 @@ def use_device(name: str, terminal: Terminal) -> str:
             problem = "--device cuda: JAX finds no CUDA device here"
             raise UserError(f"{problem}; install jax[cuda12] on a machine with one, or use --device cpu.") from None
     elif name == "cpu":
-        jax.config.update("jax_platforms", "cpu")  # keeps accelerators untouched, unless something has used one already
+        jax.config.update("jax_platforms", "cpu")  # leaves accelerators alone, unless one is in use already
         device = _first_device("cpu")
     else:
         device = _first_device()
@@ -57,21 +57,21 @@ def use_device(name: str, terminal: Terminal) -> str:
 
 
 def _first_device(platform: str | None = None) -> Any:
-    """What JAX computes on, of a platform or of the one that it prefers."""
+    """Return the first device of a platform, by default of the one that JAX prefers."""
     try:
         return jax.devices(platform)[0]
-    except (RuntimeError, AssertionError) as error:  # JAX_PLATFORMS names what there is not
+    except (RuntimeError, AssertionError) as error:  # JAX_PLATFORMS names a platform that is not available
         asked = os.environ.get("JAX_PLATFORMS") or "what JAX looks for"
         reason = f"JAX finds no device ({asked}: {str(error) or 'none there'})"
         raise UserError(f"{reason}; unset JAX_PLATFORMS, or use --device cpu.") from None
 
 
 def cache_folder() -> Path | None:
-    """Where compiled programs are kept between runs; None where the user wants none or the place cannot be written."""
+    """Return the folder of the compilation cache; None where the user has turned it off or the folder is not writable."""
     if os.environ.get("BAYESSEP_CACHE", "").lower() in ("off", "0", "no", "false"):
         return None
     base = os.environ.get("XDG_CACHE_HOME")
-    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: there is no home
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: there is no home folder
         folder = (Path(base) if base else Path.home() / ".cache") / "bayessep" / "jax"
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -80,23 +80,23 @@ def cache_folder() -> Path | None:
 
 
 def use_cache() -> None:
-    """Keep compiled programs for the next run."""
+    """Turn on JAX's persistent compilation cache, if there is a folder for it."""
     folder = cache_folder()
     if folder is not None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
-        # All of them: the many small ones take longer to compile than to read, and hardly any room.
+        # Cache all programs: the many small ones take longer to compile than to read, and hardly any space.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 MOST_MAPPINGS = 20_000
-"""Of memory in a process, before compiled programs are let go of. Linux allows 65,530 (vm.max_map_count)."""
+"""Memory mappings of the process above which compiled programs are dropped. Linux allows 65,530 (vm.max_map_count)."""
 
 
 def forget_programs() -> None:
-    """Let go of compiled programs if there are very many; for whoever works on one recording after the other.
+    """Clear JAX's compiled programs if there are very many; call it between recordings.
 
-    Recordings that differ in length have programs of their own, each of which takes some mappings of memory: sooner or later the
-    next compilation would end the process. Systems that do not count mappings do not limit them.
+    Recordings of different lengths need programs of their own, each of which takes some memory mappings: sooner or later the next
+    compilation would crash the process. Systems without /proc/self/maps do not limit mappings.
     """
     with contextlib.suppress(OSError):
         with open("/proc/self/maps", "rb") as mappings:
@@ -111,7 +111,11 @@ def forget_programs() -> None:
 def separate(
     material: Material, settings: Settings, folder: Path, device: str, terminal: Terminal, *, draws: int = 0
 ) -> None:
-    """Take one recording apart; write stems, labels and the account of it, and any number of draws of the speech."""
+    """Separate one recording; write stems, labels, separation.json, and `draws` posterior draws of the speech.
+
+    Raises:
+        UserError: draws are asked for, and the recording is too long to be held in memory.
+    """
     if draws and material.is_long:
         raise UserError(f"--draws: {material.path} is too long to be held at once; draw from a part of it.")
     earlier = earlier_draws(folder)
@@ -131,12 +135,12 @@ def separate(
 
 
 def draws_in(folder: Path) -> list[str]:
-    """What is called as draws are, from the first on."""
+    """List the draw files in a folder: ``draws/speech-1.wav``, ``draws/speech-2.wav`` … up to the first missing number."""
     return list(takewhile(lambda name: os.path.isfile(folder / name), map(_DRAW.format, count(1))))
 
 
 def earlier_draws(folder: Path) -> list[str]:
-    """Draws of an earlier call, by its separation.json: they would be of other stems than those that come."""
+    """List the draws that an earlier call wrote, by its separation.json: they would not belong to the new stems."""
     try:
         written = json.loads((folder / accounts.FILES["details"]).read_text(encoding="utf-8"))["output"].values()
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
@@ -177,7 +181,7 @@ _DRAW = "draws/speech-{}.wav"  # numbered from 1
 def _write_draws(
     folder: Path, result: Separation, mixture: np.ndarray, sample_rate: int, gain: float, draws: int, progress: Progress
 ) -> None:
-    """Speech drawn from the posterior, as loud as the stem, in 32-bit float: draws may clip where their mean does not."""
+    """Write posterior draws of the speech at the gain of the stem, as 32-bit float: draws may clip where their mean does not."""
     from bayessep.draws import draw_speech, key_of
 
     (folder / _DRAW).parent.mkdir()
@@ -203,7 +207,7 @@ def _separate_in_pieces(
 
 
 def _told(document: dict[str, Any]) -> str:
-    """The account of a separation in a few lines."""
+    """Summarise a separation in a few lines."""
     sweeps = f"{document['sweeps']} {METHODS[document['method']].unit}" + ("" if document["converged"] else " (not yet converged)")
     if document["converged"] is None:
         sweeps = "in pieces"
@@ -231,9 +235,10 @@ def compare(
     estimators: Callable[[Mapping[str, np.ndarray]], Mapping[str, Any]] = lambda references: {},
     weights: Sequence[Path] = (),
 ) -> None:
-    """All methods on one mixture: the table, a figure, a page, and the audio of each.
+    """Run several methods on one mixture; print the table, and write it with a figure, a page, and the audio of each method.
 
-    `estimators` says, of the true sources, how those among the methods separate that are not Bayesian; some are of `weights`.
+    `estimators` maps the true sources to the estimators of those methods that are not Bayesian; `weights` are the files that some
+    of these were loaded from.
     """
     from bayessep import comparison, report
 
@@ -271,7 +276,7 @@ def compare(
 
 
 def demo(folder: Path, seed: int, device: str, terminal: Terminal) -> None:
-    """A generated broadcast, taken apart by every method."""
+    """Generate a broadcast and separate it by every method."""
     from bayessep import demonstration
 
     with terminal.working() as progress:
@@ -294,7 +299,7 @@ def _show(result: Any, document: dict[str, Any], page: Path, terminal: Terminal)
 
 
 def evaluate(references: Sequence[Path], estimates: Sequence[Path], terminal: Terminal) -> None:
-    """Score estimated sources against true ones."""
+    """Score estimated sources against the true ones."""
     from rich.table import Table
 
     from bayessep import comparison

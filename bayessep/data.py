@@ -1,4 +1,4 @@
-"""Recordings to work on: folders with a manifest, plain folders, and the broadcast that is generated."""
+"""Find recordings: folders with a manifest, plain folders, and the generated broadcast."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Recording(NamedTuple):
 
     path: Path
     category: str  # speech, music, singing, songs, stems, broadcast …
-    split_group: str  # recordings of one group (a speaker, an artist) belong on one side of a train/test split
+    split_group: str  # recordings of one group (a speaker, an artist) stay on the same side of a train/test split
     duration: float  # seconds
     sample_rate: int
     channels: int
@@ -42,15 +42,15 @@ AUDIO_EXTENSIONS = frozenset(
     {".wav", ".w64", ".rf64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aiff", ".aif", ".au", ".caf"}
 )
 CONTAINER_EXTENSIONS = frozenset({".mp2", ".mp4", ".mov", ".mkv", ".mka", ".webm", ".aac", ".wma"})
-"""Of files that hold sound, too, most of them only read by the extra `containers`. A command that is given a folder takes them."""
+"""Further extensions that commands look for in folders; most of these files can only be read with the extra `containers`."""
 
 
 def read_manifest(folder: str | Path) -> list[Recording]:
     """Read ``manifest.csv`` in a folder; its paths are relative to that folder.
 
     Raises:
-        UserError: the manifest is missing, lacks columns, holds a value that is not a number where one
-            belongs, is no CSV, or lists a file that is not there or by an absolute path.
+        UserError: the manifest is missing, lacks columns, holds a value that should be a number and is not, is not
+            CSV, or lists a file that does not exist or by an absolute path.
     """
     manifest = Path(folder) / "manifest.csv"
     try:
@@ -97,10 +97,10 @@ def _recording(manifest: Path, line: int, row: dict[str, str]) -> Recording:
 
 
 def files_in(folder: Path) -> Iterator[Path]:
-    """All files but hidden ones, in folders that links lead to, too; each folder once, by its own name if it has one here.
+    """Yield all files except hidden ones, following links to folders; each folder once, under its own path if that is inside.
 
     Raises:
-        UserError: a folder cannot be looked into.
+        UserError: a folder cannot be read.
     """
 
     def closed(place: str | Path, reason: str) -> UserError:
@@ -110,14 +110,14 @@ def files_in(folder: Path) -> Iterator[Path]:
         raise closed(error.filename, error.strerror or str(error)) from None
 
     seen, waiting = set(), [folder]
-    for start in waiting:  # links are put at the end, and followed when all that is no link has been seen
+    for start in waiting:  # links are appended, and followed after all real folders have been visited
         for top, folders, names in os.walk(start, onerror=failed):
             own = os.stat(top)
             if (own.st_dev, own.st_ino) in seen:
                 folders.clear()
                 continue
             seen.add((own.st_dev, own.st_ino))
-            if not os.access(top, os.X_OK):  # its names can be read, and nothing else
+            if not os.access(top, os.X_OK):  # its names can be listed, but its files cannot be opened
                 raise closed(top, "permission denied")
             shown = sorted(name for name in folders if not name.startswith("."))
             links = [name for name in shown if os.path.islink(Path(top) / name)]
@@ -127,13 +127,12 @@ def files_in(folder: Path) -> Iterator[Path]:
 
 
 def audio_files(folder: str | Path, endings: Collection[str] = AUDIO_EXTENSIONS) -> list[Path]:
-    """Every audio file in a folder and the folders in it, by the ending of its name, sorted by path.
+    """List the audio files in a folder and its subfolders, by extension, sorted by path.
 
-    Hidden ones, whose path has a name that begins with a dot, are left out: what other programs keep for themselves, and results
-    that are not finished.
+    Hidden files and folders, whose names begin with a dot, are left out: private files of other programs, and unfinished results.
 
     Raises:
-        UserError: the folder does not exist or holds no audio, or a folder in it cannot be looked into.
+        UserError: the folder does not exist or holds no audio, or a folder in it cannot be read.
     """
     folder = Path(folder)
     if not os.path.isdir(folder):
@@ -147,18 +146,18 @@ def audio_files(folder: str | Path, endings: Collection[str] = AUDIO_EXTENSIONS)
 def gather(
     given: Iterable[str | Path], is_result: Callable[[Path], bool] = lambda path: False
 ) -> list[tuple[Path, Path]]:
-    """Recordings that a command is given, each once: a folder stands for the audio in it and in the folders below.
+    """List the recordings that a command is given, each once; a folder stands for the audio files in it and in its subfolders.
 
-    With each comes its place among the results: its path below the folder that was given, else its name.
+    Each comes with its relative path for the results: its path below the given folder, else its name.
 
     Args:
         given: recordings and folders.
-        is_result: whether a file of a folder is no recording but a result of the command; those are left out.
+        is_result: whether a file in a folder is a result of the command; those are left out.
 
     Raises:
-        UserError: a folder holds no audio, or none but results.
+        UserError: a folder holds no audio, or only results.
     """
-    found: dict[Path, tuple[Path, Path]] = {}  # by where it really is
+    found: dict[Path, tuple[Path, Path]] = {}  # by resolved path
     endings = AUDIO_EXTENSIONS | CONTAINER_EXTENSIONS
     for top in map(Path, given):
         inside = os.path.isdir(top)
@@ -171,24 +170,23 @@ def gather(
 
 
 def without_endings(places: Sequence[Path]) -> list[Path]:
-    """What results of recordings are called: their places without the ending, but with it where several would share a name."""
+    """Return names for the results of recordings: their paths without the extension, unless several would share a name."""
 
     def stem(place: Path) -> Path:
-        return place.with_suffix("") if place.stem.strip(".") else place  # a name of dots would be the folder above
+        return place.with_suffix("") if place.stem.strip(".") else place  # a stem of dots could mean the parent folder
 
     shared = Counter(map(stem, places))
     return [place if shared[stem(place)] > 1 else stem(place) for place in places]
 
 
 def read_folder(folder: str | Path, category: str = "") -> list[Recording]:
-    """Find every audio file in a folder and the folders in it, sorted by path.
+    """Find every audio file in a folder and its subfolders, sorted by path.
 
-    The split group of a file is the first folder below ``folder`` that it lies in, its own name where there
-    is none.
+    The split group of a file is the subfolder of ``folder`` that contains it, or its own name if there is none.
 
     Raises:
-        UserError: the folder does not exist, holds no audio, or holds a file that is not the audio its name
-            promises.
+        UserError: the folder does not exist, holds no audio, or holds a file with an audio extension that is not
+            audio.
     """
     folder = Path(folder)
     paths = audio_files(folder)
@@ -208,10 +206,9 @@ def select(
     without_licence_terms: Collection[str] = (),
     min_seconds: float | int = 0.0,
 ) -> list[Recording]:
-    """Keep the recordings that fulfil every condition given, in their order.
+    """Keep the recordings that meet all given conditions, in order.
 
-    ``without_licence_terms={"NC", "ND"}`` leaves out every licence that has one of these words, as in CC
-    BY-NC-ND 3.0.
+    ``without_licence_terms={"NC", "ND"}`` leaves out every licence with one of these terms, such as CC BY-NC-ND 3.0.
     """
     categories = {category} if isinstance(category, str) else category
     groups = {split_group} if isinstance(split_group, str) else split_group

@@ -1,6 +1,6 @@
-"""The demo: a broadcast made from a seed, taken apart by every method, on a page to listen to.
+"""The demo: a broadcast generated from a seed, separated by every method, on a page to listen to.
 
-Everything in it is generated. It shows what the methods do and how their results are read; it is no evidence of how well
+Everything in it is synthetic. It shows what the methods do and how to read their results; it is no evidence of how well
 they do on real recordings.
 """
 
@@ -20,7 +20,7 @@ from bayessep.separators import Progress, silent
 from bayessep.settings import METHODS, Settings
 
 SETTINGS = Settings(bases=20, sweeps=20, training_sweeps=30, overlap=0.5)
-"""Small enough for six methods in a minute or so on two cores, compilation included; `separate` takes its time."""
+"""Small enough for six methods in a minute or so on two cores, compilation included; the defaults of `separate` take longer."""
 
 INTRO = (
     "Everything here is generated: {seconds:g} seconds of two voices, made of noise and pulses, over a {jingle:g}-second "
@@ -32,7 +32,7 @@ INTRO = (
 
 
 class Demo(NamedTuple):
-    """Where everything is, and what was found."""
+    """Paths of the results, and the comparison."""
 
     report: Path
     figure: Path
@@ -49,16 +49,15 @@ def demo(
     settings: Settings = SETTINGS,
     progress: Progress = silent,
 ) -> Demo:
-    """Generate a broadcast, take it apart by every method, and write all of it down.
+    """Generate a broadcast, separate it by every method, and write all results.
 
-    Into the folder go report.html, compare.{png,json,csv}, <method>/ with {speech,music}.wav, labels.csv and
-    separation.json, and under material/ what the
-    methods were given (mixture, training_speech, labelled_music .wav) and what they were not (speech, music .wav,
-    truth.csv): `bayessep separate` and `bayessep compare` can be tried on it at once. All of it appears together, or
-    nothing.
+    The folder gets report.html, compare.{png,json,csv}, and <method>/ with {speech,music}.wav, labels.csv and
+    separation.json. Its subfolder material/ has what the methods were given (mixture, training_speech,
+    labelled_music .wav) and what they were not (speech, music .wav, truth.csv), to try `bayessep separate` and
+    `bayessep compare` on. All files appear together, or none.
 
     Args:
-        folder: made if need be.
+        folder: created if needed.
         seed: of the broadcast and of the methods.
         seconds: length of the broadcast.
         methods: keys of `METHODS`.

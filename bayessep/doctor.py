@@ -1,4 +1,4 @@
-"""A check-up: what is installed, where it computes, and whether it works."""
+"""Self-test of an installation: versions, devices, and a few checks."""
 
 import importlib.metadata
 import os
@@ -29,11 +29,11 @@ _EXTRAS = {
     "bss4": ("museval",),
     "export": ("onnx", "onnxruntime"),
 }
-"""What pyproject.toml asks for."""
+"""Optional dependencies in pyproject.toml, by extra."""
 
 
 def examine(device: str) -> dict[str, Any]:
-    """Versions, devices, extras and the outcome of a few seconds of work, as one document; ``ok`` says whether all is well."""
+    """Return versions, devices, extras and the results of a few seconds of checks as a document; ``ok`` says if all passed."""
     packages = {name: _version(name) for name in _NEEDED}
     checks = [_check("installation", lambda: _nothing_missing(packages)), *(_check(*check) for check in _CHECKS)]
     cache = commands.cache_folder()
@@ -53,7 +53,7 @@ def examine(device: str) -> dict[str, Any]:
 
 
 def told(document: dict[str, Any]) -> str:
-    """The document in lines for people."""
+    """Render the document as lines for people."""
     lines = [
         f"bayessep {document['bayessep']}, Python {document['python']}, {document['system']}",
         f"computes on {document['device']}; devices: {', '.join(document['devices'])}; {document['cores']} cores",
@@ -77,7 +77,7 @@ def _version(package: str) -> str | None:
 
 
 def _versions(packages: Sequence[str]) -> str | None:
-    """Of an extra, which is there if all of it is."""
+    """Return the versions of an extra's packages, None unless all are installed."""
     found = {package: _version(package) for package in packages}
     return None if None in found.values() else ", ".join(f"{package} {version}" for package, version in found.items())
 
@@ -86,7 +86,7 @@ def _check(name: str, run: Callable[[], tuple[bool, str]]) -> dict[str, Any]:
     started = time.perf_counter()
     try:
         ok, detail = run()
-    except Exception as error:  # whatever it is: this verb is for finding out
+    except Exception as error:  # any failure is a finding
         ok, detail = False, f"{type(error).__name__}: {error}"
     return {"name": name, "ok": bool(ok), "detail": detail, "seconds": time.perf_counter() - started}
 
@@ -102,7 +102,7 @@ def _sound(seconds: float, sample_rate: int) -> np.ndarray:
 
 
 def _transform() -> tuple[bool, str]:
-    """Analysis and synthesis give back what they were given."""
+    """Check that the inverse STFT restores the signal."""
     x = _sound(1.0, 16000)
     window = stft_for_rate(16000)
     error = float(np.abs(np.asarray(istft(stft(jnp.asarray(x), window), window, len(x))) - x).max())
@@ -110,7 +110,7 @@ def _transform() -> tuple[bool, str]:
 
 
 def _inference() -> tuple[bool, str]:
-    """A bound that only rises, and stems that add up."""
+    """Check that the bound never falls, and that the stems sum to the mixture."""
     x, rate = _sound(2.0, 8000), 8000
     settings = Settings(method="unsupervised", bases=3, sweeps=20, tolerance=1e-9, chain=False, complete=False)
     result = pipeline.separate(x[None], rate, Known(music=(x[:4000],)), settings)

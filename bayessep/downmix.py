@@ -1,4 +1,4 @@
-"""One channel of several: their mean, unless that is where they cancel each other."""
+"""Downmix to one channel: the mean, unless the channels cancel each other."""
 
 from collections.abc import Iterable
 
@@ -7,15 +7,15 @@ from jaxtyping import Float
 
 Samples = Float[np.ndarray, "channels N"]
 
-_LEAST = 0.01  # of the energy of the channels that their mean must have; of unrelated ones it has 1 / channels
-_LOUD = 1e-4  # mean square of a mean that is no hiss: 40 dB below full scale
+_LEAST = 0.01  # least energy of the mean, as a share of the channels' mean energy; 1 / channels if they are uncorrelated
+_LOUD = 1e-4  # mean square above which the mean is not just hiss: 40 dB below full scale
 
 
 def standing_for_all(pieces: Iterable[Samples]) -> int | None:
-    """Which channel stands for all of them: none, which means their mean, or the loudest where the mean cancels.
+    """Choose the channel to use for a downmix: None for the mean of all, or the loudest channel if they cancel.
 
-    One channel is the other upside down where a cable is wired the wrong way. What decides is the energy of all pieces, so that
-    hiss before the sound does not, unless the mean of a piece is loud: then no more are looked at. Silence decides nothing.
+    A miswired cable inverts the polarity of one channel. The energy of all pieces decides, so that hiss before the sound does not;
+    but as soon as the mean of a piece is loud, the rest is not read. For silence the result is None.
     """
     energy, of_mean = np.zeros(1), 0.0
     for piece in pieces:
@@ -28,10 +28,10 @@ def standing_for_all(pieces: Iterable[Samples]) -> int | None:
 
 
 def to_mono(samples: Samples) -> Float[np.ndarray, " N"]:
-    """All channels as one: their mean, or where it cancels the loudest."""
+    """Mix all channels down to one: their mean, or the loudest where they cancel."""
     return mixed_down(samples, standing_for_all([samples]))[0]
 
 
 def mixed_down(samples: Samples, channel: int | None) -> Float[np.ndarray, "1 N"]:
-    """That channel, or the mean of all."""
+    """Return the given channel, or the mean of all if it is None."""
     return samples.mean(axis=0, keepdims=True) if channel is None else samples[channel : channel + 1]

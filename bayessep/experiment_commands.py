@@ -1,4 +1,4 @@
-"""What `reproduce` does: run the experiment of a paper, and write and print its tables."""
+"""Implementation of `bayessep reproduce`: run the experiment of a paper, write its tables and print them."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,11 +12,11 @@ from bayessep.errors import UserError
 from bayessep.terminal import Terminal, to_json
 
 Lines = list[dict[str, Any]]
-"""Results, as a folder holds them."""
+"""Results of an experiment, as stored in its folder."""
 
 
 def _lines(held: Callable[[], Lines], run: Callable[..., Lines], finished: bool, terminal: Terminal) -> Lines:
-    """What a folder holds if only that is asked for; else all that there is when the experiment has been run."""
+    """Return the results that the folder already holds if `finished`, else all results after running the experiment."""
     if finished:
         return held()
     with terminal.working() as progress:
@@ -34,7 +34,7 @@ def reproduce_mixtures(
     device: str,
     terminal: Terminal,
 ) -> None:
-    """Paper 000's experiment: run what the folder lacks (nothing, if `finished`), then write and print its tables."""
+    """Reproduce paper 000: run what the folder lacks (nothing if `finished`), then write and print the tables."""
 
     from bayessep import recognition, reproduction, tables
     from bayessep.pages import account
@@ -70,7 +70,7 @@ def reproduce_mixtures(
 def reproduce_detection(
     folder: Path, data: Path, seed: int, budget: str, transfer: Path | None, finished: bool, device: str, terminal: Terminal
 ) -> None:
-    """Paper 003's experiment: run what the folder lacks (nothing, if `finished`), then write and print its tables."""
+    """Reproduce paper 003: run what the folder lacks (nothing if `finished`), then write and print the tables."""
 
     from bayessep import bhattacharjee2022 as experiment
     from bayessep import bhattacharjee2022_tables as made
@@ -108,7 +108,7 @@ def reproduce_detection(
 def reproduce_karaoke(
     folder: Path, data: Path, seed: int, budget: str, finished: bool, device: str, terminal: Terminal
 ) -> None:
-    """Paper 004's experiment: run what the folder lacks (nothing, if `finished`), then write and print figures and tables."""
+    """Reproduce paper 004: run what the folder lacks (nothing if `finished`), then write and print figures and tables."""
 
     from bayessep import simpson2015 as experiment
     from bayessep import simpson2015_tables as made
@@ -142,7 +142,7 @@ def reproduce_karaoke(
 def reproduce_separation(
     folder: Path, data: Path, seed: int, budget: str, finished: bool, device: str, terminal: Terminal
 ) -> None:
-    """The separation of paper 001: train and test what the folder lacks (nothing, if `finished`), and print tables."""
+    """Reproduce the separation of paper 001: train and test what the folder lacks (nothing if `finished`), and print tables."""
 
     from bayessep import woo2020, woo2020_tables
 
@@ -152,7 +152,7 @@ def reproduce_separation(
 def reproduce_recognition(
     folder: Path, data: Path, seed: int, budget: str, finished: bool, device: str, terminal: Terminal, speech: Path | None = None
 ) -> None:
-    """The recognition of paper 001: train and test what the folder lacks (nothing, if `finished`), and print tables."""
+    """Reproduce the recognition of paper 001: train and test what the folder lacks (nothing if `finished`), and print tables."""
 
     from bayessep import woo2020_recognition, woo2020_recognition_tables
 
@@ -164,7 +164,7 @@ def reproduce_recognition(
 def reproduce_masking(
     folder: Path, data: Path, seed: int, budget: str, finished: bool, device: str, terminal: Terminal
 ) -> None:
-    """Paper 002's experiment: train and test what the folder lacks (nothing, if `finished`), and print tables."""
+    """Reproduce paper 002: train and test what the folder lacks (nothing if `finished`), and print tables."""
 
     from bayessep import michelashvili2019 as experiment
     from bayessep import michelashvili2019_tables as made
@@ -185,7 +185,7 @@ def _trained_and_tested(
     terminal: Terminal,
     **more: Any,
 ) -> None:
-    """An experiment whose setup says everything that its results depend on. What else it is given is `more`."""
+    """Run an experiment whose stored setup holds all that its results depend on; `more` are further arguments of its `run`."""
 
     from bayessep.pages import account
 

@@ -1,6 +1,6 @@
-"""What speech and music sound like in general, for recordings that hold none of one alone: templates learned from others.
+"""General templates of speech and music, learned from other recordings, for recordings where one of them never sounds alone.
 
-`weights/general.safetensors` holds them; its model card beside it names the recordings and their licences. This makes it again
+They are in `weights/general.safetensors`; its model card beside it names the recordings and their licences. To make the file again
 (ten minutes or so on two cores):
 
     python -m bayessep.general DATA -o bayessep/weights
@@ -24,12 +24,12 @@ from bayessep.settings import Settings
 from bayessep.shipped import Weights
 
 MODEL = "general"
-RATE = 16000  # Hz, of what is learned from
-STRENGTH = 0.1  # what the templates weigh against a recording, as a share of all that they were learned from
+RATE = 16000  # Hz, of the training audio
+STRENGTH = 0.1  # prior strength: share of the training evidence that the templates keep against a recording
 
 
 class Templates(NamedTuple):
-    """Mean spectra on a grid of frequencies, and how sure they are."""
+    """Gamma distributions of the template spectra on a grid of frequencies."""
 
     mean: Float[np.ndarray, "B F"]
     shape: Float[np.ndarray, "B F"]
@@ -38,10 +38,10 @@ class Templates(NamedTuple):
 
 
 def templates(what: str) -> Templates:
-    """Those of ``speech`` or ``music``.
+    """Read the templates of ``speech`` or ``music``.
 
     Raises:
-        UserError: the file is missing, or its bytes are not those that were published.
+        UserError: the file is missing, or differs from the published one.
     """
     held = shipped.read(MODEL).arrays
     mean, shape = (held[f"{what}.{name}"].astype(np.float32) for name in ("mean", "shape"))
@@ -49,9 +49,9 @@ def templates(what: str) -> Templates:
 
 
 def trained(what: str, frequencies: Float[np.ndarray, " F"], strength: float = STRENGTH) -> Trained:
-    """General templates at the bins of a recording, as `separators.train_templates` would return them.
+    """Return general templates at the bins of a recording, in the form that `separators.train_templates` returns.
 
-    `strength` scales what they weigh as a prior.
+    `strength` scales their weight as a prior.
     """
     own = templates(what)
 
@@ -68,22 +68,22 @@ def trained(what: str, frequencies: Float[np.ndarray, " F"], strength: float = S
 
 
 SETTINGS = {"model": "Gamma-Poisson NMF", "rate": RATE, "strength": STRENGTH}
-"""What the file says of itself."""
+"""Settings stored in the file."""
 
 # --- learning -------------------------------------------------------------------------------------------------------------
 
 BASES = 80
-SECONDS = {"speech": 5.0, "music": 15.0}  # of each recording at most
-_FREE = ("CC BY 4.0", "CC BY 3.0", "CC0", "Public domain")  # licences that ask for no more than a name
+SECONDS = {"speech": 5.0, "music": 15.0}  # at most, from the middle of each recording
+_FREE = ("CC BY 4.0", "CC BY 3.0", "CC0", "Public domain")  # licences that require attribution at most
 HELD_OUT = (
     "ljspeech", "vctk", "mfa", "librispeech-1998", "librispeech-2414", "librispeech-2609", "librispeech-1688",
     "vibe_ace", "sugar_plum_fairy", "house_in_a_forest", "creativecommons", "fsdd", "ami",
 )  # fmt: skip
-"""What `tests.benchmarks.cleaning` measures with, and recordings of digits and of meetings."""
+"""Recordings that are left out: the test data of `tests.benchmarks.cleaning`, and recordings of digits and of meetings."""
 
 
 def chosen(folder: Path) -> dict[str, list[Recording]]:
-    """What is learned from, of a folder with a manifest: one recording of each speaker, and music without singing."""
+    """Select the training recordings from a folder with a manifest: one for each speaker, and music without singing."""
     free = [
         r for r in data.read_manifest(folder)
         if r.licence.startswith(_FREE) and not any(name in f"{r.split_group} {r.path.name}" for name in HELD_OUT)
@@ -108,7 +108,7 @@ def _learn(recordings: Sequence[Recording], seconds: float, seed: int) -> tuple[
 
 
 def main() -> None:
-    """Learn both, and write the file and what its card needs."""
+    """Learn the templates of both, write the file, and print the sources that its card lists."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder with a manifest.csv")
     parser.add_argument("-o", "--output", type=Path, default=shipped.FOLDER)

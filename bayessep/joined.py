@@ -1,7 +1,7 @@
-"""Files that hold more sound than they promise: MP3 files put one behind the other, Ogg streams in a chain, FLAC from a pipe.
+"""Detect files with more sound than their header declares: concatenated MP3 files, chained Ogg streams, FLAC from a pipe.
 
-libsndfile reads as far as the first header says, and stops there as if it were the end. So the frames of the codec are counted
-here by their headers; nothing is decoded.
+libsndfile reads up to the length in the first header, and treats that as the end. So the codec's frames are counted here by their
+headers; nothing is decoded.
 """
 
 from __future__ import annotations
@@ -10,25 +10,26 @@ import mmap
 import os
 from typing import BinaryIO, NamedTuple
 
-# Bit rates of layer III in kbit/s (ISO 11172-3 and 13818-3): MPEG 1, and MPEG 2 and 2.5. The first is free, the last is none.
+# Bit rates of layer III in kbit/s (ISO 11172-3 and 13818-3): MPEG 1; MPEG 2 and 2.5. The first entry means free format, the last
+# is invalid.
 _RATES = (
     (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0),
     (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0),
 )
 _SAMPLE_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
-"""By the bits of the version: MPEG 1, 2 and 2.5."""
+"""Sample rates in Hz by the version bits: MPEG 1, 2 and 2.5."""
 
 Content = bytes | mmap.mmap
 
 
 class _Frame(NamedTuple):
-    kind: tuple[int, int]  # version and sample rate: those of one stream are alike
+    kind: tuple[int, int]  # version and sample rate, which are constant in a stream
     bytes: int
     samples: int
 
 
 def _frame(head: bytes) -> _Frame | None:
-    """What four bytes say, if they begin a frame of layer III."""
+    """Parse four bytes as the header of a layer III frame; return None if they are not one."""
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE6 != 0xE2:
         return None
     version, rate = head[1] >> 3 & 3, head[2] >> 2 & 3
@@ -41,28 +42,29 @@ def _frame(head: bytes) -> _Frame | None:
 
 
 class Counted(NamedTuple):
-    """Frames of an MP3 file."""
+    """Totals over the frames of an MP3 file."""
 
-    samples: int  # of all of them
-    frame: int  # of one
-    least: int  # bytes of the smallest
-    most: int  # and of the largest
+    samples: int  # in all frames
+    frame: int  # samples in one frame
+    least: int  # bytes of the smallest frame
+    most: int  # bytes of the largest frame
 
     @property
     def explained(self) -> int:
-        """Samples by which a header may be short of them.
+        """Number of samples by which the declared length may fall short for legitimate reasons.
 
-        Encoders leave out what they put before and behind, up to 4095 samples each, and the frame of the header itself. Where
-        there is no header, the length is guessed by the first frame, and those of a constant rate differ by a byte.
+        Headers exclude the encoder's delay and padding, up to 4095 samples each, and the header's own frame. Without a header, the
+        length is estimated from the first frame, and frames of a constant bit rate differ by a byte.
         """
         of_a_byte = self.samples // self.least if self.least and self.most - self.least <= 1 else 0
         return 2 * 4095 + 2 * self.frame + of_a_byte
 
 
 def mpeg_samples(content: Content) -> Counted:
-    """What an MP3 file holds; what lies between frames, such as tags, is passed over.
+    """Count the frames of an MP3 file; data between frames, such as tags, is skipped.
 
-    Two in a row make a frame, or one at the end: bytes like those of a header occur in pictures and in sound, too.
+    A frame header only counts if another or a tag follows its frame, or the end of the file: pictures and sound may contain the
+    same bytes.
     """
     at, total, first, least, most = 0, 0, None, 0, 0
     while at + 4 <= len(content):
@@ -86,7 +88,7 @@ def mpeg_samples(content: Content) -> Counted:
 
 
 def is_chained(content: Content) -> bool:
-    """Whether an Ogg stream begins where another has been going on."""
+    """Return whether an Ogg stream begins after later pages of another: chained rather than multiplexed."""
     at, going_on = 0, False
     while content[at : at + 4] == b"OggS" and at + 27 <= len(content):
         begins, segments = content[at + 5] & 2, content[at + 26]
@@ -98,13 +100,14 @@ def is_chained(content: Content) -> bool:
 
 
 def promises_wrongly(container: str, subtype: str, frames: int, sample_rate: int, file: BinaryIO) -> str:
-    """What is wrong with the length that the header of a file says; nothing if it is right.
+    """Describe what is wrong with the length in the header of a file; "" if it is right.
 
     Args:
-        container, subtype: what libsndfile calls it: MP3, MPEG_LAYER_III.
-        frames: samples of a channel that libsndfile believes in.
+        container: the format in libsndfile's terms, such as MP3.
+        subtype: the subtype in libsndfile's terms, such as MPEG_LAYER_III.
+        frames: samples per channel according to libsndfile.
         sample_rate: Hz.
-        file: open, of any position.
+        file: the open file, at any position.
     """
     if frames >= _UNKNOWN:
         return "does not say how long it is (it was written to a pipe)"
@@ -121,7 +124,7 @@ def promises_wrongly(container: str, subtype: str, frames: int, sample_rate: int
 
 
 _UNKNOWN = 2**62
-_looked_at: dict[tuple[int, ...], str] = {}  # a file is opened several times, and none of an hour need be counted twice
+_looked_at: dict[tuple[int, ...], str] = {}  # a cache: files are opened several times, and counting long ones takes time
 
 
 def _held_beyond(container: str, subtype: str, frames: int, sample_rate: int, content: Content) -> str:

@@ -1,4 +1,4 @@
-"""What verbs do that say something of every recording they are given: detect, transcribe."""
+"""Common part of the verbs that analyse each recording they are given: detect and transcribe."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from bayessep.terminal import Terminal, spared, to_json
 from bayessep.train import Progress
 
 Listen = Callable[[Path, Progress], dict[str, Any]]
-"""From a recording to what is said of it, as JSON has it."""
+"""Analyse one recording; returns the result as a JSON document."""
 
 
 class Listening(NamedTuple):
-    """A verb."""
+    """A verb that analyses recordings."""
 
     name: str
-    endings: Mapping[str, str]  # of the files of each format; json is one of them
-    plain: str  # the format where none is named
-    format_of: Callable[[Path], str]  # by the ending of a file; it raises UserError
-    begin: Callable[[], Listen]  # called once, when it is known that results have a place
-    text_of: Callable[[dict[str, Any], str, Path], str]  # in a format
-    reads: Sequence[Path] = ()  # files besides the recordings, that no result may take the place of
+    endings: Mapping[str, str]  # file extension of each format; json is one of them
+    plain: str  # default format
+    format_of: Callable[[Path], str]  # format for a file, by its extension; raises UserError
+    begin: Callable[[], Listen]  # called once, after the output has been checked
+    text_of: Callable[[dict[str, Any], str, Path], str]  # renders a document in a format
+    reads: Sequence[Path] = ()  # other input files, which no result may overwrite
     named: frozenset[str] = frozenset()  # formats whose lines name the recording, by the stem of its path
 
 
 class Task(NamedTuple):
-    """A recording, and the file that what is said of it goes to; None is standard output."""
+    """A recording, and the file for its result; None is standard output."""
 
     recording: Path
     target: Path | None
 
 
 def tasks(verb: Listening, recordings: Sequence[Path], place: Path | None, format: str, several: bool) -> list[Task]:
-    """What there is to do: a folder stands for the audio in it and in the folders below.
+    """List the recordings and their output files; a folder stands for the audio files in it and in its subfolders.
 
-    Of several recordings, `place` is a folder, else a file. In it a file has the name of its recording without the ending, or with
-    it where two would share one.
+    With several recordings `place` is a folder, else a file. A file in that folder is named after its recording, without the
+    extension unless two recordings would share a name.
 
     Raises:
         UserError: a folder holds no audio, two recordings have one name, or a recording would be replaced.
@@ -65,18 +65,18 @@ def tasks(verb: Listening, recordings: Sequence[Path], place: Path | None, forma
 
 
 def run(verb: Listening, recordings: Sequence[Path], place: Path | None, format: str | None, terminal: Terminal) -> int:
-    """Listen to recordings one after the other; returns how many failed.
+    """Analyse recordings one after the other; return how many failed.
 
-    One that cannot be listened to does not stop the others, but where it is the only one.
+    A recording that fails does not stop the others; if it is the only one, its error is raised.
 
     Raises:
-        UserError: as `tasks` and as the verb begins; a place cannot be written; or the only recording cannot be read.
+        UserError: as `tasks` and `verb.begin`; the output cannot be written; or the only recording cannot be read.
     """
     if place is None and terminal.json and format not in (None, "json"):
         raise UserError(f"--json and --format {format} would both be on standard output; leave one out, or name a place with -o.")
     several = len(recordings) > 1 or os.path.isdir(recordings[0])
     if place is not None and not several:
-        place = place.resolve() if place.is_symlink() else place  # what it stands for is written, and the link stays
+        place = place.resolve() if place.is_symlink() else place  # write to the target of a link, and keep the link
         _check(place)
     endings = [ending.lower() for ending in verb.endings.values()]
     if place is not None and several and place.suffix.lower() in endings and not os.path.isdir(place):
@@ -127,6 +127,6 @@ class _Tried(Exception):
 
 
 def _try(folder: Path) -> None:
-    """Find out whether a folder can be written to, and leave it as it was."""
+    """Check that a folder can be written to, and leave it as it was."""
     with suppress(_Tried), output.draft(folder):
         raise _Tried

@@ -1,4 +1,4 @@
-"""What the verbs of networks do: detect, train detector, models. `bayessep.cli_networks` says how they are called."""
+"""Implementation of the verbs of `bayessep.cli_networks`: detect, train detector, models."""
 
 import dataclasses
 import re
@@ -21,13 +21,13 @@ from bayessep.terminal import Terminal, to_json
 # --- detect --------------------------------------------------------------------------------------------------------------
 
 ENDINGS = {"csv": ".csv", "tsv": ".tsv", "rttm": ".rttm", "textgrid": ".TextGrid", "audacity": ".txt", "json": ".json"}
-"""Of the files of each format."""
+"""File extension of each format."""
 
 
 def detect(
     recordings: Sequence[Path], place: Path | None, format: str | None, weights: Path | None, device: str, terminal: Terminal
 ) -> int:
-    """Label recordings one after the other; returns how many failed.
+    """Label recordings one after the other; return how many failed.
 
     Raises:
         UserError: as `listening_commands.run` and `detection.network_of`.
@@ -44,7 +44,7 @@ def detect(
 
 
 def _network(weights: Path | None) -> detection.Network:
-    """Of a file, or the one that ships."""
+    """Load a detector from a file, by default the installed one."""
     if weights is not None:
         return shipped.made_of_file(weights, detection.network_of)
     if detection.MODEL not in shipped.names():
@@ -53,7 +53,7 @@ def _network(weights: Path | None) -> detection.Network:
 
 
 def document_of(heard: Detection) -> dict[str, Any]:
-    """A detection in JSON: times in seconds to the microsecond, probabilities to four digits."""
+    """Convert a detection to a JSON document: times in seconds to the microsecond, probabilities to four digits."""
     found = [
         {"start": round(float(s.start), 6), "end": round(float(s.end), 6), "label": s.label}
         | {"probability": None if s.probability is None else round(float(s.probability), 4)}
@@ -64,7 +64,7 @@ def document_of(heard: Detection) -> dict[str, Any]:
 
 
 def text_of(document: Mapping[str, Any], format: str, recording: Path) -> str:
-    """The same in one of the formats of `bayessep.segments`."""
+    """Render the document of a detection as JSON or in another format of `bayessep.segments`."""
     if format == "json":
         return to_json(document)
     return segments.to_text([segments.Segment(**s) for s in document["segments"]], format, recording.stem)
@@ -74,19 +74,19 @@ def text_of(document: Mapping[str, Any], format: str, recording: Path) -> str:
 
 WEIGHTS = "weights.safetensors"
 SHARE = 0.3
-"""Of the split groups of each class, to validate with."""
+"""Share of the split groups of each class that is held out for validation."""
 
 
 class Processes(NamedTuple):
-    """One of several processes that train together."""
+    """This process in distributed training."""
 
-    coordinator: str  # HOST:PORT of the first
+    coordinator: str  # HOST:PORT of process 0
     processes: int
     number: int
 
 
 def processes(coordinator: str | None, count: int | None, number: int | None) -> Processes | None:
-    """What three options say; None where there is a single process.
+    """Check and combine the three options of distributed training; return None for a single process.
 
     Raises:
         UserError: some of them are missing, or the number is too great.
@@ -103,7 +103,7 @@ def processes(coordinator: str | None, count: int | None, number: int | None) ->
 
 
 def begin_together(together: Processes | None, device: str, terminal: Terminal) -> str:
-    """`commands.begin`, and the other processes, if there are any; only the first says anything."""
+    """Join the other processes, if there are any, and call `commands.begin`; only process 0 prints notes."""
     if together is not None:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(together.coordinator, together.processes, together.number)
@@ -112,7 +112,7 @@ def begin_together(together: Processes | None, device: str, terminal: Terminal) 
 
 
 def licences_of(sounds: corpora.DetectorRecordings) -> list[str]:
-    """Of all recordings that are learned from."""
+    """Return the licences of all training recordings."""
     return sorted({s.recording.licence for of in sounds for s in of if s.recording.licence})
 
 
@@ -127,17 +127,18 @@ def conclude(
     device: str,
     terminal: Terminal,
 ) -> None:
-    """Write the weights of a training that is over, and say how it went.
+    """Write the weights of a finished training, and print its result.
 
     Args:
-        network: the verb of train.
-        recipe: a dataclass.
-        trained: what the loop returned.
-        about: what was learned from, for the weights and for the document.
-        weights: makes them of the trained state, with these settings besides.
-        told: a line for people, of what the scores of the epoch that is kept are.
-        folder: the weights go there.
-        device, terminal: where it was trained, and where it is said.
+        network: the name of the network in `bayessep train`.
+        recipe: the dataclass of the training settings.
+        trained: the result of the training loop.
+        about: a description of the training data, for the weights and the printed document.
+        weights: returns the weights of the trained state, given further settings to store with them.
+        told: returns a line for people, given the scores of the best epoch.
+        folder: the folder for the weights.
+        device: the name of the device that the network was trained on.
+        terminal: where the result is printed.
     """
     scores = {name: value for name, value in trained.history[trained.epoch - 1].items() if name != "epoch"}
     found = {"epoch": trained.epoch, "epochs": trained.epochs, "scores": scores}
@@ -161,11 +162,11 @@ def train_detector(
     device: str,
     terminal: Terminal,
 ) -> None:
-    """Train a detector, or go on with a training; writes its weights.
+    """Train a detector or resume its training, and write its weights.
 
     Raises:
         UserError: as `read_recipe`, `corpora.speech_and_music` and `train.train`.
-        Diverged: the loss is no number any more.
+        Diverged: the loss is NaN or infinite.
     """
     from bayessep.detector_data import Items, read_items
     from bayessep.detector_training import divide, read_recipe, task
@@ -176,7 +177,7 @@ def train_detector(
         terminal.warn(f"{unfit}; for one that it runs: {detection.RUNS}.")
     sounds = corpora.speech_and_music(data, redistributable=redistributable, missing=terminal.warn)
     described = begin_together(together, device, terminal)
-    # In scenes a speaker pauses as he does; a patch of a pause would be no speech.
+    # Scenes keep a speaker's natural pauses; a patch cut from a pause would hold no speech.
     pauses = recipe.network == "frames"
     items = Items(*(read_items(of, recipe.front.sample_rate, pauses=pauses) for of in sounds))
     about = {"data": about_items(items) | {"redistributable": redistributable}}
@@ -200,7 +201,7 @@ def train_detector(
 
 
 def licence_of(card: str) -> str:
-    """What a model card says of the licence: the paragraph that begins with it, or that below it, where it is a heading."""
+    """Extract the licence from a model card: the paragraph that begins with the word, or the one below such a heading."""
     lines = [line.strip() for line in card.splitlines()]
     for n, line in enumerate(lines):
         if re.match(r"[#*\-\s]*licen[cs]e\b", line, re.IGNORECASE):
@@ -212,7 +213,7 @@ def licence_of(card: str) -> str:
 
 
 def what_of(model: shipped.Model) -> str:
-    """The heading of a model's card, or below one that is its name the first sentence, and what of its recipe makes the network."""
+    """Describe a model: the heading of its card, or the first sentence where that is its name, and its kind of network."""
     heading, _, text = model.card.strip().partition("\n")
     heading = heading.strip("# ")
     first = " ".join(text.strip().partition("\n\n")[0].split())
@@ -224,7 +225,7 @@ def what_of(model: shipped.Model) -> str:
 
 
 def models_list(terminal: Terminal) -> None:
-    """The models that ship: name, size, what they are, licence. Of a damaged one, that it is."""
+    """Print the installed models: name, size, description and licence; of a damaged one, the error."""
     from rich.table import Table
 
     rows: list[dict[str, Any]] = []
@@ -247,10 +248,10 @@ def models_list(terminal: Terminal) -> None:
 
 
 def models_info(name: str, terminal: Terminal) -> None:
-    """The card and the settings of one.
+    """Print the card and the settings of a model.
 
     Raises:
-        UserError: there is none of that name, or it is damaged.
+        UserError: there is no model of that name, or it is damaged.
     """
     model = shipped.info(name)
     document = model._asdict() | {"path": str(model.path), "licence": licence_of(model.card)}
@@ -259,10 +260,10 @@ def models_info(name: str, terminal: Terminal) -> None:
 
 
 def models_verify(names: Sequence[str], terminal: Terminal) -> bool:
-    """Read models, all by default, and compare them with what was published; returns whether there are any, and all undamaged.
+    """Compare models, by default all, with their published checksums; return whether there are any and all are undamaged.
 
     Raises:
-        UserError: there is none of a name.
+        UserError: there is no model of a given name.
     """
     known = shipped.published()
     for name in names:

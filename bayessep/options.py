@@ -1,6 +1,6 @@
-"""The options that several verbs of the command line have, in words. Importing this costs next to nothing.
+"""Command-line options that several verbs share. Importing this module is cheap.
 
-An option that is not given is left to `settings.Settings`; what `show_default` says of it is tested.
+An option that is not given takes its default from `settings.Settings`; a test compares `show_default` with it.
 """
 
 from enum import StrEnum
@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
-# The names of settings.METHODS, which costs a second to import.
+# The names of settings.METHODS, repeated here because that module takes a second to import.
 Method = StrEnum("Method", ["nmf", "variational", "icm", "joint", "svi", "unsupervised"])
-# The same, convolutive NMF, and those of separator_commands.METHODS.
+# These, conv-nmf, and the names of separator_commands.METHODS.
 AnyMethod = StrEnum(
     "AnyMethod",
     ["nmf", "variational", "icm", "joint", "svi", "unsupervised", "conv-nmf", "conv-tasnet", "blstm-mask", "deep-karaoke",

@@ -1,7 +1,7 @@
-"""Figures: what a separation heard, how it got there, and how sure it is.
+"""Figures of separations: spectrograms and masks, scores, convergence, and uncertainty.
 
-Every function takes results and returns a figure, or a picture as bytes; nothing is shown, no global state of matplotlib
-is touched. Speech is blue and music orange everywhere; methods keep their colours from figure to figure.
+Figures are returned, and pictures are returned as PNG bytes; nothing is shown, and no global state of matplotlib is
+changed. Speech is blue and music orange everywhere; methods keep their colours from figure to figure.
 """
 
 import io
@@ -28,7 +28,7 @@ from bayessep.preparation import window_of
 from bayessep.stft import bin_frequencies, frame_times, stft, stft_for_rate
 from bayessep.timeline import BOTH, MUSIC, NOISE, SILENCE, SPEECH, UNLABELLED, Segment
 
-# Okabe and Ito's colours, which the colour-blind can tell apart.
+# Okabe and Ito's colours, which are safe for colour-blind readers.
 SPEECH_COLOUR, MUSIC_COLOUR = "#0072B2", "#D55E00"
 COLOURS = {
     MIXTURE: "#8a8a8a",
@@ -50,7 +50,7 @@ SHARE = LinearSegmentedColormap.from_list("share", [MUSIC_COLOUR, "#f0b48c", "#f
 PRESENCE = LinearSegmentedColormap.from_list("presence", ["#f4f4f4", "#f0b48c", MUSIC_COLOUR])
 RANGE_DB = 70.0  # from the loudest bin of the mixture down to white
 
-STYLE: dict[Any, Any] = {  # the stubs of rc_context want a literal type of their own
+STYLE: dict[Any, Any] = {  # the stubs of rc_context expect a literal type for the keys
     "figure.facecolor": "white",
     "font.size": 9,
     "axes.spines.top": False,
@@ -74,7 +74,7 @@ STYLE: dict[Any, Any] = {  # the stubs of rc_context want a literal type of thei
 
 
 def png(figure: Figure, dpi: int = 100) -> bytes:
-    """A figure as a PNG with a palette of 256 colours, the same bytes each time, a third of the usual size."""
+    """Render a figure as a PNG with a palette of 256 colours: reproducible bytes, a third of the usual size."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
     picture = Image.open(buffer).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
@@ -87,13 +87,13 @@ def png(figure: Figure, dpi: int = 100) -> bytes:
 
 
 def spectrogram_db(waveform: Float[np.ndarray, "C N"], sample_rate: int) -> Float[np.ndarray, "T F"]:
-    """Level in dB of every frame and bin, of the channels' mean magnitude. Silence is at -240 dB."""
+    """Return the level in dB of every frame and bin, from the mean magnitude over channels. Silence is at -240 dB."""
     spectrum = stft(jnp.asarray(waveform, jnp.float32), stft_for_rate(sample_rate))
     return 20 * np.log10(np.maximum(np.abs(np.asarray(spectrum)).mean(0), 1e-12))
 
 
 def scale_of(mixture: Float[np.ndarray, "C N"], sample_rate: int) -> Normalize:
-    """The colour scale that the mixture and all of its stems share."""
+    """Return the colour scale that the mixture and all of its stems share: `RANGE_DB` down from its loudest bin."""
     top = float(spectrogram_db(mixture, sample_rate).max())
     return Normalize(top - RANGE_DB, top)
 
@@ -101,9 +101,9 @@ def scale_of(mixture: Float[np.ndarray, "C N"], sample_rate: int) -> Normalize:
 def spectrogram_png(
     waveform: Float[np.ndarray, "C N"], sample_rate: int, scale: Normalize, *, width: int = 900, height: int = 160
 ) -> bytes:
-    """A bare spectrogram from its first sample to its last and from 0 Hz to the Nyquist frequency, without any frame.
+    """Render a spectrogram without axes, from the first sample to the last and from 0 Hz to the Nyquist frequency.
 
-    At most so many pixels; what does not fit is averaged in power.
+    It has at most `width` by `height` pixels; power is averaged where there are more frames or bins.
     """
     window = stft_for_rate(sample_rate)
     levels = spectrogram_db(waveform, sample_rate)[: max(1, -(-waveform.shape[1] // window.hop))]
@@ -111,12 +111,12 @@ def spectrogram_png(
 
 
 def power_png(power: Float[np.ndarray, "T F"], scale: Normalize, *, height: int = 160) -> bytes:
-    """A bare spectrogram of powers above 0, a pixel wide for each row."""
+    """Render positive powers as a spectrogram without axes, one pixel wide for each frame."""
     return _picture(scale(10 * np.log10(_pooled(power.T, height).T)), LOUDNESS)
 
 
 def _pooled(rows: Float[np.ndarray, "T F"], most: int) -> Float[np.ndarray, "t F"]:
-    """Means of neighbouring rows, so that at most so many are left."""
+    """Average neighbouring rows so that at most `most` remain."""
     if len(rows) <= most:
         return rows
     edges = np.linspace(0, len(rows), most + 1).astype(int)
@@ -124,7 +124,7 @@ def _pooled(rows: Float[np.ndarray, "T F"], most: int) -> Float[np.ndarray, "t F
 
 
 def _picture(values: Float[np.ndarray, "T F"], colours: Colormap, levels: int = 48) -> bytes:
-    """Time to the right, frequency upwards, values from 0 to 1 in a palette of few colours, which makes it small."""
+    """Encode values from 0 to 1 as a PNG, time to the right and frequency upwards; a small palette keeps it small."""
     index = np.clip(np.asarray(values) * (levels - 1) + 0.5, 0, levels - 1).astype(np.uint8)
     palette = (np.array([colours(k / (levels - 1))[:3] for k in range(levels)]) * 255).round().astype(np.uint8)
     picture = Image.fromarray(np.ascontiguousarray(index.T[::-1]))
@@ -140,7 +140,7 @@ def _picture(values: Float[np.ndarray, "T F"], colours: Colormap, levels: int = 
 def draw_spectrogram(
     axes: Axes, waveform: Float[np.ndarray, "C N"], sample_rate: int, scale: Normalize, top: float | int | None = None
 ) -> AxesImage:
-    """A spectrogram up to `top` Hz, by default the Nyquist frequency, in kHz over seconds."""
+    """Draw a spectrogram up to `top` Hz, by default the Nyquist frequency, in kHz over seconds."""
     window = stft_for_rate(sample_rate)
     frequencies = bin_frequencies(window, sample_rate)
     keep = frequencies <= (frequencies[-1] if top is None else top)
@@ -149,14 +149,14 @@ def draw_spectrogram(
 
 
 def draw_mask(axes: Axes, found: Separation | Estimate) -> AxesImage:
-    """The (posterior mean) share of speech in every bin, in kHz over seconds."""
+    """Draw the (posterior mean) share of speech in every bin, in kHz over seconds."""
     return _draw(axes, found.mask, found.times, found.frequencies, SHARE, Normalize(0, 1))
 
 
 def _draw(
     axes: Axes, values: np.ndarray, times: np.ndarray, frequencies: np.ndarray, colours: Colormap, scale: Normalize
 ) -> AxesImage:
-    """A picture whose pixels lie around the centres of frames and bins."""
+    """Draw an image whose pixels are centred on frames and bins."""
     frame, bin_ = float(times[1] - times[0]) / 2, float(frequencies[1] - frequencies[0]) / 2
     left, right = float(times[0]) - frame, float(times[-1]) + frame
     bottom, top = (float(frequencies[0]) - bin_) / 1000, (float(frequencies[-1]) + bin_) / 1000
@@ -167,12 +167,12 @@ def _draw(
 
 
 def ink_on(colour: str) -> str:
-    """The colour of what is written on another."""
+    """Return the text colour that is legible on a background colour."""
     return "white" if sum(to_rgb(colour)) < 1.8 else "#333333"
 
 
 def draw_labels(axes: Axes, segments: Sequence[Segment], bottom: float | int = 0.0, height: float | int = 1.0) -> None:
-    """Segments as a strip, each named where there is room for its name."""
+    """Draw segments as a strip, each with its label where there is room."""
     longest = max((s.end for s in segments), default=1.0)
     for s in segments:
         colour = LABEL_COLOURS.get(s.label, "#b0b0b0")
@@ -184,11 +184,11 @@ def draw_labels(axes: Axes, segments: Sequence[Segment], bottom: float | int = 0
 
 
 def draw_traces(axes: Axes, separations: Mapping[str, Separation]) -> None:
-    """How much of each method's gain in its bound was still missing, sweep by sweep.
+    """Draw how much of each method's gain in its bound was still missing, sweep by sweep.
 
-    Bounds of different methods stand on different footings (other data, other priors, a log posterior instead of a
-    bound), so every trace is divided by its own rise: 1 is the first sweep, 0 would be the last. Where an objective
-    passes its last value, as stochastic gradients do, the distance from it is drawn.
+    Bounds of different methods are not comparable (other data, other priors, a log posterior instead of a bound), so
+    every trace is divided by its own rise: 1 is the first sweep, 0 would be the last. Where an objective overshoots its
+    last value, as with stochastic gradients, the absolute distance is drawn.
     """
     for name, found in separations.items():
         missing = gain_missing(found.trace)
@@ -200,20 +200,20 @@ def draw_traces(axes: Axes, separations: Mapping[str, Separation]) -> None:
 
 
 def gain_missing(trace: Float[np.ndarray, " steps"]) -> Float[np.ndarray, " steps"]:
-    """The distance of an objective from its last value, relative to that of its first; NaN where it is zero."""
+    """Return the distance of an objective from its last value, relative to that of its first value; NaN where it is zero."""
     finite = np.asarray(trace, np.float64)
     distance = np.abs(finite[-1] - finite)
     return np.where(distance > 0, distance / max(distance[0], 1e-300), np.nan)
 
 
 def _name(axes: Axes, name: str, note: str = "") -> None:
-    """What a row of small multiples shows, to the left of it."""
+    """Write the name of a row of small multiples to its left."""
     text = f"{name}\n{note}" if note else name
     axes.set_ylabel(text, rotation=0, ha="right", va="center", labelpad=6, multialignment="right", color="#222222")
 
 
 def _frequency_axis(axes: Axes, top_khz: float | int) -> None:
-    """Two or three round frequencies are enough to find one's way."""
+    """Label the frequency axis (kHz) with a few round frequencies."""
     step = next(step for step in (1, 2, 4, 8, 1e9) if top_khz < 2.5 * step)
     axes.set_yticks(np.arange(0, 1.01 * top_khz, step))
     axes.tick_params(axis="y", labelsize=7.5)
@@ -230,11 +230,11 @@ def compare_figure(
     labels: Sequence[Segment] | None = None,
     excerpt: float | int = 10.0,
 ) -> Figure:
-    """Everything a comparison found, on one page.
+    """Draw all results of a comparison on one page.
 
-    Above, for every method, the spectrogram of the speech it heard and the mask that took it out, under the mixture and,
-    where it is known, the true speech: so many seconds from the middle, as more would blur. Below, scores, traces, and
-    where each method heard music.
+    At the top, for every method, the spectrogram of the estimated speech and the mask, under those of the mixture and, if
+    known, of the true speech: `excerpt` seconds from the middle, as more would blur. Below, scores, traces, and where each
+    method found music.
     """
     found, apart, rate = comparison.separations, comparison.apart, comparison.sample_rate
     scored = any(row.speech is not None for row in comparison.rows)
@@ -293,7 +293,7 @@ def _draw_methods(
 
 
 def draw_scores(page: FigureBase, scores: Mapping[str, StemScores | None], stem: str) -> None:
-    """SDR, SIR and SAR as bars side by side. Bars beyond those of the methods, such as the SAR of a mixture, are cut."""
+    """Draw SDR, SIR and SAR as bars side by side. Bars beyond the methods' range, such as the SAR of a mixture, are cut."""
     names = list(scores)
     panels = [("sdr", "SDR", "all errors"), ("sir", "SIR", "the other stem"), ("sar", "SAR", "artefacts")]
     for axes, (field, title, against) in zip(page.subplots(1, 3, sharey=True), panels, strict=True):
@@ -321,7 +321,7 @@ def draw_scores(page: FigureBase, scores: Mapping[str, StemScores | None], stem:
 def _draw_presence(
     axes: Axes, found: Mapping[str, Separation], seconds: float | int, labels: Sequence[Segment] | None
 ) -> None:
-    """P(music) of each method as a strip, under the labels where there are any."""
+    """Draw P(music) of each method as a strip, under the labels if there are any."""
     names = [*(["labels"] if labels else []), *found]
     for n, name in enumerate(names):
         if labels and n == 0:
@@ -341,7 +341,7 @@ def _draw_presence(
 
 @rc_context(STYLE)
 def trace_figure(separations: Mapping[str, Separation]) -> Figure:
-    """The bound of every method in units of its own, and how much of its rise was missing, sweep by sweep."""
+    """Draw the bound of every method in its own units, and how much of its rise was missing, sweep by sweep."""
     figure = Figure(figsize=(9, 0.9 + 1.1 * ((len(separations) + 2) // 3) + 2.2), layout="constrained")
     rows = (len(separations) + 2) // 3
     upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=[1.3 * rows, 2.4])[:, 0]
@@ -363,7 +363,7 @@ def trace_figure(separations: Mapping[str, Separation]) -> Figure:
 
 @rc_context(STYLE)
 def uncertainty_figure(found: Separation, mixture: Float[np.ndarray, "C N"], sample_rate: int) -> Figure:
-    """How unsure a separation is of each stem over time: standard deviation relative to the stem."""
+    """Draw the uncertainty of each stem over time: posterior standard deviation relative to the stem."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[1, 1.2])
     draw_spectrogram(above, mixture, sample_rate, scale_of(mixture, sample_rate), float(found.frequencies[-1]))
@@ -383,21 +383,21 @@ def uncertainty_figure(found: Separation, mixture: Float[np.ndarray, "C N"], sam
 
 
 def running_median(values: Float[np.ndarray, " T"], frames: int = 31) -> Float[np.ndarray, " T"]:
-    """What a value is around each frame, about half a second at the usual hop."""
+    """Return the running median over `frames` frames, about half a second at the usual hop."""
     return median_filter(np.asarray(values), min(frames, len(values)), mode="nearest")
 
 
 def uncertainty(
     found: Separation, mixture: Float[np.ndarray, "C N"], sample_rate: int
 ) -> dict[str, Float[np.ndarray, " T"]]:
-    """`Separation.uncertainty` with the magnitudes of the mixture it came from."""
+    """Return `Separation.uncertainty`, given the waveform of the mixture instead of its magnitudes."""
     spectrum = stft(jnp.asarray(mixture, jnp.float32), window_of(found.settings, sample_rate))
     return found.uncertainty(np.abs(np.asarray(spectrum)).mean(0)[:, : found.mask.shape[1]])
 
 
 @rc_context(STYLE)
 def mask_figure(found: Separation, mixture: Float[np.ndarray, "C N"], sample_rate: int) -> Figure:
-    """A mask, and its standard deviation, under the mixture they belong to."""
+    """Draw the spectrogram of a mixture, with the mask and its standard deviation below."""
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     rows = figure.subplots(3, 1, sharex=True, sharey=True)
     levels = draw_spectrogram(rows[0], mixture, sample_rate, scale_of(mixture, sample_rate), float(found.frequencies[-1]))

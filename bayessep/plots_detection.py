@@ -1,4 +1,4 @@
-"""Figures about detection: whether classes can be told apart, and whether a detector means what its probabilities say.
+"""Figures on detection: separability of the classes, recall of overlap, and calibration of probabilities.
 
 As in `bayessep.plots`: every function returns a figure, which `bayessep.plots.png` turns into bytes.
 """
@@ -17,7 +17,7 @@ from bayessep.timeline import MUSIC, SPEECH
 
 @rc_context(STYLE)
 def separability_figure(embeddings: Mapping[str, Embedding], notes: Mapping[str, str] | None = None) -> Figure:
-    """Figure 2 of paper 003: the points of each embedding side by side, under their names, and a note below each."""
+    """Draw Figure 2 of paper 003: scatter plots of the embeddings side by side, each with its name and a note below."""
     figure = Figure(figsize=(4.5 * len(embeddings), 4.4), layout="constrained")
     for axes, (name, (points, speech)) in zip(
         figure.subplots(1, len(embeddings), squeeze=False)[0], embeddings.items(), strict=True
@@ -36,9 +36,10 @@ def separability_figure(embeddings: Mapping[str, Embedding], notes: Mapping[str,
 
 @rc_context(STYLE)
 def overlap_figure(levels: Mapping[str, Mapping[int, tuple[float, float]]], modified: Mapping[str, str]) -> Figure:
-    """Figure 4 of paper 003: recall of overlap, (mean, deviation) by ratio in dB, of baselines and of what was made of them.
+    """Draw Figure 4 of paper 003: recall of overlap, (mean, deviation) by ratio in dB, for baselines and modified systems.
 
-    A deviation that is NaN, as of one fold, has no bar. The two of a pair of `modified` share a colour.
+    A deviation that is NaN, as with a single fold, has no bar. `modified` maps each baseline to its modified system; the two share
+    a colour.
     """
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     partner = {after: before for before, after in modified.items()}
@@ -60,9 +61,9 @@ def overlap_figure(levels: Mapping[str, Mapping[int, tuple[float, float]]], modi
 
 @rc_context(STYLE)
 def reliability_figure(curves: Mapping[str, Reliability]) -> Figure:
-    """How often a class is there when it is said to be with some probability, and how often each is said; a line for each name.
+    """Draw reliability diagrams: observed frequency against predicted probability, and a histogram of it, one line for each name.
 
-    On the diagonal, probabilities mean what they say. Empty bins have no point; the area of a point grows with its count.
+    On the diagonal, probabilities are calibrated. Empty bins have no point; the area of a point grows with its count.
     """
     figure = Figure(figsize=(4.8, 5.4), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[4.2, 1])

@@ -1,4 +1,4 @@
-"""Figures 2 and 3 of paper 004: what is gained and lost with the confidence of a mask, and the one against the other.
+"""Figures 2 and 3 of paper 004: measures against the confidence of a mask, and the trade-off between SAR and SIR.
 
 As in `bayessep.plots`: every function returns a figure, which `bayessep.plots.png` turns into bytes.
 """
@@ -19,7 +19,7 @@ MARKERS = ("o", "s")
 
 
 class Curves(NamedTuple):
-    """Means and half-widths of intervals by measure, at each confidence; one of each where there is no confidence."""
+    """Means and half-widths of intervals by measure, at each confidence α; a single pair for methods without one."""
 
     alphas: Sequence[float]
     levels: Mapping[str, Float[np.ndarray, "n 2"]]
@@ -27,7 +27,7 @@ class Curves(NamedTuple):
 
 @rc_context(STYLE)
 def confidence_figure(curves: Mapping[tuple[str, str], Curves], methods: Sequence[str], rows: Sequence[str]) -> Figure:
-    """Measures by confidence with their intervals: a column for each method, a row for each source."""
+    """Draw measures against confidence, with their intervals: a column for each method, a row for each source."""
     figure = Figure(figsize=(9.5, 2.5 * len(rows) + 0.5), layout="constrained")
     grid = figure.subplots(len(rows), len(methods), sharex=True, sharey="row", squeeze=False)
     for across, row in zip(grid, rows, strict=True):
@@ -40,7 +40,7 @@ def confidence_figure(curves: Mapping[tuple[str, str], Curves], methods: Sequenc
                 axes.plot(at, means, color=colour, label=name, marker="o" if len(alphas) else "", ms=3)
             axes.grid(axis="y")
             axes.set_xlim(0, 1)
-        # Of few songs, intervals are wider than anything that is to be seen.
+        # With few songs, intervals are far wider than the curves: scale the axis to the means.
         every = [values[:, 0] for method in methods for values in curves[method, row].levels.values()]
         means = np.concatenate(every)
         if np.isfinite(means).any():
@@ -59,7 +59,7 @@ def confidence_figure(curves: Mapping[tuple[str, str], Curves], methods: Sequenc
 def trade_off_figure(
     curves: Mapping[str, Mapping[str, Float[np.ndarray, "n 2"]]], points: Mapping[str, tuple[float, float]]
 ) -> Figure:
-    """SAR over SIR: a panel for each source, in it a curve for each method, and a point for the ideal binary mask."""
+    """Draw SAR against SIR: a panel for each source, with a curve for each method and a point for the ideal binary mask."""
     figure = Figure(figsize=(10, 3.9), layout="constrained")
     panels = figure.subplots(1, len(curves), squeeze=False)[0]
     for axes, (row, of) in zip(panels, curves.items(), strict=True):

@@ -1,4 +1,4 @@
-"""The figure of paper 000's experiment: levels by the ratio of the mixture.
+"""Figure of paper 000's experiment: scores against the speech-to-music ratio of the mixture.
 
 As in `bayessep.plots`: every function returns a figure, which `bayessep.plots.png` turns into bytes.
 """
@@ -17,9 +17,9 @@ from bayessep.plots import STYLE
 def levels_figure(
     levels: Mapping[str, Mapping[float, tuple[float, float]]], colours: Mapping[str, str], title: str, unit: str
 ) -> Figure:
-    """A line with its error bars for each row: (mean, margin) by ratio in dB.
+    """Draw a line with error bars for each row: (mean, margin) by ratio in dB.
 
-    Rows with a colour are in the legend; those without are grey, and named where they end.
+    Rows with a colour are in the legend; those without are grey, and named at their right end.
     """
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.subplots()

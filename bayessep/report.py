@@ -1,4 +1,4 @@
-"""One HTML page for one comparison: listen, look, and see how sure each method was. It needs nothing but itself."""
+"""Self-contained HTML page for a comparison: players, spectrograms, scores, and the uncertainty of each method."""
 
 import base64
 import html
@@ -35,17 +35,17 @@ def write_report(
     title: str = "Speech and music, taken apart",
     intro: str = "",
 ) -> None:
-    """Write one self-contained HTML file, whole or not at all.
+    """Write a self-contained HTML file, whole or not at all.
 
     Args:
         path: of the file.
         comparison: what `compare` found in this mixture.
-        mixture: float waveform, every channel of it.
+        mixture: float waveform, all channels.
         sample_rate: in Hz.
         references: true stems, mono; they get players of their own.
-        labels: what is known of where speech and music are, drawn above what the methods say.
+        labels: known segments of speech and music, drawn above those that the methods found.
         title: heading of the page.
-        intro: a paragraph (plain text) on what was separated, put first.
+        intro: first paragraph (plain text), on what was separated.
 
     Raises:
         UserError: the file cannot be written.
@@ -70,7 +70,7 @@ def render(
     title: str,
     intro: str,
 ) -> str:
-    """The page as text."""
+    """Render the page as HTML."""
     scale = plots.scale_of(mixture, sample_rate)
     seconds = mixture.shape[1] / sample_rate
 
@@ -102,7 +102,7 @@ def render(
 
 
 def _setting(comparison: Comparison) -> str:
-    """What all methods were run with, in one sentence."""
+    """Describe the common settings of all methods in one sentence."""
     one = next(iter(comparison.separations.values())).settings
     return html.escape(
         f"{one.bases} speech templates, at most {one.sweeps} sweeps on the mixture and {one.training_sweeps} on the training "
@@ -111,22 +111,22 @@ def _setting(comparison: Comparison) -> str:
     )
 
 
-# --- what is heard ------------------------------------------------------------------------------------------------
+# --- sound --------------------------------------------------------------------------------------------------------
 
 
-HEARD = 48_000  # Hz
+HEARD = 48_000  # Hz, the highest sample rate on the page
 
 
 def audio_data(waveform: Signal, sample_rate: int) -> str:
-    """Sound as a data URL: Ogg Vorbis in one or two channels at no more than 48 kHz, turned down where it would clip."""
+    """Encode sound as a data URL: Ogg Vorbis in one or two channels at no more than 48 kHz, turned down if it would clip."""
     heard = waveform if len(waveform) <= 2 else waveform.mean(0, keepdims=True)
-    if sample_rate > HEARD:  # beyond what is heard; and libvorbis ends the process at rates that it does not know
+    if sample_rate > HEARD:  # inaudible; and libvorbis ends the process at rates that it does not know
         heard, sample_rate = resample(heard, sample_rate, HEARD), HEARD
     heard = (heard * audio.common_gain(heard)).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "sound.ogg"
         with audio.Writer(path, sample_rate, len(heard)) as writer:
-            for start in range(0, heard.shape[1], 1 << 16):  # encoders of Vorbis do not like to be fed all at once
+            for start in range(0, heard.shape[1], 1 << 16):  # the Vorbis encoder fails on very long blocks
                 writer.append(heard[:, start : start + (1 << 16)])
         return data_url("audio/ogg", path.read_bytes())
 
@@ -136,7 +136,7 @@ def data_url(kind: str, content: bytes) -> str:
 
 
 def _track(name: str, waveform: Signal, sample_rate: int, scale: plots.Normalize, kind: str) -> str:
-    """A player under a spectrogram over which a line moves while it plays."""
+    """Render a player under a spectrogram, with a line that moves over it during playback."""
     seconds = waveform.shape[1] / sample_rate
     picture = plots.spectrogram_png(waveform, sample_rate, scale)
     label = html.escape(name)
@@ -150,11 +150,11 @@ def _track(name: str, waveform: Signal, sample_rate: int, scale: plots.Normalize
 </figure>"""
 
 
-# --- what is seen -------------------------------------------------------------------------------------------------
+# --- pictures -----------------------------------------------------------------------------------------------------
 
 
 def polyline(x: np.ndarray, y: np.ndarray, kind: str) -> str:
-    """A line in a picture 1000 wide and 100 high; x and y go from 0 to 1, and gaps are where y is NaN."""
+    """Draw a line in an SVG picture 1000 wide and 100 high; x and y go from 0 to 1, and NaN in y leaves gaps."""
     stretches: list[list[str]] = [[]]
     for a, b in zip(x, y, strict=True):
         if np.isfinite(b):
@@ -165,7 +165,7 @@ def polyline(x: np.ndarray, y: np.ndarray, kind: str) -> str:
 
 
 def svg(content: str, description: str, top: str, bottom: str, kind: str = "") -> str:
-    """Lines in the frame that spectrograms have, so that their times lie below each other."""
+    """Put SVG content into the same frame as spectrograms, so that their time axes are aligned."""
     return f"""
 <div class="frame {kind}"><span class="top">{top}</span><span class="bottom">{bottom}</span>
   <svg viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" aria-label="{html.escape(description)}">{content}</svg>
@@ -173,7 +173,7 @@ def svg(content: str, description: str, top: str, bottom: str, kind: str = "") -
 
 
 def thinned(values: np.ndarray, most: int = 900) -> np.ndarray:
-    """At most so many values, each the mean of some: a line cannot show more than there are pixels."""
+    """Average neighbouring values so that at most `most` remain: a line cannot show more than there are pixels."""
     together = max(1, -(-len(values) // most))
     first = np.arange(0, len(values), together)
     return np.add.reduceat(values, first) / np.diff(first, append=len(values)) if together > 1 else values
@@ -192,7 +192,7 @@ def _uncertainty(found: Separation, mixture: Signal, sample_rate: int, seconds: 
 
 
 def _presence(found: Separation, labels: Sequence[Segment], seconds: float) -> str:
-    """P(music) as an area, under strips of the given and the inferred labels."""
+    """Draw P(music) as an area, with strips of the given and the inferred labels."""
     x, p = thinned(found.times / seconds), thinned(found.p_music)
     corners = [(0.0, 0.0), *zip(x, p, strict=True), (float(x[-1]), 0.0)]
     points = " ".join(f"{1000 * a:.1f},{100 - 100 * b:.1f}" for a, b in corners)
@@ -203,7 +203,7 @@ def _presence(found: Separation, labels: Sequence[Segment], seconds: float) -> s
 
 
 def strip(name: str, segments: Sequence[Segment], seconds: float) -> str:
-    """A strip of coloured stretches with their names on them."""
+    """Draw segments as a strip of coloured stretches with their labels."""
     colours = [plots.LABEL_COLOURS.get(s.label, "#999999") for s in segments]
     parts = [
         f'<span class="stretch" style="left:{100 * s.start / seconds:.2f}%;width:{100 * (s.end - s.start) / seconds:.2f}%;'
@@ -219,7 +219,7 @@ def strip(name: str, segments: Sequence[Segment], seconds: float) -> str:
 
 
 def _traces(separations: Mapping[str, Separation]) -> str:
-    """Gain in the bound still missing, all methods in one picture: logarithmic, four decades."""
+    """Plot the gain in the bound that is still missing, all methods in one picture, over four decades on a logarithmic scale."""
     longest = max(len(s.trace) for s in separations.values())
     lines, names = [], []
     for name, found in separations.items():
@@ -234,7 +234,7 @@ def _traces(separations: Mapping[str, Separation]) -> str:
 
 
 def _own_trace(found: Separation) -> str:
-    """The objective in its own units, without the first twentieth, which would flatten the rest."""
+    """Plot the objective in its own units, without the first twentieth, which would flatten the rest."""
     trace = np.asarray(found.trace, np.float64)
     shown = trace[len(trace) // 20 :]
     low, high = float(shown.min()), float(shown.max())
@@ -246,7 +246,7 @@ def _own_trace(found: Separation) -> str:
 
 
 def _method(name, found: Separation, comparison: Comparison, mixture: Signal, track, labels, seconds: float) -> str:
-    """Everything about one method."""
+    """Render the section of a Bayesian method."""
     rate = comparison.sample_rate
     ended = "had converged" if found.converged else "was stopped"
     period = "" if found.period is None else f" It took the music to repeat every {found.period:.2f} s."
@@ -263,7 +263,7 @@ each</h3>{_uncertainty(found, mixture, rate, seconds)}
 
 
 def _estimate(name: str, found: Estimate, track) -> str:
-    """What can be said and heard of a method without a posterior."""
+    """Render the section of a method without a posterior."""
     said = f"{SUMMARIES.get(name, name)}. It took {found.seconds:.1f} s."
     return f"""
 <section id="{name}"><h2>{name}</h2><p>{html.escape(said)}</p>

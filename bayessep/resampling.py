@@ -1,4 +1,4 @@
-"""Sound at another sample rate: the only place that resamples."""
+"""Resampling: the only module that changes sample rates."""
 
 from collections.abc import Iterable, Iterator
 
@@ -12,7 +12,7 @@ Samples = Float[np.ndarray, "channels N"]
 
 
 def resampled_length(n_samples: int, from_rate: int, to_rate: int) -> int:
-    """Samples after resampling: the nearest whole number, halves up, but at least one if there was one.
+    """Return the number of samples after resampling: rounded half up, but at least one if there was one.
 
     Raises:
         UserError: a rate is not positive.
@@ -23,7 +23,7 @@ def resampled_length(n_samples: int, from_rate: int, to_rate: int) -> int:
 
 
 def resample(samples: Float[np.ndarray, "*c N"], from_rate: int, to_rate: int) -> Float[np.ndarray, "*c M"]:
-    """Band-limited resampling along the last axis (soxr, high quality), to `resampled_length` samples.
+    """Resample along the last axis to `resampled_length` samples, band-limited (soxr, high quality).
 
     Raises:
         UserError: a rate is not positive.
@@ -36,10 +36,10 @@ def resample(samples: Float[np.ndarray, "*c N"], from_rate: int, to_rate: int) -
 
 
 def resampled(pieces: Iterable[Samples], from_rate: int, to_rate: int) -> Iterator[Samples]:
-    """`resample` for sound that comes in pieces."""
+    """Resample sound that arrives in pieces; the concatenated output equals that of `resample`."""
     stream, piece, n_in, n_out = None, np.zeros((1, 0), np.float32), 0, 0
     for piece in pieces:
-        resampled_length(n_in, from_rate, to_rate)  # complains of rates that cannot be
+        resampled_length(n_in, from_rate, to_rate)  # checks the rates
         if stream is None:
             stream = soxr.ResampleStream(from_rate, to_rate, len(piece), dtype=str(piece.dtype), quality="HQ")
         out = stream.resample_chunk(np.ascontiguousarray(piece.T)).T
@@ -47,6 +47,6 @@ def resampled(pieces: Iterable[Samples], from_rate: int, to_rate: int) -> Iterat
         yield out
     if stream is not None:
         out = stream.resample_chunk(np.zeros((0, len(piece)), piece.dtype), last=True).T
-        # The resampler rounds lengths as it likes, and gives nothing for one sample.
+        # The resampler has its own rounding of lengths, and returns nothing for a single sample.
         length = max(0, resampled_length(n_in, from_rate, to_rate) - n_out)
         yield np.concatenate([out, piece[:, -1:].repeat(length, axis=1)], axis=1)[:, :length]

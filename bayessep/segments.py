@@ -1,7 +1,7 @@
-"""Labelled segments in files: CSV, TSV, Audacity, RTTM, Praat TextGrid and JSON.
+"""Read and write labelled segments: CSV, TSV, Audacity, RTTM, Praat TextGrid and JSON.
 
-What is read is a timeline (`bayessep.timeline`, whose names can be had from here too). Formats that let
-segments overlap (RTTM, tiers of a TextGrid) are turned into one.
+Files are read as timelines (`bayessep.timeline`, whose names are exported here too). Overlaps are resolved in
+formats that allow them (RTTM, tiers of a TextGrid).
 """
 
 import csv
@@ -44,7 +44,7 @@ __all__ = [
 
 
 class _Source(NamedTuple):
-    """A text, and the name its errors carry."""
+    """The text of a file, with the path that error messages name."""
 
     path: Path
     text: str
@@ -56,7 +56,7 @@ class _Source(NamedTuple):
     def segment(
         self, line: int | None, start: object, end: object, label: object, probability: object = None
     ) -> Segment:
-        """One checked segment; ``line`` says where it stands."""
+        """Return a checked segment; ``line`` is its line number for error messages."""
         left, right = self.number(line, "start", start), self.number(line, "end", end)
         if left < 0:
             raise self.error(line, f"the segment starts at {left:g} s, before the recording; times begin at 0")
@@ -85,18 +85,18 @@ def read(path: str | os.PathLike[str], *, strict: bool = True) -> list[Segment]:
     """Read labelled segments, in order and without overlaps.
 
     The format is recognised by the content: CSV or TSV with a header that names start, end (or duration) and
-    label; the same without a header, as Audacity writes it (its labels of points are left out); RTTM, where
-    every named speaker is speech; Praat TextGrid, long or short; JSON. Text is UTF-8, or UTF-16 with a byte
-    order mark. Overlaps are resolved in RTTM and between the tiers of a TextGrid (:func:`flatten`), and are an
-    error elsewhere.
+    label; the same without a header, as Audacity writes it (its point labels are left out); RTTM, where every
+    named speaker is speech; Praat TextGrid, long or short; JSON. Text is UTF-8, or UTF-16 with a byte order
+    mark. Overlaps are resolved in RTTM and between the tiers of a TextGrid (:func:`flatten`), and are an error
+    elsewhere.
 
     Args:
         path: the file.
-        strict: refuse labels that mean nothing here; otherwise they are kept as they stand.
+        strict: refuse unknown labels; otherwise they are kept as they are.
 
     Raises:
-        UserError: the file cannot be read, is empty or in no known format, or something in it is wrong; the
-            message names the file and the line.
+        UserError: the file cannot be read, is empty, in an unknown format or malformed; the message names the
+            file and the line.
     """
     path = Path(path)
     try:
@@ -136,7 +136,7 @@ def _recognise(source: _Source) -> Callable[[_Source], list[Segment]]:
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """Numbered lines that say something: not blank, no comment, no frequency range of Audacity's."""
+    """Yield numbered lines, without blank lines, comments and Audacity's frequency ranges."""
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip() and not line.lstrip().startswith(("#", ";;", "\\")):
             yield number, line
@@ -157,10 +157,10 @@ def _read_table(source: _Source) -> list[Segment]:
         raise source.error(None, "the file holds nothing but comments; it must hold labelled segments")
     delimiter = next((d for d in "\t;" if d in numbered[0][1]), ",")
     headed = not re.match(r'[\s"]*[-+.\d]', numbered[0][1])
-    of_audacity = delimiter == "\t" and not headed  # quotes in its labels are their own, and some are of points
+    of_audacity = delimiter == "\t" and not headed  # quotes belong to its labels, and some labels are of points
     quoting = csv.QUOTE_NONE if of_audacity else csv.QUOTE_MINIMAL
     rows = [(line, next(csv.reader([text], delimiter=delimiter, quoting=quoting))) for line, text in numbered]
-    if of_audacity:  # or of a program that quotes what we know
+    if of_audacity:  # or from a program that quotes cells
         rows = [(line, [_plain(cell) for cell in row]) for line, row in rows]
     at = {"start": 0, "end": 1, "label": 2, "probability": 3}
     if headed:
@@ -189,14 +189,14 @@ def _read_table(source: _Source) -> list[Segment]:
 
 
 def _plain(cell: str) -> str:
-    """Without its quotes, if what they hold is a number or a label that is known."""
+    """Remove the quotes of a cell if they enclose a number or a known label."""
     inside = re.fullmatch(r'\s*"([^"]*)"\s*', cell)
     known = inside is not None and (canonical(inside[1]) is not None or re.fullmatch(r"[-+.\deE]+", inside[1].strip()))
     return inside[1] if inside is not None and known else cell
 
 
 def _without_overlaps(source: _Source, placed: list[tuple[int | None, Segment]]) -> list[Segment]:
-    """In order; a millisecond of overlap is rounding and is taken away, more is an error."""
+    """Sort segments; an overlap of up to a millisecond is rounding and is removed, more is an error."""
     segments: list[Segment] = []
     for line, s in sorted(placed, key=lambda item: item[1][:3]):
         if segments and s.start < segments[-1].end:
@@ -210,7 +210,7 @@ def _without_overlaps(source: _Source, placed: list[tuple[int | None, Segment]])
 
 
 _PERSONS = frozenset("m n s sp mu sm ms mix song pause".split())
-"""Labels that persons may be called by as well, in lower case: in RTTM they are."""
+"""Labels, in lower case, that may also be names of speakers; in RTTM they are read as names."""
 
 
 def _read_rttm(source: _Source) -> list[Segment]:
@@ -227,7 +227,7 @@ def _read_rttm(source: _Source) -> list[Segment]:
         if fields[0] == "NON-SPEECH":
             label = {"other": NOISE}.get(fields[6].lower(), fields[6]) if label == "<NA>" else label
         elif canonical(label) is None or label.lower() in _PERSONS:
-            label = SPEECH  # the name of a person
+            label = SPEECH  # the name of a speaker
         sure = None if len(fields) < 9 or fields[8] == "<NA>" else fields[8]
         segments.append(source.segment(line, start, round(start + length, 9), label, sure))
     if len(recordings) > 1:
@@ -256,13 +256,13 @@ def _read_json(source: _Source) -> list[Segment]:
     return _without_overlaps(source, placed)
 
 
-# Praat reads free-standing numbers, quoted texts and flags, and takes everything else for comment. So do we,
-# which makes one reader of the long and the short form.
+# Praat reads free-standing numbers, quoted texts and flags, and treats everything else as comments. Doing the same
+# makes one reader for the long and the short form.
 _PRAAT_TOKEN = re.compile(r'"(?:[^"]|"")*"|(?<!\S)(?:<exists>|<absent>|[-+]?\.?\d[\d.eE+-]*)(?!\S)')
 
 
 def _read_textgrid(source: _Source) -> list[Segment]:
-    begin = re.match(r"(\s*#[^\n]*\n)*", source.text)  # comments may say whose it is, and numbers in them are none
+    begin = re.match(r"(\s*#[^\n]*\n)*", source.text)  # skip leading comments: numbers in them are not data
     tokens = _PRAAT_TOKEN.finditer(source.text, begin.end() if begin else 0)
 
     def following(what: str) -> tuple[int, str]:
@@ -295,7 +295,7 @@ def _read_textgrid(source: _Source) -> list[Segment]:
                 rows.append((line, start, end, text))
         if kind == "IntervalTier":
             tiers.append(rows)
-    # Tiers of words or phones may stand beside the one that matters.
+    # Tiers of words or phones may accompany the tier of segments.
     ours = [rows for rows in tiers if all(canonical(text) for *_, text in rows)]
     chosen = ours or tiers[:1]
     return flatten(
@@ -307,12 +307,12 @@ def _read_textgrid(source: _Source) -> list[Segment]:
 
 
 def write(path: str | os.PathLike[str], segments: Iterable[Segment], format: str | None = None) -> None:
-    """Write segments; the extension names the format unless ``format`` does.
+    """Write segments; the format is that of the extension unless ``format`` is given.
 
-    ``csv``, ``tsv``, ``audacity`` (``.txt``), ``rttm`` (speech+music becomes two lines), ``textgrid``,
-    ``json``. Times are written to the microsecond, and what is shorter is left out. Audacity and TextGrid have no
-    place for probabilities, and Audacity and RTTM none for a recording without segments: the file is empty, which
-    `read` refuses. The file appears whole or not at all.
+    Formats are ``csv``, ``tsv``, ``audacity`` (``.txt``), ``rttm`` (speech+music becomes two lines), ``textgrid`` and
+    ``json``. Times are written to the microsecond, and shorter segments are left out. Audacity and TextGrid cannot
+    store probabilities. Audacity and RTTM cannot represent a recording without segments: the file is empty, which
+    `read` refuses. The file is written whole or not at all.
 
     Raises:
         UserError: the format is not known, or the file cannot be written.
@@ -331,7 +331,7 @@ def write(path: str | os.PathLike[str], segments: Iterable[Segment], format: str
 
 
 def format_of(path: str | os.PathLike[str], format: str | None = None) -> str:
-    """The format that a file is written in: by its extension, unless ``format`` names one.
+    """Return the format to write a file in: that of its extension, unless ``format`` names one.
 
     Raises:
         UserError: the format is not known.
@@ -344,7 +344,7 @@ def format_of(path: str | os.PathLike[str], format: str | None = None) -> str:
 
 
 def to_text(segments: Iterable[Segment], format: str, recording: str = "recording") -> str:
-    """What :func:`write` writes: a text in one of its formats. RTTM names the recording in each line.
+    """Render segments as a text in one of the formats of :func:`write`. RTTM names the recording in each line.
 
     Raises:
         ValueError: as :func:`write`.

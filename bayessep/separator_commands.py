@@ -1,4 +1,4 @@
-"""What the verbs of networks that separate do: train them, and separate by them."""
+"""Implementation of training separation networks, and of separating with networks and convolutive NMF."""
 
 import dataclasses
 import hashlib
@@ -57,13 +57,13 @@ def train_separator(
     terminal: Terminal,
     start: Path | None = None,
 ) -> None:
-    """Train a separator, or go on with a training; writes its weights. `start` are weights to begin with.
+    """Train a separator or resume its training, and write its weights. `start` is a file of initial weights.
 
     Raises:
         UserError: as `read_recipe`, `begun_by`, `corpora.speech_and_music` and `train.train`.
-        Diverged: the loss is no number any more.
+        Diverged: the loss is NaN or infinite.
     """
-    read = read_settings(config, Recipe)  # once: it may be a pipe
+    read = read_settings(config, Recipe)  # only once: it may be a pipe
     if (network := read.get("network", given["network"])) != given["network"]:
         raise UserError(f"{config} is a recipe of {network}, and not of {given['network']}; call bayessep train {network}.")
     recipe = Recipe(**read | dict(given))
@@ -101,11 +101,11 @@ def train_separator(
 
 
 def begun_by(start: Path, recipe: Recipe, terminal: Terminal) -> Any:
-    """Parameters of a file, to begin a training with. Of those that ship, nobody here knows what was held out: that is said.
+    """Load the initial parameters of a training; warn if the file, like the installed one, does not record what was held out.
 
     Raises:
-        UserError: as `neural.load`; they are of a network of other sizes or kinds, or learned with another seed, by which other
-            recordings were held out: what they learned from would be validated with.
+        UserError: as `neural.load`; or the network differs in size or kind, or was trained with another seed, which held out other
+            recordings: the validation set would contain training data.
     """
     found = neural.load(recipe.network, start)
     before = shipped.read_file(start).settings.get("recipe")
@@ -122,7 +122,7 @@ def begun_by(start: Path, recipe: Recipe, terminal: Terminal) -> Any:
 
 
 def say_other_recordings(start: Path, sha256: str, terminal: Terminal) -> None:
-    """Of one recording more or less, others are held out: what the weights of a file learned from may be among them."""
+    """Warn if initial weights were trained on another set of recordings: some of these may now be in the validation set."""
     before = shipped.read_file(start).settings.get("data")
     if isinstance(before, Mapping) and before.get("sha256") != sha256:
         also = "where it has learned from some of these, validation may flatter it"
@@ -132,11 +132,11 @@ def say_other_recordings(start: Path, sha256: str, terminal: Terminal) -> None:
 def train_karaoke(
     folder: Path, data: Path, config: Path | None, given: Mapping[str, Any], *, device: str, terminal: Terminal
 ) -> None:
-    """Train Deep Karaoke, or go on with a training; writes its weights.
+    """Train Deep Karaoke or resume its training, and write its weights.
 
     Raises:
         UserError: as `read_recipe`, `karaoke.read_songs` and `train.train`.
-        Diverged: the loss is no number any more.
+        Diverged: the loss is NaN or infinite.
     """
     recipe = read_recipe(config, given, karaoke.Recipe)
     songs = karaoke.read_songs(data, part="train")
@@ -167,11 +167,11 @@ def train_masker(
     device: str,
     terminal: Terminal,
 ) -> None:
-    """Train the idempotent masker, or go on with a training; writes its weights.
+    """Train the idempotent masker or resume its training, and write its weights.
 
     Raises:
         UserError: as `read_recipe`, `unmatched.read_unmatched` and `train.train`.
-        Diverged: the loss is no number any more.
+        Diverged: the loss is NaN or infinite.
     """
     recipe = read_recipe(config, given, unmatched.Recipe)
     sounds = unmatched.read_unmatched(data, songs=recipe.songs, seed=recipe.seed, redistributable=redistributable)
@@ -195,9 +195,9 @@ def train_masker(
 
 
 METHODS = (*neural.NETWORKS, "deep-karaoke", masked_songs.NAME)
-"""Methods of separate that are networks."""
+"""Separation methods that are networks."""
 OF_NETWORKS = {"deep-karaoke": ("alpha",), masked_songs.NAME: ("mask_power", "smoothing")}
-"""Those that take options of their own."""
+"""Options that only one network takes."""
 
 
 def network_of(
@@ -207,7 +207,7 @@ def network_of(
     mask_power: float | None = None,
     smoothing: bool | None = None,
 ) -> Separator | karaoke.Karaoke | masked_songs.Masker:
-    """The network of a method, one of `METHODS`.
+    """Load the network of a method, one of `METHODS`.
 
     Raises:
         UserError: as `neural.load`, `karaoke.load` and `masked_songs.load`.
@@ -220,12 +220,17 @@ def network_of(
 def estimators(
     names: Sequence[str], weights: Sequence[Path], material: Material, config: Convolutive, mask_power: float | None = None
 ) -> Callable[[Mapping[str, np.ndarray]], dict[str, Estimator]]:
-    """How those of `names` separate that are not Bayesian, of the true sources; files of weights say which network they are of.
+    """Return a function from the true sources to the estimators of the non-Bayesian methods in `names`.
 
-    `config` is that of conv-nmf, `mask_power` that of the idempotent masker.
+    Args:
+        names: methods, Bayesian ones included.
+        weights: files of weights; each names the network that it belongs to.
+        material: the recording, which conv-nmf learns from.
+        config: settings of conv-nmf.
+        mask_power: option of the idempotent masker.
 
     Raises:
-        UserError: as `network_of`; two files are of one network, or one is of none that is asked for.
+        UserError: as `network_of`; two files are of one network, or one is of a network that is not in `names`.
     """
     files: dict[str, Path] = {}
     for path in weights:
@@ -246,10 +251,10 @@ def estimators(
 
 
 def _network_in(path: Path) -> str:
-    """Of which network a file holds weights.
+    """Return the name of the network whose weights a file holds.
 
     Raises:
-        UserError: of none that separates.
+        UserError: it is not a separator.
     """
     name = shipped.read_file(path).settings.get("network")
     if name not in METHODS:
@@ -258,7 +263,10 @@ def _network_in(path: Path) -> str:
 
 
 def everything(weights: Sequence[Path], truth: bool) -> list[str]:
-    """What compare runs beside the Bayesian methods where nothing else is said: all that it has what it needs for."""
+    """List the methods that `compare` runs by default beside the Bayesian ones.
+
+    These are conv-nmf, the networks that are installed or in `weights`, and the oracles if the `truth` is given.
+    """
     given = {_network_in(path) for path in weights} | set(shipped.names())
     return ["conv-nmf", *(name for name in METHODS if name in given), *(estimates.ORACLES if truth else ())]
 
@@ -266,14 +274,14 @@ def everything(weights: Sequence[Path], truth: bool) -> list[str]:
 def separate(
     mix: Path, folder: Path, network: str, weights: Path | None, device: str, terminal: Terminal, **own: Any
 ) -> None:
-    """Take one recording apart by a network, one of `METHODS`; writes what `commands.separate` writes.
+    """Separate one recording with a network, one of `METHODS`; write the files that `commands.separate` writes.
 
-    What it has of its own are options of `OF_NETWORKS`.
+    `own` are the network's options in `OF_NETWORKS`.
 
     Raises:
         UserError: as `network_of`, `neural.separate` and `audio.read`; nothing is left half written.
     """
-    described = begin(device, terminal)  # before numbers are put anywhere
+    described = begin(device, terminal)  # before any array is placed on a device
     separator = network_of(network, weights, **own)
     about: dict[str, Any] = {"network": dataclasses.asdict(separator.config) | {"sample_rate": separator.sample_rate}}
     about |= {"weights": None if weights is None else str(weights)} | own
@@ -282,16 +290,16 @@ def separate(
 
 
 OF_CONVOLUTIVE = {"bases": "templates"} | {n: n for n in ("sweeps", "training_sweeps", "overlap", "max_frequency", "seed", "alpha")}
-"""Options of conv-nmf, and what they are in `Convolutive`."""
+"""Options of conv-nmf, and their names in `Convolutive`."""
 
 
 def convolutive_of(options: Mapping[str, Any]) -> Convolutive:
-    """The settings of conv-nmf among the options of a verb; those not given (None) are its own."""
+    """Collect the settings of conv-nmf from the options of a verb; those not given (None) keep their defaults."""
     return Convolutive(**{own: options[name] for name, own in OF_CONVOLUTIVE.items() if options.get(name) is not None})
 
 
 def separate_by_templates(material: Material, config: Convolutive, folder: Path, device: str, terminal: Terminal) -> None:
-    """The same by convolutive NMF, of what is known of the recording.
+    """Separate one recording by convolutive NMF, with templates learned from the known speech and music.
 
     Raises:
         UserError: as `convolutive.learn_of_file` and `neural.separate`; nothing is left half written.
@@ -317,7 +325,7 @@ def _separate(
     *,
     labels: Sequence[Segment] = (),
 ) -> None:
-    """Take a recording apart by what `made` makes; `read` are the files that must not be written over."""
+    """Separate a recording with the separator that `made` returns; `read` are files that must not be overwritten."""
     info, earlier = audio.probe(mix), earlier_draws(folder)
     output.keep_inputs(folder, [*accounts.FILES.values(), *earlier], [mix, *read])
     started = time.perf_counter()
@@ -348,7 +356,7 @@ def _separate(
 
 
 def _written(paths: Sequence[Path], stems: neural.Stems, mixture: Float[np.ndarray, "C N"], sample_rate: int) -> float:
-    """Write both, turned down by one gain where one would clip, which is returned."""
+    """Write both stems, scaled by a common gain if one of them or the mixture would clip; return the gain."""
     gain = audio.common_gain(*stems, mixture)
     for path, stem in zip(paths, stems, strict=True):
         audio.write(path, stem * np.float32(gain), sample_rate)
@@ -356,18 +364,18 @@ def _written(paths: Sequence[Path], stems: neural.Stems, mixture: Float[np.ndarr
 
 
 STEP = 0.1
-"""Seconds between the labels of `labels_of`, before they are joined."""
+"""Seconds between the labels of `labels_of`, before equal neighbours are joined."""
 LEAST, QUIET = 0.05, 1e-5
-"""A stem is heard that has this share of the energy; silence has this share of that of the loudest second.
+"""Energy thresholds: a stem is active above `LEAST` of the total energy; silence is below `QUIET` of the loudest half second.
 
-Of a smaller share, what leaks from one stem into the other would be heard.
+With a lower `LEAST`, leakage from one stem into the other would count as activity.
 """
 
 
 def labels_of(speech: Path, music: Path, given: Sequence[Segment] = ()) -> list[Segment]:
-    """Which stem is heard when, beside what was given: what has a twentieth of the energy of half a second.
+    """Label where each stem is active, keeping the `given` labels: a stem needs a twentieth of the energy in half a second.
 
-    Where one stem follows the other, both are in that half second: what lasts less than 0.6 s does not count.
+    Where one stem follows the other, both fall into that half second: labels that last less than 0.6 s are dropped.
     """
     info = audio.probe(speech)
     n = max(1, round(STEP * info.sample_rate))
@@ -383,7 +391,7 @@ def labels_of(speech: Path, music: Path, given: Sequence[Segment] = ()) -> list[
 
 
 def _energies(path: Path, n: int) -> Float[np.ndarray, " T"]:
-    """Of each n samples, in all channels."""
+    """Return the energy of every n samples, summed over channels."""
     found = []
     for block in audio.blocks(path, 100 * n / audio.probe(path).sample_rate):
         power = np.square(block.samples, dtype=np.float64).sum(0)

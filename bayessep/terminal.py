@@ -1,6 +1,6 @@
-"""How the command line talks: results on standard output, everything else on standard error, failures as one sentence.
+"""Terminal input and output: results on standard output, everything else on standard error, failures as one sentence.
 
-Nothing heavy is imported here, so that ``bayessep --help`` is there at once.
+Nothing heavy is imported here, so that ``bayessep --help`` is fast.
 """
 
 import io
@@ -25,11 +25,11 @@ from typer.core import TyperCommand
 from bayessep.errors import UserError
 from bayessep.output import ENDING
 
-USER_ERROR, NUMERICAL_ERROR = 2, 1  # exit codes; 128 and the number of a signal where one ended it
+USER_ERROR, NUMERICAL_ERROR = 2, 1  # exit codes; 128 plus the number of the signal after an interruption
 
 
 def told_of(error: Exception, of: object) -> str:
-    """What went wrong with one of several things, in a sentence that names it; a UserError is one already."""
+    """Describe an error in a sentence that names the item it belongs to; the message of a UserError is returned as it is."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, FloatingPointError):
@@ -41,7 +41,7 @@ def told_of(error: Exception, of: object) -> str:
 
 
 def _refused(error: OSError) -> str:
-    """What the system has against it, and of which file."""
+    """Return the reason of the operating system, and the file if it is known."""
     return (error.strerror or str(error)).lower() + (f" ({error.filename})" if error.filename else "")
 
 
@@ -51,7 +51,10 @@ def _broke_down(error: FloatingPointError) -> str:
 
 @contextmanager
 def spared(of: object, failed: Callable[[str], None], *, alone: bool) -> Iterator[None]:
-    """What goes wrong in the block must not cost the other things: `failed` is told of it. Of one alone, it is raised."""
+    """Catch errors in the block so that one of several items may fail; `failed` gets the message.
+
+    The error is raised if the item is `alone`, or after an interruption.
+    """
     try:
         yield
     except Exception as error:
@@ -61,28 +64,28 @@ def spared(of: object, failed: Callable[[str], None], *, alone: bool) -> Iterato
 
 
 def writable(text: str) -> str:
-    """What UTF-8 can say of a text: the name of a file may be in another encoding, and its bytes become question marks."""
+    """Replace what UTF-8 cannot encode by question marks: file names may hold bytes in another encoding."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def leave(code: int) -> None:
-    """End the process at once: where XLA is compiling, the interpreter would crash over its threads as it ends.
+    """End the process at once: while XLA is compiling, the interpreter's shutdown would crash over its threads.
 
-    But not one of several that compute together: they take leave of each other as their interpreters end, or are all aborted.
+    In distributed training this does nothing: processes disconnect as their interpreters end, and would all be aborted otherwise.
     """
     jax = sys.modules.get("jax")
     if jax is not None and jax.distributed.is_initialized():
         return
     for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError, OSError, ValueError):  # it is closed, or nobody listens
+        with suppress(AttributeError, OSError, ValueError):  # closed, or a broken pipe
             stream.flush()
     os._exit(code)
 
 
 def say_what_can_be_said() -> None:
-    """Where standard output's encoding lacks a character, it has a question mark; standard error never raises, as Python has it."""
+    """Write question marks for characters that standard output cannot encode; Python's standard error never raises anyway."""
     out = sys.stdout
-    if isinstance(out, io.TextIOWrapper) and out.errors in ("strict", "surrogateescape"):  # what nobody asked for
+    if isinstance(out, io.TextIOWrapper) and out.errors in ("strict", "surrogateescape"):  # the defaults, not a user's choice
         out.reconfigure(errors="replace")
 
 
@@ -99,9 +102,9 @@ def _interrupt(number: int, frame: Any) -> None:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Ctrl-C is served, if not at once then with the next sign of progress: code that Python calls back swallows exceptions.
+    """Handle Ctrl-C, at the latest with the next progress report: an exception raised inside a callback may be swallowed.
 
-    So is what else ends a process from outside, unless it is ignored, as `nohup` does.
+    Other signals that end a process are handled likewise, unless they are ignored, as under `nohup`.
     """
     if threading.current_thread() is not threading.main_thread():  # only the main thread is ever interrupted
         yield
@@ -117,7 +120,7 @@ def _interruptible() -> Iterator[None]:
 
 
 def _console(human: Any) -> Console:
-    """Standard output, as wide as it is; in a file or a pipe, which have no width, wide enough for every column of a table."""
+    """Return a console for standard output; in a file or a pipe, which have no width, it is wide enough for the whole table."""
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         wide = Measurement.get(console, console.options.update(max_width=1000), human).maximum
@@ -126,11 +129,11 @@ def _console(human: Any) -> Console:
 
 
 class Terminal:
-    """Where a verb's words go.
+    """Output of a verb.
 
     Args:
-        json: the result is one JSON document on standard output; otherwise it is written for people.
-        quiet: no progress and no notes; warnings stay.
+        json: whether the result is one JSON document on standard output; otherwise it is written for people.
+        quiet: whether to leave out progress and notes; warnings stay.
     """
 
     def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
@@ -138,16 +141,16 @@ class Terminal:
         self._err = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
-        """Something worth knowing, for those who want to."""
+        """Print a note on standard error, unless quiet."""
         if not self.quiet:
             self._err.print(writable(text))
 
     def warn(self, text: str) -> None:
-        """Something that may not be what the user meant."""
+        """Print a warning on standard error."""
         self._err.print(f"warning: {writable(text)}")
 
     def result(self, document: Any, human: Any) -> None:
-        """What the verb was called for: the document under ``--json``, otherwise a text or a table of rich."""
+        """Print the result of the verb: the document under ``--json``, otherwise a text or a renderable of rich."""
         if self.json:
             self.out(to_json(document))
         elif isinstance(human, str):
@@ -157,25 +160,25 @@ class Terminal:
                 _console(human).print(human)
 
     def out(self, text: str) -> None:
-        """A text for programs to read, on standard output as it stands."""
+        """Write a text to standard output as it is, for programs to read."""
         with self._writing():
             sys.stdout.write(writable(text))
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        if sys.stdout is None:  # as Python has it where it is closed
+        if sys.stdout is None:  # Python's value for a closed stream
             raise UserError("cannot write to standard output: it is closed.")
         try:
             yield
             sys.stdout.flush()
         except BrokenPipeError:
-            raise  # whoever listened has heard enough
+            raise  # the reader has closed the pipe, which is no failure
         except OSError as error:
             raise UserError(f"cannot write to standard output: {error.strerror}.") from None
 
     @contextmanager
     def working(self) -> Iterator["Working"]:
-        """Show how far long work has come, while the block runs: a bar on a terminal, lines elsewhere."""
+        """Show progress while the block runs: a bar on a terminal, lines elsewhere."""
         bar = None
         if not self.quiet and self._err.is_terminal:
             columns = (TextColumn("{task.description:<14}"), BarColumn(), TextColumn("{task.fields[steps]}"))
@@ -185,14 +188,14 @@ class Terminal:
 
 
 class Working:
-    """`progress` of the library, shown. Called with what is done, steps done, steps at most, and the objective."""
+    """Progress callback that is displayed; called with the name of the task, steps done, maximum steps, and the objective."""
 
     _SECONDS_BETWEEN_LINES = 5.0
 
     def __init__(self, terminal: Terminal, bar: Progress | None) -> None:
         self._terminal, self._bar = terminal, bar
         self._tasks: dict[str, Any] = {}
-        self._said = ("", -math.inf)  # the last line: of what, and when
+        self._said = ("", -math.inf)  # task and time of the last line
 
     def __call__(self, what: str, done: int, most: int, objective: float) -> None:
         if _interrupted.is_set():
@@ -211,7 +214,7 @@ class Working:
 
 
 def to_json(document: Any) -> str:
-    """One JSON document. Arrays become lists, on one line each; what JSON cannot say (NaN, infinity) becomes null."""
+    """Serialise a document as JSON. Arrays become lists, on one line each; NaN and infinity become null."""
     text = writable(json.dumps(_plain(document), indent=1, ensure_ascii=False, allow_nan=False))
     return re.sub(r"\[\n[^][{}\"]*\]", lambda numbers: "[" + " ".join(numbers[0][1:-1].split()) + "]", text) + "\n"
 
@@ -232,22 +235,22 @@ def _plain(value: Any) -> Any:
 
 
 def spread(arguments: Sequence[str], several: frozenset[str], one: frozenset[str], *, positional: bool = True) -> list[str]:
-    """Say ``--speech a b`` as ``--speech a --speech b``, which is what the parser behind knows.
+    """Rewrite ``--speech a b`` as ``--speech a --speech b``, which Click can parse.
 
-    An option of `several` takes every argument up to the next option. Where that leaves nothing for the positional argument,
-    it is the last value of the last such option, if that has two or more (``separate --speech a --music b MIX -o DIR``): read
+    An option of `several` takes every argument up to the next option. If that leaves nothing for the positional argument, the last
+    value of the last such option is used, provided that it has two or more (``separate --speech a --music b MIX -o DIR``): read
     otherwise, the line would be an error.
 
     Args:
-        arguments: of one verb.
-        several: options that take one value or more.
+        arguments: the arguments of one verb.
+        several: options that take one or more values.
         one: options that take exactly one value. All others are flags.
         positional: whether the verb has a positional argument.
     """
     out: list[str] = []
     taking = ""  # the option of `several` that the next arguments belong to
     count = 0  # its values so far
-    spare: int | None = None  # where in `out` the last value of the last option of `several` stands, if that has two or more
+    spare: int | None = None  # index in `out` of the last value of the last option of `several`, if that has two or more
     found, skip = not positional, False
     rest = iter(arguments)
     for argument in rest:
@@ -260,7 +263,7 @@ def spread(arguments: Sequence[str], several: frozenset[str], one: frozenset[str
         elif argument.startswith("-") and argument != "-":
             name, equals, _ = argument.partition("=")
             if taking and not count:
-                out.append(taking)  # without a value: the parser says so
+                out.append(taking)  # without a value, which the parser reports
             taking, count = (name, int(bool(equals))) if name in several else ("", 0)
             spare = None if taking else spare
             skip = name in one and not equals
@@ -281,7 +284,7 @@ def spread(arguments: Sequence[str], several: frozenset[str], one: frozenset[str
 
 
 def _empty(arguments: Sequence[str]) -> str:
-    """The name of what is given as nothing, as an unset variable of the shell is; empty itself if there is none."""
+    """Return the name of the first empty argument or option value, as from an unset shell variable; "" if there is none."""
     for before, argument in zip(["", *arguments], arguments, strict=False):
         if not argument.strip():
             return before if before.startswith("-") else "an argument"
@@ -292,12 +295,12 @@ def _empty(arguments: Sequence[str]) -> str:
 
 
 class Verb(TyperCommand):
-    """A command whose file options take several files, and whose failures are sentences."""
+    """A command whose file options take several values, and whose failures are reported as one sentence."""
 
     when_interrupted = "nothing written"
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse what `spread` makes of the arguments, none of which may be empty: as a path, that would be the folder one is in."""
+        """Parse the arguments after `spread`; none may be empty, as an empty path would mean the current folder."""
         if not ctx.resilient_parsing and (empty := _empty(args)):
             print(f"error: {empty} is empty; leave it out or say what is meant, . for the folder you are in.", file=sys.stderr)
             raise typer.Exit(USER_ERROR)
@@ -309,12 +312,12 @@ class Verb(TyperCommand):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the verb; a failure that a user can act on is one sentence on standard error and an exit code."""
+        """Run the verb; report a failure that a user can act on as one sentence on standard error, with an exit code."""
         try:
             with _interruptible():
                 return super().invoke(ctx)
         except (KeyboardInterrupt, Exception) as error:
-            # What was called back may have made another error of an interruption.
+            # A callback may have turned an interruption into another error.
             if isinstance(error, KeyboardInterrupt) or (_interrupted.is_set() and not isinstance(error, typer.Exit)):
                 code, sentence = 128 + _received, f"interrupted; {self.when_interrupted}"
             elif isinstance(error, UserError):
@@ -329,19 +332,19 @@ class Verb(TyperCommand):
         raise typer.Exit(code)
 
     def _remedy(self) -> str:
-        """What may help after a breakdown, of the options that this verb has."""
+        """Suggest options of this verb that may help after a numerical breakdown."""
         known = {"seed": "another --seed", "level": "a smaller --level", "rate": "a smaller --rate"}
         own = [words for name, words in known.items() if name in {p.name for p in self.params}]
         return f"; try {' or '.join(own)}, and please report it if that does not help." if own else "; please report it."
 
 
 class Resumable(Verb):
-    """A verb that keeps what it has done."""
+    """A verb that keeps its results so far, and resumes when it is called again."""
 
     when_interrupted = "every result so far is kept, and the same command goes on from there"
 
 
 class Batch(Verb):
-    """A verb that keeps what it has done, and is told to leave it out."""
+    """A verb that keeps its results so far, and skips them with ``--skip-existing``."""
 
     when_interrupted = "the recordings done so far are kept, and the same command with --skip-existing goes on from there"

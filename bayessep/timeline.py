@@ -1,7 +1,7 @@
-"""Labelled stretches of time: what is speech, what is music, and which frames they cover.
+"""Labelled segments of speech and music, and their conversion to and from frames.
 
 A timeline is a list of segments in order and without overlaps; where speech and music sound together, one
-segment says ``speech+music``. `bayessep.segments` reads and writes them.
+segment is labelled ``speech+music``. `bayessep.segments` reads and writes them.
 """
 
 import re
@@ -20,7 +20,7 @@ SILENCE, NOISE, UNLABELLED = "silence", "noise", "unlabelled"  # noise: neither 
 class Segment(NamedTuple):
     """A labelled stretch of time, ``start <= t < end``, in seconds.
 
-    ``probability`` is how sure the label is (a detector's posterior), None where a person gave it.
+    ``probability`` is a detector's posterior of the label, None where a person gave it.
     """
 
     start: float
@@ -31,8 +31,7 @@ class Segment(NamedTuple):
 
 # ----------------------------------------------------------------------------------------------------- labels
 
-# What others call our labels, in lower case and with every blank, dash or underscore between words as one
-# space.
+# Other names of the labels, in lower case; spaces, dashes and underscores between words are equivalent.
 ALIASES = {
     SPEECH: "speech s sp voice voiced talk talking spoken speaker male female",
     MUSIC: "music m mu jingle instrumental song",
@@ -46,7 +45,7 @@ _CANONICAL = {alias.replace("-", " "): label for label, aliases in ALIASES.items
 
 
 def canonical(label: str) -> str | None:
-    """The project's name for a label found in a file, or None where it has none."""
+    """Return the project's name for a label found in a file, None if it is unknown."""
     words = re.sub(r"\s*([+&])\s*", r"\1", re.sub(r"[\s_-]+", " ", label.strip().lower()))
     return _CANONICAL.get(words)
 
@@ -55,14 +54,14 @@ def canonical(label: str) -> str | None:
 
 
 def _when(segment: Segment) -> tuple[float, float, str]:
-    """What segments are sorted by."""
+    """Return the sort key of a segment."""
     return segment[:3]
 
 
 def merge(segments: Iterable[Segment], gap: float | int = 0.0) -> list[Segment]:
-    """Join neighbours of one label that lie at most ``gap`` seconds apart.
+    """Join neighbouring segments of the same label that lie at most ``gap`` seconds apart.
 
-    Probabilities are averaged, weighted by duration; the result has none where one of the parts has none.
+    Probabilities are averaged, weighted by duration; the result has none if one of the parts has none.
     """
     merged: list[Segment] = []
     for s in sorted(segments, key=_when):
@@ -82,13 +81,13 @@ def _average(a: Segment, b: Segment) -> float | None:
 
 
 _TOUCHING = 1e-6
-"""Seconds between segments that are rounding, and less than files of labels can say."""
+"""Gaps of up to so many seconds are rounding errors; label files have no finer resolution."""
 
 
 def fill_gaps(segments: Iterable[Segment], duration: float | int, label: str = UNLABELLED) -> list[Segment]:
-    """Cover 0 to ``duration`` seconds: gaps become segments of ``label``, what lies beyond is cut off.
+    """Cover 0 to ``duration`` seconds: gaps become segments of ``label``, and what lies beyond is cut off.
 
-    What is no longer than a microsecond belongs to the segment before it, or after it at the beginning.
+    A gap of at most a microsecond is added to the segment before it, or after it at the beginning.
     """
     covered: list[Segment] = []
     at, duration = 0.0, float(duration)
@@ -110,16 +109,16 @@ def fill_gaps(segments: Iterable[Segment], duration: float | int, label: str = U
 
 
 def total(segments: Iterable[Segment], label: str) -> float:
-    """Seconds that carry exactly this label."""
+    """Return the total duration of the segments with exactly this label, in seconds."""
     return float(sum(s.end - s.start for s in segments if s.label == label))
 
 
 def flatten(segments: Iterable[Segment]) -> list[Segment]:
-    """Resolve overlaps: speech and music at once become ``speech+music``, several voices at once are speech.
+    """Resolve overlaps: speech with music becomes ``speech+music``, several overlapping voices become speech.
 
     Where neither is on, the first of noise, silence, unlabelled wins. The probability of an overlap is the
-    lowest of its parts, which bounds that of their conjunction from above. Touching equal segments are
-    joined.
+    minimum over its parts, an upper bound on that of their conjunction. Touching segments of equal label and
+    probability are joined.
     """
     waiting = sorted(segments, key=_when)
     boundaries = sorted({t for s in waiting for t in (s.start, s.end)})
@@ -153,7 +152,7 @@ def _together(labels: set[str]) -> str:
 
 
 def ordered(segments: Iterable[Segment]) -> list[Segment]:
-    """Sorted by time, after a check that it is a timeline.
+    """Sort segments by time, and check that they form a timeline.
 
     Raises:
         ValueError: segments overlap or end before they start, or a label holds a tab or a line break.
@@ -174,10 +173,10 @@ def ordered(segments: Iterable[Segment]) -> list[Segment]:
 
 
 def in_our_words(segments: Iterable[Segment], otherwise: str | None = None) -> list[Segment]:
-    """The same with the project's names of their labels, which may have any of `ALIASES`.
+    """Replace the labels, which may be any of `ALIASES`, by the project's names.
 
     Raises:
-        UserError: a label means nothing here, and nothing is said that it should mean `otherwise`.
+        UserError: a label is unknown, and no label to use `otherwise` is given.
     """
     found = []
     for s in segments:
@@ -189,7 +188,7 @@ def in_our_words(segments: Iterable[Segment], otherwise: str | None = None) -> l
 
 
 class Switches(NamedTuple):
-    """What is on in each frame. Where ``labelled`` is false nothing is known, and the other two are false."""
+    """Activity of speech and music in each frame. Where ``labelled`` is false, it is unknown and the other two are false."""
 
     speech: Bool[np.ndarray, " T"]
     music: Bool[np.ndarray, " T"]
@@ -197,14 +196,14 @@ class Switches(NamedTuple):
 
 
 def frame_switches(segments: Sequence[Segment], times: Float[np.ndarray, " T"]) -> Switches:
-    """Read segments without overlaps at the times of frame centres, in seconds; labels may have any of their names (`ALIASES`).
+    """Sample segments without overlaps at frame centres, in seconds; labels may be any of `ALIASES`.
 
     Raises:
-        UserError: a label has no meaning here: frames of it would be taken for what they are not.
+        UserError: a label is unknown: its frames would be misread.
     """
     timeline = in_our_words(ordered(segments))
     code = {SPEECH: (True, False, True), MUSIC: (False, True, True), BOTH: (True, True, True)}
-    # Row 0 stands for no segment at all.
+    # Row 0 is for frames outside all segments.
     table = [
         (False, False, False),
         *(code.get(s.label, (False, False, s.label != UNLABELLED)) for s in timeline),
@@ -217,13 +216,13 @@ def frame_switches(segments: Sequence[Segment], times: Float[np.ndarray, " T"]) 
 
 
 def labels_at(segments: Sequence[Segment], times: Float[np.ndarray, " T"]) -> list[str]:
-    """The label at each time of segments without gaps; "" before the first."""
+    """Return the label at each time, from segments without gaps; "" before the first."""
     starts = np.array([s.start for s in segments])
     return [segments[n].label if n >= 0 else "" for n in np.searchsorted(starts, times, side="right") - 1]
 
 
 def runs(on: Bool[np.ndarray, " T"]) -> list[tuple[int, int]]:
-    """First frames of the stretches that are on, and the frames after their last."""
+    """Return the runs of true frames as half-open intervals (start, stop)."""
     steps = np.diff(on.astype(int), prepend=0, append=0)
     return list(zip(np.flatnonzero(steps > 0).tolist(), np.flatnonzero(steps < 0).tolist(), strict=True))
 
@@ -236,14 +235,14 @@ def from_frames(
     min_duration: float | int = 0.0,
     probabilities: Float[np.ndarray, " T"] | None = None,
 ) -> list[Segment]:
-    """Segments from one label a frame; together they cover 0 to ``duration`` seconds.
+    """Convert frame labels to segments that cover 0 to ``duration`` seconds.
 
-    Neighbouring frames part half way between their centres. A run shorter than ``min_duration`` is counted to
-    what came before it, at the beginning to what follows. The probability of a segment is the mean of those
-    of its own frames, where ``probabilities`` gives for each frame how sure its label is.
+    The boundary of neighbouring frames is half way between their centres. A run shorter than ``min_duration`` is
+    merged into the run before it, at the beginning into the one after it. ``probabilities`` are those of the frame
+    labels; the probability of a segment is their mean over its frames that carry its label.
 
     Raises:
-        ValueError: the labels, times and probabilities are not equally many, or there are none.
+        ValueError: the numbers of labels, times and probabilities differ, or there are none.
     """
     count = len(labels)
     if count == 0 or len(times) != count or (probabilities is not None and len(probabilities) != count):
@@ -276,9 +275,9 @@ def complete(
     *,
     min_duration: float | int = 0.0,
 ) -> list[Segment]:
-    """The given segments in our words, and what lies between them from one label a frame (`from_frames`).
+    """Complete the given segments, under the project's names, by frame labels (`from_frames`) in the gaps.
 
-    Given segments that say ``unlabelled`` count as none; neighbours of one label are joined.
+    Given segments labelled ``unlabelled`` count as gaps; neighbours of the same label are joined.
     """
     segments: list[Segment] = []
     for s in fill_gaps([s for s in in_our_words(given) if s.label != UNLABELLED], duration):

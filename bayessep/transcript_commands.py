@@ -1,4 +1,4 @@
-"""What the verbs of recognisers do: transcribe, train attention-asr. `bayessep.cli_transcripts` says how they are called."""
+"""Implementation of the verbs of `bayessep.cli_transcripts`: transcribe, train attention-asr."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def transcribe(
     device: str,
     terminal: Terminal,
 ) -> int:
-    """Write down what is said in recordings, one after the other; returns how many failed. `draws` are of the only one.
+    """Transcribe recordings one after the other; return how many failed. `draws` is a folder of posterior draws of the only one.
 
     Raises:
-        UserError: as `listening_commands.run` and `recognisers.named`; or draws of several recordings, or of another length.
+        UserError: as `listening_commands.run` and `recognisers.named`; or draws with several recordings, or of another length.
     """
     if draws is not None and (len(recordings) > 1 or recordings[0].is_dir()):
         raise UserError(f"--draws {draws} are of one recording; transcribe that alone.")
@@ -67,12 +67,12 @@ def transcribe(
 def _said(path: Path, recogniser: Recogniser, progress: Any) -> transcription.Transcript:
     try:
         return transcription.transcribe(path, recogniser, progress=progress)
-    except UserError as error:  # a recogniser that fails does not know what of
+    except UserError as error:  # a recogniser does not know the name of the file
         raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
 
 
 def _draws_in(place: Path) -> list[Path]:
-    """The draws that `separate` has left in a folder, whether that is its own or theirs in it."""
+    """List the draws that `separate` wrote, given its output folder or the folder ``draws`` in it."""
     own = place.resolve()
     folder = own.parent if own.name == "draws" and not (own / "draws").is_dir() else place
     if not (found := draws_in(folder)):
@@ -116,11 +116,11 @@ def train_recogniser(
     device: str,
     terminal: Terminal,
 ) -> None:
-    """Train a recogniser, or go on with a training; writes its weights. Music is of `data` where no other folder is given.
+    """Train a recogniser or resume its training, and write its weights. Music is taken from `data` unless `music` is given.
 
     Raises:
-        UserError: as `read_recipe`, `spoken.listed`, `corpora.speech_and_music` and `train.train`; or music that is not asked for.
-        Diverged: the loss is no number any more.
+        UserError: as `read_recipe`, `spoken.listed`, `corpora.speech_and_music` and `train.train`; or `music` without `mixture`.
+        Diverged: the loss is NaN or infinite.
     """
     recipe = read_recipe(config, given, Recipe)
     if music is not None and not recipe.mixture:
