@@ -1,7 +1,7 @@
-"""Conv-TasNet as an ONNX file, which runs without Python: in browsers, on phones, inside other programs.
+"""Export Conv-TasNet as an ONNX file, which runs without Python: in browsers, on phones, inside other programs.
 
-The graph is written node by node from the equations of `models.conv_tasnet`, for float32, any number of waveforms and any length.
-What is written has been compared with the network itself, as onnxruntime runs it.
+The graph is built node by node from the equations of `models.conv_tasnet`, in float32, for any batch size and length. Before a file
+is written, its output in onnxruntime is compared with that of the network.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from bayessep.models.waveform_separation import SOURCES
 from bayessep.terminal import Terminal
 
 OPSET = 18
-"""The oldest whose reductions take their axes as inputs; onnxruntime has it since 1.14."""
+"""The oldest opset whose reductions take their axes as inputs; onnxruntime supports it since 1.14."""
 TOLERANCE = 1e-4
-"""By how much an exported network may differ (`check`)."""
+"""Largest accepted difference of an exported network (`check`)."""
 LONGEST = 32_000
-"""Samples of the longest waveform that `check` compares."""
+"""Length in samples of the longest waveform that `check` compares."""
 
 Model = Any
-"""onnx.ModelProto, of an optional library."""
+"""onnx.ModelProto; onnx is an optional dependency."""
 
 
 class _Graph:
-    """Nodes and constants, added one by one; values are known by their names."""
+    """Builder of an ONNX graph from nodes and constants, which are referred to by name."""
 
     def __init__(self) -> None:
         self.onnx = library("onnx", "export")
@@ -48,34 +48,34 @@ class _Graph:
         self.constants: dict[str, Any] = {}
 
     def constant(self, name: str, value: Any, dtype: Any = np.float32) -> str:
-        """An array; of two of the same name, the first."""
+        """Add a constant array and return its name; a name that exists keeps its first value."""
         if name not in self.constants:
             self.constants[name] = self.onnx.numpy_helper.from_array(np.array(value, dtype, order="C"), name)
         return name
 
     def integers(self, *numbers: int) -> str:
-        """A vector of them: axes, or bounds."""
+        """Add a constant vector of integers, such as axes or bounds, and return its name."""
         return self.constant("integers" + "".join(f".{n}" for n in numbers), numbers, np.int64)
 
     def __call__(self, operator: str, *inputs: str, result: str = "", **attributes: Any) -> str:
-        """Add a node; returns its result."""
+        """Add a node and return the name of its result."""
         result = result or f"{operator.lower()}.{len(self.nodes)}"
         self.nodes.append(self.onnx.helper.make_node(operator, list(inputs), [result], name=result, **attributes))
         return result
 
 
 def conv_tasnet_model(config: ConvTasNet, parameters: PyTree, sample_rate: int, both_signs: bool = False) -> Model:
-    """The network as an ONNX model: of ``mixture`` (batch, samples) it makes ``sources`` (batch, 2, samples), speech first.
+    """Build the ONNX model of a network: input ``mixture`` (batch, samples), output ``sources`` (batch, 2, samples), speech first.
 
-    Its metadata say the sample rate, the sources in their order, the mean square that networks are trained at, the config,
-    whether both signs are heard, and the version of this package. The same network makes the same model. Its norm `global`
-    is one of all that it is given: unlike `separate`, it does not leave stretches of silence out.
+    Its metadata state the sample rate, the order of the sources, the mean square of training mixtures, the network and its config,
+    whether both signs are averaged, and the version of this package. The same network gives the same model. Its norm `global`
+    is computed over the whole input: unlike `separate`, it does not leave out stretches of silence.
 
     Args:
-        config: what the network is; its precision does not matter here.
-        parameters: its numbers.
-        sample_rate: of the waveforms that it was trained with.
-        both_signs: take the mean of what is said of the mixture, and of it upside down (`neural.Separator`).
+        config: config of the network; its precision does not matter here.
+        parameters: its parameters.
+        sample_rate: sample rate of its training data, in Hz.
+        both_signs: average the outputs for the mixture and for its negative (`neural.Separator`).
 
     Raises:
         UserError: onnx is not installed.
@@ -83,7 +83,7 @@ def conv_tasnet_model(config: ConvTasNet, parameters: PyTree, sample_rate: int, 
     model, g = nnx.merge(conv_tasnet.graph(config), parameters), _Graph()
     hop = config.hop
 
-    # A hop of silence before, one behind, and what the last hop lacks.
+    # Pad with a hop of silence on either side, after completing the last hop.
     samples = g("Shape", "mixture", start=1, end=2)
     mixture = g("Concat", "mixture", g("Neg", "mixture"), axis=0) if both_signs else "mixture"
     behind = g("Add", g("Mod", g("Neg", samples), g.integers(hop)), g.integers(hop))
@@ -94,7 +94,7 @@ def conv_tasnet_model(config: ConvTasNet, parameters: PyTree, sample_rate: int, 
     y = _product(g, y, "narrow", model.narrow[...])
 
     count = ""
-    if config.norm == "cumulative":  # frames so far: 1, 2, 3 ...
+    if config.norm == "cumulative":  # number of frames so far: 1, 2, 3 ...
         one = g.constant("one", 1, np.int64)
         last = g("Add", g("Squeeze", g("Shape", w, start=2, end=3)), one)
         count = g("Cast", g("Range", one, last, one), to=g.onnx.TensorProto.DOUBLE)
@@ -122,14 +122,14 @@ def conv_tasnet_model(config: ConvTasNet, parameters: PyTree, sample_rate: int, 
 
 
 def _product(g: _Graph, x: str, name: str, w: Any) -> str:
-    """Of matrices: a convolution of one tap. Time is the last axis here, as convolutions of ONNX have it."""
+    """Matrix product, as a 1×1 convolution; time is the last axis here, as in ONNX convolutions."""
     return g("Conv", x, g.constant(name, np.asarray(w).T[:, :, None]))
 
 
 def _normalised(g: _Graph, x: str, norm: str, name: str, gain: Any, bias: Any, count: str) -> str:
-    """What `conv_tasnet.normalisation` says, with gain and bias."""
+    """ONNX version of `conv_tasnet.normalisation`, with gain and bias."""
     if norm == "cumulative":
-        # onnxruntime adds one frame after the other: in single precision, ten minutes would be off by more than `TOLERANCE`.
+        # onnxruntime sums sequentially: in single precision, the error after ten minutes would exceed `TOLERANCE`.
         double, float32 = g.onnx.TensorProto.DOUBLE, g.onnx.TensorProto.FLOAT
 
         def so_far(of: str) -> str:
@@ -152,7 +152,7 @@ def _normalised(g: _Graph, x: str, norm: str, name: str, gain: Any, bias: Any, c
 def _block(
     g: _Graph, y: str, own: conv_tasnet.Blocks, place: str, dilation: int, config: ConvTasNet, count: str
 ) -> str:
-    """What `conv_tasnet.block` says."""
+    """ONNX version of `conv_tasnet.block`."""
 
     def settled(x: str, n: int) -> str:
         x = g("PRelu", x, g.constant(f"slope.{place}.{n}", np.reshape(own.slope[n], (1, 1))))
@@ -193,10 +193,10 @@ def _finished(g: _Graph, config: ConvTasNet, sample_rate: int, both_signs: bool)
 
 
 def check(model: Model, config: ConvTasNet, parameters: PyTree, both_signs: bool = False) -> float:
-    """By how much a model differs from the network: the largest difference, where the loudest output counts as 1 if it is louder.
+    """Largest difference between the outputs of a model and the network, relative to the output's peak if that is above 1.
 
-    Both are given noise: a single sample, a few frames, and two seconds at 16 kHz, in batches of several sizes. The
-    difference is NaN where one of them says NaN.
+    Both are run on noise: a single sample, four hops, and a receptive field (at most two seconds at 16 kHz), in batches of several
+    sizes. The difference is NaN if an output is NaN, and infinite if shapes differ.
 
     Raises:
         UserError: onnx or onnxruntime is not installed.
@@ -205,13 +205,13 @@ def check(model: Model, config: ConvTasNet, parameters: PyTree, both_signs: bool
     runtime = library("onnxruntime", "export")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = 1  # this is short
-    options.log_severity_level = 3  # errors alone
+    options.log_severity_level = 3  # errors only
     session = runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     exact, rng = dataclasses.replace(config, precision="float32"), np.random.default_rng(0)
     found = []
     for batch, n in _shapes(config):
         mixture = rng.standard_normal((batch, n), np.float32)
-        with jax.default_matmul_precision("float32"):  # which accelerators would not do by themselves
+        with jax.default_matmul_precision("float32"):  # not the default on accelerators
             wanted = np.asarray(conv_tasnet.predict(exact, parameters, jnp.asarray(mixture)))
             if both_signs:
                 wanted = (wanted - np.asarray(conv_tasnet.predict(exact, parameters, jnp.asarray(-mixture)))) / 2
@@ -223,12 +223,12 @@ def check(model: Model, config: ConvTasNet, parameters: PyTree, both_signs: bool
 
 
 def _shapes(config: ConvTasNet) -> Sequence[tuple[int, int]]:
-    """Waveforms and their samples; the last hops are whole and are not."""
+    """Batch sizes and lengths of the test waveforms, with and without complete last hops."""
     return (1, 1), (3, 4 * config.hop), (2, min(2 * config.context + 1, LONGEST))
 
 
 class Exported(NamedTuple):
-    """A file that was written."""
+    """Exported file."""
 
     path: Path
     bytes: int
@@ -240,10 +240,10 @@ class Exported(NamedTuple):
 
 
 def write(path: str | Path, config: ConvTasNet, parameters: PyTree, sample_rate: int, both_signs: bool = False) -> Exported:
-    """Write a network as an ONNX file, whole or not at all; arguments as those of `conv_tasnet_model`.
+    """Write a network as an ONNX file, atomically; arguments as those of `conv_tasnet_model`.
 
     Raises:
-        UserError: the file cannot be written, a library is missing, or the model says something else than the network.
+        UserError: the file cannot be written, a library is missing, or the model's output differs from the network's.
     """
     path = Path(path)
     output.no_folder(path)
@@ -262,10 +262,10 @@ def write(path: str | Path, config: ConvTasNet, parameters: PyTree, sample_rate:
 
 
 def export(weights: Path | None, path: Path, terminal: Terminal) -> None:
-    """What `bayessep export conv-tasnet` does: the separator of a file, or the one that ships, as an ONNX file.
+    """Implement `bayessep export conv-tasnet`: write the separator of a file, or the one that ships, as an ONNX file.
 
     Raises:
-        UserError: as `neural.load` and `write`; or the weights would be replaced.
+        UserError: as `neural.load` and `write`; or the file would overwrite the weights, or its name does not end in .onnx.
     """
     for name in ("onnx", "onnxruntime"):
         library(name, "export")

@@ -1,7 +1,7 @@
-"""A separator and a recogniser that are tuned together on utterances with music (paper 001, section IV-C): what the loop is given.
+"""Joint tuning of a separator and a recogniser on utterances with music (paper 001, section IV-C): recipe and training task.
 
-The same utterances as a mixture ASR learns from (`recogniser_training`), and the same loop. Of a weight of 0, it is the separator
-alone that learns, from that very speech.
+It uses the same utterances as mixture ASR (`recogniser_training`), and the same loop. With a weight of 0, only the separator
+learns, from the same speech.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from bayessep.train import Task, Training, fixed, means, settings_besides, start
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that tuning depends on, recordings and what is tuned apart.
+    """Tuning recipe: everything that tuning depends on except the recordings and the initial networks.
 
     Attributes:
-        utterances: how they are drawn, the sizes of the recogniser, and for how long and at what rate all is tuned.
-        network, preset: of the separator.
+        utterances: how utterances are drawn, the sizes of the recogniser, and the schedule and learning rate of the tuning.
+        network, preset: name of the separator, and preset of its sizes.
         tuned, weight: `JointAsr`.
 
     Raises:
@@ -58,18 +58,18 @@ class Recipe:
 
     @property
     def training(self) -> Training:
-        """How long it is tuned."""
+        """Training schedule."""
         return self.utterances.training
 
     def config(self, labels: int) -> JointAsr:
-        """The networks, for so many labels."""
+        """Config of both networks, for a number of labels."""
         back = self.utterances.config(labels)
         front = NETWORKS[self.network].PRESETS[self.preset]
         return JointAsr(front, back, self.tuned, self.weight, back.rate, back.steps)
 
 
 class Parts(NamedTuple):
-    """Networks that were trained apart."""
+    """Parameters of a separator and a recogniser that were trained separately."""
 
     front: PyTree
     back: PyTree
@@ -79,9 +79,9 @@ class Parts(NamedTuple):
 def task(
     recipe: Recipe, words: bytes, learn: Material, held: Material, parts: Parts | None = None, about: Mapping[str, Any] = {}
 ) -> Task[State, Batch]:
-    """What the loop trains, as `recogniser_training.task`; `parts` are what it begins with.
+    """Task for `train.train`, as `recogniser_training.task`; it starts from `parts`, or from random networks.
 
-    It is validated by what it is tuned for: the cross-entropy of labels, or the separation where nothing is recognised.
+    The validation loss is the cross-entropy of labels, or the separation loss if the weight of the recogniser is 0.
 
     Raises:
         UserError: as `check_material`.
@@ -109,7 +109,7 @@ def task(
     def init(key: Key[Array, ""]) -> State:
         if parts is None:
             return joint_asr.init(config, key)
-        return joint_asr.joined(config, *jax.tree.map(jnp.array, parts))  # copies: steps take what they are given
+        return joint_asr.joined(config, *jax.tree.map(jnp.array, parts))  # copies, as steps donate their arguments
 
     settings = settings_besides(utterances) | {"config": asdict(config), "vocabulary": hashlib.sha256(words).hexdigest()}
     rest = {name: value for name, value in dataclasses.asdict(recipe).items() if name != "utterances"}

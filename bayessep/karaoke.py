@@ -1,7 +1,7 @@
-"""Deep Karaoke on songs: what it learns from, its training, and vocals taken out of songs (paper 004, `models.deep_karaoke`).
+"""Deep Karaoke on songs: training data, training, and separation of vocals (paper 004, `models.deep_karaoke`).
 
-Vocals and accompaniment are scaled to a peak of 1 each and their mean is taken, as in the authors' code; mixtures are then divided
-by the greatest magnitude of those of the training. Songs to work on are as loud as such mixtures (`PEAK`), and divided by the same.
+A mixture is the mean of vocals and accompaniment, each scaled to a peak of 1, as in the authors' code; its magnitudes are divided
+by the largest magnitude of all training mixtures. Songs to separate are scaled to a similar loudness (`PEAK`) and divided likewise.
 """
 
 from __future__ import annotations
@@ -30,49 +30,51 @@ from bayessep.stft import Stft, frame_count, stft
 from bayessep.train import Task, Training, fixed, settings_besides, training_of
 
 RATE = 44_100
-"""Samples a second of everything that is learned from."""
+"""Sample rate of all training data, in Hz."""
 STFT = Stft(n_fft=2048, hop=512, pad_end=True)
 HOP = 60
-"""Frames between the windows that are learned from (section II-B)."""
+"""Frames between the starts of training windows (section II-B)."""
 
 
 PEAK = 0.7
-"""Of a song to work on: stems with a peak of a half each do not reach 1 together; of those that were looked at, 0.57 to 0.77."""
+"""Peak of a song to separate: stems with peaks of 0.5 each do not reach 1 together; in the songs examined, 0.57 to 0.77."""
 
 
 class Song(NamedTuple):
-    """A song of which both are known, in one channel; excerpts of one song have one group, songs of one artist one artist."""
+    """Mono song with known vocals and accompaniment; excerpts of one song share a group, songs of one artist an artist."""
 
     name: str
     group: str
     vocals: Float[np.ndarray, " N"]
     accompaniment: Float[np.ndarray, " N"]
-    artist: str = ""  # nothing where nobody says whose it is
+    artist: str = ""  # empty if unknown
 
     @property
     def stems(self) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
-        """Vocals and accompaniment as they are mixed: each with a peak of 1, halved."""
+        """Vocals and accompaniment as mixed: each scaled to a peak of 1, then halved."""
         return _halved(self.vocals), _halved(self.accompaniment)
 
     @property
     def mixture(self) -> Float[np.ndarray, " N"]:
-        """What is heard."""
+        """Sum of the stems."""
         return np.add(*self.stems)
 
 
 def _halved(x: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
-    """With a peak of a half."""
+    """Scale to a peak of 0.5."""
     return x * np.float32(0.5 / max(float(np.abs(x).max()), 1e-9))
 
 
 def read_songs(folder: str | Path, sample_rate: int = RATE, *, part: str = "") -> list[Song]:
-    """The songs of a folder, in any layout of `song_stems`; those of a part, where any are, or all.
+    """Read the songs of a folder, in any layout of `song_stems`; `part` selects a part of the corpus, or all if it is empty.
+
+    Where no song belongs to that part, the songs that belong to none are selected.
 
     Raises:
-        UserError: as `song_stems.listed` and `song_stems.read`; or there is none of the part.
+        UserError: as `song_stems.listed` and `song_stems.read`; or no song is selected.
     """
     every = song_stems.listed(folder)
-    wanted = part if any(song.part == part for song in every) else ""  # else those that nobody put into a part
+    wanted = part if any(song.part == part for song in every) else ""  # else the songs without a part
     listed = [song for song in every if not part or song.part == wanted]
     if not listed:
         raise UserError(f"{folder} has no songs of the part {part}; give a folder that does.")
@@ -82,13 +84,13 @@ def read_songs(folder: str | Path, sample_rate: int = RATE, *, part: str = "") -
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that a training depends on, songs apart: the keys of a file, and the flags.
+    """Training recipe: everything a training depends on except the songs; its fields are keys of a file and flags.
 
     Attributes:
-        preset: of its sizes.
-        width: units of the hidden layer; 0 for the preset's.
-        rate: of stochastic gradients.
-        batch: windows of a step.
+        preset: preset of the network's sizes.
+        width: hidden units; 0 takes the preset's.
+        rate: learning rate of SGD.
+        batch: windows per step.
         epochs, steps_per_epoch, patience, min_delta, seed, average: `Training`.
 
     Raises:
@@ -115,24 +117,24 @@ class Recipe:
 
     @property
     def config(self) -> DeepKaraoke:
-        """The network."""
+        """Config of the network."""
         preset = PRESETS[self.preset]
         return dataclasses.replace(preset, width=self.width or preset.width, rate=self.rate)
 
     @property
     def training(self) -> Training:
-        """How long it is trained."""
+        """Training schedule."""
         return training_of(self)
 
 
 def undivided(songs: Sequence[Song], sides: int) -> list[str]:
-    """Of each song, what stays on one of so many sides: all that its artist made, or its excerpts where artists are too few."""
+    """Key by which each song is kept whole in a split into `sides`: its artist, or its group if artists are too few."""
     artists = [song.artist or song.group for song in songs]
     return artists if len(set(artists)) >= sides else [song.group for song in songs]
 
 
 def divide(songs: Sequence[Song], share: float, seed: int) -> tuple[list[Song], list[Song]]:
-    """Songs to learn from, and about `share` of them to validate with, of other artists if there are several (`undivided`).
+    """Split songs into a training set and a validation set of about `share`, with disjoint artists if possible (`undivided`).
 
     Raises:
         UserError: there is a single song.
@@ -147,19 +149,19 @@ def divide(songs: Sequence[Song], share: float, seed: int) -> tuple[list[Song], 
 
 
 def mask_and_mixture(song: Song) -> tuple[Float[np.ndarray, "T F"], Float[np.ndarray, "T F"]]:
-    """The ideal binary mask of the vocals, and magnitudes of the mixture, before they are scaled."""
+    """Ideal binary mask of the vocals, and unscaled magnitudes of the mixture."""
     vocals, accompaniment = song.stems
     mask = deep_karaoke.ideal_binary_mask(magnitude(vocals, STFT), magnitude(accompaniment, STFT))
     return mask, magnitude(song.mixture, STFT)
 
 
 def scale_of(songs: Sequence[Song]) -> float:
-    """The greatest magnitude of the mixtures."""
+    """Largest magnitude of all mixtures."""
     return max(float(magnitude(song.mixture, STFT).max()) for song in songs)
 
 
 def task(recipe: Recipe, learn: Sequence[Song], held: Sequence[Song], about: Mapping[str, Any] = {}) -> Task[State, Batch]:
-    """What the loop trains: windows of the songs, drawn with replacement. `about` is compared when a training is gone on with."""
+    """Task for `train.train`: windows of the songs, drawn with replacement. `about` is compared when a training is resumed."""
     config = recipe.config
 
     def windows(songs: Sequence[Song]) -> tuple[Float[np.ndarray, "n L F"], Float[np.ndarray, "n L F"]]:
@@ -168,7 +170,7 @@ def task(recipe: Recipe, learn: Sequence[Song], held: Sequence[Song], about: Map
         return mask, x
 
     @cache
-    def material() -> tuple[Batch, Batch]:  # made when it is needed: a training that is over needs none
+    def material() -> tuple[Batch, Batch]:  # computed on demand: a finished training needs none
         scale = np.float32(scale_of(learn))
         every, tested = (Batch(x / scale, mask) for mask, x in map(windows, (learn, held)))
         return every, tested
@@ -193,17 +195,17 @@ def task(recipe: Recipe, learn: Sequence[Song], held: Sequence[Song], about: Map
     return Task(lambda key: deep_karaoke.init(config, key), step, batch, validate, settings | dict(about))
 
 
-# --- at work -------------------------------------------------------------------------------------------------------------
+# --- separation ----------------------------------------------------------------------------------------------------------
 
 
 class Karaoke(NamedTuple):
-    """A trained network, ready to be run: a `neural.Windowed`.
+    """Trained network; implements `neural.Windowed`.
 
     Attributes:
-        config: the network.
-        parameters: its numbers.
-        scale: of `scale_of`.
-        alpha: above which confidence a cell is the vocals' (equation 1); None shares each cell by its confidence.
+        config: config of the network.
+        parameters: its parameters.
+        scale: divisor of the magnitudes (`scale_of`).
+        alpha: confidence above which a cell belongs to the vocals (equation 1); None takes the confidence as a soft mask.
     """
 
     config: DeepKaraoke
@@ -213,47 +215,47 @@ class Karaoke(NamedTuple):
 
     @property
     def sample_rate(self) -> int:
-        """Of what it learned from."""
+        """Sample rate of the training data."""
         return RATE
 
     @property
     def hop(self) -> int:
-        """Of `STFT`."""
+        """Hop of `STFT`."""
         return STFT.hop
 
     @property
     def context(self) -> int:
-        """A cell depends on as many frames to each side as a window of it has, less one, and a sample on those it lies in."""
+        """Receptive field to each side in samples: the frames of a window less one, plus the length of a frame."""
         return (self.config.frames - 1) * STFT.hop + STFT.n_fft
 
     def level(self, power: float, peak: float) -> float:
-        """Songs have a peak of `PEAK`."""
+        """Scale that brings the peak of a song to `PEAK`."""
         del power
         return peak / PEAK
 
     def predict(self, x: Float[np.ndarray, "C N"], length: int, begin: int) -> Float[np.ndarray, "C 2 N"]:
-        """Vocals and accompaniment of a window of a song; every channel has the mask of their mean."""
+        """Separate a window of a song into vocals and accompaniment; all channels share the mask of their mean."""
         del begin
         spectrum = np.asarray(stft(jnp.asarray(x), STFT))
-        heard = np.abs(spectrum.mean(0))[: frame_count(length, STFT)]  # beyond its end, fewer windows cover a cell
+        heard = np.abs(spectrum.mean(0))[: frame_count(length, STFT)]  # so that averages end where the recording ends
         mean = deep_karaoke.averaged_mask(self.config, self.parameters, heard, self.scale)
         mask = mean if self.alpha is None else deep_karaoke.thresholded(mean, self.alpha).vocal
-        mask = np.pad(mask, ((0, spectrum.shape[1] - len(mask)), (0, 0)), mode="edge")  # of frames that share its last samples
+        mask = np.pad(mask, ((0, spectrum.shape[1] - len(mask)), (0, 0)), mode="edge")  # for frames that overlap its last samples
         vocals = masked(spectrum, mask, STFT, x.shape[1], 1.0)
         return np.stack([vocals, x - vocals], axis=1)
 
 
 def weights_of(karaoke: Karaoke, **about: object) -> Weights:
-    """What `karaoke_of` reads."""
+    """Pack a network into weights that `karaoke_of` reads, with further settings."""
     settings = {"network": "deep-karaoke", "config": asdict(karaoke.config), "scale": karaoke.scale, "sample_rate": RATE}
     return Weights(shipped.flat(karaoke.parameters), settings | about)
 
 
 def karaoke_of(weights: Weights) -> Karaoke:
-    """A network from a file of weights.
+    """Build a network from weights.
 
     Raises:
-        UserError: they are those of something else.
+        UserError: they are not those of Deep Karaoke.
     """
     settings = weights.settings
     try:
@@ -270,10 +272,10 @@ def karaoke_of(weights: Weights) -> Karaoke:
 
 
 def load(path: Path | None, alpha: float | None = None) -> Karaoke:
-    """The network of a file.
+    """Load the network of a file.
 
     Raises:
-        UserError: there is none, it cannot be read or is of something else, or alpha is not between 0 and 1.
+        UserError: no file is given, it cannot be read or holds something else, or alpha is not between 0 and 1.
     """
     deep_karaoke.check_alpha(alpha)
     if path is None:
@@ -282,5 +284,5 @@ def load(path: Path | None, alpha: float | None = None) -> Karaoke:
 
 
 def mask_of(mixture: Float[np.ndarray, " N"], karaoke: Karaoke) -> Float[np.ndarray, "T F"]:
-    """The mean probability of each cell of a mixture, as loud as `Song.mixture`, that it is the vocals' (of `STFT`)."""
+    """Average probability that each cell (of `STFT`) of a mixture belongs to the vocals; loudness as in `Song.mixture`."""
     return deep_karaoke.averaged_mask(karaoke.config, karaoke.parameters, magnitude(mixture, STFT), karaoke.scale)

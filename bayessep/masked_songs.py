@@ -1,9 +1,10 @@
-"""The idempotent masker at work: vocals taken out of songs of any length (paper 002, `models.idempotent_masker`).
+"""Separate vocals from songs of any length with the idempotent masker (paper 002, `models.idempotent_masker`).
 
-As in the authors' code: each channel by itself; magnitudes stretched by the least and the greatest of the whole song, which is read
-once for them; blocks as long as the images of the training, one behind the other, the last one at the end of the song, with the
-mean of both masks where it overlaps with the one before. The mask, raised to a power, is one of the accompaniment's magnitudes,
-which keep the mixture's phases; vocals are what is left. Blocks lie where they do in the whole song whatever windows it is read in.
+As in the authors' code, each channel is processed independently; magnitudes are min-max normalised over the whole song, in a first
+pass; blocks have the length of the training images, and the last one is aligned with the end of the song, where its mask is
+averaged with that of the block it overlaps. The mask, raised to a power, is applied to the mixture's magnitudes and gives the
+accompaniment, with the mixture's phases; the vocals are the remainder. The positions of blocks in the song do not depend on the
+windows it is read in.
 """
 
 from __future__ import annotations
@@ -29,26 +30,26 @@ from bayessep.unmatched import POWER, RATE, compressed, stft_of
 
 NAME = "idempotent-masker"
 CODE_POWER = 9.0
-"""To which the authors' code raises masks, at work alone; the poster says nothing of it."""
+"""Exponent to which the authors' code raises masks, at test time only; the poster does not mention it."""
 
 
 class Extent(NamedTuple):
-    """The least and the greatest magnitude of each channel of a song."""
+    """Minimum and maximum magnitude of each channel of a song."""
 
     least: Float[np.ndarray, " C"]
     greatest: Float[np.ndarray, " C"]
 
 
 class Masker(NamedTuple):
-    """A trained network, ready to be run: a `neural.Windowed`, fitted to each song first.
+    """Trained network; implements `neural.Windowed` once it is fitted to a song (`neural.Fitting`).
 
     Attributes:
-        config: the network.
-        parts: its numbers.
-        power: to which masks are raised; the greater, the less is left to the accompaniment. Masks are learned on magnitudes to the
-            power 0.3, and are masks of the magnitudes themselves when they are raised to 1 / 0.3.
-        smoothing: smooth masks as the code does (`smoothed`).
-        extent: of the song that it is fitted to.
+        config: config of the network.
+        parts: its variables.
+        power: exponent of the masks; the greater, the less remains in the accompaniment. Masks are learned on magnitudes to the
+            power 0.3; raised to 1 / 0.3, they are masks of linear magnitudes.
+        smoothing: smooth masks as the authors' code does (`smoothed`).
+        extent: range of magnitudes of the song that it is fitted to.
     """
 
     config: IdempotentMasker
@@ -59,26 +60,30 @@ class Masker(NamedTuple):
 
     @property
     def sample_rate(self) -> int:
-        """Of what it learned from."""
+        """Sample rate of the training data."""
         return RATE
 
     @property
     def hop(self) -> int:
-        """Between frames."""
+        """Hop of the frames, in samples."""
         return self.config.hop
 
     @property
     def context(self) -> int:
-        """A cell depends on its block, and a sample on the frames it lies in."""
+        """Receptive field to each side in samples: that of a cell is its block, to which the length of a frame is added."""
         return (self.config.frames + 1) * self.config.hop + 2 * self.config.bins
 
     def level(self, power: float, peak: float) -> float:
-        """Songs are stretched by what they are fitted to."""
+        """No scaling: magnitudes are normalised by the song's own range."""
         del power, peak
         return 1.0
 
     def fitted(self, pieces: Iterable[Float[np.ndarray, "_ _"]]) -> Masker:
-        """The same for a song, of which these are all samples at `RATE`."""
+        """Return the masker fitted to a song, given all its samples at `RATE`.
+
+        Raises:
+            UserError: there are no samples.
+        """
         settings, state, found = stft_of(self.config), None, []
 
         def extent(spectrum: Any) -> None:
@@ -97,10 +102,10 @@ class Masker(NamedTuple):
         return self._replace(extent=Extent(least.min(0), greatest.max(0)))
 
     def predict(self, x: Float[np.ndarray, "C N"], length: int, begin: int) -> Float[np.ndarray, "C 2 N"]:
-        """Vocals and accompaniment of a window of a song that begins at this sample of it; see `Windowed`.
+        """Separate a window that starts at sample `begin` of the song into vocals and accompaniment; see `Windowed`.
 
         Raises:
-            UserError: it is not fitted to a song.
+            UserError: the masker is not fitted to a song.
         """
         if self.extent is None:
             raise UserError("this masker is not fitted to a song; call fitted, with all of its samples.")
@@ -110,13 +115,13 @@ class Masker(NamedTuple):
         masks = np.zeros(spectrum.shape, np.float32)
         for n, (channel, *extent) in enumerate(zip(heard, *self.extent, strict=True)):
             mask = self.mask_of(compressed(channel, *extent), begin // self.config.hop)
-            # What is beyond: the highest bin, and frames that share the last samples.
+            # Extend to the Nyquist bin and to frames that overlap the last samples.
             masks[n] = np.pad(mask, ((0, spectrum.shape[1] - len(mask)), (0, 1)), mode="edge")
         accompaniment = np.asarray(istft(jnp.asarray(spectrum * masks), settings, x.shape[1]))
         return np.stack([x - accompaniment, accompaniment], axis=1)
 
     def mask_of(self, images: Float[np.ndarray, "T F"], first: int = 0) -> Float[np.ndarray, "T F"]:
-        """The mask of frames of a song, from its frame `first` on, of values from -1 to 1."""
+        """Mask for consecutive frames of a song, which start at its frame `first` and have values from -1 to 1."""
         size = self.config.frames
         frames = np.pad(images, ((0, max(0, size - len(images))), (0, 0)), constant_values=-1)
         begins = blocks_of(len(frames), size, first)
@@ -126,8 +131,10 @@ class Masker(NamedTuple):
 
 
 def blocks_of(frames: int, size: int, first: int = 0) -> list[int]:
-    """Where blocks begin among so many frames, whose first has that number in the song: at its multiples of the size, and where
-    they leave frames over, at the beginning and at the end."""
+    """Starts of blocks that cover all frames, of which `first` is the first one's number in the song.
+
+    Blocks lie at multiples of `size` in the song; others at the beginning and the end cover what those leave out.
+    """
     whole = list(range(-first % size, frames - size + 1, size))
     begin = [0] if not whole or whole[0] else []
     end = [frames - size] if not whole or whole[-1] + size < frames else []
@@ -135,7 +142,7 @@ def blocks_of(frames: int, size: int, first: int = 0) -> list[int]:
 
 
 def averaged(blocks: Iterable[Float[np.ndarray, "L F"]], begins: Iterable[int], frames: int) -> Float[np.ndarray, "T F"]:
-    """So many frames, of blocks that begin there and leave none out: where they overlap, their mean."""
+    """Join blocks with the given starts, which cover all frames; overlaps are averaged."""
     found = list(blocks)
     total, count = np.zeros((frames, found[0].shape[1]), np.float32), np.zeros((frames, 1), np.float32)
     for one, k in zip(found, begins, strict=True):
@@ -145,9 +152,9 @@ def averaged(blocks: Iterable[Float[np.ndarray, "L F"]], begins: Iterable[int], 
 
 
 def smoothed(mask: Float[np.ndarray, "T F"], colour: float | int = 10.0, space: float | int = 10.0) -> Float[np.ndarray, "T F"]:
-    """Each cell with its four neighbours, weighed by how near and how alike they are: a bilateral filter of diameter 3.
+    """Bilateral filter of diameter 3: mean of each cell and its four neighbours, weighted by distance and similarity.
 
-    With the deviations of the code, which are far above all differences of masks, it is nearly the mean of the five.
+    With the standard deviations of the authors' code, far above any difference between masks, it is nearly the plain mean.
     """
     around = np.pad(mask, 1, mode="reflect")
     near = np.float32(math.exp(-0.5 / space**2))
@@ -162,16 +169,16 @@ def smoothed(mask: Float[np.ndarray, "T F"], colour: float | int = 10.0, space: 
 
 
 def weights_of(masker: Masker, **about: object) -> File:
-    """What `masker_of` reads."""
+    """Pack a masker into weights that `masker_of` reads, with further settings."""
     settings = {"network": NAME, "config": asdict(masker.config), "sample_rate": RATE}
     return File(shipped.flat(masker.parts), settings | about)
 
 
 def masker_of(file: File) -> Masker:
-    """A network from a file of weights.
+    """Build a masker from weights.
 
     Raises:
-        UserError: they are those of something else.
+        UserError: they are not those of an idempotent masker.
     """
     settings = file.settings
     try:
@@ -188,7 +195,7 @@ def masker_of(file: File) -> Masker:
 
 
 def check_power(power: float | None) -> None:
-    """Refuse what a mask cannot be raised to.
+    """Check the exponent of masks; None stands for the default.
 
     Raises:
         UserError: it is not above 0, or not finite.
@@ -198,10 +205,10 @@ def check_power(power: float | None) -> None:
 
 
 def load(path: Path | None, power: float | None = None, smoothing: bool = False) -> Masker:
-    """The network of a file, or the one that ships.
+    """Load the masker of a file, or the one that ships.
 
     Raises:
-        UserError: there is none, it cannot be read or is of something else, or the power is none.
+        UserError: none ships, the file cannot be read or holds something else, or the power is out of range.
     """
     check_power(power)
     if path is not None:

@@ -1,9 +1,9 @@
-"""An idempotent masker to ship: how it is trained and measured, and its model card.
+"""Train and evaluate the idempotent masker that ships, and write its model card.
 
     python -m bayessep.masker_release DATA -o bayessep/weights --work FOLDER
 
-It learns in FOLDER, where it is gone on with, from what may be passed on alone, and is tested on the songs with stems of DATA
-beside some of what `reproduce michelashvili2019` compares it with. An hour of a core.
+Training runs, and is resumed, in FOLDER; it uses redistributable recordings only. The test is on the songs with stems of DATA,
+beside some of the rows of `reproduce michelashvili2019`. It takes an hour on one CPU core.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ROWS = {
 
 
 def release(data: Path, work: Path, output: Path, progress: Progress = lambda *_: None) -> dict[str, Any]:
-    """Train, measure, and put the weights and their card into `output`; returns the figures of the card."""
+    """Train and evaluate, write the weights and their card to `output`, and return the figures of the card."""
     used = unmatched.listed(data, songs=BUDGET.recipe.songs, redistributable=True)
     sounds = unmatched.read_unmatched(data, songs=BUDGET.recipe.songs, seed=BUDGET.recipe.seed, redistributable=True)
     songs = [Song(one, np.concatenate(song_stems.read(one, RATE))) for one in song_stems.listed(data)]
@@ -69,7 +69,7 @@ def release(data: Path, work: Path, output: Path, progress: Progress = lambda *_
 
 
 def card(figures: dict[str, Any]) -> str:
-    """The model card."""
+    """Model card, in Markdown."""
     recipe, lasting, learned = BUDGET.recipe, figures["minutes"], figures["learned"]
     config = recipe.config
     rows = []

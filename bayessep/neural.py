@@ -1,14 +1,14 @@
-"""Trained separators of waveforms at work: recordings of any length, rate and number of channels, in bounded memory.
+"""Run trained waveform separators on recordings of any length, sample rate and number of channels, in bounded memory.
 
-A recording is resampled to the rate that a network was trained at, scaled to a mean square of 1, and run in windows of one length,
-each channel by itself. Of a window, its `context` at both ends is discarded, but for a quarter of a second in which neighbours
-fade into each other. So what comes out is what the network says of the whole recording, to rounding, wherever a sample depends on
-no more than the context: with the norm ``frame``. The norm ``global`` is one of each window, the memory of `blstm_mask` is cut off
-after a second, and the norm ``cumulative`` begins anew with each window; causal networks run as streams, and are exact.
+A recording is resampled to the network's sample rate, scaled to a mean square of 1, and processed in windows of one length, each
+channel independently. At both ends of a window, its `context` is discarded, and neighbours are crossfaded over a quarter of a
+second. With the norm ``frame``, no output sample depends on more than the context, so the result equals the network's output on
+the whole recording, to rounding. The norm ``global`` is computed per window, the memory of `blstm_mask` is cut off after a second,
+and the norm ``cumulative`` restarts with each window; causal networks run as streams, and are exact.
 
-A network that is trained without `consistent` leaves the scale of its sources open: they get the gains by which they come nearest
-to the mixture. The music is what is left of the recording without the speech. What lies above half of the network's sample rate,
-which it does not hear, is shared as the high frequencies below that are at the time.
+A network trained without `consistent` leaves the scale of its sources open: least-squares gains fit them to the mixture. The music
+is the recording minus the speech. The network does not see what lies above half of its sample rate; that band is divided between
+speech and music like the high frequencies below it, moment by moment.
 """
 
 from __future__ import annotations
@@ -37,83 +37,83 @@ from bayessep.streaming import Held
 from bayessep.waveforms import check_mixture, not_finite
 
 NETWORKS: dict[str, Any] = {"conv-tasnet": (conv_tasnet, ConvTasNet), "blstm-mask": (blstm_mask, BlstmMask)}
-"""By the names of methods: where the network is, and its config."""
+"""Module and config class of each network, by the name of the method."""
 
 WINDOWS = (4.0, 16.0)
-"""Seconds of the windows that a network is run on: the shortest that holds a recording, else the longest, again and again."""
+"""Window lengths in seconds: the shortest that holds the whole recording, or else the longest, repeatedly."""
 FADE = 0.25
-"""Seconds in which windows fade into each other."""
+"""Crossfade between windows, in seconds."""
 
 Samples = Float[np.ndarray, "_ _"]
-"""Channels, and so many samples of each."""
+"""Multichannel audio of shape (channels, samples)."""
 
 
 @runtime_checkable
 class Windowed(Protocol):
-    """What separates a window of a recording without the rest of it."""
+    """Interface of separators that process each window of a recording independently."""
 
     @property
     def sample_rate(self) -> int:
-        """Of the windows."""
+        """Sample rate of the windows, in Hz."""
         ...
 
     @property
     def hop(self) -> int:
-        """Samples between its frames: windows begin at multiples of it."""
+        """Hop of the frames in samples; windows begin at multiples of it."""
         ...
 
     @property
     def context(self) -> int:
-        """Samples to each side that a sample depends on."""
+        """Receptive field to each side, in samples."""
         ...
 
     def level(self, power: float, peak: float) -> float:
-        """What a recording is divided by, of its mean square and its largest sample."""
+        """Scale by which a recording is divided, given its mean square and its peak."""
         ...
 
     def predict(self, x: Samples, length: int, begin: int) -> Float[np.ndarray, "_ 2 _"]:
-        """Speech and music of every channel of a window, which they sum to.
+        """Separate every channel of a window into speech and music, which sum to the input.
 
-        So many samples are of the recording, and zeros follow; the first is that number `begin` of the recording.
+        The first `length` samples of the window are the recording's samples from number `begin` on; the rest is zero padding.
         """
         ...
 
 
 @runtime_checkable
 class Fitting(Protocol):
-    """What must hear all of a recording before it separates a window of it."""
+    """Interface of separators that need a first pass over the whole recording."""
 
     def fitted(self, pieces: Iterable[Samples]) -> Windowed:
-        """The same for the recording that these are all samples of, at its sample rate, divided by `Windowed.level`."""
+        """Return a separator fitted to a recording, given all its samples at the separator's rate, divided by `Windowed.level`."""
         ...
 
 
 class Separator(NamedTuple):
-    """A trained network, ready to be run."""
+    """Trained separation network; implements `Windowed`."""
 
-    network: str  # of `NETWORKS`
+    network: str  # a key of `NETWORKS`
     config: Any
     parameters: PyTree
     sample_rate: int
-    both_signs: bool = False  # take the mean of what is said of a window, and of the window upside down; in streams, it is not
+    both_signs: bool = False  # average the outputs for a window and for its negative; streams do not
 
     @property
     def hop(self) -> int:
-        """Of its frames."""
+        """Hop of the network's frames, in samples."""
         return self.config.hop
 
     @property
     def context(self) -> int:
-        """That of the network."""
+        """Receptive field of the network to each side, in samples."""
         return self.config.context
 
     def level(self, power: float, peak: float) -> float:
-        """Mixtures have a mean square of 1 in training."""
+        """Root mean square: in training, mixtures have a mean square of 1."""
         del peak
         return power**0.5
 
     def predict(self, x: Samples, length: int, begin: int) -> Float[np.ndarray, "_ 2 _"]:
-        """Each channel by itself; where a window begins makes no difference."""
+        """Separate each channel independently; the position of the window makes no difference."""
         del begin
         return np.stack([self._channel(channel, length) for channel in x])
 
@@ -129,36 +129,39 @@ class Separator(NamedTuple):
 
     @property
     def sums(self) -> bool:
-        """Whether what the network says of both sources sums to the mixture. Else the loss left their scale and sign open."""
+        """Whether the network's sources sum to the mixture; otherwise the loss left their scale and sign open."""
         return self.network != "conv-tasnet" or self.config.consistent
 
 
 def products(mixture: Float[np.ndarray, " n"], sources: Float[np.ndarray, "2 n"]) -> Float[np.ndarray, "2 3"]:
-    """Of sources with each other and with the mixture: all that `to_scale` must know of the past."""
+    """Inner products of the sources with each other and with the mixture: all that `to_scale` needs of the past."""
     return sources.astype(np.float64) @ np.concatenate([sources, mixture[None]]).astype(np.float64).T
 
 
 def to_scale(
     mixture: Float[np.ndarray, " n"], sources: Float[np.ndarray, "2 n"], known: Float[np.ndarray, "2 3"]
 ) -> Float[np.ndarray, "2 n"]:
-    """Sources with the gains by which they come nearest to the mixture (least squares), and what is missing in equal parts."""
+    """Apply to the sources the least-squares gains that fit the mixture, and add half of the residual to each.
+
+    `known` are the inner products of `products`.
+    """
     gram = known[:, :2] + np.eye(2) * (1e-6 * np.trace(known[:, :2]) + 1e-20)
     scaled = np.linalg.solve(gram, known[:, 2])[:, None].astype(np.float32) * sources
     return np.asarray(consistent(jnp.asarray(mixture), jnp.asarray(scaled)))
 
 
 def weights_of(separator: Separator, **about: object) -> Weights:
-    """What `separator_of` reads."""
+    """Pack a separator into weights that `separator_of` reads, with further settings."""
     settings = {"network": separator.network, "config": dataclasses.asdict(separator.config), "sample_rate": separator.sample_rate}
     settings |= {"both_signs": separator.both_signs}
     return Weights(shipped.flat(separator.parameters), settings | about)
 
 
 def separator_of(weights: Weights) -> Separator:
-    """A separator from a file of weights.
+    """Build a separator from weights.
 
     Raises:
-        UserError: they are those of something else.
+        UserError: they are not those of a separator.
     """
     settings = weights.settings
     try:
@@ -175,10 +178,10 @@ def separator_of(weights: Weights) -> Separator:
 
 
 def load(network: str, path: str | Path | None = None) -> Separator:
-    """The separator of a file, or the one that ships under the network's name.
+    """Load the separator of a file, or the one that ships under the network's name.
 
     Raises:
-        UserError: the file cannot be read, is none of a separator or of another network; or none ships.
+        UserError: the file cannot be read, or holds no separator or that of another network; or none ships.
     """
     if path is None:
         if network not in shipped.names():
@@ -196,7 +199,7 @@ def load(network: str, path: str | Path | None = None) -> Separator:
 def in_windows(
     pieces: Iterable[Samples], separator: Windowed, scale: float, windows: tuple[float, ...] = WINDOWS
 ) -> Iterator[Float[np.ndarray, "_ 2 _"]]:
-    """Speech and music of a recording that comes in pieces, at the separator's rate; as many samples come out as go in."""
+    """Separate a recording that arrives in pieces, at the separator's sample rate; as many samples come out as go in."""
     if isinstance(separator, Separator) and isinstance(separator.config, ConvTasNet) and separator.config.causal:
         yield from _streamed(pieces, separator, scale)
         return
@@ -204,13 +207,13 @@ def in_windows(
     fade = round(FADE * rate)
     sizes = [round(seconds * rate) for seconds in windows]
     longest = sizes[-1] = max(sizes[-1], 4 * (context + fade))
-    step = (longest - 2 * context - fade) // hop * hop  # or frames would lie between those of the whole recording
+    step = (longest - 2 * context - fade) // hop * hop  # keeps frames aligned with those of the whole recording
     fade = longest - 2 * context - step
     rise = (np.arange(fade, dtype=np.float32) + 0.5) / np.float32(fade)
     held, faded, ended, begin = np.zeros((1, 0), np.float32), None, False, 0
     source = iter(pieces)
     while not ended:
-        while not ended and held.shape[1] <= longest:  # one more than a window, to know whether it is the last
+        while not ended and held.shape[1] <= longest:  # one sample more than a window, to know whether it is the last
             piece = next(source, None)
             if piece is None:
                 ended = True
@@ -223,7 +226,7 @@ def in_windows(
         size = next(s for s in sizes if s >= n) if faded is None else longest
         padded = np.pad(here * np.float32(1 / scale), ((0, 0), (0, size - n)))
         found = separator.predict(padded, n, begin)[..., :n] * np.float32(scale)
-        if faded is not None:  # the end of the window before, of which the same is known
+        if faded is not None:  # crossfade with the end of the previous window
             found[..., context : context + fade] *= rise
             found[..., context : context + fade] += faded
             found = found[..., context:]
@@ -235,9 +238,9 @@ def in_windows(
 
 
 def _streamed(pieces: Iterable[Samples], separator: Separator, scale: float) -> Iterator[Float[np.ndarray, "_ 2 _"]]:
-    """The same of a causal network, exactly: pieces of one length, and the last filled up with silence.
+    """Separate exactly with a causal network: blocks of one length, the last padded with silence.
 
-    Gains, where a network leaves them open, are those of what was heard so far.
+    Where a network leaves the gains open, they are fitted to everything so far.
     """
     config = separator.config
     size = -(-separator.sample_rate // config.hop) * config.hop
@@ -251,7 +254,7 @@ def _streamed(pieces: Iterable[Samples], separator: Separator, scale: float) -> 
             known.extend([np.zeros((2, 3))] * len(block))
         made = []
         for n, channel in enumerate(block):
-            mixture = np.concatenate([np.asarray(states[n].hop), channel])[: len(channel)]  # what comes out is of
+            mixture = np.concatenate([np.asarray(states[n].hop), channel])[: len(channel)]  # aligned with the output
             states[n], out = conv_tasnet.stream_push(config, separator.parameters, states[n], jnp.asarray(channel))
             found = np.asarray(out)
             if not separator.sums:
@@ -266,7 +269,7 @@ def _streamed(pieces: Iterable[Samples], separator: Separator, scale: float) -> 
             found = pushed(held[:, :size] * np.float32(1 / scale))[..., late:] * np.float32(scale)
             held, late = held[:, size:], 0
             yield found
-    # What is left, and the hop by which a stream is late.
+    # The remaining samples, and the hop by which a stream lags.
     left = held.shape[1] + config.hop - late
     block = np.pad(held * np.float32(1 / scale), ((0, 0), (0, 2 * size - held.shape[1])))
     if len(held) and (left or states):
@@ -284,12 +287,12 @@ _FAINTEST = 1e-30
 def speech_of(
     read: Callable[[], Iterable[Samples]], sample_rate: int, separator: Windowed, name: str = "the recording"
 ) -> Iterator[tuple[Samples, Samples]]:
-    """Pieces of a recording, and the speech in each of them; `read` begins the recording anew, and is called three or four times.
+    """Yield pieces of a recording with the speech in each; `read` restarts the recording, and is called three or four times.
 
-    `name` is what the recording is called where it cannot be taken apart.
+    `name` is the name of the recording in error messages.
 
     Raises:
-        UserError: the recording is silent.
+        UserError: the recording is silent, or not finite.
     """
     power, count = 0.0, 0
     total, lowest, highest = np.zeros((3, 1, 1))
@@ -330,7 +333,7 @@ def speech_of(
 
 
 def _with_shares(pieces: Iterable[Float[np.ndarray, "_ 2 _"]], sample_rate: int) -> Iterator[Samples]:
-    """Of each channel the speech, the sum of both sources, and the share of speech in the high frequencies, over 10 ms."""
+    """Stack the speech, the sum of both sources, and the speech's share of high-frequency energy (smoothed over 10 ms)."""
     stays = np.exp(-1 / (0.01 * sample_rate))
     last = state = None
     for found in pieces:
@@ -344,19 +347,19 @@ def _with_shares(pieces: Iterable[Float[np.ndarray, "_ 2 _"]], sample_rate: int)
 
 
 class Stems(NamedTuple):
-    """Of one recording."""
+    """Separated stems of a recording."""
 
     speech: Float[np.ndarray, "C N"]
-    music: Float[np.ndarray, "C N"]  # exactly the mixture less the speech
+    music: Float[np.ndarray, "C N"]  # exactly the mixture minus the speech
 
 
 def separate(
     mixture: Samples, sample_rate: int, separator: Windowed, *, name: str = "the recording", progress: Progress = silent
 ) -> Stems:
-    """Take speech and music apart: a recording that is held at once, by whatever name errors call it.
+    """Separate a recording in memory into speech and music; `name` is its name in error messages.
 
     Raises:
-        UserError: the mixture is silent, or no (C, N).
+        UserError: the mixture is silent, or not of shape (C, N).
     """
     check_mixture(mixture, name)
     mixture = np.asarray(mixture, np.float32)
@@ -373,7 +376,7 @@ def separate(
 def separate_file(
     path: Path, separator: Windowed, speech_path: Path, music_path: Path, subtype: str = "FLOAT", *, progress: Progress = silent
 ) -> None:
-    """The same of a file, from file to files.
+    """Separate an audio file into a speech file and a music file.
 
     Raises:
         UserError: as `separate` and `audio.read`; no stem is left half written.

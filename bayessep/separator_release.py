@@ -1,9 +1,9 @@
-"""The separator that ships: how it is trained and measured, and its model card.
+"""Train and evaluate the separator that ships, and write its model card.
 
     python -m bayessep.separator_release DATA -o bayessep/weights --work FOLDER
 
-The full run of `reproduce woo2020`, kept in FOLDER and gone on with there, of which the weights of the time domain are published in
-half precision, measured once more as they ship. A few hours of a core.
+This is the full run of `reproduce woo2020`, kept and resumed in FOLDER. Its time-domain weights are published in half precision,
+and evaluated once more in that form. It takes a few hours on one CPU core.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BUDGET = "full"
 
 
 def pace(network: str, items: Items, steps: int = 6) -> float:
-    """Seconds of a step of its training here, the median after the first."""
+    """Seconds per training step of a network on this machine: the median over `steps` steps without the first."""
     made = task(BUDGETS[BUDGET].recipes[network][0], items, items)
     state, spent = made.init(jax.random.key(0)), []
     for n in range(steps):
@@ -41,7 +41,7 @@ def pace(network: str, items: Items, steps: int = 6) -> float:
 
 
 def release(data: Path, work: Path, output: Path, progress: Progress = lambda *_: None) -> dict[str, Any]:
-    """Train, measure, and put the weights and their card into `output`; returns the figures of the card."""
+    """Train and evaluate, write the weights and their card to `output`, and return the figures of the card."""
     parts, own = division(data), BUDGETS[BUDGET]
     lines = woo2020.run(work, data, BUDGET, progress=progress)
     made = {name: woo2020.trained(recipes, parts, work / name, progress) for name, recipes in own.recipes.items()}
@@ -83,7 +83,7 @@ ROWS = {
 
 
 def scores(lines: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means of every row and ratio, and what was gained at 0 dB with an interval."""
+    """Mean scores of every row and ratio, with the mean SI-SDR gain and a confidence interval for it."""
     found = woo2020_tables.Results(lines)
     made: dict[str, Any] = {}
     for row in ROWS:
@@ -102,7 +102,7 @@ def scores(lines: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def card(figures: dict[str, Any]) -> str:
-    """The model card."""
+    """Model card, in Markdown."""
     minutes = {name: seconds / 60 for name, seconds in figures["seconds"].items()}
     config, ours = BUDGETS[BUDGET].recipes[TIME][-1].config, figures["scores"]
     assert isinstance(config, conv_tasnet.ConvTasNet)

@@ -1,7 +1,7 @@
-"""From recordings to a trained separator of waveforms: the recipe, and what `bayessep.train` is given to do.
+"""Train a waveform separator on recordings: the recipe, data augmentation, and the task for `bayessep.train`.
 
-Mixtures are made anew for every step: a stretch of speech, one of music, and a ratio drawn from a normal distribution, as in
-paper 001 (section IV-A). Validation is at 0 dB, the same mixtures every time.
+Every step draws new mixtures: a segment of speech, one of music, and a ratio from a normal distribution, as in paper 001
+(section IV-A). Validation uses the same mixtures every time, at 0 dB.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from bayessep.train import Task, Training, fixed, means, settings_besides, start
 from bayessep.waveforms import check_one_channel
 
 RATE = 16_000
-"""Samples a second of everything that is learned from."""
+"""Sample rate of all training data, in Hz."""
 
 NETWORKS: dict[str, ModuleType] = {name: module for name, (module, _) in neural.NETWORKS.items()}
-"""Separators of waveforms, by the names of their verbs."""
+"""Modules of waveform separators, by the names of their verbs."""
 
 
 def check_ratio(mean: float, deviation: float) -> None:
-    """Refuse a distribution of ratios that is none.
+    """Check the parameters of the normal distribution of ratios.
 
     Raises:
         UserError: a number is not finite, or the deviation is below 0.
@@ -47,21 +47,21 @@ def check_ratio(mean: float, deviation: float) -> None:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that a training of a separator depends on, recordings apart: the keys of a file, and the flags.
+    """Training recipe: everything a training depends on except the recordings; its fields are keys of a file and flags.
 
     Attributes:
         network: one of `NETWORKS`.
-        preset: of its sizes.
-        mask, norm, causal, consistent, precision: `ConvTasNet`, in place of the preset's where they are given: an empty name is
-            the preset's, and what the preset is, causal or consistent, it stays.
-        rate: of Adam.
-        falls: whether the rate falls to nothing until the last epoch, along half a cosine: the end of a training.
-        batch: mixtures of a step.
-        seconds: length of each.
-        snr_mean, snr_deviation: of the ratio of speech to music, in decibels.
-        varied: play what is learned from faster or slower, and add other music to some of the music (`varied`): a few recordings
-            have few voices and instruments, and a network would learn them by heart.
-        held: mixtures to validate with.
+        preset: preset of the network's sizes.
+        mask, norm, causal, consistent, precision: as in `ConvTasNet`. An empty mask or norm takes the preset's (a causal network
+            has the norm ``cumulative`` by default); False leaves `consistent` as in the preset.
+        rate: learning rate of Adam.
+        falls: decay the rate to zero at the last epoch, along half a cosine.
+        batch: mixtures per step.
+        seconds: length of a mixture.
+        snr_mean, snr_deviation: mean and standard deviation of the speech-to-music ratio in decibels.
+        varied: augment the data by changing speed and adding other music to some of the music (`varied`): a few recordings have few
+            voices and instruments, which a network would memorise.
+        held: number of validation mixtures.
         epochs, steps_per_epoch, patience, min_delta, seed, average: `Training`.
 
     Raises:
@@ -105,7 +105,7 @@ class Recipe:
 
     @property
     def config(self) -> ConvTasNet | BlstmMask:
-        """The network."""
+        """Config of the network."""
         preset = NETWORKS[self.network].PRESETS[self.preset]
         steps = self.epochs * self.steps_per_epoch if self.falls else 0
         if self.network != "conv-tasnet":
@@ -126,27 +126,26 @@ class Recipe:
 
     @property
     def training(self) -> Training:
-        """How long it is trained."""
+        """Training schedule."""
         return training_of(self)
 
 
 SPEEDS = {"speech": 1.15, "music": 1.5}
-"""How many times faster or slower at most: higher or lower, too, as a tape is.
+"""Largest speed-up and slow-down factors; pitch changes with speed, as on a tape.
 
-Samples between samples are on straight lines: the highest octave becomes duller, and some of what no longer fits below half the
-sample rate comes back as another tone.
+Interpolation is linear: it dulls the highest octave, and some of what exceeds half the sample rate is aliased.
 """
 JOINED = 0.3
-"""Share of the music that other music is added to."""
+"""Probability that other music is added to the music."""
 
 
 def varied(items: Items, n: int, rng: np.random.Generator) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """Stretches of speech and of music, each at a speed of its own, and some music with other music."""
+    """Draw a segment of speech and one of music, each at a random speed, the music sometimes with other music."""
     return _played(items.speech, n, SPEEDS["speech"], rng), accompaniment(items.music, n, rng)
 
 
 def accompaniment(music: Sequence[Item], n: int, rng: np.random.Generator) -> Float[np.ndarray, " n"]:
-    """A stretch of music at a speed of its own, sometimes with other music."""
+    """Draw a segment of music at a random speed, sometimes with other music added."""
     found = _played(music, n, SPEEDS["music"], rng)
     if rng.random() < JOINED:
         found = mixed(found, _played(music, n, SPEEDS["music"], rng), rng.normal(0, 5)).sum(0)
@@ -160,9 +159,9 @@ def _played(own: Sequence[Item], n: int, fastest: float, rng: np.random.Generato
 
 
 def stretch(items: Sequence[Item], n: int, rng: np.random.Generator) -> Float[np.ndarray, " n"]:
-    """So many samples of a recording, each in proportion to its length, from anywhere in it; short ones start over.
+    """Draw a segment of n samples; recordings are drawn in proportion to their length, and short ones are looped.
 
-    One that happens to be a pause is drawn again, as far as there is sound.
+    A segment that turns out to be a pause is drawn again, up to 20 times in all.
     """
     found = np.zeros(n, np.float32)
     for _ in range(20):
@@ -170,13 +169,13 @@ def stretch(items: Sequence[Item], n: int, rng: np.random.Generator) -> Float[np
         check_one_channel(samples := chosen.samples, chosen.name)
         first = rng.integers(max(1, len(samples) - n + 1))
         found = np.take(samples, np.arange(first, first + n), mode="wrap")
-        if np.mean(found**2) > 1e-3 * np.vdot(samples, samples) / len(samples):  # of an hour, without a copy of it
+        if np.mean(found**2) > 1e-3 * np.vdot(samples, samples) / len(samples):  # the mean square of an hour, without a copy
             break
     return found.astype(np.float32)
 
 
 def mixed(speech: Float[np.ndarray, " N"], music: Float[np.ndarray, " N"], snr_db: float | int) -> Float[np.ndarray, "2 N"]:
-    """Both at a ratio of their energies; their sum has a mean square of 1."""
+    """Scale speech and music to an energy ratio in decibels, and so that their sum has a mean square of 1."""
     both = np.stack([speech, gain_of(speech, music, snr_db) * music])
     return (both / np.float32(math.sqrt(np.mean(both.sum(0) ** 2)) + 1e-9)).astype(np.float32)
 
@@ -189,7 +188,7 @@ def drawn(
     rng: np.random.Generator,
     vary: bool = False,
 ) -> Batch:
-    """Mixtures of stretches that are drawn from recordings."""
+    """Draw a batch of mixtures from recordings."""
     n, made = round(seconds * RATE), []
     for _ in range(count):
         both = varied(items, n, rng) if vary else (stretch(items.speech, n, rng), stretch(items.music, n, rng))
@@ -200,16 +199,16 @@ def drawn(
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _measured(network: str, config: Any, parameters: PyTree, batch: Batch) -> Metrics:
-    """What a validation says of a batch."""
+    """Validation metrics of a batch."""
     return losses(partial(NETWORKS[network].separated, config), parameters, batch)
 
 
 def task(
     recipe: Recipe, learn: Items, held: Items, about: Mapping[str, Any] = {}, begun: PyTree | None = None
 ) -> Task[State, Batch]:
-    """What the loop trains. `about` says what the items are: it is compared when a training is gone on with.
+    """Task for `train.train`. `about` describes the items, and is compared when a training is resumed.
 
-    `begun` are parameters to begin with, of an earlier training of the same network.
+    `begun` are initial parameters, from an earlier training of the same network.
     """
     network, config = NETWORKS[recipe.network], recipe.config
 
@@ -230,7 +229,7 @@ def task(
     def init(key: Key[Array, ""]) -> State:
         if begun is None:
             return network.init(config, key)
-        return again(jax.tree.map(jnp.array, begun), config.rate, config.steps)  # copies: steps take what they are given
+        return again(jax.tree.map(jnp.array, begun), config.rate, config.steps)  # copies, as steps donate their arguments
 
     settings = settings_besides(recipe) | {"config": asdict(config)} | started_from(begun)
     return Task(init, fixed(network.step, config), batch, validate, settings | dict(about))

@@ -1,4 +1,4 @@
-"""Weights that ship with the package: safetensors, each with its settings inside and a model card beside it, checked by sha256."""
+"""Weights that ship with the package: safetensors files with settings inside and a model card beside them, verified by SHA-256."""
 
 from __future__ import annotations
 
@@ -27,38 +27,38 @@ Made = TypeVar("Made")
 
 
 class Weights(NamedTuple):
-    """A file of weights."""
+    """Contents of a weights file."""
 
     arrays: dict[str, np.ndarray]
-    settings: dict[str, Any]  # what the network is, and what its numbers were learned from
+    settings: dict[str, Any]  # config of the network, and details of its training
 
 
 class Model(NamedTuple):
-    """What is known of one without reading its numbers."""
+    """Metadata of a shipped model, available without reading its arrays."""
 
     name: str
     path: Path
     bytes: int
     sha256: str  # as it was published
     settings: dict[str, Any]
-    card: str  # Markdown: what it does, how well, from which data, under which licences
+    card: str  # Markdown: purpose, quality, training data, licences
 
 
 def names() -> list[str]:
-    """Of all models that ship."""
+    """Names of all models that ship."""
     return sorted(path.stem for path in FOLDER.glob("*.safetensors"))
 
 
 def published() -> list[str]:
-    """Of all models that should be here: those that ship, and those of whose sums it is known."""
+    """Names of all models that should be installed: those that are, and those with a checksum."""
     return sorted({*names(), *(Path(file).stem for file in _sums(FOLDER))})
 
 
 def info(name: str) -> Model:
-    """What is known of a model.
+    """Read the metadata of a model.
 
     Raises:
-        UserError: there is none of that name, or a part of it is missing.
+        UserError: there is no model of that name, or a part of it is missing or damaged.
     """
     path = FOLDER / f"{name}.safetensors"
     if name not in names():
@@ -73,10 +73,10 @@ def info(name: str) -> Model:
 
 
 def verify(name: str) -> None:
-    """Read a model once more, and compare it with what was published.
+    """Compare the file of a model with its published checksum.
 
     Raises:
-        UserError: it is another, or cannot be read.
+        UserError: they differ, or the model cannot be read.
     """
     model = info(name)
     if _sha256(model.path.read_bytes()) != model.sha256:
@@ -85,7 +85,7 @@ def verify(name: str) -> None:
 
 @cache
 def read(name: str) -> Weights:
-    """The numbers of a model, checked.
+    """Read the weights of a model, after verifying its checksum.
 
     Raises:
         UserError: as `info` and `verify`.
@@ -98,10 +98,10 @@ def read(name: str) -> Weights:
 
 
 def read_file(path: str | Path) -> Weights:
-    """Weights that somebody has trained (`write_file`).
+    """Read a weights file of the user (`write_file`).
 
     Raises:
-        UserError: the file cannot be read, or is none of ours.
+        UserError: the file cannot be read, or is not a weights file of this package.
     """
     try:
         content = Path(path).read_bytes()
@@ -119,10 +119,10 @@ def read_file(path: str | Path) -> Weights:
 
 
 def made_of_file(path: str | Path, make: Callable[[Weights], Made]) -> Made:
-    """What `make` makes of the weights of a file; its complaints name the file.
+    """Apply `make` to the weights of a file, naming the file in its errors.
 
     Raises:
-        UserError: as `read_file`, and as `make` does.
+        UserError: as `read_file` and `make`.
     """
     weights = read_file(path)
     try:
@@ -132,13 +132,13 @@ def made_of_file(path: str | Path, make: Callable[[Weights], Made]) -> Made:
 
 
 def halved(weights: Weights) -> Weights:
-    """The same with numbers in half precision, as they ship; bytes and counts stay."""
+    """Convert floating-point arrays to half precision, as they ship; integers are unchanged."""
     arrays = {n: x.astype(np.float16) if np.issubdtype(x.dtype, np.floating) else x for n, x in weights.arrays.items()}
     return Weights(arrays, weights.settings)
 
 
 def write_file(path: str | Path, weights: Weights) -> str:
-    """Write weights, whole or not at all; returns their sha256. The same weights make the same bytes."""
+    """Write weights atomically and return the SHA-256 of the file. The same weights give the same bytes."""
     path = Path(path)
     arrays = {name: np.ascontiguousarray(weights.arrays[name]) for name in sorted(weights.arrays)}
     content = save(arrays, {"settings": json.dumps(weights.settings, sort_keys=True)})
@@ -153,7 +153,7 @@ def write_file(path: str | Path, weights: Weights) -> str:
 
 
 def publish(name: str, weights: Weights, card: str, folder: Path = FOLDER) -> None:
-    """Put a model where it ships from: numbers, card, sum."""
+    """Add a model to the folder of shipped weights: file, card and checksum."""
     folder.mkdir(exist_ok=True)
     digest = write_file(folder / f"{name}.safetensors", weights)
     (folder / f"{name}.md").write_text(card, encoding="utf-8")
@@ -166,7 +166,7 @@ def _sha256(content: bytes) -> str:
 
 
 def _sums(folder: Path) -> dict[str, str]:
-    """As `sha256sum -c` reads them."""
+    """Checksums by file name, from a file in the format of `sha256sum`."""
     path = folder / SUMS
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     return {file: digest for digest, _, file in (line.partition("  ") for line in lines) if file}
@@ -187,16 +187,16 @@ def _damaged(path: Path) -> UserError:
 
 
 def flat(tree: PyTree) -> dict[str, np.ndarray]:
-    """The arrays of a tree by their places in it."""
+    """Flatten a tree into arrays named by their paths."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(place, simple=True, separator="."): np.asarray(x) for place, x in leaves}
 
 
 def config_of(kind: type[Made], given: Mapping[str, Any]) -> Made:
-    """A dataclass of what a file says.
+    """Build a config dataclass from the settings of a file.
 
     Raises:
-        ValueError, TypeError, UserError: it says something else than this dataclass has, or a value is of another type.
+        ValueError, TypeError, UserError: a field is unknown or missing, or a value is of the wrong type or out of range.
     """
     config: Any = kind(**given)
     for f in fields(config):
@@ -208,10 +208,10 @@ def config_of(kind: type[Made], given: Mapping[str, Any]) -> Made:
 
 
 def numbers(weights: Weights, like: Tree) -> Tree:
-    """The arrays of a file in the form of `like`, in single precision, for what ships may be in half.
+    """Arrange the arrays of a file in the structure of `like`, in single precision, as shipped weights may be in half precision.
 
     Raises:
-        ValueError: some are no finite numbers.
+        ValueError: an array is not floating-point, or not finite.
         UserError: as `filled`.
     """
     if any(x.dtype.kind != "f" or not np.isfinite(x).all() for x in weights.arrays.values()):
@@ -220,10 +220,10 @@ def numbers(weights: Weights, like: Tree) -> Tree:
 
 
 def filled(like: Tree, arrays: Mapping[str, np.ndarray]) -> Tree:
-    """A tree of the form of `like`, with these arrays in their places.
+    """Fill a tree of the structure of `like` with arrays named by their paths.
 
     Raises:
-        UserError: one is missing, or has another shape.
+        UserError: an array is missing, or has another shape.
     """
     places, form = jax.tree_util.tree_flatten_with_path(like)
     found = []

@@ -1,4 +1,4 @@
-"""Songs whose vocals and accompaniment are known, as folders hold them.
+"""Find and read songs with separate vocals and accompaniment, in the folder layouts of common corpora.
 
 | | |
 |---|---|
@@ -8,7 +8,7 @@
 | MUSDB18, as stem files | ``{train,test}/<song>.stem.mp4`` (`TRACKS`), which PyAV reads |
 | DSD100 | ``Sources/{Dev,Test}/<song>/{vocals,bass,drums,other}.wav``, ``Mixtures/{Dev,Test}/<song>/mixture.wav`` |
 
-Songs of a manifest whose folders differ in what follows the last underscore are excerpts of one song, and have one group.
+Songs of a manifest whose folder names differ only after the last underscore are excerpts of one song, and share a group.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ from bayessep.errors import UserError
 VOCALS, ACCOMPANIMENT, MIXTURE = "vocals", "accompaniment", "mixture"
 INSTRUMENTS = ("bass", "drums", "other")
 PARTS = {"train": "train", "test": "test", "Dev": "train", "Test": "test"}
-"""Folders of corpora that are divided, and what they are for."""
+"""Folder names of the parts of corpora, and which part each is."""
 TRACKS = {VOCALS: (4,), ACCOMPANIMENT: (1, 2, 3), MIXTURE: (0,)}
-"""Sound tracks of a stem file of MUSDB18, from 0."""
+"""Audio tracks of an MUSDB18 stem file, counted from 0."""
 
 
 class Source(NamedTuple):
-    """Where a part of a song is."""
+    """File and audio track of a stem."""
 
     path: Path
     track: int = 0
 
 
 class Listed(NamedTuple):
-    """A song that was found and not yet read. What has several sources is their sum."""
+    """Song that was found but not yet read; a stem with several sources is their sum."""
 
     name: str
-    group: str  # one for all excerpts of a song
-    part: str  # train, test, or nothing where the corpus says nothing of it
+    group: str  # shared by all excerpts of a song
+    part: str  # train or test; empty if the corpus has no such parts
     vocals: tuple[Source, ...]
     accompaniment: tuple[Source, ...]
-    mixture: tuple[Source, ...] = ()  # where a file holds it
-    artist: str = ""  # a manifest's split group; nothing where nobody says whose it is
+    mixture: tuple[Source, ...] = ()  # empty if no file holds it
+    artist: str = ""  # split group of a manifest; empty if unknown
 
 
 def listed(folder: str | Path) -> list[Listed]:
-    """The songs of a folder in one of the layouts above, by name.
+    """List the songs of a folder in one of the layouts above, sorted by name.
 
     Raises:
         UserError: as `data.read_manifest`; the folder is in none of the layouts, a song lacks a part, or two have one name.
@@ -75,7 +75,7 @@ def listed(folder: str | Path) -> list[Listed]:
 
 
 def read(song: Listed, sample_rate: int, *, mono: bool = True) -> tuple[Float[np.ndarray, "C N"], Float[np.ndarray, "C N"]]:
-    """Vocals and accompaniment, equally long.
+    """Read the vocals and the accompaniment of a song, of equal length.
 
     Raises:
         UserError: as `read_part`, also where the two differ in length or in channels.
@@ -86,10 +86,10 @@ def read(song: Listed, sample_rate: int, *, mono: bool = True) -> tuple[Float[np
 
 
 def read_part(name: str, sources: Sequence[Source], sample_rate: int, *, mono: bool = True) -> Float[np.ndarray, "C N"]:
-    """The sum of sources of the song of a name; no other file is opened.
+    """Read and sum sources of the song `name`; no other file is opened.
 
     Raises:
-        UserError: as `audio.read`; they differ in length or in channels.
+        UserError: as `audio.read`; or the sources differ in length or in channels.
     """
     found = [audio.read(one.path, mono=mono, sample_rate=sample_rate, track=one.track).samples for one in sources]
     _check_alike(name, [samples.shape for samples in found])
@@ -115,7 +115,7 @@ def _of_manifest(top: Path) -> Iterator[Listed]:
 
 
 def _of_folders(top: Path) -> Iterator[Listed]:
-    """Every folder, however deep, that holds vocals."""
+    """Songs of all folders, at any depth, that contain vocals."""
     of: dict[Path, dict[str, Source]] = {}
     for path in data.audio_files(top) if any(path.stem == VOCALS for path in data.files_in(top)) else []:
         if path.stem in (VOCALS, ACCOMPANIMENT, MIXTURE, *INSTRUMENTS):
@@ -130,10 +130,10 @@ def _of_folders(top: Path) -> Iterator[Listed]:
 
 
 def _pair(name: str, place: Path, parts: Mapping[str, Source], group: str = "") -> Listed:
-    """A song of its parts; where there is no accompaniment, it is all the instruments.
+    """Build a song from its parts; without an accompaniment file, all instruments form the accompaniment.
 
     Raises:
-        UserError: a part is absent.
+        UserError: a part is missing.
     """
     if VOCALS in parts and ACCOMPANIMENT not in parts and any(name in parts for name in INSTRUMENTS):
         needed = (VOCALS, *INSTRUMENTS)

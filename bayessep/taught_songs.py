@@ -1,7 +1,7 @@
-"""Networks that are shown voices, to stand beside maskers that are shown none: Deep Karaoke and Conv-TasNet on songs.
+"""Supervised baselines for maskers that are trained without isolated voices: Deep Karaoke and Conv-TasNet on songs.
 
-They learn from songs whose voices are known: those that a corpus with stems keeps to learn from, else speech over the music that
-the maskers learn from, sung as in the songs that are made for them (`bayessep.singing`).
+They learn from songs with known voices: the training part of a corpus with stems, or else speech over the music that the maskers
+learn from, sung as in the songs that are made for them (`bayessep.singing`).
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from bayessep.train import Progress
 
 DEEP, WAVES = "deep-karaoke", "conv-tasnet, trained here"
 HELD = 0.2
-"""Of the songs, to validate with."""
+"""Share of the songs held out for validation."""
 
 
 @dataclass(frozen=True)
 class Recipes:
-    """How each is trained.
+    """Training recipes of the baselines.
 
     Attributes:
-        windows: of Deep Karaoke.
-        waves: of Conv-TasNet, which mixes voices and music anew for every step.
+        windows: recipe of Deep Karaoke.
+        waves: recipe of Conv-TasNet, which is trained on new mixtures of voices and music in every step.
     """
 
     windows: karaoke.Recipe = karaoke.Recipe(epochs=50, patience=10)
@@ -43,8 +43,10 @@ class Recipes:
 
 
 def read(folder: Path, music: list[Item], songs: int, seed: int) -> list[Song]:
-    """Songs of a folder to learn from, voices apart: those with stems, where it is divided; else speech over its music (of
-    `unmatched`), sung `songs` times as `unmatched.read_unmatched` sings it, or as it is spoken where that is 0.
+    """Read the training songs of a folder, with separate voices: those with stems, if some belong to a training part.
+
+    Otherwise they are speech over its music (of `unmatched`): sung, in `songs` passes as in `unmatched.read_unmatched`, or spoken,
+    in one pass, if that is 0.
 
     Raises:
         UserError: as `unmatched.read_unmatched` and `song_stems.read`.
@@ -63,10 +65,10 @@ def read(folder: Path, music: list[Item], songs: int, seed: int) -> list[Song]:
 def taught(
     row: str, recipes: Recipes, songs: Sequence[Song], folder: Path, *, seed: int = 0, progress: Progress = lambda *_: None
 ) -> tuple[Windowed, dict[str, Any]]:
-    """A network that has learned from songs, in `folder`, where it is gone on with, and what is to be said of how it did.
+    """Train a network on songs, or resume its training, in `folder`; return it with the epochs, steps and loss of the training.
 
     Raises:
-        Diverged: a loss is no number any more.
+        Diverged: a loss is not finite.
         UserError: there is a single song.
     """
     learn, held = karaoke.divide(songs, HELD, seed)
@@ -85,7 +87,7 @@ def taught(
 
 
 def _items(songs: Sequence[Song], rate: int) -> Items:
-    """Voices and music as a separator of waveforms learns from them, at so many samples a second."""
+    """Voices and music at a sample rate of `rate` Hz, as training data of a waveform separator."""
 
     def own(what: str) -> list[Item]:
         return [Item(song.name, song.group, resample(getattr(song, what), karaoke.RATE, rate)) for song in songs]

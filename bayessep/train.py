@@ -1,16 +1,16 @@
-"""The one training loop: steps, validation, early stopping, checkpoints from which it goes on as if nothing had happened.
+"""The shared training loop: steps, validation, early stopping, and checkpoints from which it resumes exactly.
 
-What is trained is a `Task`: pure functions of states, batches and keys. What a step does depends on its number and on the seed
-alone, so a run that was killed and called again ends with the same weights, to the bit, as one that was not. A folder holds
+What is trained is a `Task`: pure functions of states, batches and keys. The randomness of a step depends only on its number and the
+seed, so a run that was killed and resumed ends with bit-identical weights. A folder holds
 
 | | |
 |---|---|
-| ``config.json`` | the task, and how it is trained |
-| ``checkpoints/`` | state, best state and counters, by orbax; the last two |
-| ``metrics.csv`` | a line an epoch |
+| ``config.json`` | the task and the training schedule |
+| ``checkpoints/`` | the last two orbax checkpoints: state, best state and counters |
+| ``metrics.csv`` | one line per epoch |
 | ``events.out.tfevents…`` | the same for TensorBoard |
 
-Where JAX sees several devices, batches are divided among them and states are held by all; several processes
+Where JAX sees several devices, training is data-parallel: batches are sharded, and states replicated; several processes
 (`jax.distributed`) work as one.
 """
 
@@ -45,21 +45,21 @@ CONFIG, METRICS, CHECKPOINTS = "config.json", "metrics.csv", "checkpoints"
 
 
 class Diverged(FloatingPointError):
-    """The loss is no number any more; the folder holds the last good checkpoint."""
+    """The loss is no longer finite; the folder holds the last good checkpoint."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """How long, and how it is watched.
+    """Training schedule, early stopping and averaging.
 
     Attributes:
-        epochs: at most.
-        steps_per_epoch: steps between validations; checkpoints are made then.
-        patience: epochs without a better validation loss after which it ends.
-        min_delta: by how much better it must be to count; the best is kept all the same.
-        seed: of all randomness.
-        average: what is validated and kept is a moving mean of the states of all steps, of which so much stays at each step (less
-            at first: after n steps, n / (n + 9)); 0 takes the states themselves. It is steadier where steps are large or data few.
+        epochs: largest number of epochs.
+        steps_per_epoch: steps between validations, after which a checkpoint is saved.
+        patience: epochs without a better validation loss after which training stops.
+        min_delta: smallest improvement that counts for `patience`; the best state is kept in any case.
+        seed: seed of all randomness.
+        average: decay of an exponential moving average of the states, which is what is validated and kept (smaller at first: after
+            n steps, n / (n + 9)); 0 takes the states themselves. The average is steadier with large steps or few data.
 
     Raises:
         UserError: a number is out of range.
@@ -85,18 +85,18 @@ class Training:
 
 
 def training_of(recipe: Any, **others: Any) -> Training:
-    """How long a recipe is trained: a dataclass that has every field of `Training` but these `others`, and more."""
+    """Training schedule of a recipe, a dataclass that has every field of `Training` except those given as `others`."""
     return Training(**{f.name: getattr(recipe, f.name) for f in fields(Training) if f.name not in others}, **others)
 
 
 def settings_besides(recipe: Any) -> dict[str, Any]:
-    """The fields of a recipe that are not those of `Training`: for `Task.config`."""
+    """Fields of a recipe that are not in `Training`, for `Task.config`."""
     training = {f.name for f in fields(Training)}
     return {name: value for name, value in asdict(recipe).items() if name not in training}
 
 
 def started_from(tree: PyTree) -> dict[str, str]:
-    """For `Task.config`: what a training starts from, where that is not random, so that it goes on after nothing else."""
+    """Hash of initial parameters, if any, for `Task.config`: a training is resumed only with the same ones."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(tree):
         digest.update(np.ascontiguousarray(leaf).tobytes())
@@ -105,46 +105,46 @@ def started_from(tree: PyTree) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Task(Generic[State, Batch]):
-    """What is trained. A step depends on nothing but its arguments, a batch on nothing but its number."""
+    """Training task. A step must depend only on its arguments, and a batch only on its number."""
 
     init: Callable[[Key[Array, ""]], State]
     step: Callable[[State, Batch, Key[Array, ""]], tuple[State, Any]]  # jitted here; the loss, or metrics that include "loss"
     batch: Callable[[int], Batch]  # of numpy arrays whose first axis is the batch
     validate: Callable[[State], Mapping[str, float]]  # "loss" decides when to stop
-    config: Mapping[str, Any]  # what JSON can say; a folder is gone on with only where it is the same
-    latest: bool = False  # keep the last state and do all epochs: no loss tells which is best, where networks play against others
+    config: Mapping[str, Any]  # JSON-serialisable; a folder is resumed only with the same config
+    latest: bool = False  # run all epochs and keep the last state: in adversarial training, no loss tells which is best
 
 
 fixed = lru_cache(maxsize=64)(partial)
-"""A step with its configuration: the same object for the same arguments, so that trainings of one network share its program."""
+"""Cached `partial`: the same object for the same step and config, so that trainings of one network share a compiled program."""
 
 
 def means(of: Sequence[Any]) -> dict[str, float]:
-    """The mean of each field over tuples of numbers: what a validation says of several batches."""
+    """Mean of each field over metrics of several batches (named tuples)."""
     return {name: float(np.mean([getattr(one, name) for one in of])) for name in of[0]._fields}
 
 
 @dataclass(frozen=True)
 class Trained(Generic[State]):
-    """The state of the best epoch (of the last, where `Task.latest`) without its optimiser, and how it came to be."""
+    """Result of a training: the state of the best epoch (of the last with `Task.latest`) without optimiser, and its history."""
 
     state: State
-    epoch: int  # the best one, from 1
-    epochs: int  # all of them
-    loss: float  # of the validation of that epoch
+    epoch: int  # the best epoch, counted from 1
+    epochs: int  # number of epochs
+    loss: float  # validation loss of the best epoch
     stopped: str  # "patience" or "epochs"
     history: list[dict[str, float]]  # of each epoch: its number, "train/…" and "validation/…"
 
 
 class _Carried(NamedTuple):
-    """Everything that goes on from epoch to epoch."""
+    """Everything that is carried from epoch to epoch, and checkpointed."""
 
     state: PyTree
-    mean: PyTree  # `Training.average`, of what is `learned`; nothing without
+    mean: PyTree  # moving average of the `learned` state; empty without `Training.average`
     best: PyTree
     best_loss: np.ndarray
     best_epoch: np.ndarray
-    epoch: np.ndarray  # how many are done
+    epoch: np.ndarray  # number of finished epochs
 
 
 # --- the loop ------------------------------------------------------------------------------------------------------------
@@ -153,13 +153,14 @@ class _Carried(NamedTuple):
 def train(
     task: Task[State, Batch], training: Training, folder: str | Path, *, progress: Progress = lambda *_: None
 ) -> Trained[State]:
-    """Train until the validation loss stays, or the epochs are over; go on where an earlier call in `folder` was cut off.
+    """Train until the validation loss stops improving or the epochs are over; resume an earlier call in `folder`.
 
     Args:
         task: what is trained.
-        training: for how long. With more `epochs` than before, a finished run goes on.
-        folder: see above; it is made if need be.
-        progress: called with "training", steps done, steps at most and the mean loss so far in the epoch.
+        training: schedule. With more `epochs` than before, a finished run is continued.
+        folder: see above; it is created if need be.
+        progress: called with "training", the number of steps done, the largest number of steps, and the mean loss of the epoch so
+            far.
 
     Raises:
         Diverged: a loss is not finite.
@@ -198,7 +199,7 @@ def train(
                 np.array(done + 1),
             )
             log.write(done + 1, {f"train/{name}": value for name, value in means.items()} | found)
-            checkpoints.keep(done + 1, carried)  # last: what it says is done, is written down
+            checkpoints.keep(done + 1, carried)  # last, so that everything it counts as done is logged
             reason = _over(log.rows, training, task.latest)
     return Trained(carried.best, int(carried.best_epoch), int(carried.epoch), float(carried.best_loss), reason, log.rows)
 
@@ -210,17 +211,17 @@ def _fresh(state: PyTree, training: Training) -> _Carried:
 
 
 _OPTIMISERS = {"optimiser", "optimisers"}
-"""What states call it."""
+"""Names of the optimiser's field in states."""
 
 
 def learned(state: State) -> State:
-    """A state whose optimiser is nothing: means and the best are of what was learned, and no moments of gradients need be kept."""
+    """Return a state with an empty optimiser: the average and the best state need no moments of gradients."""
     names = _OPTIMISERS & set(getattr(state, "_fields", ()))
     return cast(Any, state)._replace(**dict.fromkeys(names, ())) if names else state
 
 
 def _over(history: Sequence[Mapping[str, float]], training: Training, latest: bool) -> str:
-    """Why there is no further epoch; nothing if there is one."""
+    """Reason for stopping, or an empty string if there is another epoch."""
     best, waited = math.inf, 0
     for row in history:
         better = row["validation/loss"] < best - training.min_delta
@@ -233,7 +234,7 @@ def _over(history: Sequence[Mapping[str, float]], training: Training, latest: bo
 def _epoch(
     task: Task, training: Training, across: _Devices, step: Callable, live: PyTree, seed: np.ndarray, done: int, progress: Progress
 ) -> tuple[PyTree, dict[str, float]]:
-    """All steps of an epoch, and the means of what they say."""
+    """Run all steps of an epoch; return the state and the mean metrics."""
     first, most = done * training.steps_per_epoch, training.epochs * training.steps_per_epoch
     sums: Any = None
     for n in range(first, first + training.steps_per_epoch):
@@ -253,17 +254,17 @@ def _epoch(
 
 
 class _Devices:
-    """Batches divided among all devices, of all processes; everything else on each of them."""
+    """Data parallelism: batches sharded over all devices of all processes, everything else replicated."""
 
     def __init__(self) -> None:
         self.count = jax.device_count()
-        # Steps that are begun ahead wait for each other in the few threads of a CPU, and have been seen to wait for ever.
+        # Steps dispatched ahead compete for the few threads of a CPU, and have been seen to deadlock.
         self.one_at_a_time = self.count > 1 and jax.default_backend() == "cpu"
         mesh = Mesh(np.array(jax.devices()), ("batch",))
         self._divided, self.whole = NamedSharding(mesh, P("batch")), NamedSharding(mesh, P())
 
     def _placed(self, x: Any, sharding: NamedSharding) -> Array:
-        x = np.asarray(x)  # each process has all of it, and hands its own devices their part
+        x = np.asarray(x)  # each process has the whole array, and passes their part to its own devices
         return jax.make_array_from_callback(x.shape, sharding, lambda part: x[part])
 
     def replicate(self, tree: PyTree) -> PyTree:
@@ -276,11 +277,11 @@ class _Devices:
         return jax.tree.map(lambda x: self._placed(x, self._divided), batch)
 
 
-@lru_cache(maxsize=8)  # few, for a step may hold on to what it was made with
+@lru_cache(maxsize=8)  # few, as a step may keep its data alive
 def _jitted(step: Callable, average: float, whole: NamedSharding) -> Callable:
-    """A step of the state and of its mean, the same program for all trainings that have the same step."""
+    """Compile a step of the state and its average; trainings with the same step share the program."""
 
-    # Seed and number come as plain numbers, which every process may give; a key would belong to one device.
+    # Seed and step number are passed as plain numbers, which every process can supply; a key would belong to one device.
     @partial(jax.jit, donate_argnums=0, out_shardings=whole)
     def numbered(live: PyTree, batch: PyTree, seed: Array, n: Array) -> tuple[PyTree, Mapping[str, Array]]:
         state, mean = live
@@ -291,16 +292,16 @@ def _jitted(step: Callable, average: float, whole: NamedSharding) -> Callable:
 
 
 def _named(metrics: Any) -> Mapping[str, Array]:
-    """By name, as they are or as a tuple has them; a number alone is the loss."""
+    """Metrics by name, from a mapping, a named tuple, or a single array, which is the loss."""
     if isinstance(metrics, Array):
         return {"loss": metrics}
     return metrics if isinstance(metrics, Mapping) else metrics._asdict()
 
 
 def _averaged(mean: PyTree, state: PyTree, average: float, n: Array) -> PyTree:
-    """A moving mean of what is floating point; of all else, what is newest."""
+    """Exponential moving average of floating-point arrays; others take the newest value."""
     done = n.astype(np.float32)
-    goes = 1 - jax.numpy.minimum(average, done / (done + 9))  # more at first, or random weights would be most of it for long
+    goes = 1 - jax.numpy.minimum(average, done / (done + 9))  # faster at first, or the initial weights would dominate for long
 
     def one(before: Array, now: Array) -> Array:
         return before + goes.astype(now.dtype) * (now - before) if jax.numpy.issubdtype(now.dtype, np.floating) else now
@@ -308,16 +309,16 @@ def _averaged(mean: PyTree, state: PyTree, average: float, n: Array) -> PyTree:
     return jax.tree.map(one, mean, state)
 
 
-# --- what is kept --------------------------------------------------------------------------------------------------------
+# --- checkpoints and logs ------------------------------------------------------------------------------------------------
 
 
 class _Checkpoints:
-    """The last two epochs, each there whole or not at all."""
+    """Checkpoints of the last two epochs, saved atomically."""
 
     def __init__(self, folder: Path) -> None:
         import orbax.checkpoint as ocp
 
-        logging.getLogger("absl").setLevel(logging.ERROR)  # it tells of every file
+        logging.getLogger("absl").setLevel(logging.ERROR)  # it logs every file
         self._ocp = ocp
         here = jax.process_index()
         alone = ocp.options.MultiprocessingOptions(
@@ -336,7 +337,7 @@ class _Checkpoints:
             self._manager.close()
 
     def latest(self, like: _Carried) -> _Carried | None:
-        """What the newest holds, in the shapes of `like`."""
+        """Restore the newest checkpoint, if any, with the structure of `like`."""
         newest = None if self._manager is None else self._manager.latest_step()
         if self._manager is None or newest is None:
             return None
@@ -358,21 +359,21 @@ class _Checkpoints:
 
 
 def begun(folder: Path) -> bool:
-    """Whether a training has come to a checkpoint there."""
-    # One that is being written has another name until it is whole.
+    """Whether a folder holds a checkpoint of a training."""
+    # A checkpoint has a temporary name until it is complete.
     return _done(folder) > 0
 
 
 def _done(folder: Path) -> int:
-    """Epochs of which there is a checkpoint."""
+    """Epoch of the newest checkpoint, or 0."""
     return max((int(path.name) for path in (folder / CHECKPOINTS).glob("*") if path.name.isdigit()), default=0)
 
 
 def claim(folder: Path, task: Task, training: Training) -> None:
-    """Write down what is trained, or compare: a folder holds one training.
+    """Write the config of a training to a folder, or compare it with the one there: a folder holds one training.
 
     Raises:
-        UserError: it holds another or a longer one, or cannot be written to.
+        UserError: the folder holds another training or a longer one, or cannot be written to.
     """
 
     def other(before: Any, now: dict[str, Any]) -> str:
@@ -392,7 +393,7 @@ def claim(folder: Path, task: Task, training: Training) -> None:
 
 
 class _Log:
-    """A line an epoch, in a table and for TensorBoard; lines of epochs that no checkpoint knows of are dropped."""
+    """Metrics of every epoch, as a table and for TensorBoard; epochs after the newest checkpoint are dropped."""
 
     def __init__(self, folder: Path, epochs: int) -> None:
         self._path = folder / METRICS
@@ -403,7 +404,7 @@ class _Log:
                     self.rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)][:epochs]
                 if [row["epoch"] for row in self.rows] != list(range(1, epochs + 1)):
                     raise ValueError
-            except (OSError, ValueError, TypeError, KeyError):  # it says how good the epochs were, and so when to stop
+            except (OSError, ValueError, TypeError, KeyError):  # the history decides when to stop
                 raise UserError(f"{self._path} does not tell of all {epochs} epochs; choose another folder with -o.") from None
         self._writes = jax.process_index() == 0
         self._board = None
@@ -437,6 +438,6 @@ class _Log:
         events = writer.event_writer
         try:
             self._board.close()
-        except OSError:  # a full disk: `write` has said so, or the table, which has the same numbers, is there
-            events.close = lambda: None  # or it would be tried, and told of, once more when the process ends
+        except OSError:  # full disk: `write` has reported it, or the table with the same numbers exists
+            events.close = lambda: None  # else it is tried, and fails, once more at exit
             events._worker.stop()

@@ -1,8 +1,8 @@
-"""The idempotent masker on songs and on instrumental music: its recipe, and its training.
+"""Train the idempotent masker on songs and unmatched instrumental music: data, recipe and training tasks.
 
-Everything that is learned from is an `Unmatched`: mixtures, and music without singing. What reads a folder opens files of these two
-kinds and no others, but for speech where songs are made of it; so where vocals lie beside them, nobody looks. (Paper 002,
-`models.idempotent_masker`; clips are cut and compressed as in the authors' code.)
+All training data are an `Unmatched`: mixtures, and music without singing. Reading a folder opens files of these two kinds only,
+plus speech where songs are made of it; isolated vocals beside them are never opened. (Paper 002, `models.idempotent_masker`; clips
+are cut and compressed as in the authors' code.)
 """
 
 from __future__ import annotations
@@ -33,46 +33,49 @@ from bayessep.train import Progress, Task, Training, fixed, settings_besides, tr
 
 Made = TypeVar("Made")
 RATE = 20_480
-"""Samples a second of everything that is learned from."""
+"""Sample rate of all training data, in Hz."""
 OFFSETS = (0.0, 0.3, 0.6)
-"""Seconds at which clips begin to be cut, one behind the other: three times as many clips."""
+"""Start times in seconds of three series of back-to-back clips, which triple the number of clips."""
 POWER = 0.3
-"""By which magnitudes are compressed."""
+"""Exponent of the magnitude compression."""
 SHARE = 0.05
-"""Of the clips, to validate with."""
+"""Share of the clips held out for validation."""
 LISTENING = 500
-"""Steps of listening between validations, and checkpoints."""
+"""Steps of discriminator pre-training between validations and checkpoints."""
 PAIRS = 32
-"""Of held clips that are validated with, at most."""
+"""Largest number of validation pairs."""
 KINDS = {"mixtures": "songs", "music": "music"}
-"""Categories of a manifest that are opened: songs, in which somebody sings, and instrumental music."""
+"""Categories of a manifest that are opened: songs with singing, and instrumental music."""
 FOLDERS = {"mixtures": "mixtures", "music": "instrumentals"}
 """Folders that are opened where there is no manifest."""
 
 
-# --- what is learned from ------------------------------------------------------------------------------------------------
+# --- data ----------------------------------------------------------------------------------------------------------------
 
 
 class Unmatched(NamedTuple):
-    """Mixtures and instrumental music at `RATE`, in one channel; which music is in a mixture, if any of it is, is not known."""
+    """Mono mixtures and instrumental music at `RATE`; which music, if any, is in a mixture is not known."""
 
     mixtures: list[Item]
     music: list[Item]
 
 
 def read_unmatched(folder: str | Path, *, songs: int = 0, seed: int = 0, redistributable: bool = False) -> Unmatched:
-    """Songs and instrumental music of a folder: those its manifest.csv lists as songs and music, else what lies in its folders
-    mixtures and instrumentals. Nothing else in it is opened, but for speech where songs are to be made of it.
+    """Read the songs and the instrumental music of a folder.
+
+    These are the files that its manifest.csv lists as songs and music, or, without a manifest, the contents of its folders mixtures
+    and instrumentals. No other file is opened, except speech where songs are to be made of it.
 
     Args:
         folder: as above.
-        songs: so often, songs are made of all the music (`bayessep.singing`) and join the mixtures; their voices are of what the
-            manifest lists as speech. An hour of them takes some seven minutes.
-        seed: of these.
-        redistributable: of a manifest, keep only what `corpora.may_be_redistributed`.
+        songs: number of passes over all the music in which songs are made of it (`bayessep.singing`) and added to the mixtures;
+            their voices are made of what the manifest lists as speech. An hour of them takes some seven minutes.
+        seed: random seed of these songs.
+        redistributable: keep only files of a manifest that pass `corpora.may_be_redistributed`.
 
     Raises:
-        UserError: as `data.read_manifest` and `audio.read`; one of the kinds is missing; or what makes songs is not installed.
+        UserError: as `data.read_manifest` and `audio.read`; one of the kinds is missing; or a library for making songs is not
+            installed.
     """
     folder = Path(folder)
 
@@ -98,24 +101,24 @@ def read_unmatched(folder: str | Path, *, songs: int = 0, seed: int = 0, redistr
 
 
 def _song_of(path: Path) -> str:
-    """The name of a file, or of its folder where all songs have files of that name."""
+    """Name of a song: that of its file, or of its folder if the file has a generic name."""
     return path.parent.name if path.stem.lower() in ("mixture", "mix", "accompaniment", "instrumental", "music") else path.stem
 
 
 def sung(
     speech: Sequence[Recording], music: list[Item], songs: int, seed: int, make: Callable[..., Iterable[Made]]
 ) -> Iterator[Made]:
-    """What `make` (of `bayessep.singing`) makes of speech and of music at `RATE`, over all of it so often."""
+    """Apply `make` (of `bayessep.singing`) to speech and to music at `RATE`, in as many passes as `songs`."""
     spoken = detector_data.read_items((Sound(r, (r.path,)) for r in speech), RATE, pauses=True)
     rng = np.random.default_rng([seed, 3])
     return chain.from_iterable(make(Items(spoken, music), RATE, rng, alone=0.0) for _ in range(songs))
 
 
 def listed(folder: Path, *, songs: int = 0, redistributable: bool = False) -> dict[str, list[Recording]]:
-    """What `read_unmatched` reads of a folder with a manifest, by category.
+    """List the recordings that `read_unmatched` reads of a folder with a manifest, by category.
 
     Raises:
-        UserError: as it.
+        UserError: as `data.read_manifest`; or a category is missing.
     """
     usable = [r for r in data.read_manifest(folder) if not redistributable or corpora.may_be_redistributed(r)]
     found = {kind: data.select(usable, category=kind) for kind in (*KINDS.values(), *(["speech"] if songs else []))}
@@ -129,16 +132,16 @@ def listed(folder: Path, *, songs: int = 0, redistributable: bool = False) -> di
 
 
 def stft_of(config: IdempotentMasker) -> Stft:
-    """The transform that images are made of; their bins are all of its but the highest."""
+    """Short-time Fourier transform of the images, which keep all of its bins but the highest."""
     return Stft(n_fft=2 * config.bins, hop=config.hop, pad_end=True)
 
 
 def compressed(
     magnitudes: Float[np.ndarray, "*B F"], least: float | np.floating, greatest: float | np.floating, quantised: bool = False
 ) -> Float[np.ndarray, "*B F"]:
-    """Magnitudes as images, from -1 to 1: stretched between their least and greatest, to the power `POWER`.
+    """Map magnitudes to images from -1 to 1: min-max normalisation, then compression by the power `POWER`.
 
-    `quantised` rounds them to 256 levels, as the code does that keeps them in PNG files.
+    `quantised` rounds to 256 levels, as the authors' code does by storing PNG files.
     """
     spread = max(float(greatest) - float(least), 1e-12)
     values = np.clip((magnitudes - np.float32(least)) / np.float32(spread), 0, 1) ** np.float32(POWER)
@@ -147,14 +150,14 @@ def compressed(
 
 
 class Clip(NamedTuple):
-    """Where one lies."""
+    """Position of a clip: index of its recording and first sample."""
 
     item: int
     begin: int
 
 
 def clips_of(items: Sequence[Item], config: IdempotentMasker) -> list[Clip]:
-    """One behind the other, from each of `OFFSETS` on; silent ones are left out. One of 256 frames has 16,320 samples."""
+    """List back-to-back clips from each of `OFFSETS`, skipping silent ones; a clip of 256 frames at hop 64 has 16,320 samples."""
     length = (config.frames - 1) * config.hop
     return [
         Clip(n, begin)
@@ -166,10 +169,10 @@ def clips_of(items: Sequence[Item], config: IdempotentMasker) -> list[Clip]:
 
 
 def check(sounds: Unmatched, config: IdempotentMasker) -> None:
-    """Refuse what is too little to learn from.
+    """Check that there are enough clips for training and validation.
 
     Raises:
-        UserError: mixtures or music have no two clips.
+        UserError: mixtures or music have fewer than two clips.
     """
     for what, items in sounds._asdict().items():
         if len(clips_of(items, config)) < 2:
@@ -178,7 +181,7 @@ def check(sounds: Unmatched, config: IdempotentMasker) -> None:
 
 
 def image_of(items: Sequence[Item], clip: Clip, config: IdempotentMasker, quantised: bool = False) -> Float[np.ndarray, "T F"]:
-    """The image of a clip, stretched by its own least and greatest magnitude."""
+    """Image of a clip, normalised by its own minimum and maximum magnitude."""
     samples = items[clip.item].samples[clip.begin : clip.begin + (config.frames - 1) * config.hop]
     heard = magnitude(samples, stft_of(config))[: config.frames, : config.bins]
     return compressed(heard, heard.min(), heard.max(), quantised)
@@ -189,19 +192,19 @@ def image_of(items: Sequence[Item], clip: Clip, config: IdempotentMasker, quanti
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that a training depends on, recordings apart: the keys of a file, and the flags.
+    """Training recipe: everything a training depends on except the recordings; its fields are keys of a file and flags.
 
     Attributes:
-        preset: of its sizes.
-        without: losses that are switched off, by their names, with commas between them.
-        identities: times the preset's weights that R1 to R4 have.
+        preset: preset of the networks' sizes.
+        without: names of losses that are switched off, separated by commas.
+        identities: factor on the preset's weights of R1 to R4.
         pool: `IdempotentMasker.pool`.
         quantised: round images to 8 bits, as the authors' code does.
-        songs: that are made to learn from besides, as `read_unmatched`.
-        rate: of Adam; 0: the preset's.
-        listening: steps in which discriminators learn alone first; -1: the preset's.
-        batch: mixtures of a step, and as many pieces of music.
-        epochs, steps_per_epoch, seed, average: `Training`. All epochs are made, for no loss of held clips tells which is best.
+        songs: passes in which additional songs are made, as in `read_unmatched`.
+        rate: learning rate of Adam; 0 takes the preset's.
+        listening: steps of discriminator pre-training; -1 takes the preset's.
+        batch: mixtures per step, and as many clips of music.
+        epochs, steps_per_epoch, seed, average: `Training`. All epochs are run, as no validation loss tells which is the best.
 
     Raises:
         UserError: a name is not known, or a number is out of range.
@@ -236,7 +239,7 @@ class Recipe:
 
     @property
     def config(self) -> IdempotentMasker:
-        """The networks."""
+        """Config of the networks."""
         preset = PRESETS[self.preset]
         off = (name.strip() for name in self.without.split(",") if name.strip())
         weights = preset.weights.milder(self.identities).without(*off)
@@ -245,21 +248,21 @@ class Recipe:
 
     @property
     def training(self) -> Training:
-        """How long it is trained."""
-        return training_of(self, patience=1, min_delta=0.0)  # neither counts where the last state is kept
+        """Training schedule."""
+        return training_of(self, patience=1, min_delta=0.0)  # unused, as the last state is kept
 
 
 class _Images:
-    """What is learned from and validated with, as it comes: each clip once before one comes again."""
+    """Training and validation batches; every clip is used once before any is repeated."""
 
     def __init__(self, recipe: Recipe, sounds: Unmatched) -> None:
         self._recipe, self._config, self._sounds = recipe, recipe.config, sounds
         self._clips, self._shuffled = cache(self._divided), cache(self._order)
 
     def _divided(self) -> tuple[list[list[Clip]], list[list[Clip]]]:
-        """Of both kinds, clips to learn from and clips to validate with.
+        """Split the clips of both kinds into training and validation clips.
 
-        They are of the same recordings, and overlap: validation says how learning goes, not what becomes of new recordings.
+        Both come from the same recordings, and overlap: validation monitors training and does not measure generalisation.
         """
         learn, held = [], []
         check(self._sounds, self._config)
@@ -278,7 +281,7 @@ class _Images:
         return np.stack([image_of(self._sounds[kind], clip, self._config, self._recipe.quantised) for clip in chosen])
 
     def batch(self, n: int, size: int) -> Batch:
-        """The n-th of so many mixtures, and as many pieces of music."""
+        """The n-th batch of `size` mixtures and as many clips of music."""
         made = []
         for kind, own in enumerate(self._clips()[0]):
             places = (divmod(k, len(own)) for k in range(n * size, (n + 1) * size))
@@ -286,17 +289,17 @@ class _Images:
         return Batch(*made)
 
     def held(self) -> Iterator[Batch]:
-        """Pairs to validate with."""
+        """Validation pairs, one mixture and one clip of music each."""
         held = self._clips()[1]
         for n in range(min(PAIRS, *map(len, held))):
             yield Batch(*(self._of(kind, own[n : n + 1]) for kind, own in enumerate(held)))
 
 
 def task(recipe: Recipe, sounds: Unmatched, about: Mapping[str, Any] = {}, heard: PyTree = None) -> Task[State, Batch]:
-    """What the loop trains. `about` is compared when a training is gone on with; `heard` is what has listened first.
+    """Task for `train.train`. `about` is compared when a training is resumed; `heard` is a pre-trained discriminator.
 
     Raises:
-        UserError: mixtures or music have no two clips, as soon as one is needed.
+        UserError: mixtures or music have fewer than two clips; raised when the first clip is needed.
     """
     config, images = recipe.config, _Images(recipe, sounds)
 
@@ -313,19 +316,19 @@ def task(recipe: Recipe, sounds: Unmatched, about: Mapping[str, Any] = {}, heard
 
 
 def listening(recipe: Recipe, sounds: Unmatched, about: Mapping[str, Any] = {}) -> Task[Listening, Batch]:
-    """What the loop trains first: a discriminator alone, on the same clips.
+    """Task of the pre-training of a discriminator, on the same clips.
 
     Raises:
         UserError: as `task`.
     """
-    # Weights of losses are nothing to it, nor is what is done without: all ablations can begin with the same one.
+    # It depends neither on loss weights nor on switched-off losses: all ablations can share one pre-training.
     config, images = dataclasses.replace(recipe.config, weights=Weights()), _Images(recipe, sounds)
 
     def validate(state: Listening) -> dict[str, float]:
         return {"loss": float(np.mean([masker_training.heard(config, state.critic, pair) for pair in images.held()]))}
 
     def batch(n: int) -> Batch:
-        # As many as divide among the devices that the batches of the rest divide among.
+        # A multiple of the recipe's batch size, so that it can be divided among the same devices.
         return images.batch(n, recipe.batch * -(-masker_training.TOGETHER // recipe.batch))
 
     settings = settings_besides(dataclasses.replace(recipe, without="", identities=1.0)) | {"config": asdict(config)}
@@ -342,10 +345,10 @@ def learn(
     first: Path | None = None,
     progress: Progress = lambda *_: None,
 ) -> train.Trained[State]:
-    """All of a training, or what is left of it: listening (in `first`, or in the folder listening of `folder`), and the rest.
+    """Run or resume a training: discriminator pre-training (in `first`, or in `folder`/listening), then the adversarial training.
 
     Raises:
-        Diverged: a loss is no number any more.
+        Diverged: a loss is not finite.
         UserError: as `task` and `train.train`.
     """
     config, heard = recipe.config, None

@@ -1,18 +1,18 @@
-"""Speech to labels by attention: the recogniser of paper 001 (sections III-B, IV-B).
+"""Attention-based encoder-decoder speech recogniser of paper 001 (sections III-B, IV-B).
 
-Log-mel features go through two convolutions that keep every fourth frame, layers of LSTM in both directions and a normalisation;
-the decoder looks at what comes out through attention that knows where it looked before (Chorowski et al., 2015), says a label, and
-is told which one it was. Labels are what a vocabulary makes of words (`bayessep.vocabulary`); the first two of them begin and end
-every utterance, and both are said.
+The encoder passes log-mel features through two convolutions that keep every fourth frame, bidirectional LSTM layers and layer
+normalisation. The decoder attends to the encoder states with location-aware attention (Chorowski et al., 2015), predicts a label,
+and is then fed that label (teacher forcing in training, the hypothesis in beam search). Labels are the output units into which a
+vocabulary divides words (`bayessep.vocabulary`); the first two begin and end every utterance, and both are predicted.
 
 | here | Chorowski et al., 2015 | shape |
 |---|---|---|
-| `heard` | h | B S E |
-| `attention` | α | B S |
-| `glimpse` | g | B E |
-| `said`, `state` | s of both layers | B D |
+| `heard` (encoder states) | h | B S E |
+| `attention` (weights) | α | B S |
+| `glimpse` (context vector) | g | B E |
+| `said`, `state` (hidden states of the two decoder layers) | s | B D |
 
-Padding changes nothing: features beyond the end of an utterance are not looked at, in training neither.
+Padding changes nothing: features beyond the end of an utterance are masked, in training as well.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from bayessep.models.waveform_separation import check_rate, optimiser
 from bayessep.stft import Stft
 
 BEGIN, END = 0, 1
-"""Labels that begin and end every utterance."""
+"""Labels of the start and the end of every utterance."""
 LIMIT, SECONDS = 10_000, 60
-"""Of an utterance, at most: labels; and seconds, for attention holds a matrix of the square of its places."""
+"""Longest utterance, in labels and in seconds; the latter because a matrix in attention grows with the square of the length."""
 
 
 @dataclass(frozen=True)
@@ -48,18 +48,18 @@ class AttentionAsr:
     """Sizes; the defaults are paper 001's.
 
     Attributes:
-        labels: that there are, `BEGIN` and `END` among them (K).
-        layers: of LSTM in both directions.
-        units: of each of their directions, and of both layers of the decoder.
+        labels: number of labels K, including `BEGIN` and `END`.
+        layers: bidirectional LSTM layers of the encoder.
+        units: per direction of the encoder's LSTM, and in each of the decoder's two layers.
         channels: of both convolutions.
-        attention: width of what places are compared in.
-        filters, reach: kernels that see where was looked before, and how many places each of them sees.
-        dropout: between layers of the encoder.
-        smoothing: of the truth, given to all other labels.
-        mels: bands of the features.
-        window, hop, sample_rate: of their spectrogram.
-        peak: an utterance is scaled to it first; the authors' code does so to speech that was separated, and only to that.
-        rate, steps: of Adam, and in which its rate falls to nothing; 0: it stays.
+        attention: dimension in which the attention energies are computed.
+        filters, reach: number and width (in encoder states) of the convolution kernels over the previous attention weights.
+        dropout: between LSTM layers of the encoder.
+        smoothing: label smoothing ε, shared among all other labels.
+        mels: number of mel bands.
+        window, hop, sample_rate: of the spectrogram, in samples, and in Hz.
+        peak: peak amplitude to which each utterance is scaled; the authors' code scales separated speech only.
+        rate, steps: Adam's learning rate, and the steps of its cosine decay to zero; 0 keeps it constant.
 
     Raises:
         UserError: a number is out of range.
@@ -100,20 +100,20 @@ class AttentionAsr:
 
     @property
     def stft(self) -> Stft:
-        """Frames that begin with the first sample and end with the last that fills one."""
+        """Transform without centring: the first frame starts at the first sample, the last is the last complete one."""
         return Stft(n_fft=self.window, hop=self.hop, center=False)
 
     def unsmoothed(self, probability: Float[np.ndarray, "*B"]) -> Float[np.ndarray, "*B"]:
-        """How likely labels are, of the probabilities that a network gives them which has learned the smoothed truth best.
+        """Undo label smoothing: map a network's probabilities back to label probabilities p.
 
-        It gives (1 - ε) p + ε (1 - p) / (K - 1) to a label of the probability p.
+        A network that fits the smoothed targets perfectly outputs (1 - ε) p + ε (1 - p) / (K - 1).
         """
         other = self.smoothing / (self.labels - 1)
         return np.clip((probability - other) / (1 - self.smoothing - other), 0.0, 1.0)
 
     @property
     def shortest(self) -> int:
-        """Samples of an utterance, at least: those of one place."""
+        """Fewest samples of an utterance: those that give one encoder state."""
         return self.window + 6 * self.hop
 
 
@@ -121,20 +121,20 @@ PRESETS = {
     "paper": AttentionAsr(),
     "small": AttentionAsr(labels=40, layers=2, units=96, channels=16, attention=96, reach=20),
 }
-"""The paper's 30.5 million parameters, and what learns a few words on two cores. Labels are as many as a vocabulary has."""
+"""The paper's 30.5 million parameters, and a network that learns a few words on two CPU cores. Set `labels` to the vocabulary's."""
 
 
 class Batch(NamedTuple):
-    """Utterances and what is said in them; behind their ends may be anything."""
+    """Padded utterances and their label sequences; the padding may hold any values."""
 
     waveform: Float[Array | np.ndarray, "B N"]
-    samples: Int[Array | np.ndarray, " B"]  # of each that are speech
+    samples: Int[Array | np.ndarray, " B"]  # of each utterance, without padding
     labels: Int[Array | np.ndarray, "B L"]  # `BEGIN`, …, `END`
-    length: Int[Array | np.ndarray, " B"]  # of these labels
+    length: Int[Array | np.ndarray, " B"]  # number of labels, without padding
 
 
 class State(NamedTuple):
-    """What training carries."""
+    """Training state."""
 
     parameters: PyTree
     statistics: PyTree  # running means and variances of batch normalisation
@@ -142,7 +142,7 @@ class State(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """Of a batch: the loss, cross-entropy of a label, and the share of labels that were likeliest, with those before it known."""
+    """Metrics of a batch: loss, mean cross-entropy per label, and label accuracy under teacher forcing."""
 
     loss: Float[Array, ""]
     cross_entropy: Float[Array, ""]
@@ -150,15 +150,15 @@ class Metrics(NamedTuple):
 
 
 def within(size: int, count: Int[Array, " B"]) -> Bool[Array, "B {size}"]:
-    """Which of so many are among the first of each utterance."""
+    """Padding mask: True at the first `count` of `size` positions of each utterance."""
     return jnp.arange(size)[None] < count[:, None]
 
 
-# --- what is heard -------------------------------------------------------------------------------------------------------
+# --- encoder -------------------------------------------------------------------------------------------------------------
 
 
 def places(config: AttentionAsr, samples: Int[Array, " B"]) -> Int[Array, " B"]:
-    """How many places the decoder can look at, one for every fourth frame: S of utterances of so many samples."""
+    """Number S of encoder states (one for every fourth frame) of utterances with the given numbers of samples."""
     frames = (samples - config.window) // config.hop + 1
     for _ in range(2):
         frames = (frames - 3) // 2 + 1
@@ -166,14 +166,14 @@ def places(config: AttentionAsr, samples: Int[Array, " B"]) -> Int[Array, " B"]:
 
 
 def features(config: AttentionAsr, waveform: Float[Array, "B N"], samples: Int[Array, " B"]) -> Float[Array, "B T M"]:
-    """Log-mel features of utterances, each scaled to `AttentionAsr.peak`."""
+    """Log-mel features of utterances, each first scaled to the peak amplitude `AttentionAsr.peak`."""
     heard = jnp.where(within(waveform.shape[1], samples), waveform, jnp.float32(0))
     greatest = jnp.abs(heard).max(1, keepdims=True)
     return log_mel(heard * (config.peak / jnp.maximum(greatest, 1e-8)), config.stft, config.sample_rate, config.mels)
 
 
 class Convolution(nnx.Module):
-    """Every second frame and band: a convolution, batch normalisation, ReLU."""
+    """Convolution of stride 2 in time and frequency, batch normalisation, ReLU."""
 
     def __init__(self, n_in: int, n_out: int, rngs: nnx.Rngs) -> None:
         self.kernel = nnx.Param(uniform(rngs.params(), (3, 3, n_in, n_out), 9 * n_in))
@@ -187,7 +187,7 @@ class Convolution(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """From features to what places are heard as."""
+    """Encoder: log-mel features to encoder states."""
 
     def __init__(self, config: AttentionAsr, rngs: nnx.Rngs) -> None:
         self.config = config
@@ -199,10 +199,10 @@ class Encoder(nnx.Module):
         self.norm = nnx.LayerNorm(2 * config.units, epsilon=1e-5, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B T M"], count: Int[Array, " B"], noise: Noise = None) -> Float[Array, "B S E"]:
-        """What is heard of each place; `count` of each utterance are its own (`places`), and the others are silent."""
+        """Encoder states, of which the first `count` of each utterance are valid (see `places`) and the rest are zero."""
         y = x[..., None]
         for layer, double in zip(self.convolutions, (2, 1), strict=True):
-            # Of what the first makes, the second looks at twice as many and one.
+            # For `count` valid outputs, the second convolution reads 2 count + 1 frames of the first.
             y = layer(y, within((y.shape[1] - 3) // 2 + 1, count * double + double - 1), noise)
         inside = within(y.shape[1], count).T
         y = y.reshape(*y.shape[:2], -1).swapaxes(0, 1)
@@ -213,11 +213,11 @@ class Encoder(nnx.Module):
         return jnp.where(inside[..., None], self.norm(y), jnp.float32(0)).swapaxes(0, 1)
 
 
-# --- what is said --------------------------------------------------------------------------------------------------------
+# --- decoder -------------------------------------------------------------------------------------------------------------
 
 
 class Memory(NamedTuple):
-    """What the decoder carries from label to label: hidden and cell of both layers, and where it looked."""
+    """Decoder state between labels: hidden and cell states of both LSTM layers, and the last attention weights."""
 
     said: Float[Array, "B D"]
     said_cell: Float[Array, "B D"]
@@ -227,16 +227,16 @@ class Memory(NamedTuple):
 
 
 class Heard(NamedTuple):
-    """What the decoder looks at, and what of it does not change from label to label."""
+    """Encoder states, with everything the decoder derives from them once per utterance."""
 
-    places: Float[Array, "B S E"]
-    compared: Float[Array, "B S A"]
-    inside: Bool[Array, "B S"]
+    places: Float[Array, "B S E"]  # encoder states
+    compared: Float[Array, "B S A"]  # their projection for the attention energies, V h + b
+    inside: Bool[Array, "B S"]  # padding mask
     bands: Float[Array, "S Z"]  # of `Attention.bands`
 
 
 class Attention(nnx.Module):
-    """Where to look: by what was said, by what is heard, and by where was looked before."""
+    """Location-aware attention: weights from the first decoder layer, the encoder states and the previous weights."""
 
     def __init__(self, config: AttentionAsr, rngs: nnx.Rngs) -> None:
         d, e, a = config.units, 2 * config.units, config.attention
@@ -249,7 +249,7 @@ class Attention(nnx.Module):
         self.energy = nnx.Param(uniform(rngs.params(), (a,), a))
 
     def bands(self, size: int) -> Float[Array, "S Z"]:
-        """The convolution over S places as a matrix (Z = S times filters): in a loop over labels a CPU is faster so."""
+        """Convolution over S encoder states as a matrix (Z = S × filters), which is faster on a CPU in the loop over labels."""
         apart = np.arange(size)[:, None] - np.arange(size) + self.reach // 2
         within = (apart >= 0) & (apart < self.reach)
         taken = self.kernel[...][np.clip(apart, 0, self.reach - 1)]
@@ -262,7 +262,7 @@ class Attention(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """Two layers of LSTM that say labels."""
+    """Two-layer LSTM decoder with attention; one label per step."""
 
     def __init__(self, config: AttentionAsr, rngs: nnx.Rngs) -> None:
         d, e = config.units, 2 * config.units
@@ -270,7 +270,7 @@ class Decoder(nnx.Module):
         self.of_glimpse = nnx.Linear(e, d, rngs=rngs)
         self.of_state = nnx.Linear(d, d, use_bias=False, rngs=rngs)
         self.out = nnx.Linear(d, config.labels, rngs=rngs)
-        self.embedding = nnx.Param(jax.random.normal(rngs.params(), (config.labels, 4 * d)))  # of gates at once
+        self.embedding = nnx.Param(jax.random.normal(rngs.params(), (config.labels, 4 * d)))  # straight to the gates
         self.enter_said = nnx.Param(uniform(rngs.params(), (d + e, 4 * d), d + e))
         self.enter_state = nnx.Param(uniform(rngs.params(), (2 * d + e, 4 * d), 2 * d + e))
         self.bias_said = nnx.Param(uniform(rngs.params(), (4 * d,), d))
@@ -278,34 +278,34 @@ class Decoder(nnx.Module):
         self.units = d
 
     def listens(self, heard: Float[Array, "B S E"], count: Int[Array, " B"]) -> Heard:
-        """What is the same for all labels."""
+        """Compute everything that is the same at every label."""
         attend = self.attend
         inside, bias = within(heard.shape[1], count), attend.bias[...][None, None]
         return Heard(heard, heard @ attend.of_heard[...] + bias, inside, attend.bands(heard.shape[1]))
 
     def begin(self, heard: Heard) -> Memory:
-        """Nothing was said and nowhere was looked."""
+        """Initial decoder state: all zeros."""
         nothing = jnp.zeros((len(heard.places), self.units))
         return Memory(nothing, nothing, nothing, nothing, jnp.zeros(heard.inside.shape))
 
     def looks(self, heard: Heard, memory: Memory) -> tuple[Float[Array, "B D"], Float[Array, "B S"], Float[Array, "B E"]]:
-        """What `says` makes the next label of, where it looks for it, and what it sees there."""
+        """Attend, and return the features for the output layer (`says`), the attention weights and the context vector."""
         attention = self.attend(heard, memory.said, memory.attention)
         glimpse = jnp.einsum("bs,bse->be", attention, heard.places)
         return jnp.tanh(self.of_glimpse(glimpse) + self.of_state(memory.state)), attention, glimpse
 
     def says(self, looked: Float[Array, "*B D"]) -> Float[Array, "*B K"]:
-        """Logits of labels."""
+        """Logits of the next label."""
         return self.out(looked)
 
     def embedded(self, label: Int[Array, "*B"]) -> Float[Array, "*B _"]:
-        """What `told` is told of a label."""
+        """Label embedding, as `told` adds it to the gates of the first layer."""
         return self.embedding[...][label]
 
     def told(
         self, memory: Memory, embedded: Float[Array, "B _"], attention: Float[Array, "B S"], glimpse: Float[Array, "B E"]
     ) -> Memory:
-        """What is carried on once the label is known."""
+        """Advance both LSTM layers by one step, given the embedding of the label and the context vector."""
         entered = jnp.concatenate([memory.said, glimpse], axis=-1) @ self.enter_said[...] + self.bias_said[...][None]
         said, said_cell = remembered(entered + embedded, memory.said_cell)
         entered = jnp.concatenate([said, memory.state, glimpse], axis=-1) @ self.enter_state[...] + self.bias_state[...][None]
@@ -314,7 +314,7 @@ class Decoder(nnx.Module):
 
 
 class Recogniser(nnx.Module):
-    """Encoder and decoder."""
+    """Complete recogniser: encoder and decoder."""
 
     def __init__(self, config: AttentionAsr, rngs: nnx.Rngs) -> None:
         self.encoder, self.decoder = Encoder(config, rngs), Decoder(config, rngs)
@@ -322,15 +322,15 @@ class Recogniser(nnx.Module):
     def __call__(
         self, x: Float[Array, "B T M"], count: Int[Array, " B"], labels: Int[Array, "B L"], noise: Noise = None
     ) -> Float[Array, "B L K"]:
-        """Logits of every label, where those before it are known."""
+        """Logits of every label under teacher forcing."""
         heard = self.decoder.listens(self.encoder(x, count, noise), count)
 
-        @jax.checkpoint  # to keep what is compared at every label would take L times the memory
+        @jax.checkpoint  # storing the attention activations of every label would take L times the memory
         def one(memory: Memory, embedded: Float[Array, "B _"]) -> tuple[Memory, Float[Array, "B D"]]:
             looked, attention, glimpse = self.decoder.looks(heard, memory)
             return self.decoder.told(memory, embedded, attention, glimpse), looked
 
-        # Labels are many: what is as large as they are stays outside of the loop, whose gradients add up at every step.
+        # With many labels, embedding and output layer are large; inside the scan their gradients would be summed at every step.
         embedded = self.decoder.embedded(labels.swapaxes(0, 1))
         return self.decoder.says(lax.scan(one, self.decoder.begin(heard), embedded)[1]).swapaxes(0, 1)
 
@@ -342,35 +342,36 @@ def _split(config: AttentionAsr) -> tuple[nnx.GraphDef, PyTree, PyTree]:
 
 
 def graph(config: AttentionAsr) -> nnx.GraphDef:
-    """The network without its numbers."""
+    """Graph definition of the network, without parameters."""
     return _split(dataclasses.replace(config, rate=AttentionAsr.rate, steps=0))[0]
 
 
 def parameter_count(config: AttentionAsr) -> int:
-    """Numbers that are learned."""
+    """Number of trainable parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(_split(config)[1]))
 
 
-# --- learning ------------------------------------------------------------------------------------------------------------
+# --- training ------------------------------------------------------------------------------------------------------------
 
 
 def init(config: AttentionAsr, key: Key[Array, ""]) -> State:
-    """A recogniser that has learned nothing yet."""
+    """Return a freshly initialised recogniser and optimiser."""
     _, parameters, statistics = nnx.split(Recogniser(config, nnx.Rngs(key)), nnx.Param, nnx.BatchStat)
     return State(parameters, statistics, optimiser(config.rate, config.steps).init(parameters))
 
 
 def again(config: AttentionAsr, state: State) -> State:
-    """A recogniser that has learned something, and an optimiser that has not."""
+    """Keep the recogniser's parameters and reset the optimiser."""
     return state._replace(optimiser=optimiser(config.rate, config.steps).init(state.parameters))
 
 
 def losses(
     config: AttentionAsr, parameters: PyTree, statistics: PyTree, batch: Batch, key: Key[Array, ""] | None = None
 ) -> tuple[Metrics, PyTree]:
-    """Cross-entropy with smoothed truth, summed over labels and utterances, as in the authors' code; and the running statistics.
+    """Return the metrics of a batch and the new running statistics.
 
-    With a key as while training; without, as at work.
+    The loss is cross-entropy with label smoothing, summed over labels and utterances as in the authors' code. With a key, the
+    network runs in training mode (dropout, batch statistics); without one, in inference mode.
     """
     model = nnx.merge(graph(config), parameters, statistics, copy=True)
     labels, length = jnp.asarray(batch.labels), jnp.asarray(batch.length)
@@ -389,7 +390,7 @@ def losses(
 
 @partial(jax.jit, static_argnames=("config",), donate_argnames=("state",))
 def step(config: AttentionAsr, state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, Metrics]:
-    """One step of Adam; the losses are those before it."""
+    """Take one step of Adam; the metrics are those before it."""
 
     def loss(parameters: PyTree) -> tuple[Float[Array, ""], tuple[Metrics, PyTree]]:
         found, statistics = losses(config, parameters, state.statistics, batch, key)
@@ -402,5 +403,5 @@ def step(config: AttentionAsr, state: State, batch: Batch, key: Key[Array, ""]) 
 
 @partial(jax.jit, static_argnames=("config",))
 def measure(config: AttentionAsr, state: State, batch: Batch) -> Metrics:
-    """The losses at work."""
+    """Metrics in inference mode."""
     return losses(config, state.parameters, state.statistics, batch)[0]

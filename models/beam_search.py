@@ -1,4 +1,4 @@
-"""The likeliest labels of utterances, by `attention_asr`: a search that keeps the best few hypotheses (paper 001's code)."""
+"""Beam search for the most probable label sequences under `attention_asr` (as in paper 001's code)."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from bayessep.models.attention_asr import END, AttentionAsr, Memory, features, graph, places
 
 MOST = 200
-"""Labels of an utterance, at most."""
+"""Longest label sequence of an utterance."""
 
 
 class Found(NamedTuple):
-    """The likeliest labels of each utterance."""
+    """Best hypothesis for each utterance."""
 
     labels: Int[Array, "B L"]
-    length: Int[Array, " B"]  # of these labels, the last being `END` unless there was no room for it
-    log_probability: Float[Array, " B"]  # of all of them
-    probability: Float[Array, "B L"]  # of each, those before it given
-    place: Int[Array, "B L"]  # that was looked at most; places are four hops apart
+    length: Int[Array, " B"]  # number of labels; the last is `END` unless the limit was reached
+    log_probability: Float[Array, " B"]  # of the whole sequence
+    probability: Float[Array, "B L"]  # of each label given those before it
+    place: Int[Array, "B L"]  # encoder state with the largest attention weight; states are four hops apart
 
 
 class _Beams(NamedTuple):
@@ -46,9 +46,9 @@ def decode(
     width: int = 4,
     most: int = MOST,
 ) -> Found:
-    """What is said in utterances: beam search for the greatest probability of all labels; of `width` 1, the likeliest each time.
+    """Decode utterances by beam search for the label sequence of highest probability; a `width` of 1 is greedy decoding.
 
-    It ends where the best hypothesis of every utterance has ended, as the authors' does.
+    The search stops once the best hypothesis of every utterance has ended, as in the authors' code, or after `most` labels.
     """
     model = nnx.merge(graph(config), parameters, statistics)
     count = places(config, samples)

@@ -1,8 +1,8 @@
-"""A mask from recurrent layers that read the spectrogram in both directions: the frequency domain of paper 001 (section III-A).
+"""Time-frequency mask from a bidirectional LSTM: the frequency-domain separator of paper 001 (section III-A).
 
-Magnitudes of 25 ms frames, 10 ms apart, go through layers of LSTM in both directions, and a linear layer with a sigmoid makes a
-mask for the speech of them. The mask is applied to the spectrogram with the phase of the mixture; the music is what is left. The
-paper names neither the loss nor the number of masks: here it is the loss of `conv_tasnet`, so that both can be compared.
+Magnitudes of 25 ms frames, 10 ms apart, pass through bidirectional LSTM layers; a linear layer with a sigmoid turns them into a
+speech mask. The mask is applied to the complex spectrogram of the mixture; the music is the remainder. The paper states neither
+the loss nor the number of masks: here there is one mask, and the loss is that of `conv_tasnet`, so that the two can be compared.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class BlstmMask:
     """Sizes; the defaults are paper 001's.
 
     Attributes:
-        layers: of LSTM in both directions.
-        units: of each direction.
+        layers: bidirectional LSTM layers.
+        units: units per direction.
         window, hop: of the spectrogram, in samples: 25 ms and 10 ms at 16 kHz.
-        rate, steps: of Adam, and in which its rate falls to nothing; 0: it stays.
+        rate, steps: Adam's learning rate, and the steps of its cosine decay to zero; 0 keeps it constant.
 
     Raises:
         UserError: a number is out of range.
@@ -52,21 +52,21 @@ class BlstmMask:
 
     @property
     def stft(self) -> Stft:
-        """Of which the mask is made."""
+        """Transform on whose bins and frames the mask is defined."""
         return Stft(n_fft=self.window, hop=self.hop, pad_end=True)
 
     @property
     def context(self) -> int:
-        """Samples to each side that are given to a piece of a recording: a second at 16 kHz, for memory fades without an end."""
+        """Context in samples on each side of a window: a second at 16 kHz, as the memory of an LSTM has no sharp end."""
         return 100 * self.hop
 
 
 PRESETS = {"paper": BlstmMask(), "small": BlstmMask(2, 160)}
-"""That of paper 001, and one that two cores can train."""
+"""The network of paper 001, and one that two CPU cores can train."""
 
 
 class Network(nnx.Module):
-    """Masks of spectrograms."""
+    """Stack of bidirectional LSTM layers: magnitudes to speech masks."""
 
     def __init__(self, config: BlstmMask, rngs: nnx.Rngs) -> None:
         bins, units = config.stft.n_bins, config.units
@@ -83,21 +83,22 @@ class Network(nnx.Module):
 
 
 def graph(config: BlstmMask) -> nnx.GraphDef:
-    """The network without its numbers."""
+    """Graph definition of the network, without parameters."""
     return abstract(Network, config).graph
 
 
 def parameter_count(config: BlstmMask) -> int:
-    """Numbers that the network consists of."""
+    """Number of trainable parameters."""
     return abstract(Network, config).size
 
 
 def separated(
     config: BlstmMask, parameters: PyTree, mixture: Float[Array, "B N"], length: Array | None = None
 ) -> Float[Array, "B 2 N"]:
-    """Speech and music of mixtures, which they sum to.
+    """Separate mixtures into speech and music, which sum to the mixture.
 
-    `length` as in `conv_tasnet.separated`; but in the last hop, of which one more frame has a part, the result differs a little.
+    `length` as in `conv_tasnet.separated`, except that the last hop differs slightly from that of the recording alone, as one more
+    frame contributes to it.
     """
     spectrum = stft(mixture, config.stft)
     frames = jnp.arange(spectrum.shape[1])[:, None]
@@ -112,16 +113,16 @@ def separated(
 def predict(
     config: BlstmMask, parameters: PyTree, mixture: Float[Array, "B N"], length: Array | None = None
 ) -> Float[Array, "B 2 N"]:
-    """`separated`, compiled."""
+    """Compiled `separated`."""
     return separated(config, parameters, mixture, length)
 
 
 def init(config: BlstmMask, key: Key[Array, ""]) -> State:
-    """A network that has learned nothing yet."""
+    """Return a freshly initialised network and optimiser."""
     return started(Network(config, nnx.Rngs(key)), config.rate, config.steps)
 
 
 @partial(jax.jit, static_argnames=("config",), donate_argnames=("state",))
 def step(config: BlstmMask, state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, Metrics]:
-    """One step of Adam on minus the mean SI-SDR of both sources; nothing in it is random."""
+    """Take one step of Adam on the negative mean SI-SDR of both sources; it is deterministic, and ignores the key."""
     return learn(partial(separated, config), config.rate, state, batch, steps=config.steps)

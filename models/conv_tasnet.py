@@ -1,19 +1,19 @@
-"""Conv-TasNet: a filter bank that is learned, masks by dilated convolutions, and a filter bank back (Luo, Mesgarani, 2019).
+"""Conv-TasNet: learned filter bank, masks from dilated convolutions, and synthesis filter bank (Luo, Mesgarani, 2019).
 
-The network is that of paper 001: two sources in fixed order, ReLU masks, no skip paths, no convolution has a bias. In its symbols
+The network is that of paper 001: two sources in fixed order, ReLU masks, no skip paths, convolutions without bias. Symbols:
 
 | symbol | field | |
 |---|---|---|
 | N | `filters` | filters of the encoder |
-| L | `length` | their samples; frames overlap by half |
+| L | `length` | filter length in samples; frames overlap by half |
 | B | `bottleneck` | channels between blocks |
 | H | `hidden` | channels inside them |
 | P | `kernel` | taps of a depthwise convolution |
-| X | `blocks` | blocks of a repeat; the dilation of block x is 2^x |
-| R | `repeats` | how often these blocks are repeated |
+| X | `blocks` | blocks per repeat; the dilation of block x is 2^x |
+| R | `repeats` | number of repeats |
 
-Time is the first axis of an example, (T, channels), so that a convolution of one tap is a product of matrices and a depthwise one
-a sum of P shifted products: on CPUs several times faster than the convolutions of XLA.
+Time is the first axis of an example, (T, channels): a 1×1 convolution is then a matrix product, and a depthwise one a sum of P
+shifted products, which on CPUs is several times faster than XLA's convolutions.
 """
 
 from __future__ import annotations
@@ -50,28 +50,28 @@ BANKS = ("random", "fourier")
 EPS = 1e-8
 """Added to variances, as in paper 001's code."""
 Rows = tuple[Bool[Array, "T 1"] | None, Bool[Array, "T 1"] | None]
-"""Which frames are of the recording, and which of them the norm `global` is of; None: all."""
+"""Frames that belong to the recording, and frames over which the norm ``global`` is computed; None: all."""
 
 
 @dataclass(frozen=True)
 class ConvTasNet:
-    """Sizes and kinds; the defaults are paper 001's.
+    """Sizes and variants of the network; the defaults are paper 001's.
 
     Attributes:
         filters, length, bottleneck, hidden, kernel, blocks, repeats: N, L, B, H, P, X, R.
         mask: ``relu`` as in the paper, or ``sigmoid``.
-        norm: over what activations are normalised inside blocks. ``global``: all of the recording, as in the paper; what is
-            heard then depends a little on all of it. ``cumulative``: what came before. ``frame``: each frame by itself.
-        causal: no frame depends on later ones. A sample depends on less than L later ones, which share frames with it.
+        norm: range of the normalisation inside blocks. ``global``: the whole recording, as in the paper, on all of which every
+            output then depends a little. ``cumulative``: all frames so far. ``frame``: each frame independently.
+        causal: no frame depends on later ones. A sample depends on fewer than L later samples, which share frames with it.
         consistent: stems sum to the mixture (`waveform_separation.consistent`).
-        bank: what encoder and decoder start as. ``random`` as in the paper. ``fourier``: windowed sines and cosines, both halves of
-            each, from which the decoder makes what the encoder was given; 2 L filters. Where training is short, more is
-            learned from there.
-        precision: of the factors of products; ``bfloat16`` is for hardware that multiplies it faster.
-        rate, steps: of Adam, and in which its rate falls to nothing; 0: it stays.
+        bank: initial encoder and decoder. ``random``: as in the paper. ``fourier``: windowed sines and cosines with either sign,
+            2 L filters, from which the decoder reconstructs the encoder's input perfectly. It gives better results after short
+            training.
+        precision: of the factors of matrix products; ``bfloat16`` is for hardware that multiplies it faster.
+        rate, steps: Adam's learning rate, and the steps of its cosine decay to zero; 0 keeps it constant.
 
     Raises:
-        UserError: a name is not known, a number is out of range, or a causal network looks at everything.
+        UserError: a name is not known, a number is out of range, or a causal network has the norm ``global``.
     """
 
     filters: int = 256
@@ -109,12 +109,12 @@ class ConvTasNet:
 
     @property
     def hop(self) -> int:
-        """Samples between frames."""
+        """Hop of the frames, in samples."""
         return self.length // 2
 
     @property
     def context(self) -> int:
-        """Samples to each side that a sample depends on, norms over time apart."""
+        """Receptive field to each side in samples, not counting norms over time."""
         frames = self.repeats * (2**self.blocks - 1) * (self.kernel - 1) // (1 if self.causal else 2)
         return (frames + 1) * self.hop + self.length
 
@@ -123,11 +123,11 @@ PRESETS = {
     "paper": ConvTasNet(),
     "small": ConvTasNet(512, 256, 128, 192, 3, 7, 2, consistent=True, bank="fourier"),
 }
-"""That of paper 001, and one that two cores can train."""
+"""The network of paper 001, and one that two CPU cores can train."""
 
 
 class Blocks(NamedTuple):
-    """Parameters of all blocks: of repeat r and block x in row [r, x]; or of some of them, in fewer axes."""
+    """Parameters of all blocks, those of repeat r and block x at index [r, x]; or of some blocks, with fewer leading axes."""
 
     enter: Float[Array, "*A B H"]
     slope: Float[Array, "*A 2"]  # of both PReLUs
@@ -138,10 +138,10 @@ class Blocks(NamedTuple):
 
 
 def fourier_bank(length: int) -> tuple[Float[np.ndarray, "L N"], Float[np.ndarray, "N L"]]:
-    """Encoder and decoder of L / 2 frequencies, N = 2 L filters: cosines, sines, and both of them negative.
+    """Encoder and decoder with L / 2 frequencies, N = 2 L filters: cosines, sines, and the negative of each.
 
-    Frequencies lie between those of the discrete Fourier transform, so that none lacks its sine. What a ReLU leaves of a filter and
-    of its negative is all of it; the squared windows of frames that overlap by half sum to 1.
+    Frequencies lie midway between those of the discrete Fourier transform, so that each has both a cosine and a sine. The ReLU
+    loses nothing of a filter paired with its negative, and the squared windows of half-overlapping frames sum to 1.
     """
     n = np.arange(length)
     angle = np.pi * (2 * n[None] + 1) * (2 * np.arange(length // 2)[:, None] + 1) / (2 * length)
@@ -155,10 +155,10 @@ class Network(nnx.Module):
 
     def __init__(self, config: ConvTasNet, rngs: nnx.Rngs) -> None:
         def drawn(*shape: int, fan: int, before: tuple[int, ...] = ()) -> nnx.Param:
-            """Xavier's normal numbers: their variance is 2 / (fan in + fan out).
+            """Xavier normal initialisation: the variance is 2 / (fan in + fan out).
 
-            Fans are those of one frame and of one channel. PyTorch, and so paper 001's code, counts the taps of all filters of a
-            convolution, and draws smaller numbers for encoder, decoder and taps; a norm behind them undoes that.
+            Fans are those of one frame and one channel. PyTorch, and so paper 001's code, counts the taps of all filters of a
+            convolution, and draws smaller weights for encoder and taps; the norms after them undo that.
             """
             return nnx.Param(jax.random.normal(rngs.params(), (*before, *shape)) * jnp.float32((2 / fan) ** 0.5))
 
@@ -171,7 +171,7 @@ class Network(nnx.Module):
         self.narrow = drawn(c.filters, c.bottleneck, fan=c.filters + c.bottleneck)
         self.enter = drawn(c.bottleneck, c.hidden, fan=c.bottleneck + c.hidden, before=every)
         self.slope = nnx.Param(jnp.full((*every, 2), 0.25, jnp.float32))
-        # Paper 001's code draws gains and biases at random, too, which looks like an oversight: here a norm does nothing at first.
+        # Paper 001's code draws gains and biases at random, too, which looks like an oversight: here they start at 1 and 0.
         self.gain, self.bias = nnx.Param(jnp.ones((*every, 2, c.hidden))), nnx.Param(jnp.zeros((*every, 2, c.hidden)))
         self.taps = drawn(c.kernel, c.hidden, fan=2 * c.kernel, before=every)
         self.leave = drawn(c.hidden, c.bottleneck, fan=c.bottleneck + c.hidden, before=every)
@@ -179,17 +179,17 @@ class Network(nnx.Module):
 
     @property
     def stacked(self) -> Blocks:
-        """All blocks."""
+        """Parameters of all blocks."""
         return Blocks(*(getattr(self, name)[...] for name in Blocks._fields))
 
 
 def graph(config: ConvTasNet) -> nnx.GraphDef:
-    """The network without its numbers."""
+    """Graph definition of the network, without parameters."""
     return abstract(Network, config).graph
 
 
 def parameter_count(config: ConvTasNet) -> int:
-    """Numbers that the network consists of; 8,710,720 of the paper's."""
+    """Number of trainable parameters; the paper's network has 8,710,720."""
     return abstract(Network, config).size
 
 
@@ -197,20 +197,20 @@ def parameter_count(config: ConvTasNet) -> int:
 
 
 def framed(x: Float[Array, " N"], hop: int) -> Float[Array, "T L"]:
-    """Frames of two hops, from the one that ends with the first hop to the one that begins with the last; N is so many hops."""
+    """Split into frames of two hops, from the one ending with the first hop to the one starting at the last; N is whole hops."""
     hops = jnp.pad(x, (hop, hop)).reshape(-1, hop)
     return jnp.concatenate([hops[:-1], hops[1:]], axis=1)
 
 
 def overlapped(frames: Float[Array, "*A T L"]) -> Float[Array, "*A N"]:
-    """What frames add up to; the inverse of `framed` but for a factor of 2."""
+    """Overlap-add of frames: the inverse of `framed` but for a factor of 2."""
     first, second = jnp.split(frames, 2, axis=-1)
     hops = second[..., :-1, :] + first[..., 1:, :]
     return hops.reshape(*hops.shape[:-2], -1)
 
 
 def prelu(x: Float[Array, "T n"], slope: Float[Array, ""]) -> Float[Array, "T n"]:
-    """x, or a share of it where it is negative."""
+    """Parametric ReLU: negative values are multiplied by `slope`."""
     return jnp.where(x >= 0, x, slope * x)
 
 
@@ -219,7 +219,7 @@ def _kept(x: Float[Array, "T n"], valid: Bool[Array, "T 1"] | None) -> Float[Arr
 
 
 class Moments(NamedTuple):
-    """Of all activations so far, for the cumulative norm: means, for sums would outgrow the precision of a stream of hours."""
+    """Statistics of all activations so far, for the cumulative norm; means, as sums would lose precision in streams of hours."""
 
     frames: Float[Array, ""]
     mean: Float[Array, ""]
@@ -229,10 +229,10 @@ class Moments(NamedTuple):
 def normalisation(
     x: Float[Array, "T n"], norm: str, valid: Bool[Array, "T 1"] | None, before: Moments | None = None
 ) -> tuple[Float[Array, "#T 1"], Float[Array, "#T 1"], Moments | None]:
-    """Mean and inverse standard deviation by which each frame is normalised; and what to go on with (cumulative norm).
+    """Mean and inverse standard deviation for normalising each frame, and the statistics to continue with (cumulative norm).
 
-    Over more than a frame, variances are mean squares less squared means, which float32 cannot say where the mean is a thousand
-    deviations; behind a PReLU it is about one.
+    Over more than a frame, variances are computed as E[x²] - E[x]², which float32 cannot resolve if the mean is a thousand
+    standard deviations; after a PReLU it is about one.
     """
     if norm == "frame":
         mean = x.mean(1, keepdims=True)
@@ -244,7 +244,7 @@ def normalisation(
         return mean[None, None], lax.rsqrt(jnp.maximum((x**2).sum() / count - mean**2, 0) + EPS)[None, None], None
     past = Moments(*(jnp.zeros((), x.dtype),) * 3) if before is None else before
     frames = past.frames + jnp.arange(1, len(x) + 1, dtype=x.dtype)
-    # Each mean moves by what the frames differ from it: where that is below its precision, it stays.
+    # Accumulate deviations from the past mean: changes below its precision leave it as it is.
     mean = past.mean + jnp.cumsum(x.mean(1) - past.mean) / frames
     square = past.square + jnp.cumsum((x**2).mean(1) - past.square) / frames
     spread = lax.rsqrt(jnp.maximum(square - mean**2, 0) + EPS)
@@ -259,7 +259,7 @@ def _affine(
 
 
 def _moved(x: Float[Array, "T H"], by: int) -> Float[Array, "T H"]:
-    """Frames later by so many, or earlier if it is negative; silence comes in, and what leaves is lost."""
+    """Delay frames by `by` (advance them if negative), shifting zeros in and dropping what leaves."""
     by = max(-len(x), min(by, len(x)))
     kept = x[: len(x) - by] if by >= 0 else x[-by:]
     return jnp.pad(kept, ((max(by, 0), max(-by, 0)), (0, 0)))
@@ -268,21 +268,21 @@ def _moved(x: Float[Array, "T H"], by: int) -> Float[Array, "T H"]:
 def depthwise(
     x: Float[Array, "T H"], taps: Float[Array, "P H"], dilation: int, causal: bool, past: Float[Array, "S H"] | None = None
 ) -> Float[Array, "T H"]:
-    """Each channel by its own taps, `dilation` frames apart; silence, or what came before, on both sides."""
+    """Dilated depthwise convolution, padded with zeros, or preceded by the `past` frames of a stream."""
     reach = (len(taps) - 1) * dilation
     if past is not None:
         padded = jnp.concatenate([past, x])
         shifted = [padded[k * dilation : k * dilation + len(x)] * tap[None] for k, tap in enumerate(taps)]
-    else:  # what is multiplied is moved, not x: so there is no padded copy of x, and gradients keep less
+    else:  # shift the products, not x: that avoids a padded copy of x, and the backward pass keeps less
         late = [(reach if causal else reach // 2) - k * dilation for k in range(len(taps))]
         shifted = [_moved(x * tap[None], by) for by, tap in zip(late, taps, strict=True)]
     return sum(shifted, start=jnp.zeros((), x.dtype))
 
 
 class Past(NamedTuple):
-    """What a block of a causal network carries from one piece of a recording to the next."""
+    """State of a causal block between pieces of a stream."""
 
-    frames: Float[Array, "S H"]  # the last before its depthwise convolution, as many as that reaches back
+    frames: Float[Array, "S H"]  # last inputs of the depthwise convolution, as many as it reaches back
     moments: tuple[Moments, Moments]  # of both norms
 
 
@@ -294,7 +294,7 @@ def block(
     rows: Rows = (None, None),
     past: Past | None = None,
 ) -> tuple[Float[Array, "T B"], Past | None]:
-    """One block: to H channels, a depthwise convolution, back to B, and what came in is added; with a past, the next one, too."""
+    """Residual block: 1×1 to H channels, depthwise convolution, 1×1 back to B; given a past, it returns the next one."""
     before = (None, None) if past is None else past.moments
     h = prelu(product(y, own.enter, config.precision), own.slope[0])
     h, first = _affine(h, own, 0, config.norm, rows, before[0])
@@ -309,7 +309,7 @@ def block(
 
 
 def encoded(model: Network, frames: Float[Array, "T L"], config: ConvTasNet) -> tuple[Float[Array, "T N"], Float[Array, "T B"]]:
-    """What the encoder says of frames, and what the blocks are given of it."""
+    """Encoder output for frames, and its normalised projection to B channels, the input of the blocks."""
     w = jax.nn.relu(product(frames, model.encoder[...], config.precision))
     mean, inverse, _ = normalisation(w, "frame", None)
     y = (w - mean) * inverse * model.norm_gain[...][None] + model.norm_bias[...][None]
@@ -317,7 +317,7 @@ def encoded(model: Network, frames: Float[Array, "T L"], config: ConvTasNet) -> 
 
 
 def decoded(model: Network, w: Float[Array, "T N"], y: Float[Array, "T B"], config: ConvTasNet) -> Float[Array, "2 T L"]:
-    """Frames of both sources: the encoded mixture, masked."""
+    """Mask the encoded mixture and decode it to frames of both sources."""
     masks = product(y, model.masks[...], config.precision).reshape(len(y), 2, -1)
     masks = jax.nn.relu(masks) if config.mask == "relu" else jax.nn.sigmoid(masks)
     both = (masks * w[:, None]).swapaxes(0, 1)
@@ -331,42 +331,41 @@ def _one(
     whole = jnp.pad(mixture, (0, -n % hop))
     w, y = encoded(model, framed(whole, hop), config)
     valid = None
-    if length is not None:  # frames that have a sample of the recording
+    if length is not None:  # frames that contain samples of the recording
         valid = (jnp.arange(len(y)) < (length + hop - 1) // hop + 1)[:, None]
     loud = heard_frames(mixture, hop) if at_work and config.norm == "global" else None
     heard = valid if loud is None else loud if valid is None else valid & loud
 
-    # For the gradient, products of matrices are kept of a repeat, which are most of its work; what is between them is made again.
+    # The backward pass keeps the matrix products of a repeat, which are most of its work, and recomputes everything else.
     @partial(jax.checkpoint, policy=jax.checkpoint_policies.checkpoint_dots)
     def repeat(y: Float[Array, "T B"], own: Blocks) -> tuple[Float[Array, "T B"], None]:
         for x in range(config.blocks):
             y, _ = block(y, Blocks(*(part[x] for part in own)), 2**x, config, (valid, heard))
         return y, None
 
-    # Of two repeats no loop: what is kept for the gradient is then not copied. More would take half as much memory again.
+    # Up to two repeats are unrolled, which avoids copies of what the backward pass keeps; for more, memory would grow by half.
     y, _ = lax.scan(repeat, y, model.stacked, unroll=config.repeats <= 2)
     return overlapped(decoded(model, w, y, config))[:, :n]
 
 
-# --- many ----------------------------------------------------------------------------------------------------------------
+# --- batches -------------------------------------------------------------------------------------------------------------
 
 
 def separated(
     config: ConvTasNet, parameters: PyTree, mixture: Float[Array, "B N"], length: Array | None = None, at_work: bool = False
 ) -> Float[Array, "B 2 N"]:
-    """Speech and music of mixtures.
+    """Separate mixtures into speech and music.
 
     Args:
-        config: what the network is.
-        parameters: its numbers.
-        mixture: waveforms of the sample rate that it was trained at.
-        length: how many of the N samples belong to the recordings, of all of them or of each (all samples by default); what
-            follows must be zeros. So recordings of many lengths share one compiled program, with the result that each would
-            have alone.
-        at_work: leave stretches of silence out of the norm `global` (`heard_frames`).
+        config: config of the network.
+        parameters: its parameters.
+        mixture: waveforms at the sample rate of the training.
+        length: number of valid samples, one for all recordings or one for each (all N by default); the rest must be zeros.
+            Recordings of many lengths so share one compiled program, with the same result as each would have alone.
+        at_work: leave stretches of silence out of the norm ``global`` (`heard_frames`); training does not.
     """
     model = nnx.merge(graph(config), parameters)
-    if len(mixture) == 1:  # without an axis of one, which makes other and slower products of the gradients
+    if len(mixture) == 1:  # no batch axis of size one, with which XLA's products for the gradients are slower
         found = _one(config, model, mixture[0], length if length is None else length.reshape(()), at_work)[None]
     else:
         each = None if length is None or not length.ndim else 0
@@ -378,36 +377,36 @@ def separated(
 def predict(
     config: ConvTasNet, parameters: PyTree, mixture: Float[Array, "B N"], length: Array | None = None
 ) -> Float[Array, "B 2 N"]:
-    """`separated` at work, compiled."""
+    """Compiled `separated`, as separation at work calls it."""
     return separated(config, parameters, mixture, length, at_work=True)
 
 
 def init(config: ConvTasNet, key: Key[Array, ""]) -> State:
-    """A network that has learned nothing yet."""
+    """Return a freshly initialised network and optimiser."""
     return started(Network(config, nnx.Rngs(key)), config.rate, config.steps)
 
 
 @partial(jax.jit, static_argnames=("config",), donate_argnames=("state",))
 def step(config: ConvTasNet, state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, Metrics]:
-    """One step of Adam on minus the mean SI-SDR of both sources; nothing in it is random."""
+    """Take one step of Adam on the negative mean SI-SDR of both sources; it is deterministic, and ignores the key."""
     return learn(partial(separated, config), config.rate, state, batch, together_here(), config.steps)
 
 
-# --- as it comes, causal networks alone ----------------------------------------------------------------------------------
+# --- streaming, causal networks only -------------------------------------------------------------------------------------
 
 
 class Stream(NamedTuple):
-    """What is carried from one piece of a recording to the next."""
+    """State of a stream between pieces of a recording."""
 
-    hop: Float[Array, " hop"]  # the last of the mixture
-    half: Float[Array, "2 hop"]  # what the last frame adds to the next hop
-    past: tuple[Float[Array, "R S H"], ...]  # of each dilation: the last frames before its convolutions
-    frames: Int[Array, ""]  # so far
-    moments: Float[Array, "R X 2 2"]  # of the norms: `Moments`, without the frames
+    hop: Float[Array, " hop"]  # last hop of the mixture
+    half: Float[Array, "2 hop"]  # second half of the last frame of each source, for overlap-add
+    past: tuple[Float[Array, "R S H"], ...]  # for each dilation: the last inputs of its convolutions
+    frames: Int[Array, ""]  # number of frames so far
+    moments: Float[Array, "R X 2 2"]  # `Moments` of the norms, without the number of frames
 
 
 def stream_init(config: ConvTasNet) -> Stream:
-    """Before the first sample.
+    """Initial state of a stream.
 
     Raises:
         UserError: the network is not causal.
@@ -423,9 +422,9 @@ def stream_init(config: ConvTasNet) -> Stream:
 def stream_push(
     config: ConvTasNet, parameters: PyTree, state: Stream, samples: Float[Array, " N"]
 ) -> tuple[Stream, Float[Array, "2 N"]]:
-    """The next samples, a multiple of the hop; what comes out is late by one hop.
+    """Process the next samples, a multiple of the hop; the output is delayed by one hop.
 
-    All pieces of a recording, and one hop of silence after them, give what `predict` gives of the whole.
+    All pieces of a recording followed by one hop of silence give the output of `predict` for the whole.
     """
     if len(samples) % config.hop or not len(samples):
         raise UserError(f"pieces must be multiples of {config.hop} samples long, not {len(samples)}.")

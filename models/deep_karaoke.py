@@ -1,10 +1,10 @@
-"""Which cells of a spectrogram are sung? One wide hidden layer that sees 20 frames at once, and says it of all their cells.
+"""Deep Karaoke: a network with one wide hidden layer that predicts the vocal mask of 20 spectrogram frames at once.
 
 Simpson, Roma, Plumbley, “Deep Karaoke: Extracting Vocals from Musical Mixtures Using a Convolutional Deep Neural Network” (2015):
-the network learns the ideal binary mask of windows of 20 frames. Where windows overlap, each cell has as many predictions as
-windows cover it; their mean is held against a confidence alpha (equations 1 and 2). Sizes and details that the text leaves open
-are those of the authors' code; where text and code differ, `averaged` follows the text and can follow the code. The vocal source
-may be any other, such as speech.
+the network learns the ideal binary mask of windows of 20 frames. The predictions of overlapping windows are averaged in each cell,
+and the mean is compared with a confidence threshold alpha (equations 1 and 2). Sizes and details that the text leaves open are
+those of the authors' code; where text and code differ, `averaged` follows the text, and optionally the code. Any other source can
+take the place of the vocals, such as speech.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from bayessep.models.waveform_separation import State, abstract
 
 @dataclass(frozen=True)
 class DeepKaraoke:
-    """Sizes of the network, and how it learns.
+    """Sizes of the network, and training settings.
 
     Attributes:
-        bins: of a frame, F.
-        frames: that it looks at, L.
-        width: units of the hidden layer; the paper has as many as there are inputs.
-        bias: that is taken from what a hidden unit gets, so that it is nearly silent at first.
-        rate: of stochastic gradients.
-        momentum: share of a step that goes into the next one.
+        bins: frequency bins F of a frame.
+        frames: frames L of a window.
+        width: hidden units; the paper has as many as inputs.
+        bias: constant subtracted from the pre-activations of hidden units, so that they are nearly inactive at first.
+        rate: learning rate of SGD.
+        momentum: momentum of SGD.
 
     Raises:
         UserError: a number is out of range.
@@ -64,7 +64,7 @@ class DeepKaraoke:
 PRESETS = {"paper": DeepKaraoke(), "small": DeepKaraoke(width=256, bias=2.0)}
 """The paper's 840 million parameters (3.4 GB, and as much again for momentum and for gradients), and 80 times fewer.
 
-Of so few hidden units, those that are nearly silent at first learn nothing: they start with less of a bias.
+The small network has a smaller bias, as with so few hidden units, nearly inactive ones learn nothing.
 """
 AVERAGING = ("overlap", "window")
 """How predictions become a mask: see `averaged`."""
@@ -74,10 +74,10 @@ AVERAGING = ("overlap", "window")
 
 
 def windows_of(x: Float[Array | np.ndarray, "T F"], length: int, hop: int) -> Float[np.ndarray, "n L F"]:
-    """Windows of `length` frames, each `hop` after the one before, without copies; what is left over is dropped.
+    """Split into windows of `length` frames, `hop` frames apart, without copies; incomplete windows at the end are dropped.
 
-    Silence is added to what is shorter than one window. The paper trains on length 20 and hop 60; its code cuts
-    round((T - 20) / 60) of them, at times one fewer than here.
+    An input shorter than one window is padded with silence. The paper trains with length 20 and hop 60; its code cuts
+    round((T - 20) / 60) windows, sometimes one fewer than here.
 
     Raises:
         UserError: there is no frame, or a length or hop below 1.
@@ -91,7 +91,7 @@ def windows_of(x: Float[Array | np.ndarray, "T F"], length: int, hop: int) -> Fl
 def ideal_binary_mask(
     speech: Float[Array | np.ndarray, "T F"], music: Float[Array | np.ndarray, "T F"]
 ) -> Float[np.ndarray, "T F"]:
-    """1 where the magnitude of the speech (of the paper: vocals) is the greater, else 0 (section II)."""
+    """Ideal binary mask: 1 where the magnitude of the speech (the paper's vocals) is the greater, else 0 (section II)."""
     return np.asarray(np.asarray(speech) > np.asarray(music), np.float32)
 
 
@@ -99,7 +99,7 @@ def ideal_binary_mask(
 
 
 def _layer(n_in: int, n_out: int, rngs: nnx.Rngs) -> nnx.Linear:
-    """A dense layer that starts uniform in ±4 sqrt(6 / (n_in + n_out)), biases included, as in the code."""
+    """Dense layer initialised uniformly in ±4 sqrt(6 / (n_in + n_out)), biases included, as in the authors' code."""
     bound = 4 * math.sqrt(6 / (n_in + n_out))
 
     def uniform(key: Key[Array, ""], shape: tuple[int, ...], dtype=jnp.float32, out_sharding=None) -> Float[Array, "..."]:
@@ -109,7 +109,7 @@ def _layer(n_in: int, n_out: int, rngs: nnx.Rngs) -> nnx.Linear:
 
 
 class Network(nnx.Module):
-    """L F numbers, a hidden layer of biased sigmoids, L F probabilities; windows are unpacked frame by frame."""
+    """L F inputs (a window flattened frame by frame), a hidden layer of biased sigmoids, and L F output probabilities."""
 
     def __init__(self, config: DeepKaraoke, rngs: nnx.Rngs) -> None:
         n = config.frames * config.bins
@@ -122,18 +122,18 @@ class Network(nnx.Module):
 
 
 def graph(config: DeepKaraoke) -> nnx.GraphDef:
-    """The network without its numbers."""
+    """Graph definition of the network, without parameters."""
     return abstract(Network, config).graph
 
 
 def parameter_count(config: DeepKaraoke) -> int:
-    """Numbers that it learns, counted without making them."""
+    """Number of trainable parameters, counted without allocating them."""
     return abstract(Network, config).size
 
 
 @partial(jax.jit, static_argnames=("config",))
 def predict(config: DeepKaraoke, parameters: PyTree, windows: Float[Array, "B L F"]) -> Float[Array, "B L F"]:
-    """Probability of each cell that it is the speech's, from magnitudes of a mixture divided by the scale of the training."""
+    """Probability that each cell belongs to the speech, given mixture magnitudes divided by the training scale."""
     return nnx.merge(graph(config), parameters)(windows)
 
 
@@ -141,29 +141,29 @@ def predict(config: DeepKaraoke, parameters: PyTree, windows: Float[Array, "B L 
 
 
 class Batch(NamedTuple):
-    """Windows of mixtures, of unit scale, and their ideal binary masks (or any targets from 0 to 1)."""
+    """Windows of scaled mixture magnitudes, and their ideal binary masks (or any targets from 0 to 1)."""
 
     magnitude: Float[Array | np.ndarray, "B L F"]
     target: Float[Array | np.ndarray, "B L F"]
 
 
 def optimiser(config: DeepKaraoke) -> optax.GradientTransformation:
-    """Stochastic gradients with momentum."""
+    """SGD with momentum."""
     return optax.sgd(config.rate, config.momentum)
 
 
 @partial(jax.jit, static_argnames=("config",))
 def init(config: DeepKaraoke, key: Key[Array, ""]) -> State:
-    """A network that has learned nothing yet."""
+    """Return a freshly initialised network and optimiser."""
     parameters = nnx.state(Network(config, nnx.Rngs(key)), nnx.Param)
     return State(parameters, optimiser(config).init(parameters))
 
 
 @partial(jax.jit, static_argnames=("config",), donate_argnames=("state",))
 def step(config: DeepKaraoke, state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, Float[Array, ""]]:
-    """One step of stochastic gradients, and the loss before it: half the squared error of a window, its mean over the batch.
+    """Take one step of SGD and return the loss before it: half the squared error per window, averaged over the batch.
 
-    Nothing in it is random; the key is that of every step in `bayessep.train`.
+    The step is deterministic; `bayessep.train` passes a key to every step.
     """
 
     def loss(parameters: PyTree) -> Float[Array, ""]:
@@ -180,7 +180,7 @@ def step(config: DeepKaraoke, state: State, batch: Batch, key: Key[Array, ""]) -
 
 @jax.jit
 def _overlapped(predicted: Float[Array, "B L F"], n: Int[Array, ""]) -> Float[Array, "S F"]:
-    """The first n of windows that are a frame apart, added where they overlap: S = B + L - 1 frames."""
+    """Overlap-add of the first n of B windows that are one frame apart: S = B + L - 1 frames."""
     batch, length, bins = predicted.shape
     counted = jnp.where(jnp.arange(batch)[:, None, None] < n, predicted, 0)
 
@@ -199,22 +199,22 @@ def averaged(
     batch: int = 128,
     rescaled: bool = False,
 ) -> Float[np.ndarray, "T F"]:
-    """The mean of what is said of windows that move on by one frame (the sums of equations 1 and 2).
+    """Average the predictions for windows that advance by one frame (the sums of equations 1 and 2).
 
     - ``"overlap"``, the text: each cell gets the mean over all windows that cover it, L of them, fewer within L - 1 frames of
       either end.
-    - ``"window"``, the authors' code: the mean over the L frames inside one window goes to that window's first frame. Frames in
-      which no window begins have the mean of the last one.
+    - ``"window"``, the authors' code: the mean over the L frames inside one window is assigned to the window's first frame. Frames
+      at the end in which no window begins get the mean of the last one.
 
-    Never more than one batch of windows is in memory; a recording that is shorter than a window is filled up with silence.
+    At most one batch of windows is in memory; a recording shorter than a window is padded with silence.
 
     Args:
-        said: a mask for each window of a batch, which always has the same size.
-        magnitude: in the scale that `said` expects.
-        frames: of a window, L.
+        said: predicts a mask for each window of a batch; the batch size is always the same.
+        magnitude: magnitudes in the scale that `said` expects.
+        frames: frames of a window, L.
         averaging: one of `AVERAGING`.
-        batch: windows at a time.
-        rescaled: stretch the result from 0 to 1 by its least and its greatest value, as the code does and the text does not.
+        batch: windows per batch.
+        rescaled: rescale the result to 0 … 1 by its minimum and maximum, as the code does and the text does not.
 
     Raises:
         UserError: a setting is impossible, or there is no frame.
@@ -228,7 +228,7 @@ def averaged(
     mean = np.zeros((n + frames - 1, windows.shape[2]), np.float32)
     for begin in range(0, n, batch):
         some = windows[begin : begin + batch]
-        # The last batch is filled up, so that one program serves all.
+        # The last batch is padded, so that all share one compiled program.
         found = said(jnp.asarray(np.pad(some, ((0, batch - len(some)), (0, 0), (0, 0)))))
         if averaging == "overlap":
             added = mean[begin : begin + batch + frames - 1]
@@ -253,12 +253,12 @@ def averaged_mask(
     batch: int = 128,
     rescaled: bool = False,
 ) -> Float[np.ndarray, "T F"]:
-    """The network's mean probability for each cell of a mixture that it is the speech's; see `averaged`.
+    """Average probability that each cell of a mixture belongs to the speech; see `averaged`.
 
-    `scale` is what divided the mixtures of the training, their greatest magnitude.
+    `scale` is the divisor of the training mixtures, their largest magnitude.
 
     Raises:
-        UserError: as `averaged`, or the scale is not positive, or the network looks at another number of bins.
+        UserError: as `averaged`, or the scale is not positive, or the network has another number of bins.
     """
     if not 0 < scale < math.inf:
         raise UserError(f"scale is {scale}, but must be above 0 and finite.")
@@ -269,14 +269,14 @@ def averaged_mask(
 
 
 class Masks(NamedTuple):
-    """Of 0 and 1, for the complex spectrogram of the mixture."""
+    """Binary masks for the complex spectrogram of the mixture."""
 
     vocal: Float[Array | np.ndarray, "T F"]
     other: Float[Array | np.ndarray, "T F"]
 
 
 def check_alpha(alpha: float | None) -> None:
-    """Refuse a confidence that nothing, or everything, is above; None is that of no threshold.
+    """Check a confidence threshold; None stands for no threshold.
 
     Raises:
         UserError: it is not between 0 and 1.
@@ -286,11 +286,11 @@ def check_alpha(alpha: float | None) -> None:
 
 
 def thresholded(mean: Float[Array | np.ndarray, "T F"], alpha: float) -> Masks:
-    """Vocals where the mean is above alpha, the rest where it is below 1 - alpha (equations 1 and 2).
+    """Binary masks: vocals where the mean is above alpha, the rest where it is below 1 - alpha (equations 1 and 2).
 
-    Each is sure of what it keeps when alpha is high, and cells may belong to neither; when alpha is low, to both. Only at
-    alpha = 0.5 do the two share out the cells, all but those at exactly 0.5, which neither has. A separator whose stems must sum
-    to the mixture takes ``thresholded(mean, 0.5).vocal``, and 1 minus it for the other stem.
+    With a high alpha, each mask keeps only confident cells, and some belong to neither; with a low alpha, some belong to both. Only
+    alpha = 0.5 partitions the cells, except that those at exactly 0.5 belong to neither. A separator whose stems must sum to the
+    mixture takes ``thresholded(mean, 0.5).vocal``, and 1 minus it for the other stem.
 
     Raises:
         UserError: alpha is not between 0 and 1.

@@ -1,15 +1,15 @@
-"""Four networks of others for telling speech from music, from patches of features to a vector (`speech_music_detector`).
+"""Networks of speech-music detectors from the literature: from patches of features to a vector (`speech_music_detector`).
 
-| name | network | of |
+| name | network | source |
 |---|---|---|
 | b1 | four convolutions, four dense layers | Doukhan et al., MIREX 2018 |
 | b2 | three convolutions, two wide dense layers | Papakostas, Giannakopoulos, 2018 |
 | b3 | temporal convolutions in 24 residual blocks | Lemaire, Holzapfel, ISMIR 2019 |
-| b4 | kernels in the shape of mel bands, three convolutions, two dense layers | Jang et al., 2019 |
+| b4 | mel-band-shaped kernels, three convolutions, two dense layers | Jang et al., 2019 |
 | b4-nofc | b4 without its dense layers | paper 003, section III-D |
-| frames | b3's blocks, for long pieces: a vector for every 40 ms | what ships |
+| frames | b3's blocks on long segments: a vector for every 40 ms | the model that ships |
 
-Sizes and details are those of the code of paper 003's authors, of which its numbers are.
+Sizes and details follow the code of paper 003's authors, with which its results were obtained.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ from bayessep.stft import Stft
 
 NETWORKS = ("b1", "b2", "b3", "b4", "b4-nofc", "frames")
 STRIDE = 4
-"""Frames of features for each vector of the network ``frames``."""
+"""Frames of features per output vector of the network ``frames``."""
 HEADS = ("single", "multi", "cascaded")
 
 
 @dataclass(frozen=True)
 class Detector:
-    """Which network, on what.
+    """Network, heads, and shape of the input.
 
     Attributes:
         network: one of `NETWORKS`.
-        head: one of `HEADS`: classes alone; with the related tasks; with the ratio told to the other two.
-        width: numbers of a frame of features, D.
-        parts: 2 if the features are of the harmonic and of the percussive part, side by side.
-        length: frames that it looks at, L.
+        head: one of `HEADS`: classes only; multi-task; or multi-task with the ratio fed to the other two related tasks.
+        width: dimension D of a frame of features.
+        parts: 2 if features of the harmonic and the percussive part are concatenated.
+        length: frames L of a patch.
         dropout: of b3 and frames; the authors of b3 drew one between 0.05 and 0.5 for each training.
-        classes: 3 of the paper, or 4: neither speech nor music, too.
-        rate: of Adam's steps; 0 takes the optimiser that the paper's code has for each network.
+        classes: 3 as in the paper, or 4 with neither speech nor music.
+        rate: learning rate of Adam; 0 takes the optimiser of the paper's code for each network.
 
     Raises:
         UserError: a name is not known, or a number is out of range.
@@ -89,25 +89,25 @@ _SMALL, _ABOVE_ZERO = nnx.initializers.normal(0.01), nnx.initializers.constant(0
 
 
 def _three_wide(key: Key[Array, ""], shape: tuple[int, int], dtype: Any = jnp.float32) -> Float[Array, "a b"]:
-    """Glorot's uniform numbers of a convolution of three, laid out as one matrix."""
+    """Glorot uniform initialisation of a convolution of three taps, laid out as one matrix."""
     return GLOROT(key, (3, shape[0] // 3, shape[1]), dtype).reshape(shape)
 
 
 Noise = nnx.Rngs | None
-"""Keys for dropout while training; None: what is learned is used, and the same comes out every time."""
+"""Random keys for dropout in training mode; None means inference mode, which is deterministic."""
 
 
 def batch_norm(n: int, rngs: nnx.Rngs, momentum: float = 0.9) -> nnx.BatchNorm:
-    """With Keras's epsilon, as the authors' networks were trained, but running means that settle in tens of steps.
+    """Batch normalisation with Keras's epsilon, as in the authors' code, but running statistics that settle in tens of steps.
 
-    Keras's momentum of 0.99 takes hundreds. After 300 steps the deepest of these networks still met activations of another
-    scale when it was tested than when it had learned, and called everything speech.
+    With Keras's momentum of 0.99 they take hundreds: after 300 steps, activations of the deepest of these networks still had a
+    different scale in testing than in training, and it called everything speech.
     """
     return nnx.BatchNorm(n, momentum=momentum, epsilon=1e-3, rngs=rngs)
 
 
 def normalised(norm: nnx.BatchNorm, x: Array, noise: Noise) -> Array:
-    """By the batch while training, else by what training saw."""
+    """Normalise by batch statistics in training mode, else by running statistics."""
     return norm(x, use_running_average=noise is None)
 
 
@@ -136,7 +136,7 @@ class Dense(nnx.Module):
 
 
 def _seen(x: Float[Array, "... n"], size: Sequence[int], strides: Sequence[int]) -> list[Float[Array, "... n"]]:
-    """What each place of a window sees that moves over the axes before the last and lies inside."""
+    """Strided slices of x, one for each position of a kernel that moves over the axes before the last without padding."""
     moved = x.shape[-1 - len(size) : -1]
     ends = [(n - k) // stride * stride + 1 for n, k, stride in zip(moved, size, strides, strict=True)]
 
@@ -149,11 +149,11 @@ def _seen(x: Float[Array, "... n"], size: Sequence[int], strides: Sequence[int])
 def convolved(
     x: Float[Array, "B *T n"], kernel: Float[Array, "*k n m"], strides: Sequence[int], padding: str
 ) -> Float[Array, "B *S m"]:
-    """A convolution over one axis or two; on a CPU the sum of a product of matrices for each place of the kernel.
+    """1-D or 2-D convolution; on a CPU, a sum of one matrix product per kernel position.
 
-    With as many channels as most layers have here, gradients are faster so than XLA's own: one example at a time stays in the
-    cache. The most usual kernel has fewer products (`in_pairs`). Examples are not dealt to several devices that way, so those
-    have XLA's.
+    With the channel counts of most layers here, its gradients are faster than XLA's, as examples are processed one by one and stay
+    in the cache. The most common kernel takes fewer products (`in_pairs`). Such a loop does not shard over several devices, which
+    therefore use XLA's convolution.
     """
     if jax.default_backend() != "cpu" or jax.device_count() > 1:
         names = ("NWC", "WIO", "NWC") if x.ndim == 3 else ("NHWC", "HWIO", "NHWC")
@@ -163,7 +163,7 @@ def convolved(
         return _in_pairs(x, kernel, padding)
     around = jnp.pad(x, ((0, 0), *lax.padtype_to_pads(x.shape[1:-1], size, strides, padding), (0, 0)))
 
-    @jax.checkpoint  # to keep what every place sees would take as many times the memory
+    @jax.checkpoint  # storing the slices of every kernel position would multiply the memory
     def one(example: Float[Array, "*T n"]) -> Float[Array, "*S m"]:
         seen = _seen(example, size, strides)
         if example.shape[-1] < WIDE:
@@ -174,13 +174,13 @@ def convolved(
 
 
 WIDE = 16
-"""Channels from which a product for each place of a kernel is worth while, or fewer of them; of fewer channels, one of all."""
+"""Channels from which one product per kernel position, or `in_pairs`, pays off; with fewer, all positions share one product."""
 CELLS = 1024
-"""Places of pictures that are convolved at a time: fewer are not worth reading the kernel for, more leave the cache."""
+"""Output cells convolved at a time: with fewer, reading the kernel dominates; more do not fit into the cache."""
 
 
 def _in_pairs(x: Float[Array, "B F T n"], kernel: Float[Array, "3 3 n m"], padding: str) -> Float[Array, "B G S m"]:
-    """`convolved` of the most usual kernel, with one row and one column more where they are odd, which are left off."""
+    """`convolved` for 3×3 kernels of stride 1; odd output sizes are padded by a row or column, which is cut off again."""
     edges = lax.padtype_to_pads(x.shape[1:-1], (3, 3), (1, 1), padding)
     made = [n + sum(edge) - 2 for n, edge in zip(x.shape[1:-1], edges, strict=True)]
     even = [(before, after + n % 2) for (before, after), n in zip(edges, made, strict=True)]
@@ -191,7 +191,7 @@ def _in_pairs(x: Float[Array, "B F T n"], kernel: Float[Array, "3 3 n m"], paddi
 
 
 class Kernels(nnx.Module):
-    """What a convolution learns."""
+    """2-D convolution with trainable kernel and bias."""
 
     def __init__(
         self,
@@ -232,9 +232,9 @@ def _through(layers: Iterable[Callable[[Array, Noise], Array]], x: Array, noise:
 def _maximum(
     x: Float[Array, "B F T n"], window: tuple[int, int], strides: tuple[int, int] | None = None, padding: str = "VALID"
 ) -> Float[Array, "B G S n"]:
-    """The greatest number of each window, which is no larger than the picture. Of equal ones, each gets some of the slope.
+    """Max pooling, for windows no larger than the picture; equal maxima share the gradient.
 
-    Term by term: on a CPU, the slopes of XLA's own take several times as long.
+    It is computed term by term, as the gradients of XLA's own take several times as long on a CPU.
     """
     strides = strides or window
     edges = lax.padtype_to_pads(x.shape[1:-1], window, strides, padding)
@@ -243,15 +243,15 @@ def _maximum(
 
 
 def _halved(n: int, times: int = 1) -> int:
-    """What maxima of two, the end padded, leave."""
+    """Size after max pooling by 2 with padding at the end, applied `times` times."""
     return -(-n // 2**times)
 
 
 def _flat(config: Detector, channels: int, bins: int, frames: int) -> int:
-    """Numbers that the convolutions leave of a patch.
+    """Size of the flattened output of the convolutions.
 
     Raises:
-        UserError: none, because the patch is smaller than their kernels.
+        UserError: it is empty, because the patch is smaller than the kernels.
     """
     if bins < 1 or frames < 1:
         raise UserError(f"{config.network} cannot look at {config.length} frames of {config.width}: its kernels are larger.")
@@ -262,11 +262,11 @@ def _picture(x: Float[Array, "B L D"]) -> Float[Array, "B D L 1"]:
     return x.swapaxes(1, 2)[..., None]
 
 
-# --- networks: each from patches to a vector ------------------------------------------------------------------------------
+# --- networks: patches to vectors -----------------------------------------------------------------------------------------
 
 
 class B1(nnx.Module):
-    """Doukhan et al.: small kernels, then one maximum over all that is left of time."""
+    """Doukhan et al.: convolutions with small kernels, then max pooling over 12 frames, all that remains of the paper's patches."""
 
     def __init__(self, config: Detector, rngs: nnx.Rngs) -> None:
         sizes = ((1, 64, (4, 5)), (64, 128, (3, 3)), (128, 128, (3, 3)), (128, 256, (3, 3)))
@@ -287,14 +287,14 @@ class B1(nnx.Module):
 
 
 def _normalised_locally(x: Float[Array, "B F T n"]) -> Float[Array, "B F T n"]:
-    """Each channel divided by a power of the energy of the eleven around it (TensorFlow's, radius 5)."""
+    """Local response normalisation over the 11 surrounding channels (TensorFlow's, radius 5)."""
     energy = lax.reduce_window(x**2, 0.0, lax.add, (1, 1, 1, 11), (1, 1, 1, 1), "SAME")
     root = lax.rsqrt(1 + 1e-4 * energy)
-    return x * root * jnp.sqrt(root)  # to the power -3/4: roots are much faster than powers
+    return x * root * jnp.sqrt(root)  # power -3/4 by roots, which are much faster than powers
 
 
 class B2(nnx.Module):
-    """Papakostas and Giannakopoulos: a picture's network, with two dense layers of 4096. Its classes start as the others'."""
+    """Papakostas and Giannakopoulos: an image network with two dense layers of 4096; its output layer starts like the others'."""
 
     def __init__(self, config: Detector, rngs: nnx.Rngs) -> None:
         def convolution(n_in: int, n_out: int, size: int, stride: int, padding: str) -> Kernels:
@@ -317,7 +317,7 @@ class B2(nnx.Module):
 
 
 class TemporalBlock(nnx.Module):
-    """A dilated convolution over time whose result is added to its input."""
+    """Residual block with a dilated convolution over time."""
 
     def __init__(self, n: int, dilation: int, dropout: float, rngs: nnx.Rngs) -> None:
         self.dilation = dilation
@@ -326,7 +326,7 @@ class TemporalBlock(nnx.Module):
         self.mix = nnx.Linear(n, n, kernel_init=GLOROT, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B L n"], noise: Noise = None) -> Float[Array, "B L n"]:
-        # Three shifted copies and a matrix compile in half the time of dilated convolutions, and have faster gradients.
+        # Three shifted copies and a matrix product compile in half the time of a dilated convolution, with faster gradients.
         around = jnp.pad(x, ((0, 0), (self.dilation, self.dilation), (0, 0)))
         copies = [lax.slice_in_dim(around, k * self.dilation, k * self.dilation + x.shape[1], axis=1) for k in range(3)]
         y = nnx.relu(self.dilated(jnp.concatenate(copies, axis=-1)))
@@ -335,7 +335,7 @@ class TemporalBlock(nnx.Module):
 
 
 class B3(nnx.Module):
-    """Lemaire and Holzapfel: three stacks of blocks that look 1, 2, ..., 128 frames around."""
+    """Lemaire and Holzapfel: temporal convolutional network of three stacks of blocks with dilations 1, 2, ..., 128."""
 
     channels = 32
 
@@ -351,9 +351,9 @@ class B3(nnx.Module):
 
 
 class Frames(nnx.Module):
-    """B3's blocks over a long piece, with a vector for every `STRIDE` frames; it sees 5 s to each side.
+    """B3's blocks over a long segment, with a vector for every `STRIDE` frames; the receptive field is 5 s to each side.
 
-    Lemaire and Holzapfel's own network also says something of every frame; paper 003 made patches of it.
+    Lemaire and Holzapfel's own network also has an output for every frame; paper 003 applied it to patches.
     """
 
     channels = 48
@@ -372,14 +372,14 @@ class Frames(nnx.Module):
 
 
 def _bands(n_bins: int, bands: int) -> tuple[Float[np.ndarray, " n"], Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
-    """Weights of mel bands at 16 kHz, wherever there are any: the weight, its bin, its band."""
+    """Non-zero weights of mel filters at 16 kHz, with their bins and bands."""
     filters = mel_filters(Stft(n_fft=2 * (n_bins - 1), hop=160), 16000, bands)
     bins, band = np.nonzero(filters)
     return filters[bins, band], bins, band
 
 
 class MelKernels(nnx.Module):
-    """Kernels of five frames, each over the bins of one mel band, three for every band; they start as these bands."""
+    """Convolution with mel-shaped kernels: three per band, of five frames over the band's bins, initialised with the mel filter."""
 
     def __init__(self, n_bins: int, bands: int) -> None:
         self.n_bins, self.bands = n_bins, bands
@@ -394,7 +394,7 @@ class MelKernels(nnx.Module):
 
 
 class B4(nnx.Module):
-    """Jang et al.: mel bands that are learned, then ordinary convolutions, and two dense layers (or none)."""
+    """Jang et al.: learned mel bands, then ordinary convolutions, and two dense layers (or none)."""
 
     def __init__(self, config: Detector, rngs: nnx.Rngs) -> None:
         bands = 64 if config.parts == 1 else 120
@@ -416,4 +416,4 @@ class B4(nnx.Module):
 
 
 MADE = {"b1": B1, "b2": B2, "b3": B3, "b4": B4, "b4-nofc": B4, "frames": Frames}
-"""By the names of `NETWORKS`."""
+"""Network classes by the names of `NETWORKS`."""

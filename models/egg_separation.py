@@ -1,9 +1,9 @@
-"""Masks learned from music and from ever better guesses of what is heard over it: a baseline of paper 002.
+"""Neural egg separation, a baseline of paper 002: masks learned from music and iteratively refined voice estimates.
 
-Halperin, Ephrat, Hoshen, “Neural separation of observed and unobserved distributions” (2019): there are mixtures Y, and music B
-that has nothing to do with them. A first guess X of the voice is a faint copy of each mixture. Round by round, a network learns to
-find B in B + X, X being of any mixture, and new guesses are what it takes off each Y. Here it is the generator of
-`idempotent_masker`, on the same images, so that the methods and not the networks are compared.
+Halperin, Ephrat, Hoshen, “Neural separation of observed and unobserved distributions” (2019): given are mixtures Y and unmatched
+music B. The initial voice estimate X of each mixture is a faint copy of it. In every round, a network learns to recover B from
+B + X, with X from any mixture, and what it removes from each Y becomes the new estimate. The network here is the generator of
+`idempotent_masker`, on the same images, so that methods are compared and not networks.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ from bayessep.models.idempotent_masker import (
 from bayessep.models.waveform_separation import abstract
 
 FAINT = 0.1
-"""Of the magnitudes of a mixture, taken for its voice at first."""
+"""Initial voice estimate: this share of the mixture's magnitudes."""
 RATE = 1e-3
-"""Of Adam, in the authors' code; it begins anew in every round."""
+"""Adam's learning rate in the authors' code; the optimiser is reset in every round."""
 
 
 class Batch(NamedTuple):
-    """Guesses of voices, and music: they are mixed where they are used."""
+    """Voice estimates and music, which `step` and `measure` mix."""
 
     voice: Float[Array | np.ndarray, "B T F"]
     music: Float[Array | np.ndarray, "B T F"]
 
 
 class State(NamedTuple):
-    """What a round carries."""
+    """Training state of a round."""
 
     generator: Parts
     optimiser: optax.OptState
@@ -59,24 +59,24 @@ _ADAM = optax.adam(RATE, 0.5, 0.999)
 
 
 def first_guesses(mixtures: Images, power: float) -> Images:
-    """Faint copies; `power` is that to which magnitudes are raised in images."""
+    """Initial voice estimates, faint copies of the mixtures; `power` is the exponent of the images' magnitude compression."""
     return image(np.float32(FAINT**power) * magnitudes(mixtures))
 
 
 @partial(jax.jit, static_argnames=("config",))
 def init(config: IdempotentMasker, key: Key[Array, ""]) -> State:
-    """A network that has learned nothing yet."""
+    """Return a freshly initialised generator and optimiser."""
     return again(begin(config, key))
 
 
 def again(generator: Parts) -> State:
-    """The network of the round before, and an optimiser that begins anew."""
+    """Keep the generator of the previous round and reset the optimiser."""
     return State(generator, _ADAM.init(generator.parameters))
 
 
 @partial(jax.jit, static_argnames=("config",), donate_argnames=("state",))
 def step(config: IdempotentMasker, state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, dict[str, Loss]]:
-    """Learn to find the music in a mixture of it and of a guess. The key is not used."""
+    """Take one step of Adam on recovering the music from its mixture with a voice estimate. The key is not used."""
     del key
     voice, music = map(jnp.asarray, batch)
     mixture = added(voice, music)
@@ -94,7 +94,7 @@ def step(config: IdempotentMasker, state: State, batch: Batch, key: Key[Array, "
 
 @partial(jax.jit, static_argnames=("config",))
 def measure(config: IdempotentMasker, parts: Parts, batch: Batch) -> Loss:
-    """The same loss at work, by running statistics."""
+    """Loss of `step` in inference mode (running statistics)."""
     mixture = added(jnp.asarray(batch.voice), jnp.asarray(batch.music))
     return distance(masked(predict(config, parts, mixture), mixture), jnp.asarray(batch.music))
 
@@ -102,7 +102,7 @@ def measure(config: IdempotentMasker, parts: Parts, batch: Batch) -> Loss:
 def guesses(
     config: IdempotentMasker, parts: Parts, mixtures: Float[np.ndarray, "n T F"], together: int = 16
 ) -> Float[np.ndarray, "n T F"]:
-    """What the network takes off each mixture: the voices of the next round."""
+    """Voice estimates for the next round: what the network removes from each mixture."""
     found = []
     for first in range(0, len(mixtures), together):
         some = jnp.asarray(mixtures[first : first + together])

@@ -1,15 +1,15 @@
-"""A mask that leaves instrumental music alone, and songs without their voices: learned without a voice alone, or a matched pair.
+"""Masking network for singing voice separation, trained without isolated voices or matched pairs.
 
 Michelashvili, Benaim, Wolf, “Semi-supervised monaural singing voice separation with a masking network trained on synthetic
-mixtures” (2019), paper 002: the network g masks a mixture a so that accompaniment is left; b = a - g(a) is the estimate of the
-voice. It learns from mixtures a and from instrumental music c that has nothing to do with them: g does nothing to c (R1) nor to
-g(a) (R2); of the synthetic mixture b + c it leaves c (R3), and takes b (R4); g(a) is to sound like c (GAN_C), and b + c like a
-mixture (GAN_A). Sizes, weights and all that the poster leaves open are those of the authors' code. Images are magnitudes from 0
-to 1, compressed (to the power 0.3), as 2 y - 1, from -1 to 1; masks, sums and differences act on y.
+mixtures” (2019), paper 002: the network g masks a mixture a so that the accompaniment remains; b = a - g(a) is the voice estimate.
+It learns from mixtures a and unmatched instrumental music c: g leaves c (R1) and g(a) (R2) unchanged; from the synthetic mixture
+b + c it keeps c (R3) and removes b (R4); g(a) should sound like c (GAN_C), and b + c like a mixture (GAN_A). Sizes, weights and
+all that the poster leaves open follow the authors' code. Images are magnitudes y from 0 to 1, compressed (to the power 0.3) and
+mapped to 2 y - 1, from -1 to 1; masks, sums and differences act on y.
 
-Two things are done in another way than there, with the same results: g(a) and the synthetic mixture serve the discriminators and
-then the generator, for between them g does not change; and what is independent goes through g together, for no image changes what
-g does to another. Only running statistics notice, which move twice in a step there where their four images move them here.
+Two things differ from that code, with the same results: g(a) and the synthetic mixture are computed once for the discriminators
+and the generator, as g does not change between their steps; and independent images pass through g in one batch, as its norms
+treat each image alone. Only running statistics differ: they move twice in a step there, where their four images move them here.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from bayessep.models.image_layers import Conv, InstanceNorm, LayerNorm, Maps, Re
 from bayessep.models.waveform_separation import abstract
 
 Images = Float[Array, "B T F"]
-"""From -1, silence, to 1."""
+"""Spectrogram images from -1 (silence) to 1."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Of the losses in what the generator learns; the discriminators' have those of GAN_C and GAN_A.
+    """Loss weights of the generator; the discriminators' losses use those of GAN_C and GAN_A.
 
     Raises:
-        UserError: one is negative, or no number.
+        UserError: a weight is negative or not finite.
     """
 
     R1: float = 20.0
@@ -57,20 +57,20 @@ class Weights:
             raise UserError("every loss is switched off: there is nothing to learn from.")
 
     def without(self, *names: str) -> Weights:
-        """The same with some losses switched off: the ablations of table 3.
+        """Switch some losses off, as in the ablations of table 3.
 
         Raises:
-            UserError: there is no such loss, or none is left.
+            UserError: there is no such loss, or none remains.
         """
         if unknown := [name for name in names if name not in LOSSES]:
             raise UserError(f"there is no loss {unknown[0]!r}; there are {', '.join(LOSSES)}.")
         return dataclasses.replace(self, **dict.fromkeys(names, 0.0))
 
     def milder(self, times: float) -> Weights:
-        """The same with so many times as much of R1 to R4: with less, more is taken off after few steps.
+        """Scale the weights of R1 to R4; with smaller ones, more is removed after few steps.
 
         Raises:
-            UserError: a weight is negative, or no number.
+            UserError: a weight is negative or not finite.
         """
         return dataclasses.replace(self, **{name: times * getattr(self, name) for name in ("R1", "R2", "R3", "R4")})
 
@@ -80,27 +80,27 @@ LOSSES = tuple(f.name for f in dataclasses.fields(Weights))
 
 @dataclass(frozen=True)
 class IdempotentMasker:
-    """Sizes of the three networks, what they look at, and how they learn.
+    """Sizes of the three networks and their images, and training settings.
 
     Attributes:
-        bins: of a frame, F; the transform has twice as many samples, and its highest bin is left out.
-        frames: of an image, T.
-        hop: samples between frames.
-        channels: of the generator's first layer; the next two have twice and four times as many.
-        blocks: residual blocks of its encoder, and as many of its decoder.
-        critic: channels of the first layer of the discriminators.
-        layers: of theirs that halve an image, each with twice as many channels as the one before.
-        scales: at which they look at it, each half as fine as the one before.
-        weights: of the losses.
-        rate: of Adam, for both optimizers.
-        decay: what is added to gradients of each parameter, as a share of it (an L2 penalty).
-        halved: steps after which the rate is halved, again and again.
-        pool: of so many earlier images, discriminators are shown one in place of every second new one; 0: new ones alone.
-        listening: steps in which discriminators learn alone, before all others (`masker_training.listen`).
-        logit: of masks at first, about: the bias of the generator's last layer.
+        bins: frequency bins F of an image; the transform has 2 F samples, and its Nyquist bin is dropped.
+        frames: frames T of an image.
+        hop: hop of the frames in samples.
+        channels: channels of the generator's first layer; the next two have twice and four times as many.
+        blocks: residual blocks of the encoder, and again of the decoder.
+        critic: channels of the discriminators' first layer.
+        layers: stride-2 layers of a discriminator, each with twice the channels of the one before.
+        scales: scales of a discriminator, each at half the resolution of the one before.
+        weights: loss weights.
+        rate: learning rate of both Adam optimisers.
+        decay: factor of the L2 penalty: this share of each parameter is added to its gradient.
+        halved: steps after which the learning rate is halved, repeatedly.
+        pool: size of the replay buffer, from which discriminators see an earlier image in half of the cases; 0: no buffer.
+        listening: steps of discriminator pre-training, before all others (`masker_training.listen`).
+        logit: added to the bias of the generator's last layer: roughly the logit of the initial masks.
 
     Raises:
-        UserError: a number is out of range, or images cannot be halved as often as they are.
+        UserError: a number is out of range, or images cannot be halved as often as the networks do.
     """
 
     bins: int = 256
@@ -141,34 +141,34 @@ PRESETS = {
     "paper": IdempotentMasker(),
     "small": IdempotentMasker(frames=64, hop=256, channels=8, blocks=1, critic=16, rate=2e-4, listening=3000, logit=2.0),
 }
-"""The paper's 11.1 million parameters, and 8.3 million of each discriminator; and what learns on a CPU, from images as long."""
+"""The paper's 11.1 million parameters, plus 8.3 million per discriminator; and a CPU version, with images of equal duration."""
 
 
 # --- images --------------------------------------------------------------------------------------------------------------
 
 
 def magnitudes(x: Images) -> Images:
-    """From -1 … 1 to 0 … 1, where masks, sums and differences are made."""
+    """Map images from -1 … 1 to compressed magnitudes 0 … 1, on which masks, sums and differences act."""
     return (x + 1) / 2
 
 
 def image(y: Images) -> Images:
-    """From 0 … 1 to -1 … 1, where distances are taken."""
+    """Map compressed magnitudes 0 … 1 to images -1 … 1, on which distances are measured."""
     return 2 * y - 1
 
 
 def masked(mask: Images, x: Images) -> Images:
-    """What a mask, 0 to 1, leaves of an image."""
+    """Apply a mask, 0 to 1, to an image."""
     return image(mask * magnitudes(x))
 
 
 def added(x: Images, y: Images) -> Images:
-    """Two sounds at once, no louder than 1: synthetic mixtures."""
+    """Add two images, clipped at 1: synthetic mixtures."""
     return image(jnp.clip(magnitudes(x) + magnitudes(y), 0, 1))
 
 
 def taken_off(x: Images, y: Images) -> Images:
-    """What is left of x without y: the estimate b of the voice, of a and g(a)."""
+    """Subtract y from x, clipped at 0: the voice estimate b, from a and g(a)."""
     return image(jnp.clip(magnitudes(x) - magnitudes(y), 0, 1))
 
 
@@ -176,7 +176,7 @@ def taken_off(x: Images, y: Images) -> Images:
 
 
 class Generator(nnx.Module):
-    """A mask between 0 and 1 of each cell of an image: twice halved, through residual blocks, twice doubled."""
+    """Network g: a mask in 0 … 1 for every cell, by two stride-2 convolutions, residual blocks and twofold upsampling."""
 
     def __init__(self, config: IdempotentMasker, rngs: nnx.Rngs) -> None:
         c = config.channels
@@ -200,7 +200,7 @@ class Generator(nnx.Module):
 
 
 class Discriminator(nnx.Module):
-    """How real an image is, part by part, at several scales: 1 is real."""
+    """Multi-scale patch discriminator: score maps of an image at several scales; 1 means real."""
 
     def __init__(self, config: IdempotentMasker, rngs: nnx.Rngs) -> None:
         widths = [1, *(config.critic * 2**n for n in range(config.layers))]
@@ -224,26 +224,26 @@ class Discriminator(nnx.Module):
 
 
 class Parts(NamedTuple):
-    """Numbers of a generator."""
+    """Variables of a generator."""
 
-    parameters: PyTree  # that it learns
-    statistics: PyTree  # running means and variances, of the images that it saw
+    parameters: PyTree  # trainable
+    statistics: PyTree  # running means and variances of instance normalisation
 
 
 def begin(config: IdempotentMasker, key: Key[Array, ""]) -> Parts:
-    """A generator that has learned nothing yet."""
+    """Return a freshly initialised generator."""
     return Parts(*nnx.split(Generator(config, nnx.Rngs(key)), nnx.Param, nnx.BatchStat)[1:])
 
 
 def size_of(kind: type[Generator] | type[Discriminator], config: IdempotentMasker) -> int:
-    """Numbers that a network learns, counted without making them."""
+    """Number of trainable parameters, counted without allocating them."""
     parameters = nnx.state(nnx.eval_shape(lambda: kind(config, nnx.Rngs(0))), nnx.Param)
     return sum(leaf.size for leaf in jax.tree.leaves(parameters))
 
 
 @partial(jax.jit, static_argnames=("config",))
 def predict(config: IdempotentMasker, parts: Parts, images: Images) -> Images:
-    """Masks, 0 to 1, by running statistics: each cell's share of the accompaniment."""
+    """Accompaniment masks, 0 to 1, in inference mode (running statistics)."""
     return nnx.merge(abstract(Generator, config).graph, *parts)(images, False)
 
 
@@ -253,38 +253,38 @@ Loss = Float[Array, ""]
 
 
 def distance(x: Images, y: Images) -> Loss:
-    """Mean absolute difference. (The poster writes sums.)"""
+    """Mean absolute difference (the poster writes sums)."""
     return jnp.abs(x - y).mean()
 
 
 def identity(c: Images, g_c: Images) -> Loss:
-    """R1: nothing is done to instrumental music."""
+    """R1: g leaves instrumental music unchanged."""
     return distance(g_c, c)
 
 
 def idempotence(g_a: Images, g_g_a: Images) -> Loss:
-    """R2: nothing is done to what is left of a mixture."""
+    """R2: g leaves its own output g(a) unchanged."""
     return distance(g_g_a, g_a)
 
 
 def accompaniment_kept(c: Images, g_abar: Images) -> Loss:
-    """R3: what is left of a synthetic mixture is its music."""
+    """R3: g recovers the music of a synthetic mixture."""
     return distance(g_abar, c)
 
 
 def voice_taken(b: Images, abar: Images, g_abar: Images) -> Loss:
-    """R4: what is taken off a synthetic mixture is the voice in it."""
+    """R4: what g removes from a synthetic mixture is the voice in it."""
     return distance(taken_off(abar, g_abar), b)
 
 
 def deceives(fake: Sequence[Maps]) -> Loss:
-    """GAN_C of g(a), GAN_A of synthetic mixtures: how far what a discriminator says of them is from “real”, over its scales.
+    """Generator's adversarial loss: squared distance of the scores from 1 (“real”), summed over scales.
 
-    By least squares, as in the code; the poster leaves the loss open.
+    This is GAN_C for g(a) and GAN_A for synthetic mixtures. Least squares (LSGAN) as in the code; the poster leaves the loss open.
     """
     return jnp.stack([((said - 1) ** 2).mean() for said in fake]).sum()
 
 
 def told_apart(fake: Sequence[Maps], real: Sequence[Maps]) -> Loss:
-    """What a discriminator learns: 0 of what was made, 1 of what was recorded."""
+    """Discriminator's LSGAN loss: target 0 for generated images and 1 for real ones, summed over scales."""
     return jnp.stack([(said**2).mean() for said in fake]).sum() + deceives(real)

@@ -1,4 +1,4 @@
-"""What networks are made of that make images from images: convolutions of mirrored edges, norms, residual blocks; pools."""
+"""Layers of image-to-image networks: convolutions with reflection padding, norms, residual blocks; and a replay buffer."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
 Maps = Float[Array, "B _ _ _"]
-"""(B, H, W, C)."""
+"""Feature maps of shape (B, H, W, C)."""
 
 
 def convolve(x: Maps, kernel: Float[Array, "h w C D"]) -> Maps:
-    """Where the kernel lies inside."""
+    """2-D convolution without padding ("valid"), by the fastest algorithm for the platform."""
     height, width, n_in, n_out = kernel.shape
     pairs = (x.shape[1] - height) % 2 == (x.shape[2] - width) % 2 == 1
     large = x.shape[0] * x.shape[1] * x.shape[2] * n_in * n_out >= LARGE
@@ -30,20 +30,20 @@ def convolve(x: Maps, kernel: Float[Array, "h w C D"]) -> Maps:
 
 
 LARGE = 10_000_000
-"""Multiplications of a tap from which `in_pairs` is worth the time that its many parts take to compile."""
+"""Multiplications per tap from which `in_pairs` is worth its longer compilation."""
 
 
 def directly(x: Maps, kernel: Float[Array, "h w C D"]) -> Maps:
-    """`convolve`, by the platform's own."""
+    """`convolve` by XLA's own convolution."""
     return lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 class Minimal(NamedTuple):
-    """Two places of a convolution by as many products as there are inputs: what inputs and taps are added to, and products."""
+    """Transforms of a minimal filtering algorithm (Winograd): two outputs of a 1-D convolution from `taps + 1` products."""
 
-    inputs: np.ndarray  # (products, taps + 1)
-    taps: np.ndarray  # (products, taps)
-    places: np.ndarray  # (2, products)
+    inputs: np.ndarray  # input transform (products, taps + 1)
+    taps: np.ndarray  # filter transform (products, taps)
+    places: np.ndarray  # output transform (2, products)
 
 
 _PAIRED = {
@@ -64,18 +64,18 @@ Grid = list[list[Array]]
 
 
 def _sums(weights: np.ndarray, parts: Sequence[Array]) -> list[Array]:
-    """Term by term: products of matrices as small as these are slow."""
+    """Linear combinations of arrays, summed term by term, as products with such small matrices are slow."""
     return [reduce(add, (weight * part for weight, part in zip(row, parts, strict=True) if weight)) for row in weights]
 
 
 def _sums_of_grid(weights: np.ndarray, grid: Grid) -> Grid:
-    """Of columns, then of rows."""
+    """Apply a 1-D transform to the columns of a grid, then to its rows."""
     columns = [_sums(weights, column) for column in zip(*grid, strict=True)]
     return [_sums(weights, row) for row in zip(*columns, strict=True)]
 
 
 def _sums_of_cells(weights: np.ndarray, x: Maps) -> Grid:
-    """Of the neighbours of every second cell, in both directions."""
+    """Apply a 1-D transform along both axes to the windows at every second cell."""
     size = weights.shape[1]
 
     def every(axis: int) -> list[slice]:
@@ -90,11 +90,11 @@ def _pairwise(what: Callable[[Array, Array], Array], left: Grid, right: Grid) ->
 
 
 def in_pairs(x: Maps, kernel: Float[Array, "k k C D"]) -> Maps:
-    """`convolve` for 2×2 or 3×3 taps where its result has an even number of rows and columns, two of each at once.
+    """Winograd version of `convolve` for 2×2 or 3×3 kernels and outputs with an even number of rows and columns.
 
-    With 9 products of matrices in place of 16, and 16 in place of 36: F(2×2, 2×2) and F(2×2, 3×3) of Lavin and Gray, “Fast
-    algorithms for convolutional neural networks” (2016). Its gradients are products of matrices too, of which a CPU makes many
-    more in a second than of convolutions; those of 3×3 taps are made by hand, so there is no forward mode (`jax.jvp`).
+    It takes 9 matrix products in place of 16, or 16 in place of 36: F(2×2, 2×2) and F(2×2, 3×3) of Lavin and Gray, “Fast algorithms
+    for convolutional neural networks” (2016). Its gradients are matrix products too, which a CPU computes much faster than
+    convolutions; those of 3×3 kernels are written by hand, so there is no forward mode (`jax.jvp`).
     """
     return (_threes if len(kernel) == 3 else _products)(x, kernel)
 
@@ -117,7 +117,7 @@ def _threes_forward(x: Maps, kernel: Float[Array, "3 3 C D"]) -> tuple[Maps, tup
 
 
 def _threes_back(seen: tuple[Maps, Float[Array, "3 3 C D"]], slope: Maps) -> tuple[Maps, Float[Array, "3 3 C D"]]:
-    """Of inputs, as a convolution of its own; of taps, by products of the same sums. Twice as fast as what follows by itself."""
+    """Backward pass: Winograd convolution for inputs, products of transformed arrays for taps; twice as fast as JAX's."""
     x, kernel = seen
     by = _PAIRED[3]
     whole = jnp.pad(slope, ((0, 0), (2, 2), (2, 2), (0, 0)))
@@ -127,7 +127,7 @@ def _threes_back(seen: tuple[Maps, Float[Array, "3 3 C D"]], slope: Maps) -> tup
 
 
 def _correlated(x: Maps, y: Maps) -> Float[Array, "C D"]:
-    """Over all cells: as a product of matrices, for in one of maps XLA makes the sums of cells transposed, which is far slower."""
+    """Correlation over all cells, on flattened maps: on 4-D maps, XLA transposes the transformed inputs, which is far slower."""
     return lax.dot_general(x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1]), (((0,), (0,)), ((), ())))
 
 
@@ -135,7 +135,7 @@ _threes.defvjp(_threes_forward, _threes_back)
 
 
 def halved(x: Maps, kernel: Float[Array, "4 4 C D"]) -> Maps:
-    """A 4×4 convolution of every second place, as one of 2×2 of images whose cells are 2×2 of theirs: far faster on a CPU."""
+    """4×4 convolution of stride 2, as a 2×2 convolution after space-to-depth of 2×2 cells, which is far faster on a CPU."""
     b, h, w, c = x.shape
     cells = x.reshape(b, h // 2, 2, w // 2, 2, c).swapaxes(2, 3).reshape(b, h // 2, w // 2, 4 * c)
     taps = kernel.reshape(2, 2, 2, 2, c, -1).swapaxes(1, 2).reshape(2, 2, 4 * c, -1)
@@ -143,19 +143,19 @@ def halved(x: Maps, kernel: Float[Array, "4 4 C D"]) -> Maps:
 
 
 def _under(x: Float[Array, "... C"], taps: int, axis: int) -> Float[Array, "... {taps}*C"]:
-    """What lies under so many taps along an axis, place by place, as channels."""
+    """Unfold windows of `taps` cells along an axis into channels (im2col)."""
     places = x.shape[axis] - taps + 1
     return jnp.concatenate([lax.slice_in_dim(x, n, n + places, axis=axis) for n in range(taps)], axis=-1)
 
 
 def from_one(x: Maps, kernel: Float[Array, "k k 1 D"]) -> Maps:
-    """A convolution of a single channel, as one product of matrices: all cells under the kernel become channels first."""
+    """Convolution of a single input channel as one matrix product, after unfolding all cells under the kernel into channels."""
     k = len(kernel)
     return _under(_under(x, k, 1), k, 2) @ kernel.swapaxes(0, 1).reshape(k * k, -1)
 
 
 def to_one(x: Maps, kernel: Float[Array, "k k C 1"]) -> Maps:
-    """A convolution to a single channel, as one product of matrices: with each tap by itself, and then their sum."""
+    """Convolution to a single output channel: one matrix product with all taps, whose results are then shifted and summed."""
     k, height, width = len(kernel), x.shape[1] - len(kernel) + 1, x.shape[2] - len(kernel) + 1
     found = x @ kernel.reshape(k * k, -1).T
     found = sum((found[:, n : n + height, :, n * k : n * k + k] for n in range(1, k)), found[:, :height, :, :k])
@@ -163,21 +163,21 @@ def to_one(x: Maps, kernel: Float[Array, "k k C 1"]) -> Maps:
 
 
 def reflected(x: Maps, by: int) -> Maps:
-    """Mirrored at its edges."""
+    """Pad height and width by reflection."""
     return jnp.pad(x, ((0, 0), (by, by), (by, by), (0, 0)), mode="reflect") if by else x
 
 
-# Rows of an image that is doubled in size, each as sums of five taps: for its rows in pairs, (2, taps that are left, 5).
+# Filter transforms of `doubled`: sums of the five taps, for even and odd rows of the upsampled image (2, 3 taps, 5 taps).
 _HALVED = np.array(
     [[[1, 1, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]], [[1, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 1, 1]]], np.float32
 )
 
 
 def doubled(x: Maps, kernel: Float[Array, "5 5 C D"]) -> Maps:
-    """Every cell four times, mirrored at the edges, and a 5×5 convolution of that: the same with 9 products in place of 25.
+    """Nearest-neighbour upsampling by 2, reflection padding and a 5×5 convolution, with 9 matrix products in place of 25.
 
-    Of each 2×2 cells of the large image there is one convolution of the small one, whose taps are sums of the kernel's. It sees
-    edges repeated; mirrored, they differ in the outermost line, of which the outermost cells alone see the difference.
+    Each of the 2×2 phases of the large image is a 3×3 convolution of the small one, whose taps are sums of the kernel's. That pads
+    by repeating the edges; reflection differs in the outermost line, which only the outermost cells see and which is corrected.
     """
     taps = jnp.einsum("pai,qbj,ijcd->abcpqd", _HALVED, _HALVED, kernel)
     found = convolve(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge"), taps.reshape(*taps.shape[:3], -1))
@@ -196,35 +196,36 @@ def doubled(x: Maps, kernel: Float[Array, "5 5 C D"]) -> Maps:
 
 
 def pooled(x: Maps) -> Maps:
-    """Half as fine: means over 3×3 cells, of those that there are."""
+    """3×3 average pooling of stride 2; padding does not count."""
 
     sums = lax.reduce_window(x, np.float32(0), lax.add, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0)))
     counts = np.full(sums.shape[1:3], 9, np.float32)
-    counts[0], counts[:, 0], counts[0, 0] = 6, 6, 4  # the last row and column of an even number have all
+    counts[0], counts[:, 0], counts[0, 0] = 6, 6, 4  # with even sizes, the last row and column need no padding
     return sums / counts[None, :, :, None]
 
 
 def normal(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
-    """Normal numbers: the first of a power of two of them, for each count is a program to compile, and networks have many."""
+    """Standard normal draws, cut from a power of two of them, as every new count would compile another program."""
     count = math.prod(shape)
     return jax.random.normal(key, (1 << (count - 1).bit_length(),))[:count].reshape(shape)
 
 
 def kaiming(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
-    """Normal, with a variance of 2 over the inputs of a unit (He et al., 2015): the generator."""
+    """Kaiming normal initialisation, variance 2 / fan-in (He et al., 2015), for the generator."""
     return normal(key, shape) * math.sqrt(2 / math.prod(shape[:-1]))
 
 
 def narrow(first: int) -> Callable[[Key[Array, ""], tuple[int, ...]], Float[Array, "..."]]:
-    """Normal, with a standard deviation of 0.02 where the first layer has 64 channels, as in the code: the discriminators.
+    """Normal initialisation for the discriminators: standard deviation 0.02 with 64 channels in the first layer, as in the code.
 
-    With fewer, it is as much greater as keeps activations as large; else narrow discriminators would hear nothing at first.
+    With fewer channels it grows so as to keep the scale of the activations; otherwise the output of narrow discriminators would
+    hardly depend on their input at first.
     """
     return lambda key, shape: normal(key, shape) * np.float32(0.02 * math.sqrt(64 / first))
 
 
 class Conv(nnx.Module):
-    """A convolution of mirrored edges; of stride 2, with 4×4 taps."""
+    """Convolution with reflection padding; one of stride 2 must have 4×4 taps."""
 
     def __init__(self, rngs: nnx.Rngs, taps: int, n_in: int, n_out: int, stride: int = 1, start: Callable = kaiming) -> None:
         self.padding, self.stride = (taps - stride) // 2, stride
@@ -242,7 +243,7 @@ MOMENTUM, EPS = 0.1, 1e-5
 
 
 class InstanceNorm(nnx.Module):
-    """Each channel of each image with a mean of 0 and a variance of 1; at work, those of the training take their place."""
+    """Instance normalisation without gain and bias; inference uses the running statistics of training."""
 
     def __init__(self, channels: int) -> None:
         self.mean = nnx.BatchStat(jnp.zeros((1, 1, 1, channels)))
@@ -261,7 +262,7 @@ class InstanceNorm(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """Each image with a mean of 0 and a deviation of 1, then a gain and a bias of each channel; gains start between 0 and 1."""
+    """Layer normalisation over a whole image, with gain and bias per channel; gains are initialised uniformly in 0 … 1."""
 
     def __init__(self, rngs: nnx.Rngs, channels: int) -> None:
         self.gain = nnx.Param(jax.random.uniform(rngs.params(), (1, 1, 1, channels)))
@@ -270,14 +271,14 @@ class LayerNorm(nnx.Module):
     def __call__(self, x: Maps) -> Maps:
         centred = x - x.mean((1, 2, 3), keepdims=True)
         cells = math.prod(x.shape[1:])
-        # Beside nothing at all, a deviation has no slope: the least number that there is keeps it finite.
+        # The square root has no finite gradient at zero variance: the smallest normal number keeps it finite.
         tiny = np.float32(np.finfo(np.float32).tiny)
         deviation = jnp.sqrt((centred**2).sum((1, 2, 3), keepdims=True) / (cells - 1) + tiny)
         return centred / (deviation + EPS) * self.gain[...] + self.bias[...]
 
 
 class Residual(nnx.Module):
-    """Two convolutions of 3×3, and what went in."""
+    """Residual block of two 3×3 convolutions, without an activation after the addition."""
 
     def __init__(self, rngs: nnx.Rngs, channels: int) -> None:
         self.first, self.second = (Conv(rngs, 3, channels, channels) for _ in range(2))
@@ -288,18 +289,18 @@ class Residual(nnx.Module):
         return x + self.last_norm(self.second(hidden), learning)
 
 
-# --- earlier images ------------------------------------------------------------------------------------------------------
+# --- replay buffer -------------------------------------------------------------------------------------------------------
 
 
 class Pool(NamedTuple):
-    """Earlier images, for discriminators."""
+    """Replay buffer of earlier generated images, for discriminators."""
 
     images: Float[Array, "P T F"]
-    held: Int[Array, ""]
+    held: Int[Array, ""]  # number of images so far, at most P
 
 
 def shown(pool: Pool, images: Float[Array, "B T F"], key: Key[Array, ""]) -> tuple[Pool, Float[Array, "B T F"]]:
-    """What discriminators get for new images: half of the time, once there are enough, earlier ones, whose places they take."""
+    """Fill the buffer with new images; once it is full, exchange half of them, at random, for images of the buffer."""
 
     def one(pool: Pool, given: tuple[Float[Array, "T F"], Key[Array, ""]]) -> tuple[Pool, Float[Array, "T F"]]:
         new, key = given

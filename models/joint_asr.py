@@ -1,9 +1,9 @@
-"""A separator before a recogniser as one differentiable program, and what is tuned of it (paper 001, sections III-C and IV-C).
+"""Joint tuning of a separator and a recogniser as one differentiable program (paper 001, sections III-C and IV-C).
 
-The waveform of the speech that the separator finds goes into the features of the recogniser, scaled to a greatest magnitude as the
-recogniser always does. What is learned from is L = L_sep + α L_asr: minus the mean SI-SDR of both sources in decibels, and the
-cross-entropy summed over labels and utterances, of which the paper takes α = 2. Each part has an Adam of its own, as in the
-authors' code; a part that is not tuned stays exactly as it is, its running statistics included, and works as at work.
+The separated speech waveform, scaled to a fixed peak as always in the recogniser, is the input of the recogniser's features. The
+loss is L = L_sep + α L_asr: the negative mean SI-SDR of both sources in decibels, plus α times the cross-entropy summed over labels
+and utterances; the paper has α = 2. Each part has its own Adam, as in the authors' code; a part that is not tuned is frozen,
+running statistics included, and runs in inference mode.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from bayessep.models.waveform_separation import check_rate, optimiser, si_sdr, t
 
 FRONT, BACK, BOTH = "front", "back", "both"
 TUNED = (FRONT, BACK, BOTH)
-"""What can be tuned: the separator, with gradients through the recogniser; the recogniser; or both."""
+"""What is tuned: the separator, with gradients through the recogniser; the recogniser; or both."""
 
 
 @dataclass(frozen=True)
 class JointAsr:
-    """What is joined, and how it is tuned; the defaults are paper 001's.
+    """Configuration of the joint model; the defaults are paper 001's.
 
     Attributes:
         front: the separator.
         back: the recogniser.
         tuned: one of `TUNED`.
-        weight: α; 0 trains a separator on the speech of recognisers, and nothing is recognised.
-        rate, steps: of both Adams, and in which their rate falls to nothing; 0: it stays.
+        weight: α; 0 trains the separator alone on the recogniser's utterances, without running the recogniser.
+        rate, steps: learning rate of both Adams, and the steps of its cosine decay to zero; 0 keeps it constant.
 
     Raises:
         UserError: a name is not known, or a number is out of range.
@@ -62,24 +62,24 @@ class JointAsr:
         if not 0 <= self.weight < float("inf"):
             raise UserError(f"weight is {self.weight}, but must be finite and at least 0.")
         check_rate(self.rate, self.steps)
-        # Rates are of the whole, and programs are compiled once whatever the parts were trained with.
+        # The joint rate applies; resetting the parts' own lets all share one compiled program.
         for name in (FRONT, BACK):
             part = getattr(self, name)
             object.__setattr__(self, name, dataclasses.replace(part, rate=type(part).rate, steps=0))
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Those that are tuned."""
+        """Names of the tuned parts."""
         return (FRONT, BACK) if self.tuned == BOTH else (self.tuned,)
 
     @property
     def separator(self) -> ModuleType:
-        """The module of the front end."""
+        """Module of the front end."""
         return conv_tasnet if isinstance(self.front, ConvTasNet) else blstm_mask
 
 
 class Batch(NamedTuple):
-    """Mixtures, the speech in them, and what is said; beyond their ends may be anything."""
+    """Padded mixtures, their speech, and their label sequences; the padding may hold any values."""
 
     mixture: Float[Array | np.ndarray, "B N"]
     speech: Float[Array | np.ndarray, "B N"]
@@ -89,16 +89,16 @@ class Batch(NamedTuple):
 
 
 class State(NamedTuple):
-    """What training carries."""
+    """Training state."""
 
     front: PyTree  # parameters of the separator
     back: PyTree  # parameters of the recogniser
-    statistics: PyTree  # its running means and variances
-    optimisers: dict[str, optax.OptState]  # of the parts that are tuned
+    statistics: PyTree  # running means and variances of the recogniser
+    optimisers: dict[str, optax.OptState]  # of the tuned parts
 
 
 class Metrics(NamedTuple):
-    """Of a batch: L, L_sep, L_asr, cross-entropy of a label, share of labels that were likeliest, and SI-SDR in decibels."""
+    """Metrics of a batch: L, L_sep, L_asr, mean cross-entropy per label, label accuracy, and SI-SDR in decibels."""
 
     loss: Float[Array, ""]
     separation: Float[Array, ""]
@@ -115,16 +115,16 @@ class Metrics(NamedTuple):
 def speech_of(
     config: JointAsr, front: PyTree, mixture: Float[Array, "B N"], samples: Int[Array, " B"]
 ) -> tuple[Float[Array, "B N"], Float[Array, "B N"]]:
-    """Speech and music that the separator finds in mixtures of so many samples each; nothing behind their ends.
+    """Separate mixtures into speech and music; everything after the first `samples` of each mixture is zero.
 
-    It is given each at a mean square of 1, as separators at work are.
+    Each mixture is normalised to a mean square of 1, as in `neural`, and its scale is restored.
     """
     inside = within(mixture.shape[1], samples)
     power = jnp.square(mixture).sum(1, keepdims=True, where=inside) / jnp.maximum(samples, 1)[:, None].astype(mixture.dtype)
     scale = jnp.sqrt(power + 1e-9)
     heard = jnp.where(inside, mixture / scale, jnp.float32(0))
     separated = partial(config.separator.separated, config.front, front)
-    if isinstance(config.front, ConvTasNet) and together_here() == 1:  # one after the other: a cache holds one
+    if isinstance(config.front, ConvTasNet) and together_here() == 1:  # one by one: a single example fits into the cache
         found = lax.map(lambda one: separated(one[0][None], one[1])[0], (heard, samples))
     else:
         found = separated(heard, samples)
@@ -133,7 +133,7 @@ def speech_of(
 
 
 def separate(config: JointAsr, front: PyTree, mixture: Float[Array, "B N"], samples: Int[Array, " B"]) -> Float[Array, "B N"]:
-    """The speech of `speech_of`, compiled once for a separator, whatever is tuned of it."""
+    """Separated speech (`speech_of`), compiled once per pair of networks, whichever part is tuned."""
     return _separate(JointAsr(config.front, config.back), front, mixture, samples)
 
 
@@ -152,23 +152,23 @@ def decode(
     width: int = 4,
     most: int = beam_search.MOST,
 ) -> tuple[Found, Float[Array, "B N"]]:
-    """What is said in mixtures, and their speech."""
+    """Separate mixtures and recognise their speech by beam search; return the hypotheses and the separated speech."""
     speech = separate(config, front, mixture, samples)
     return beam_search.decode(config.back, back, statistics, speech, samples, width, most), speech
 
 
-# --- learning ------------------------------------------------------------------------------------------------------------
+# --- training ------------------------------------------------------------------------------------------------------------
 
 
 def init(config: JointAsr, key: Key[Array, ""]) -> State:
-    """Parts that have learned nothing yet."""
+    """Training state with both parts freshly initialised."""
     front, back = jax.random.split(key)
     recogniser = attention_asr.init(config.back, back)
     return joined(config, config.separator.init(config.front, front).parameters, recogniser.parameters, recogniser.statistics)
 
 
 def joined(config: JointAsr, front: PyTree, back: PyTree, statistics: PyTree) -> State:
-    """Parts that were trained apart, to be tuned."""
+    """Training state from a separator and a recogniser that were trained separately."""
     carried = optimiser(config.rate, config.steps)
     parts = {FRONT: front, BACK: back}
     return State(front, back, statistics, {name: carried.init(parts[name]) for name in config.parts})
@@ -177,7 +177,7 @@ def joined(config: JointAsr, front: PyTree, back: PyTree, statistics: PyTree) ->
 def losses(
     config: JointAsr, front: PyTree, back: PyTree, statistics: PyTree, batch: Batch, key: Key[Array, ""] | None = None
 ) -> tuple[Metrics, PyTree]:
-    """L and its parts; and the running statistics of the recogniser. With a key, the recogniser works as while training."""
+    """Return the metrics and the recogniser's running statistics; with a key, the recogniser runs in training mode."""
     mixture, true, samples = (jnp.asarray(x) for x in (batch.mixture, batch.speech, batch.samples))
     speech, music = speech_of(config, front, mixture, samples)
     inside = within(mixture.shape[1], samples)
@@ -192,7 +192,7 @@ def losses(
 
 @partial(jax.jit, static_argnames=("config",), donate_argnames=("state",))
 def step(config: JointAsr, state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, Metrics]:
-    """One step of Adam for each part that is tuned; the losses are those before it."""
+    """Take one step of Adam for each tuned part; the metrics are those before it."""
     before = {FRONT: state.front, BACK: state.back}
 
     def loss(tuned: dict[str, PyTree]) -> tuple[Float[Array, ""], tuple[Metrics, PyTree]]:
@@ -211,5 +211,5 @@ def step(config: JointAsr, state: State, batch: Batch, key: Key[Array, ""]) -> t
 
 @partial(jax.jit, static_argnames=("config",))
 def measure(config: JointAsr, state: State, batch: Batch) -> Metrics:
-    """The losses at work."""
+    """Metrics in inference mode."""
     return losses(config, state.front, state.back, state.statistics, batch)[0]

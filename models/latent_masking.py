@@ -1,10 +1,10 @@
-"""Music that a network makes of a few numbers, and voices that another makes of others: a baseline of paper 002, GLO masking.
+"""GLO masking, a baseline of paper 002: separation by generative latent optimisation with one generator per source.
 
 Halperin, Ephrat, Hoshen, “Neural separation of observed and unobserved distributions” (2019), after Bojanowski et al. (2018).
-First, a network and a latent vector for each image of music are found by which it makes these images. Then it is kept, and for each
-mixture there is a latent vector of its music and one of its voice, of which a second network makes the voice, so that both together
-are the mixture. Of a mixture's cell, music has the share of what the first network makes of it. Nothing keeps the second network
-from making music, too, which bounds what this can do.
+First, a music generator is trained jointly with a latent vector for each music image. Then it is frozen; for each mixture, a latent
+vector of its music and one of its voice are learned, together with a second generator for the voices, so that both outputs sum to
+the mixture. The mask of the music is its share of that sum in each cell. Nothing keeps the second generator from producing music
+too, which limits the method.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from bayessep.models.idempotent_masker import Loss, magnitudes
 from bayessep.models.image_layers import Conv, LayerNorm
 from bayessep.models.waveform_separation import abstract
 
-DOUBLED = 4  # times, from the first maps to the image
+DOUBLED = 4  # number of upsampling layers, from the first feature maps to the image
 
 
 @dataclass(frozen=True)
 class LatentMasking:
-    """Sizes of both networks, and how they learn.
+    """Sizes of both generators, and training settings.
 
     Attributes:
-        bins, frames: of an image, F and T.
-        latent: numbers that an image is made of.
-        channels: of the last maps; the first have eight times as many.
-        rate: of Adam, for networks; that of latent vectors is ten times as high.
+        bins, frames: size of an image, F and T.
+        latent: dimension Z of the latent vectors.
+        channels: channels of the last feature maps; the first have eight times as many.
+        rate: Adam's learning rate for the generators; that of the latent vectors is ten times as high.
 
     Raises:
         UserError: a number is out of range.
@@ -62,7 +62,7 @@ class LatentMasking:
 
 
 class Maker(nnx.Module):
-    """Magnitudes, 0 to 1, of latent vectors of length 1."""
+    """Generator: maps latent vectors, normalised to unit length, to magnitudes in 0 … 1."""
 
     def __init__(self, config: LatentMasking, rngs: nnx.Rngs) -> None:
         c = config.channels
@@ -83,28 +83,28 @@ class Maker(nnx.Module):
 
 
 class Part(NamedTuple):
-    """What one of the two networks needs to make images."""
+    """One generator with its latent vectors."""
 
-    maker: PyTree
-    latent: Float[Array, "n Z"]  # of each image
+    maker: PyTree  # parameters of the generator
+    latent: Float[Array, "n Z"]  # one vector per image
 
 
 class Learned(NamedTuple):
-    """The part that is learned, and (of mixtures) the latent vectors of their music."""
+    """Trainable variables: one generator with its latent vectors and, for mixtures, the latent vectors of their music."""
 
     own: Part
     music: Float[Array, "n Z"] | None
 
 
 class State(NamedTuple):
-    """What a training carries."""
+    """Training state."""
 
     learned: Learned
     optimiser: optax.OptState
 
 
 class Batch(NamedTuple):
-    """Some of the images, by their numbers."""
+    """Images and their indices."""
 
     number: Int[Array | np.ndarray, " B"]
     image: Float[Array | np.ndarray, "B T F"]
@@ -112,7 +112,7 @@ class Batch(NamedTuple):
 
 @partial(jax.jit, static_argnames=("config",))
 def made(config: LatentMasking, maker: PyTree, latent: Float[Array, "B Z"]) -> Float[Array, "B T F"]:
-    """Magnitudes of latent vectors."""
+    """Generate magnitudes from latent vectors."""
     return nnx.merge(abstract(Maker, config).graph, maker)(latent)
 
 
@@ -128,7 +128,7 @@ def _optimiser(config: LatentMasking) -> optax.GradientTransformation:
 
 @partial(jax.jit, static_argnames=("config", "images", "mixed"))
 def init(config: LatentMasking, key: Key[Array, ""], images: int, mixed: bool = False) -> State:
-    """Networks that have made nothing yet, and latent vectors at random, of so many images; `mixed`: which are mixtures."""
+    """Initialise a generator and random latent vectors for a number of images, which are mixtures if `mixed`."""
     of_maker, of_own, of_music = jax.random.split(key, 3)
     own = Part(nnx.split(Maker(config, nnx.Rngs(of_maker)))[1], jax.random.normal(of_own, (images, config.latent)))
     learned: Any = Learned(own, jax.random.normal(of_music, (images, config.latent)) if mixed else None)
@@ -139,7 +139,10 @@ def init(config: LatentMasking, key: Key[Array, ""], images: int, mixed: bool = 
 def step(
     config: LatentMasking, state: State, batch: Batch, key: Key[Array, ""], kept: PyTree | None = None
 ) -> tuple[State, dict[str, Loss]]:
-    """Come nearer to images: of music alone, or of mixtures, where `kept` makes the music. The key is not used."""
+    """Take one step of Adam on the L1 error of music images, or of mixtures, whose music the frozen generator `kept` makes.
+
+    The key is not used.
+    """
     del key
     rows, y = jnp.asarray(batch.number), magnitudes(jnp.asarray(batch.image))
 
@@ -158,7 +161,7 @@ def step(
 
 @partial(jax.jit, static_argnames=("config",))
 def shares(config: LatentMasking, kept: PyTree, state: State, number: Int[Array, " B"]) -> Float[Array, "B T F"]:
-    """Of the mixtures' cells, those of the music: a mask; half where neither is heard."""
+    """Music mask of the mixtures with the given indices: the share of music in each cell, 0.5 where both outputs are zero."""
     own, latent = state.learned
     if latent is None:
         raise ValueError("shares are those of mixtures; this state is of music alone")

@@ -1,6 +1,6 @@
-"""How the idempotent masker learns: its generator against its discriminators, on mixtures and on music (paper 002).
+"""Adversarial training of the idempotent masker on mixtures and unmatched instrumental music (paper 002).
 
-The networks and the losses are those of `models.idempotent_masker`. Discriminators may listen alone first (`listen`).
+Networks and losses are in `models.idempotent_masker`. The discriminators may be pre-trained (`listen`).
 """
 
 from __future__ import annotations
@@ -43,37 +43,37 @@ from bayessep.models.waveform_separation import abstract
 
 
 class Batch(NamedTuple):
-    """All that is ever seen: mixtures, and pieces of music that are not matched with them. There is no place for a voice."""
+    """Mixtures and unmatched instrumental music: all that training ever sees. There is no field for a voice."""
 
     mixture: Float[Array | np.ndarray, "B T F"]  # a
     music: Float[Array | np.ndarray, "B T F"]  # c
 
 
 class State(NamedTuple):
-    """What training carries. Of discriminators there are those whose losses are switched on, by the names of `critics_of`."""
+    """Training state; it holds only discriminators whose losses are switched on, under the names of `critics_of`."""
 
     generator: Parts
-    critics: dict[str, PyTree]  # their parameters
+    critics: dict[str, PyTree]  # parameters of the discriminators
     optimisers: tuple[optax.OptState, optax.OptState]  # of the generator and of the discriminators
     pools: dict[str, Pool]
 
 
 def optimiser(config: IdempotentMasker) -> optax.GradientTransformation:
-    """Adam, whose gradients have the penalty in them, and whose rate is halved at times; for either side."""
+    """Adam with an L2 penalty in the gradients and a learning rate halved at intervals, for generator and discriminators."""
     rate = optax.exponential_decay(config.rate, config.halved, 0.5, staircase=True)
     return optax.chain(optax.add_decayed_weights(config.decay), optax.adam(rate, 0.5, 0.999))
 
 
 def critics_of(config: IdempotentMasker) -> dict[str, float]:
-    """The discriminators that there are, C of g(a) and A of synthetic mixtures, and their weights."""
+    """Active discriminators and their loss weights: C judges g(a), A judges synthetic mixtures."""
     weights = {"C": config.weights.GAN_C, "A": config.weights.GAN_A}
     return {name: weight for name, weight in weights.items() if weight}
 
 
 def init(config: IdempotentMasker, key: Key[Array, ""], heard: PyTree = None) -> State:
-    """Networks that have learned nothing yet, but for discriminators that have listened: `heard`, of `Listening.critic`.
+    """Initialise generator, discriminators and optimisers; `heard` are pre-trained discriminator parameters (`Listening.critic`).
 
-    Not jitted: dozens of draws of numbers in one program take minutes to compile.
+    Not jitted: dozens of random draws in one program take minutes to compile.
     """
     of_generator, of_critics = jax.random.split(key)
     generator = begin(config, of_generator)
@@ -93,31 +93,32 @@ def _critic(config: IdempotentMasker, key: Key[Array, ""]) -> PyTree:
     return nnx.state(Discriminator(config, nnx.Rngs(key)), nnx.Param)
 
 
-# --- listening first -----------------------------------------------------------------------------------------------------
+# --- pre-training of the discriminators ----------------------------------------------------------------------------------
 
 
 class Listening(NamedTuple):
-    """A discriminator alone, before there is a generator."""
+    """Pre-training state of a discriminator, before there is a generator."""
 
     critic: PyTree
     optimiser: optax.OptState
 
 
 TOGETHER, LISTENING_RATE = 4, 5e-4
-"""Images of each kind in a step of listening, and its rate."""
+"""Batch size (images of each kind) and learning rate of the pre-training."""
 
 
 def listening(config: IdempotentMasker, key: Key[Array, ""]) -> Listening:
-    """A discriminator that has heard nothing yet."""
+    """Initialise a discriminator and its optimiser for pre-training."""
     critic = _critic(config, key)
     return Listening(critic, optimiser(_to_listen(config)).init(critic))
 
 
 def listen(config: IdempotentMasker, state: Listening, batch: Batch, key: Key[Array, ""]) -> tuple[Listening, dict[str, Loss]]:
-    """Learn to tell mixtures from music, as they are: what g(a) is told from c by as long as g does nothing. The key is not used.
+    """Pre-train a discriminator to tell mixtures (fake, 0) from instrumental music (real, 1). The key is not used.
 
-    Where discriminators know nothing yet, a mask of ones soon has no loss but theirs, and no slope to leave it by; the smaller the
-    networks, the surer. The paper has no such beginning.
+    This is the task of d_C while g is still the identity, g(a) = a. Against untrained discriminators, g tends to collapse to a
+    mask of ones, where the adversarial losses are the only ones left and have no gradient that leads away; the smaller the
+    networks, the more surely it does. The paper has no such pre-training.
     """
     del key
     fake, real = map(jnp.asarray, batch)
@@ -128,13 +129,16 @@ def listen(config: IdempotentMasker, state: Listening, batch: Batch, key: Key[Ar
 
 @partial(jax.jit, static_argnames=("config",))
 def heard(config: IdempotentMasker, critic: PyTree, batch: Batch) -> Loss:
-    """What `listen` makes smaller: 0.5 a scale where nothing is told apart."""
+    """Loss that `listen` minimises: 0.5 per scale for a discriminator that cannot tell the two apart."""
     fake, real = map(jnp.asarray, batch)
     return _judged(config, critic, fake, real, 1.0)
 
 
 def reversed_of(critic: PyTree) -> PyTree:
-    """One that says 1 - D: what tells mixtures from music tells music from mixtures, as d_A does while no voice is guessed."""
+    """Return parameters of the discriminator 1 - D, for which mixtures are real and music is fake.
+
+    That is the task of d_A while g is still the identity, as synthetic mixtures are then music alone.
+    """
 
     def turned(path: tuple[Any, ...], x: Array | np.ndarray) -> Array:
         layer = path[2].key
@@ -150,11 +154,11 @@ def _to_listen(config: IdempotentMasker) -> IdempotentMasker:
     return dataclasses.replace(config, rate=LISTENING_RATE)
 
 
-# --- one against the other -----------------------------------------------------------------------------------------------
+# --- adversarial training ------------------------------------------------------------------------------------------------
 
 
 class Made(NamedTuple):
-    """What g makes of a batch, and the distances by the names of their losses."""
+    """Generator outputs for a batch, and the reconstruction losses by name."""
 
     accompaniment: Images  # g(a)
     voice: Images  # b
@@ -165,7 +169,7 @@ class Made(NamedTuple):
 
 
 def make(g: Callable[[Images], Images], batch: Batch, weights: Weights) -> Made:
-    """One look at a batch: a and c go through g together, and then g(a) and b + c, as far as there are losses for them."""
+    """Run g on a batch: a and c in one pass, then g(a) and b + c in another, skipping images whose losses are switched off."""
     a, c = map(jnp.asarray, batch)
 
     def together(images: Mapping[str, Images]) -> dict[str, Images]:
@@ -190,22 +194,22 @@ def make(g: Callable[[Images], Images], batch: Batch, weights: Weights) -> Made:
 
 
 def weighed(losses: Mapping[str, Loss], weights: Mapping[str, float]) -> Loss:
-    """The sum of losses as they count."""
+    """Weighted sum of losses."""
     return sum((losses[name] * np.float32(weights[name]) for name in losses), jnp.zeros(()))
 
 
 @partial(jax.jit, static_argnames=("config",), donate_argnames=("state",))
 def step(config: IdempotentMasker, state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, dict[str, Loss]]:
-    """One iteration: a step of the discriminators, then one of the generator, against the discriminators as they are now.
+    """Run one iteration: a step of the discriminators, then one of the generator against the updated discriminators.
 
     Returns:
-        What is carried; and the losses: those of `LOSSES` that are switched on, D_C and D_A of the discriminators before their
-        step, and loss, what the generator's step makes smaller.
+        The new state, and the losses: those of `LOSSES` that are switched on; D_C and D_A of the discriminators, before their
+        step; and loss, the generator's total.
     """
     weights, critics = vars(config.weights), critics_of(config)
 
     def look(parameters: PyTree) -> tuple[tuple[Loss, dict[str, Images]], tuple[dict[str, Loss], PyTree]]:
-        # Copies of the statistics, for variables are moved only where they were made.
+        # A copy of the statistics: variables can be updated only inside the function that creates them.
         statistics = jax.tree.map(lambda x: x, state.generator.statistics)
         network = nnx.merge(abstract(Generator, config).graph, parameters, statistics)
         made = make(lambda x: masked(network(x, True), x), batch, config.weights)
@@ -220,7 +224,7 @@ def step(config: IdempotentMasker, state: State, batch: Batch, key: Key[Array, "
     if critics:
         pools, seen = _from_pools(pools, fake, key)
         real = {"C": jnp.asarray(batch.music), "A": jnp.asarray(batch.mixture)}
-        # One program for each, for in loops convolutions of a CPU are many times slower.
+        # Unrolled over the discriminators: inside a loop, convolutions on a CPU are many times slower.
         judged = {
             name: jax.value_and_grad(partial(_judged, config))(judges[name], seen[name], real[name], critics[name])
             for name in critics
@@ -247,7 +251,7 @@ def _deceived(config: IdempotentMasker, fake: Images, critic: PyTree, weight: fl
 
 
 def _from_pools(pools: dict[str, Pool], fake: dict[str, Images], key: Key[Array, ""]) -> tuple[dict[str, Pool], dict[str, Images]]:
-    """What is shown to each discriminator."""
+    """Draw the fake images for each discriminator from the new ones and its replay buffer."""
     if not pools:
         return pools, fake
     keys = dict(zip(fake, jax.random.split(key, len(fake)), strict=True))
@@ -262,11 +266,11 @@ def _moved(config: IdempotentMasker, gradient: PyTree, carried: Any, parameters:
 
 @partial(jax.jit, static_argnames=("config",))
 def measure(config: IdempotentMasker, parts: Parts, batch: Batch) -> dict[str, Loss]:
-    """Distances of a batch at work, by running statistics, and their sum as they count, which is called loss.
+    """Reconstruction losses of a batch in inference mode (running statistics), and their weighted sum, called loss.
 
-    A mask of ones has none of them: only discriminators speak against it, so no training is told by them when it is best. Also
-    changed_twice, |g(g(a)) - g(a)| over |g(a)|, and changed_music, |g(c) - c| over |c|, of compressed magnitudes; and taken, the
-    share of the mixtures that is taken off.
+    All of them are zero for a mask of ones, which only the discriminators penalise, so they cannot select the best checkpoint.
+    Also changed_twice, |g(g(a)) - g(a)| / |g(a)|, and changed_music, |g(c) - c| / |c|, of compressed magnitudes; and taken, the
+    share of the mixtures that is removed.
     """
     made = make(lambda x: masked(predict(config, parts, x), x), batch, Weights())
     assert made.again is not None and made.music is not None  # as all losses are switched on

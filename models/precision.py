@@ -1,4 +1,4 @@
-"""Products of matrices whose factors are rounded: for hardware that multiplies bfloat16 faster than float32."""
+"""Mixed-precision matrix products, for hardware that multiplies bfloat16 faster than float32."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PRECISIONS = ("float32", "bfloat16")
 
 
 def product(x: Float[Array, "T n"], w: Float[Array, "n m"], precision: str = "float32") -> Float[Array, "T m"]:
-    """x w, of factors in one of `PRECISIONS`; so are the products of its gradient. What comes out is float32."""
+    """Matrix product x w with factors in one of `PRECISIONS`, in the backward pass too; the result is float32."""
     return _rounded(x, w) if precision == "bfloat16" else x @ w
 
 
@@ -24,7 +24,10 @@ def _dot(x: BFloat16[Array, "n m"], w: BFloat16[Array, "m k"]) -> Float32[Array,
 
 @jax.custom_vjp
 def _rounded(x: Float32[Array, "T n"], w: Float32[Array, "n m"]) -> Float32[Array, "T m"]:
-    """Left to JAX, slopes stay float32, and with them two thirds of what a step of training multiplies."""
+    """Product in bfloat16, with a backward pass in bfloat16 as well.
+
+    JAX's own would keep cotangents, and with them two thirds of the multiplications of a training step, in float32.
+    """
     return _dot(_half(x), _half(w))
 
 

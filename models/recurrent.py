@@ -1,4 +1,4 @@
-"""Long short-term memory (Hochreiter, Schmidhuber, 1997): one step of it, and a layer over time."""
+"""Long short-term memory (Hochreiter, Schmidhuber, 1997): a single step, and a layer over time."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from jaxtyping import Array, Bool, Float, Key
 
 
 def uniform(key: Key[Array, ""], shape: tuple[int, ...], units: int) -> Float[Array, "..."]:
-    """Numbers to start with, as most frameworks draw them for a layer of so many units."""
+    """Initial weights, uniform in ±1/√units, as PyTorch draws them."""
     return jax.random.uniform(key, shape, minval=-(units**-0.5), maxval=units**-0.5)
 
 
 def remembered(entered: Float[Array, "B n"], cell: Float[Array, "B m"]) -> tuple[Float[Array, "B m"], Float[Array, "B m"]]:
-    """One step: what is said, and the memory after it, of what enters the four gates (input, forget, new memory, output)."""
+    """Take one LSTM step: return the new hidden and cell states, given the pre-activations (input, forget, cell, output gates)."""
     keep, forget, write, say = jnp.split(entered, 4, axis=-1)
     cell = jax.nn.sigmoid(forget) * cell + jax.nn.sigmoid(keep) * jnp.tanh(write)
     return jax.nn.sigmoid(say) * jnp.tanh(cell), cell
 
 
 class Lstm(nnx.Module):
-    """One direction of one layer."""
+    """LSTM layer in one direction."""
 
     def __init__(self, n_in: int, units: int, rngs: nnx.Rngs) -> None:
         def drawn(*shape: int) -> nnx.Param:
@@ -33,15 +33,15 @@ class Lstm(nnx.Module):
     def __call__(
         self, x: Float[Array, "T B n"], backward: bool, valid: Bool[Array, "T b"] | None = None
     ) -> Float[Array, "T B m"]:
-        """What is said of each frame; nothing of frames that are not valid (of each of B, or of all alike)."""
+        """Hidden state of each frame; zero at invalid frames (`valid` is per example, or shared by all)."""
         again = self.again[...]
-        # What does not depend on the frame before is one product of matrices for all frames.
+        # The input projection does not depend on the recurrence: one matrix product for all frames.
         entering = x @ self.enter[...] + self.bias[...][None, None]
 
         def one(carried: tuple[Array, Array], now: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
             (entered, heard), (hidden, cell) = now, carried
             hidden, cell = remembered(entered + hidden @ again, cell)
-            # A recording that is read from its end begins there.
+            # The state is reset at padding, so that a backward pass starts at the end of each recording.
             carried = jnp.where(heard[:, None], hidden, jnp.float32(0)), jnp.where(heard[:, None], cell, jnp.float32(0))
             return carried, carried[0]
 

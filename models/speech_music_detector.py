@@ -1,10 +1,10 @@
-"""Is this speech, music, or both? Networks that look at 0.7 s of features at a time.
+"""Classify speech, music and their overlap by networks on feature patches of 0.7 s.
 
 Bhattacharjee, Prasanna, Guha, “Clean vs. Overlapped Speech-Music Detection Using Harmonic-Percussive Features and Multi-Task
-Learning” (2022): four networks of others (B1 to B4) with a head of three classes, and the paper's heads that learn related tasks
-along with it: is it speech alone, is it music alone, and in which ratio are they mixed (multi-task, figure 3a); the ratio may also
-be told to the other two (cascaded information, figure 3b). Sizes and details are those of the authors' code, of which the paper's
-numbers are.
+Learning” (2022): four networks from the literature (B1 to B4) with a head of three classes, and the paper's heads for related
+tasks: is it speech alone, is it music alone, and in which ratio are they mixed (multi-task, figure 3a); the ratio can also be fed
+to the other two (cascaded information, figure 3b). Sizes and details follow the authors' code, with which the paper's results were
+obtained.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from bayessep.models.detector_networks import B4, GLOROT, MADE, Dense, Detector, Noise, batch_norm, normalised
 
 MUSIC, SPEECH, BOTH, NEITHER = range(4)
-"""Classes, in the order of the paper's code, which has the first three (`Detector.classes`)."""
+"""Class indices in the order of the paper's code, which has the first three (`Detector.classes`)."""
 
 
 class Output(NamedTuple):
-    """What a detector says of each patch (of each frame, the network ``frames``), before any sigmoid or softmax."""
+    """Raw outputs of a detector for each patch (for each frame with the network ``frames``), before sigmoid and softmax."""
 
-    classes: Float[Array, "*B C"]  # logits of music, speech, both, perhaps neither
+    classes: Float[Array, "*B C"]  # logits of music, speech, both and, with four classes, neither
     speech: Float[Array, "*B"] | None = None  # logit of speech alone
     music: Float[Array, "*B"] | None = None  # logit of music alone
     ratio: Float[Array, "*B 2"] | None = None  # [t_M, t_S]: energies of music and of speech, the greater being 1
 
 
 class Batch(NamedTuple):
-    """Patches and what is known of them."""
+    """Patches of features with labels and mixing-ratio targets."""
 
     features: Float[Array | np.ndarray, "N L D"]
     label: Int[Array | np.ndarray, "*B"]
@@ -43,9 +43,9 @@ class Batch(NamedTuple):
 
 
 def ratio_target(label: Int[np.ndarray, "*B"], smr_db: Float[np.ndarray, "*B"]) -> Float[np.ndarray, "*B 2"]:
-    """[t_M, t_S] of the paper: [1, 0] for music, [0, 1] for speech, else the energies at that ratio, the greater being 1.
+    """Targets [t_M, t_S] of the paper: [1, 0] for music, [0, 1] for speech, relative energies for overlap, the greater being 1.
 
-    Where there is neither, [0, 0].
+    [0, 0] where there is neither.
     """
     music = np.where(label == BOTH, np.minimum(1, 10 ** (-smr_db / 10)), label == MUSIC)
     speech = np.where(label == BOTH, np.minimum(1, 10 ** (smr_db / 10)), label == SPEECH)
@@ -56,7 +56,7 @@ def ratio_target(label: Int[np.ndarray, "*B"], smr_db: Float[np.ndarray, "*B"]) 
 
 
 class Task(nnx.Module):
-    """One related task: a hidden layer of 16, and what it says."""
+    """Head of a related task: a hidden layer of 16 units and a linear output; `told` values are appended to the hidden units."""
 
     def __init__(self, n_in: int, n_out: int, told: int, rngs: nnx.Rngs) -> None:
         self.hidden = Dense(n_in, 16, 0.4, rngs)
@@ -73,7 +73,7 @@ class Task(nnx.Module):
 
 
 class SpeechMusicDetector(nnx.Module):
-    """A network and its heads."""
+    """Network with its heads."""
 
     def __init__(self, config: Detector, rngs: nnx.Rngs) -> None:
         self.network = MADE[config.network](config, rngs)
@@ -99,7 +99,7 @@ class SpeechMusicDetector(nnx.Module):
 
 
 class Weights(NamedTuple):
-    """Of the four losses in their sum; equal ones were best for the paper."""
+    """Weights of the four losses; equal ones were best in the paper."""
 
     speech: float = 1.0
     music: float = 1.0
@@ -108,7 +108,7 @@ class Weights(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """Means over a batch; those of tasks that the head does not have are 0."""
+    """Mean losses over a batch; 0 for tasks that the head does not have."""
 
     speech: Float[Array, ""]
     music: Float[Array, ""]
@@ -130,12 +130,12 @@ def losses(output: Output, batch: Batch) -> Losses:
 
 
 def total(of: Losses, weights: Weights = Weights()) -> Float[Array, ""]:
-    """Their weighted sum."""
+    """Weighted sum of the losses."""
     return sum((w * loss for w, loss in zip(weights, of, strict=True)), start=jnp.zeros_like(of.classes))
 
 
 def parameter_count(model: nnx.Module) -> int:
-    """Numbers that a trained model consists of, running means and variances included, as Keras counts."""
+    """Number of parameters as Keras counts them, running means and variances included."""
     state = nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(state))
 
@@ -144,7 +144,7 @@ def parameter_count(model: nnx.Module) -> int:
 
 
 class State(NamedTuple):
-    """What training carries."""
+    """Training state."""
 
     parameters: PyTree
     statistics: PyTree  # running means and variances of batch normalisation
@@ -152,18 +152,18 @@ class State(NamedTuple):
 
 
 def _clipped() -> optax.GradientTransformation:
-    """The gradient of each array shortened to a length of 1."""
+    """Clip the gradient of each array to a norm of 1."""
     return optax.stateless_with_tree_map(lambda g, _: g / jnp.maximum(1, jnp.linalg.norm(jnp.ravel(g))))
 
 
 PAPERS_EPOCH = 8416
-"""Steps of an epoch of paper 003's code, by which the rate of b3 falls."""
+"""Steps per epoch in paper 003's code, which set the learning-rate decay of b3."""
 
 
 def optimiser(config: Detector, steps_per_epoch: int = 1000) -> optax.GradientTransformation:
-    """That of each network's code: Adam, or stochastic gradients at a rate that falls. Or Adam at the rate of the config.
+    """Optimiser of each network's code, Adam or SGD with a decaying rate; or Adam with the config's rate, if it has one.
 
-    At such a rate, which grows over 100 steps (or an epoch) and falls to a tenth over 10 epochs, few steps are enough.
+    That rate warms up over 100 steps (or an epoch, if shorter) and decays to a tenth every 10 epochs; few steps are then enough.
     """
     if config.rate:
         growing = min(100, steps_per_epoch)
@@ -182,19 +182,19 @@ def optimiser(config: Detector, steps_per_epoch: int = 1000) -> optax.GradientTr
 
 @lru_cache
 def graph(config: Detector) -> nnx.GraphDef:
-    """The network without its numbers."""
+    """Graph definition of the network, without parameters."""
     return nnx.split(nnx.eval_shape(lambda: SpeechMusicDetector(config, nnx.Rngs(0))))[0]
 
 
 def init(config: Detector, key: Key[Array, ""], steps_per_epoch: int = 1000) -> State:
-    """A network that has learned nothing yet."""
+    """Return a freshly initialised detector and optimiser."""
     _, parameters, statistics = nnx.split(SpeechMusicDetector(config, nnx.Rngs(key)), nnx.Param, nnx.BatchStat)
     return State(parameters, statistics, optimiser(config, steps_per_epoch).init(parameters))
 
 
 @partial(jax.jit, static_argnames=("config",))
 def predict(config: Detector, state: State, x: Float[Array, "B L D"]) -> Output:
-    """What it says of patches."""
+    """Outputs for patches in inference mode."""
     return nnx.merge(graph(config), state.parameters, state.statistics)(x)
 
 
@@ -207,10 +207,10 @@ def step(
     weights: Weights = Weights(),
     steps_per_epoch: int = 1000,
 ) -> tuple[State, Losses]:
-    """One step of its optimiser; the losses are those before it."""
+    """Take one step of the optimiser; the losses are those before it."""
 
     def loss(parameters: PyTree) -> tuple[Float[Array, ""], tuple[Losses, PyTree]]:
-        # A copy, because the running means may only be changed inside the function that is differentiated.
+        # A copy: running statistics can be updated only inside the function that is differentiated.
         model = nnx.merge(graph(config), parameters, state.statistics, copy=True)
         found = losses(model(batch.features, nnx.Rngs(key)), batch)
         return total(found, weights) + _penalty(model), (found, nnx.state(model, nnx.BatchStat))
@@ -221,7 +221,7 @@ def step(
 
 
 def _penalty(model: SpeechMusicDetector) -> Float[Array, ""]:
-    """A hundredth of squared weights: of the hidden layers of the related tasks, and of b4's mel kernels, with their magnitudes."""
+    """L2 penalty of 0.01 on the hidden layers of the related tasks, and L1 plus L2 of 0.01 on b4's mel kernels."""
     tasks = () if model.head == "single" else (model.speech, model.music, model.ratio)
     found = sum(((task.hidden.linear.kernel[...] ** 2).sum() for task in tasks), start=jnp.float32(0))
     for bands in model.network.bands if isinstance(model.network, B4) else ():

@@ -1,6 +1,6 @@
-"""What separators of waveforms share: what they are shown, what is asked of them, and one step of learning it.
+"""Common parts of waveform separators: batches, the SI-SDR loss, the optimiser and the training step.
 
-Speech is the first source and music the second, always: nothing is permuted (paper 001, section III-A).
+Speech is always the first source and music the second: there is no permutation-invariant training (paper 001, section III-A).
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from jaxtyping import Array, Bool, Float, PyTree
 from bayessep.errors import UserError
 
 SOURCES = ("speech", "music")
-_EPS = 1e-8  # of paper 001's code
+_EPS = 1e-8  # as in paper 001's code
 
 
 class Batch(NamedTuple):
-    """Mixtures with what they are made of; the sources sum to the mixture."""
+    """Mixtures and their sources, which sum to the mixture."""
 
     mixture: Float[Array | np.ndarray, "B N"]
     sources: Float[Array | np.ndarray, "B 2 N"]
 
 
 class State(NamedTuple):
-    """What training carries."""
+    """Training state."""
 
     parameters: PyTree
     optimiser: optax.OptState
 
 
 class Metrics(NamedTuple):
-    """Means over a batch: the loss, and SI-SDR of each source in decibels."""
+    """Means over a batch: loss, and SI-SDR of each source in decibels."""
 
     loss: Float[Array, ""]
     speech: Float[Array, ""]
@@ -48,10 +48,10 @@ class Metrics(NamedTuple):
 def si_sdr(
     reference: Float[Array, "*B N"], estimate: Float[Array, "*B N"], inside: Bool[Array, "*#B N"] | None = None
 ) -> Float[Array, "*B"]:
-    """Scale-invariant signal-to-distortion ratio in decibels, of signals without their means (Le Roux et al., 2019).
+    """Scale-invariant signal-to-distortion ratio in decibels of zero-mean signals (Le Roux et al., 2019), for training.
 
-    `metrics.si_sdr` is what results are measured with; this one can be differentiated, silence included. Of signals of unequal
-    length, only the samples that are `inside` of each are looked at.
+    It is differentiable even for silence; results are measured with `metrics.si_sdr`. The mask `inside` excludes padding of
+    signals of unequal length.
     """
     s, x = (y - y.mean(-1, keepdims=True, where=inside) for y in (reference, estimate))
     if inside is not None:
@@ -62,12 +62,12 @@ def si_sdr(
 
 
 def consistent(mixture: Float[Array, "*B N"], sources: Float[Array, "*B 2 N"]) -> Float[Array, "*B 2 N"]:
-    """Sources that sum to the mixture: what is missing is given to both, in equal parts (Wisdom et al., 2019)."""
+    """Make sources sum to the mixture by adding half of the residual to each (mixture consistency; Wisdom et al., 2019)."""
     return sources + (mixture - sources.sum(-2))[..., None, :] / 2
 
 
 def check_rate(rate: float, steps: int) -> None:
-    """Refuse what `optimiser` cannot work with.
+    """Check the arguments of `optimiser`.
 
     Raises:
         UserError: a number is out of range.
@@ -79,35 +79,35 @@ def check_rate(rate: float, steps: int) -> None:
 
 
 def optimiser(rate: float, steps: int = 0) -> optax.GradientTransformation:
-    """Adam, with gradients whose length is at most 5 (paper 001's code).
+    """Adam with gradients clipped to a global norm of 5 (paper 001's code).
 
-    In so many steps, the rate falls to nothing along half a cosine; 0: it stays.
+    The learning rate decays to zero over `steps` along half a cosine; 0 keeps it constant.
     """
     falling = optax.cosine_decay_schedule(rate, steps) if steps else rate
     return optax.chain(optax.clip_by_global_norm(5.0), optax.adam(falling))
 
 
 class Abstract(NamedTuple):
-    """A network without its numbers."""
+    """Structure of a network, without parameters."""
 
     graph: nnx.GraphDef
-    size: int  # how many numbers it learns
+    size: int  # number of trainable parameters
 
 
 @lru_cache
 def abstract(network: Callable[[Any, nnx.Rngs], nnx.Module], config: Any) -> Abstract:
-    """What a network of a config consists of, without making it."""
+    """Structure of a network with a given config, without allocating its parameters."""
     graph, parameters = nnx.split(nnx.eval_shape(lambda: network(config, nnx.Rngs(0))))
     return Abstract(graph, sum(leaf.size for leaf in jax.tree.leaves(parameters)))
 
 
 def started(network: nnx.Module, rate: float, steps: int = 0) -> State:
-    """A network that has learned nothing yet, and its optimiser."""
+    """Initial training state of a freshly initialised network."""
     return again(nnx.split(network)[1], rate, steps)
 
 
 def again(parameters: PyTree, rate: float, steps: int = 0) -> State:
-    """A network that has learned something, and an optimiser that has not."""
+    """Training state with given parameters and a fresh optimiser."""
     return State(parameters, optimiser(rate, steps).init(parameters))
 
 
@@ -115,7 +115,7 @@ Separate = Callable[[PyTree, Float[Array, "B N"]], Float[Array, "B 2 N"]]
 
 
 def losses(separate: Separate, parameters: PyTree, batch: Batch) -> Metrics:
-    """Minus the mean SI-SDR of both sources (paper 001, section III-A), and each of them."""
+    """Loss, the negative mean SI-SDR of both sources (paper 001, section III-A), and the SI-SDR of each."""
     found = si_sdr(jnp.asarray(batch.sources), separate(parameters, jnp.asarray(batch.mixture))).mean(0)
     return Metrics(-found.mean(), found[0], found[1])
 
@@ -123,16 +123,16 @@ def losses(separate: Separate, parameters: PyTree, batch: Batch) -> Metrics:
 def learn(
     separate: Separate, rate: float, state: State, batch: Batch, together: int = 0, steps: int = 0
 ) -> tuple[State, Metrics]:
-    """One step of the optimiser; the losses are those before it.
+    """Take one step of the optimiser; the metrics are those before it.
 
     Args:
-        separate: the network, of its parameters and a batch of mixtures.
-        rate: of Adam.
-        state: what is carried.
-        batch: what is learned from.
-        together: how many examples go through the network at a time, a divisor of B, and 0 for all of them. Gradients are the
-            same; fewer need less memory, and on a CPU they are faster, for what one example needs stays in the cache.
-        steps: in which the rate falls (`optimiser`).
+        separate: the network, a function of parameters and a batch of mixtures.
+        rate: learning rate of Adam.
+        state: training state.
+        batch: mixtures and sources.
+        together: size of the micro-batches whose gradients are accumulated, a divisor of B; 0 takes the batch at once. Gradients
+            are the same; small micro-batches need less memory, and are faster on a CPU, as one example fits into the cache.
+        steps: length of the learning-rate decay (`optimiser`).
     """
 
     def loss(parameters: PyTree, part: Batch) -> tuple[Float[Array, ""], Metrics]:
@@ -156,21 +156,21 @@ def learn(
 
 
 def together_here() -> int:
-    """How many examples at a time suit the machine: one on a single CPU; all where there is an accelerator, or several devices."""
+    """Micro-batch size that suits the device: one example on a single CPU; 0 (all) on an accelerator or several devices."""
     return 1 if jax.default_backend() == "cpu" and jax.device_count() == 1 else 0
 
 
 SILENT = 1e-4
-"""Of the mean square of the loudest quarter of a second: what has less is silence."""
+"""A stretch is silent if its mean square is below this share of the loudest stretch's."""
 STRETCH = 4000
-"""Samples: a quarter of a second at 16 kHz."""
+"""Length of the stretches, in samples: a quarter of a second at 16 kHz."""
 
 
 def heard_frames(mixture: Float[Array, " N"], hop: int) -> Bool[Array, "T 1"]:
-    """Whether each frame is in a stretch of `STRETCH` samples, or next to one, that is no silence; all of them, in silence alone.
+    """Mark the frames whose stretch of `STRETCH` samples, or a neighbouring one, is not silent; all frames if everything is silent.
 
-    Mixtures in training pause for less. Silence of seconds changes mean and variance of a window as nothing does that was learned
-    from, and what sounds beside it is taken apart worse by some decibels.
+    Training mixtures contain only shorter pauses. Seconds of silence shift the mean and variance of a window beyond anything seen
+    in training, and whatever sounds in the same window is then separated worse, by some decibels.
     """
     n_frames, size = -(-len(mixture) // hop) + 1, max(1, STRETCH // hop)
     power = jnp.pad(jnp.square(mixture), (0, -len(mixture) % (size * hop))).reshape(-1, size * hop).mean(1)
