@@ -1,8 +1,8 @@
-"""Paper 003's experiment, run: four networks, their features and their heads, three folds, a line of JSON for each result.
+"""Run paper 003's experiment: four networks with their features and heads, three folds, one line of JSON per result.
 
-`plan` says what is run, `run` runs what is missing from a folder, `bayessep.bhattacharjee2022_tables` makes tables of the lines.
-Recordings are dealt into three folds (`bayessep.corpora.folds`): no speaker, artist or file is in two of them. Each fold is tested
-by a network that learned from the other two, of which 30 % say when to stop.
+`plan` lists the tasks, `run` runs those that a folder lacks, and `bayessep.bhattacharjee2022_tables` makes tables of the lines.
+Recordings are divided into three folds (`bayessep.corpora.folds`) that share no speaker, artist or file. Each fold is tested with
+a network trained on the other two, of which 30 % are the validation set for early stopping.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ from bayessep.models.speech_music_detector import BOTH, MUSIC, SPEECH
 from bayessep.reproduction import RESULTS, SETUP, append, drop_half_a_line, key_of, read
 from bayessep.train import Diverged, Progress, Training, train
 
-HELD = 0.3  # of what there is to learn from: it says when to stop
+HELD = 0.3  # share of the training recordings held out as validation set, for early stopping
 
 # --- recordings ----------------------------------------------------------------------------------------------------------
 
 
 class Corpus:
-    """The recordings in their folds; each fold is read once, and held in memory (230 MB an hour of sound)."""
+    """The recordings in their folds; each fold is read once and kept in memory (230 MB per hour of audio)."""
 
     def __init__(self, folder: Path) -> None:
         found = corpora.speech_and_music(folder)
@@ -68,14 +68,14 @@ class Corpus:
         self._read: dict[tuple[int, bool], Items] = {}
 
     def items(self, fold: int, *, pauses: bool = False) -> Items:
-        """The recordings of a fold, without pauses unless they are wanted."""
+        """Return the recordings of a fold, with pauses removed unless `pauses`."""
         if (fold, pauses) not in self._read:
             kinds = ([s for s in self.folds[fold] if s.recording.category == kind] for kind in ("speech", "music"))
             self._read[fold, pauses] = Items(*(detector_data.read_items(of, pauses=pauses) for of in kinds))
         return self._read[fold, pauses]
 
     def divided(self, fold: int, seed: int, *, pauses: bool = False) -> tuple[Items, Items]:
-        """To learn from and to validate with, where `fold` is tested; with pauses, the same groups as without."""
+        """Return the training and validation sets for the test of `fold`; with pauses, of the same groups as without."""
         _, held = detector_training.divide(self._others(fold), HELD, seed)
         groups = [{item.group for item in of} for of in held]
         both = list(zip(self._others(fold, pauses=pauses), groups, strict=True))
@@ -88,7 +88,7 @@ class Corpus:
         return Items(*both)
 
     def seconds(self) -> dict[str, float]:
-        """How long all of each kind lasts."""
+        """Return the total duration of each kind."""
         every = [s.recording for fold in self.folds for s in fold]
         return {kind: sum(r.duration for r in every if r.category == kind) for kind in ("speech", "music")}
 
@@ -105,7 +105,7 @@ def run(
     transfer: Path | None = None,
     progress: Progress = lambda *_: None,
 ) -> list[dict[str, Any]]:
-    """Run what `folder` does not hold yet; each result is a line of its results.jsonl at once.
+    """Run what `folder` does not hold yet, and append each result to its results.jsonl at once.
 
     Returns all results of the tasks, those of earlier runs included.
 
@@ -115,10 +115,10 @@ def run(
     """
     tasks = list(dict.fromkeys(tasks))
     if transfer is not None and any(task.row == TRANSFER_DAFX for task in tasks):
-        detector_transfer.listed(transfer)  # what is wrong with it is said before hours of training
+        detector_transfer.listed(transfer)  # report problems with it before hours of training
     _check_setup(folder, corpus, seed, transfer)
     if any(task.row == FIGURE_2 for task in tasks):
-        extras.library("sklearn", "baselines", package="scikit-learn")  # what is missing is said before any work is done
+        extras.library("sklearn", "baselines", package="scikit-learn")  # report a missing package before any work is done
     drop_half_a_line(folder / RESULTS)
     done = {key_of(result, KEY) for result in read(folder, KEY)}
     for n, task in enumerate(tasks):
@@ -126,17 +126,17 @@ def run(
             named = f"{task.row}, fold {task.fold + 1} ({n + 1} of {len(tasks)})"
             result = work(task, folder, corpus, seed, transfer, lambda _, *counts, named=named: progress(named, *counts))
             append(folder, task._asdict() | result)
-        # An interruption may have come between a result and this.
+        # For finished tasks, too: an earlier run may have been interrupted between a result and this.
         for checkpoints in (folder / task.place).rglob("checkpoints"):
             shutil.rmtree(checkpoints)
     return [result for result in read(folder, KEY) if key_of(result, KEY) in tasks]
 
 
 def finished(folder: Path, corpus: Corpus, budget: str, *, seed: int = 0) -> list[dict[str, Any]]:
-    """What a folder holds of a budget; nothing is run or written.
+    """Return a folder's results of a budget, without running or writing anything.
 
     Raises:
-        UserError: it holds nothing of it, or results of other recordings, settings, another seed or version.
+        UserError: it holds none, or results of other recordings, settings, another seed or version.
     """
     every = read(folder, KEY)
     results = [result for result in every if result["budget"] == budget]
@@ -148,8 +148,8 @@ def finished(folder: Path, corpus: Corpus, budget: str, *, seed: int = 0) -> lis
 
 
 def _check_setup(folder: Path, corpus: Corpus, seed: int, transfer: Path | None, *, writes: bool = True) -> None:
-    """Write down what results depend on, or compare. Rows and budgets that were not there before may come, and broadcasts change as
-    long as there is no result of them."""
+    """Write the setup, on which results depend, or compare it. Rows and budgets may be added, and broadcasts may change as long as
+    there is no result on them."""
     setup = {
         "version": __version__,
         "seed": seed,
@@ -162,7 +162,7 @@ def _check_setup(folder: Path, corpus: Corpus, seed: int, transfer: Path | None,
     def other(before: Any, now: dict[str, Any]) -> str:
         kept = {part: {name: now[part].get(name) for name in before[part]} for part in ("rows", "budgets")}
         if transfer is None:
-            now["transfer"] = before["transfer"]  # what they were stays
+            now["transfer"] = before["transfer"]  # keep the earlier ones
         heard = any(result["row"] == TRANSFER_DAFX for result in read(folder, KEY))
         kept["transfer"] = now["transfer"] if before["transfer"] and heard else before["transfer"]
         return "" if before == now | kept else "results of other recordings or settings, another seed or another version"
@@ -171,13 +171,13 @@ def _check_setup(folder: Path, corpus: Corpus, seed: int, transfer: Path | None,
 
 
 def _digest(transfer: Path) -> str:
-    """Of the names and sizes of what lies in a folder."""
+    """Return a hash of the names and sizes of the files in a folder."""
     names = sorted((p.relative_to(transfer).as_posix(), p.stat().st_size) for p in transfer.rglob("*") if p.is_file())
     return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
 
 def work(task: Task, folder: Path, corpus: Corpus, seed: int, transfer: Path | None, progress: Progress) -> dict[str, Any]:
-    """The result of one task."""
+    """Run one task and return its result."""
     started = time.perf_counter()
     try:
         if task.row == FIGURE_2:
@@ -192,7 +192,7 @@ def work(task: Task, folder: Path, corpus: Corpus, seed: int, transfer: Path | N
 
 
 def _trained(task: Task, folder: Path, corpus: Corpus, seed: int, progress: Progress) -> tuple[detector.State, dict[str, Any]]:
-    """The network of a row that learned from the other folds, and how."""
+    """Train a row's network on the other folds; return it and a summary of the training."""
     recipe = recipe_of(task, seed)
     learn, held = corpus.divided(task.fold, seed)
     about = {"row": task.row, "fold": task.fold, "recordings": corpus.digest}
@@ -219,11 +219,11 @@ def _row(task: Task, folder: Path, corpus: Corpus, seed: int, progress: Progress
     return result
 
 
-BLOCK = 256  # patches that a network is run on at a time
+BLOCK = 256  # patches per batch at inference
 
 
 def confusion(recipe: Recipe, state: detector.State, of: Iterable[tuple[np.ndarray, int]]) -> Int[np.ndarray, "3 3"]:
-    """How often patches of each class were called what: all that lie side by side in recordings, unbalanced (Tables I to IV)."""
+    """Return the confusion matrix (truth by prediction) over all non-overlapping patches, unbalanced (Tables I to IV)."""
     found = np.zeros((3, 3), np.int64)
     held: list[np.ndarray] = []
     labels: list[int] = []
@@ -231,7 +231,7 @@ def confusion(recipe: Recipe, state: detector.State, of: Iterable[tuple[np.ndarr
     def count(most: int) -> None:
         while len(labels) > most:
             x = np.stack(held[:BLOCK])
-            padded = jnp.asarray(np.pad(x, ((0, BLOCK - len(x)), (0, 0), (0, 0))))  # one program for all
+            padded = jnp.asarray(np.pad(x, ((0, BLOCK - len(x)), (0, 0), (0, 0))))  # one compiled program for all batches
             said = np.asarray(detector.predict(recipe.detector, state, padded).classes).argmax(1)
             np.add.at(found, (labels[:BLOCK], said[: len(x)]), 1)
             del held[:BLOCK], labels[:BLOCK]
@@ -249,11 +249,11 @@ def confusion(recipe: Recipe, state: detector.State, of: Iterable[tuple[np.ndarr
 # --- Figure 2 ------------------------------------------------------------------------------------------------------------
 
 
-PIECE_SECONDS, MOST_PIECES = 10, 12  # of a speaker or artist; equally long, or a program would be compiled for each
+PIECE_SECONDS, MOST_PIECES = 10, 12  # per speaker or artist; equally long, or a program would be compiled for each
 
 
 def _figure_2(corpus: Corpus, of_a_group: int, seed: int) -> dict[str, Any]:
-    """Points of the picture, and how well speech and music can be told apart by the skewness of each of `PARTS`."""
+    """Return the points of the figure, and how well the skewness of each of `PARTS` separates speech from music."""
     n = PIECE_SECONDS * Front().sample_rate
     pieces: dict[tuple[str, bool], list[np.ndarray]] = {}
     for fold in range(FOLDS):
@@ -265,7 +265,7 @@ def _figure_2(corpus: Corpus, of_a_group: int, seed: int) -> dict[str, Any]:
         of[:] = [of[at] for at in np.unique(np.linspace(0, len(of) - 1, MOST_PIECES).astype(int))]
     result: dict[str, Any] = {}
     for parts in measured.PARTS:
-        # As many of each group at most, or one of whom there is much would be most of it; the same of all parts.
+        # The same limit for each group, or those with much material would dominate; the same patches of all parts.
         rng = np.random.default_rng([seed, 7])
         groups = {name: np.concatenate([measured.skewness(x, parts) for x in of]) for name, of in pieces.items()}
         chosen = {name: of[rng.permutation(len(of))[:of_a_group]] for name, of in groups.items()}
@@ -291,7 +291,7 @@ WEIGHTS = "weights.safetensors"
 
 
 def _transferred(task: Task, folder: Path, corpus: Corpus, seed: int, transfer: Path | None, progress: Progress) -> dict[str, Any]:
-    """The row `MULTI_EARLY` of the same fold, tuned once for music and once for speech, and tested."""
+    """Fine-tune row `MULTI_EARLY` of the same fold once for music and once for speech, and test both."""
     start = task._replace(row=MULTI_EARLY)
     recipe, budget = recipe_of(start, seed), BUDGETS[task.budget]
     weights = folder / start.place / WEIGHTS

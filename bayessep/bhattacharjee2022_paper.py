@@ -1,4 +1,4 @@
-"""The numbers that paper 003 prints in its tables, and what they measure."""
+"""The numbers in the tables of paper 003, and the measures they belong to."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from bayessep.models.speech_music_detector import BOTH, MUSIC, SPEECH
 CLASSES = {"music": MUSIC, "speech": SPEECH, "speech+music": BOTH}
 SCORES = ("Prec", "Rec", "F1")
 MEASURES = ("Acc", *(f"{name} {score}" for name in CLASSES for score in SCORES), "Avg. F1")
-"""Of the paper's tables. Acc is class-balanced: the mean recall of the three classes."""
+"""Columns of the paper's tables. Acc is class-balanced: the mean recall of the three classes."""
 PATCHES = "share right"
-"""Of all patches, unbalanced; the paper does not have it."""
+"""Accuracy over all patches, unbalanced; the paper does not have it."""
 SHORT = ("Acc", *(f"{name} F1" for name in CLASSES), "Avg. F1")
-"""Of Table III, and of terminals."""
+"""Columns of Table III, and of all tables in terminals."""
 
 
 class Mean(NamedTuple):
-    """Over folds; the deviation of one fold is NaN."""
+    """Mean and standard deviation over folds; the deviation of one fold is NaN."""
 
     mean: float
     deviation: float
@@ -27,7 +27,7 @@ class Mean(NamedTuple):
 
 
 def _paper(names: Sequence[str], text: str) -> dict[str, dict[str, Mean]]:
-    """A line a row: its name, a colon, and mean and deviation of each measure."""
+    """Parse a table of one row per line: its name, a colon, then mean and deviation of each measure."""
     rows = {}
     for line in text.strip().splitlines():
         name, numbers = line.strip().rsplit(":", 1)
@@ -76,4 +76,4 @@ PAPER_TRANSFER: dict[str, tuple[tuple[float, ...] | None, ...]] = {
     "the paper, Swiss": ((96.37, 97.53, 98.20, 97.86), (97.58, 95.08, 94.37, 94.72), (95.04, 71.39, 64.86, 67.97)),
     "the paper, Austrian": ((93.68, 94.96, 97.48, 96.21), (95.91, 94.55, 93.36, 93.95), (91.19, 74.12, 73.03, 73.57)),
 }
-"""Table V: music, speech, both; of each accuracy, precision, recall, F1. (97.30 is what is printed; 95.30 and 97.40 make 96.34.)"""
+"""Table V: accuracy, precision, recall and F1 of music, speech, both. (F1 97.30 is as printed; 95.30 and 97.40 give 96.34.)"""

@@ -1,4 +1,4 @@
-"""What paper 003's experiment consists of: rows of its tables, how long each is trained, and in which order.
+"""Rows of paper 003's experiment, how long each is trained, and in which order.
 
 `bayessep.bhattacharjee2022` runs it.
 """
@@ -14,21 +14,21 @@ from bayessep.detector_training import Recipe
 
 FOLDS = 3
 RATIOS = (-5, 0, 5, 10, 15, 20)
-"""Of Figure 4, in decibels: speech over music."""
+"""Speech-to-music ratios of Figure 4, in decibels."""
 
 # --- rows of the tables --------------------------------------------------------------------------------------------------
 
 
 class Row(NamedTuple):
-    """A network, what it looks at, and how it is trained."""
+    """A network, its input features, and how it is trained."""
 
     network: str
     head: str
     feature: str
     bands: int = 120
-    augment: bool = True  # recordings of a kind came one way; without it, networks learn the way instead of the kind
-    rate: float = 1e-3  # of Adam; 0: the optimiser and the schedule of the paper's code
-    songs: bool = False  # singers made of speech over the music: a few recordings have few singers
+    augment: bool = True  # recordings of a class share a channel; without augmentation, networks learn it instead of the class
+    rate: float = 1e-3  # learning rate of Adam; 0: the optimiser and the schedule of the paper's code
+    songs: bool = False  # add singing made from speech to the music: small collections have few singers
 
 
 _FOUR = ("LMS", "LMHS", "LMPS", "LMHPS-EF")
@@ -52,7 +52,7 @@ ROWS: dict[str, Row] = {
     PAPERS: Row("b3", "multi", "LMHPS-EF", rate=0.0),
     SUNG: Row("b3", "multi", "LMHPS-EF", songs=True),
 }
-"""Tables I to IV, and three rows that say what was done otherwise than in the paper."""
+"""Rows of Tables I to IV, and three rows on what is done differently from the paper."""
 
 TABLES: dict[str, tuple[str, ...]] = {
     "I": ("B1, MS", "B2, S", "B3, LMS of 80 bands", "B4, LS", "B4-NoFC, LS"),
@@ -66,10 +66,10 @@ MODIFIED = {
     "B3, LMS of 80 bands": MULTI_EARLY,
     "B4-NoFC, LS": "B4-MTL-NoFC, LHPS-EF",
 }
-"""Baselines, and what the paper made of them (Table IV, Figure 4)."""
+"""Baselines, and the paper's modified versions of them (Table IV, Figure 4)."""
 
 SMR_ROWS = (*TABLES["I"], LMS, *TABLES["IV"])
-"""Rows whose mixtures are tested at each of `RATIOS`, too."""
+"""Rows that are also tested on mixtures at each of `RATIOS`."""
 
 FIGURE_2 = "Figure 2"
 TRANSFER, TRANSFER_DAFX = "Table V, generated broadcasts", "Table V, labelled broadcasts"
@@ -78,7 +78,7 @@ ORDER = (
     *QUICK_ROWS, FIGURE_2, *TABLES["I"][2::2], "B1, MS", TRANSFER, TRANSFER_DAFX, "B4-MTL-NoFC, LHPS-EF", "B3-C-MTL, LMHPS-EF",
     SUNG, PLAIN, PAPERS, "B1-MTL, MHPS-EF", "B2, S", "B2-MTL, HPS-EF", "B4, LS",
 )  # fmt: skip
-"""The most telling first; what is not named comes after it."""
+"""The most informative rows first; rows not named here follow."""
 
 # --- how much is done ----------------------------------------------------------------------------------------------------
 
@@ -88,14 +88,14 @@ class Budget:
     """How long networks are trained, and on how much.
 
     Attributes:
-        rows: which are run; empty for all.
+        rows: those to run; empty for all.
         folds: how many of the three are tested.
         epochs, patience: `bayessep.train.Training`.
-        steps: of an epoch, by network: baselines and what the paper made of them learn equally long.
-        crops: of each class in an epoch, of 20 s.
-        scenes, scene_seconds: broadcasts that are generated for Table V: to learn from, to validate with, to test on.
-        tuning: steps of an epoch of Table V.
-        of_a_group: patches of a speaker or artist that Figure 2 is about, at most.
+        steps: per epoch, by network: baselines and the paper's modified versions are trained equally long.
+        crops: of 20 s, for each class in an epoch.
+        scenes, scene_seconds: number (training, validation, test) and length of the broadcasts generated for Table V.
+        tuning: steps per epoch for Table V.
+        of_a_group: patches per speaker or artist in Figure 2, at most.
     """
 
     rows: tuple[str, ...] = ()
@@ -123,7 +123,7 @@ BUDGETS = {
         of_a_group=200,
     ),
 }
-"""A part of it in minutes; all of it in a night on two cores; all of it with longer trainings, as on a GPU."""
+"""A part in minutes; everything overnight on two cores; everything with longer trainings, as for a GPU."""
 
 
 class Task(NamedTuple):
@@ -135,7 +135,7 @@ class Task(NamedTuple):
 
     @property
     def place(self) -> str:
-        """Where its training is kept, in the folder of results."""
+        """Folder of its training, relative to that of the results."""
         name = self.row.lower().replace(", ", "-").replace(" ", "-").replace("'", "")
         return f"training/{self.budget}/{name}-{self.fold + 1}"
 
@@ -144,7 +144,7 @@ KEY = Task._fields
 
 
 def plan(budget: str = "full", *, transfer: bool = False) -> list[Task]:
-    """Everything that is run, the most telling rows first; Table V on labelled broadcasts where they are given."""
+    """Return all tasks, the most informative rows first; Table V uses labelled broadcasts if `transfer`, else generated ones."""
     of = BUDGETS[budget]
     every = dict.fromkeys((*ORDER, *ROWS))
     rows = [row for row in every if (row in of.rows if of.rows else row != (TRANSFER if transfer else TRANSFER_DAFX))]
@@ -152,7 +152,7 @@ def plan(budget: str = "full", *, transfer: bool = False) -> list[Task]:
 
 
 def recipe_of(task: Task, seed: int) -> Recipe:
-    """How a row is trained; that of Table V is what it starts from."""
+    """Return the training recipe of a row; for Table V, that of the network it starts from."""
     row, budget = ROWS.get(task.row, ROWS[MULTI_EARLY]), BUDGETS[task.budget]
     return Recipe(
         row.network,
@@ -165,7 +165,7 @@ def recipe_of(task: Task, seed: int) -> Recipe:
         crops=budget.crops,
         epochs=budget.epochs,
         steps_per_epoch=budget.steps[row.network],
-        # Where batches are normalised, validation says little before the running means have settled.
+        # With batch normalisation, validation says little before the running means have settled.
         patience=budget.patience if row.network == "b3" else 2 * budget.patience,
         seed=seed,
     )

@@ -1,7 +1,7 @@
-"""What the lines of `bayessep.bhattacharjee2022` come to: tables beside the paper's numbers, findings, figures.
+"""Tables of the results of `bayessep.bhattacharjee2022` beside the paper's numbers, findings and figures.
 
-Scores are in per cent, as mean ± deviation over folds. The deviation is that of a sample (n - 1), as the paper's: the mean and
-deviation of its rounded averages, such as 76.33 ± 2.08, come of three whole numbers only so.
+Scores are in per cent, as mean ± standard deviation over folds. It is the sample deviation (n - 1), as in the paper: only so do
+three whole numbers give the mean and deviation of its rounded averages, such as 76.33 ± 2.08.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ Result = dict[str, Any]
 
 
 def mean(values: Sequence[float]) -> Mean | None:
-    """Mean and deviation of a sample; None of nothing."""
+    """Return mean and sample standard deviation; None for no values."""
     if not len(values):
         return None
     return Mean(float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else float("nan"), len(values))
 
 
 def shown(found: Mean | None, digits: int = 1) -> str:
-    """A mean with its deviation."""
+    """Format a mean with its deviation."""
     if found is None or np.isnan(found.deviation):
         return cell(found and found.mean, digits)
     return f"{cell(found.mean, digits)} ± {cell(found.deviation, digits)}"
@@ -69,7 +69,7 @@ def shown(found: Mean | None, digits: int = 1) -> str:
 
 
 def scores(confusion: Sequence[Sequence[int]]) -> dict[str, float]:
-    """Every measure of one fold in per cent, from truth by what was said. What has no patches has scores of 0."""
+    """Return every measure of one fold in per cent, from its confusion matrix (truth by prediction); 0 for empty classes."""
     n = np.asarray(confusion, np.float64)
     hits, truth, said = n.diagonal(), n.sum(1), n.sum(0)
     precision, recall, f1 = (
@@ -83,7 +83,7 @@ def scores(confusion: Sequence[Sequence[int]]) -> dict[str, float]:
 
 
 def binary_scores(counts: Sequence[Sequence[int]]) -> dict[str, float]:
-    """Accuracy, precision, recall and F1 of one thing that is on or off, in per cent."""
+    """Return accuracy, precision, recall and F1 in per cent of a binary detection, from its confusion matrix."""
     (right_off, false), (missed, hits) = counts
     every = right_off + false + missed + hits
     values = (right_off + hits, every), (hits, hits + false), (hits, hits + missed), (2 * hits, 2 * hits + false + missed)
@@ -91,12 +91,12 @@ def binary_scores(counts: Sequence[Sequence[int]]) -> dict[str, float]:
 
 
 def _difference(a: Mapping[int, float], b: Mapping[int, float]) -> Mean | None:
-    """Mean difference over the folds that both have."""
+    """Return the mean paired difference over the folds that both have."""
     return mean([a[fold] - b[fold] for fold in a if fold in b])
 
 
 class Results:
-    """All results of a run, looked up by row and fold. Trainings that diverged have no scores."""
+    """All results of a run, by row and fold. Trainings that diverged have no scores."""
 
     def __init__(self, lines: Iterable[Result]) -> None:
         self._by: dict[str, dict[int, Result]] = {}
@@ -107,50 +107,50 @@ class Results:
         return sum(map(len, self._by.values()))
 
     def of(self, row: str) -> dict[int, Result]:
-        """By fold."""
+        """Return the results of a row by fold."""
         return dict(sorted(self._by.get(row, {}).items()))
 
     def has(self, row: str) -> bool:
-        """Whether a fold of it was trained and tested."""
+        """Return whether a fold of the row was trained and tested."""
         return bool(self.values(row, "Acc"))
 
     def values(self, row: str, measure: str) -> dict[int, float]:
-        """One measure by fold."""
+        """Return one measure of a row by fold."""
         return {fold: scores(line["confusion"])[measure] for fold, line in self.of(row).items() if "confusion" in line}
 
     def mean(self, row: str, measure: str) -> Mean | None:
-        """Over the folds."""
+        """Return the mean of a measure over folds."""
         return mean(list(self.values(row, measure).values()))
 
     def gain(self, row: str, over: str, measure: str = "Avg. F1") -> Mean | None:
-        """Mean difference over the folds that both have."""
+        """Return the mean paired difference of two rows over the folds that both have."""
         return _difference(self.values(row, measure), self.values(over, measure))
 
     def named(self, row: str) -> str:
-        """A row as tables call it, which says so where other rows were run in more folds."""
+        """Return a row's name for tables, with its number of folds where other rows have more."""
         folds, most = len(self.values(row, "Acc")), max(len(self.values(other, "Acc")) for other in ROWS)
         return row if folds == most else f"{row} ({folds} {'fold' if folds == 1 else 'folds'} of {most})"
 
     def heard(self, row: str, smr: int) -> dict[int, float]:
-        """Recall of overlap at a ratio by fold, in per cent."""
+        """Return the recall of overlap at a ratio by fold, in per cent."""
         found = {fold: line.get("overlap_at", {}).get(str(smr)) for fold, line in self.of(row).items()}
         return {fold: 100 * counts[BOTH] / max(sum(counts), 1) for fold, counts in found.items() if counts}
 
     def overlap(self, row: str) -> dict[int, Mean]:
-        """Recall of overlap at each ratio (Figure 4), over the folds."""
+        """Return the mean recall of overlap over folds at each ratio (Figure 4)."""
         return {smr: m for smr in RATIOS if (m := mean(list(self.heard(row, smr).values()))) is not None}
 
     def transferred(self, row: str, test: str, way: str, what: str) -> dict[str, Mean]:
-        """Scores of Table V."""
+        """Return mean scores over folds for Table V: of a test, smoothed one way, for one of `WHATS`."""
         folds = [binary_scores(line["tests"][test][way][what]) for line in self.of(row).values() if test in line.get("tests", {})]
         return {name: m for name in TRANSFER_MEASURES if (m := mean([of[name] for of in folds])) is not None}
 
     def diverged(self) -> list[str]:
-        """Rows of which a fold diverged."""
+        """Return the rows in which a fold diverged."""
         return [row for row, folds in self._by.items() if any("diverged" in line for line in folds.values())]
 
     def rows(self) -> list[dict[str, Any]]:
-        """Every mean, as flat records."""
+        """Return every mean as a flat record."""
         records: list[dict[str, Any]] = []
         for row in (r for r in ROWS if self.has(r)):
             for measure in (*MEASURES, PATCHES):
@@ -187,7 +187,7 @@ TITLES = {
 
 
 def tables(results: Results, *, brief: bool = False) -> list[Table]:
-    """All that have something in them; for terminals, without precision and recall."""
+    """Return all tables that are not empty; if `brief`, for terminals, without precision and recall."""
     made = [_of_paper(results, number, brief) for number in TABLES]
     made += [_honest(results), _transfer(results, brief), _overlap(results), _separability(results)]
     return [table for table in made if table.rows]
@@ -274,7 +274,7 @@ def _separability(results: Results) -> Table:
 
 
 def findings(results: Results) -> list[Finding]:
-    """The paper's claims, checked. What was not run is left out."""
+    """Check the paper's claims; those that were not run are left out."""
     made = [
         _better(results, [(LMS, EARLY)], "Early fusion of both parts is better than LMS (B3)"),
         _better(results, [(MULTI_LMS, MULTI_EARLY)], "Early fusion of both parts is better than LMS (B3-MTL)"),
@@ -294,7 +294,7 @@ def findings(results: Results) -> list[Finding]:
 
 
 def _better(results: Results, pairs: Sequence[tuple[str, str]], statement: str) -> Finding | None:
-    """Of each pair the second has the greater mean F1; says so where not all pairs were run."""
+    """Check that the second row of each pair has the higher mean F1; the statement says if not all pairs were run."""
     gains = {after: (before, gain) for before, after in pairs if (gain := results.gain(after, before)) is not None}
     if not gains:
         return None
@@ -305,7 +305,7 @@ def _better(results: Results, pairs: Sequence[tuple[str, str]], statement: str) 
 
 
 def _interval(found: Mean) -> tuple[float, float]:
-    """Between what a mean over folds lies with 95 %."""
+    """Return the 95 % interval of a mean over folds."""
     margin = half_width(found.deviation, found.folds)
     return found.mean - margin, found.mean + margin
 
@@ -315,7 +315,7 @@ def _spread(found: Mean) -> str:
 
 
 def _gains(found: Mean) -> bool | None:
-    """Whether a gain over folds is one beyond its interval."""
+    """Return whether a mean difference over folds is a gain beyond its interval (`settled`)."""
     return settled(found.mean, *_interval(found))
 
 
@@ -387,7 +387,7 @@ def _parts(results: Results) -> Finding | None:
 
 
 def to_csv(results: Results) -> str:
-    """Every mean, one line each."""
+    """Format every mean as CSV, one line each."""
     text = io.StringIO()
     writer = csv.DictWriter(text, ["row", "measure", "mean", "deviation", "folds"], lineterminator="\n")
     writer.writeheader()
@@ -398,13 +398,13 @@ def to_csv(results: Results) -> str:
 
 
 def to_markdown(results: Results, about: str, pictures: Sequence[str]) -> str:
-    """All tables and findings as one page, with `pictures`, files beside it."""
+    """Format all tables and findings as one page, with `pictures`, files next to it."""
     named = {name: "Figure 2" if "separability" in name else "Figure 4: mean ± deviation over folds" for name in pictures}
     return page("Paper 003 on real recordings", about, named, tables(results), findings(results))
 
 
 def about(results: Results, budget: str, *, seed: int, seconds: float, spoken: Mapping[str, float], planned: int) -> str:
-    """What was run, in a paragraph; `planned` is how many results there are when all is done."""
+    """Describe the run in a paragraph; `planned` is the number of results of a complete run."""
     extent = "A part of it (--quick): one fold, and few steps; these numbers say that it runs, not how good anything is. "
     of, there = BUDGETS[budget], len(results)
     diverged = f" Trainings that diverged have no scores: {', '.join(gone)}." if (gone := results.diverged()) else ""
@@ -422,7 +422,7 @@ def about(results: Results, budget: str, *, seed: int, seconds: float, spoken: M
 
 
 def pictures(results: Results) -> dict[str, bytes]:
-    """Figures 2 and 4 by the ends of their names, as far as there is anything in them."""
+    """Plot Figures 2 and 4 (PNG), keyed by the ends of their file names, as far as there are results for them."""
     from bayessep import plots, plots_detection  # matplotlib takes a while to import
 
     made = {}

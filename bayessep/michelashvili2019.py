@@ -1,11 +1,11 @@
-"""Paper 002's experiment, run: vocals of songs by methods that were shown none, a line of JSON for each result.
+"""Run paper 002's experiment: singing-voice separation without examples of vocals, one line of JSON per result.
 
-The masker with all its losses and without some of them; the methods that the paper compares with (NMF whose accompaniment is known,
-a masking GAN, neural egg separation, GLO masking); and networks that are shown voices (`bayessep.michelashvili2019_rows`).
-They are tested on songs with stems (`song_stems`): those that a corpus keeps for tests, or all of a manifest, whose stems nothing
-learns from.
+Compared are the masker, with all its losses and without some of them; the methods that the paper compares with (NMF with known
+accompaniment, a masking GAN, neural egg separation, GLO masking); and networks that are trained on voices
+(`bayessep.michelashvili2019_rows`). They are tested on songs with stems (`song_stems`): the test songs of a corpus, or all of a
+manifest, from whose stems nothing learns.
 
-Songs are tested at the rate of the networks, as one channel; vocals are what is left of the mixture without the accompaniment.
+Songs are tested in mono at the networks' sample rate; vocals are the mixture minus the accompaniment.
 """
 
 from __future__ import annotations
@@ -36,25 +36,27 @@ from bayessep.unmatched import RATE, Recipe, Unmatched
 
 KEY = ("row", "song")
 WINDOW, HOP = 30 * RATE, 15 * RATE
-"""Samples of the windows that are scored, and between them."""
+"""Length and hop of the windows that are scored, in samples."""
 
 
 class Corpus(NamedTuple):
-    """What is learned from, and what is tested with."""
+    """Training material and test songs."""
 
     sounds: Unmatched
     tested: list[Listed]
-    songs: int  # how often songs were made of speech and all music, as the recipe asks where there is speech
-    voices: str  # that other networks can be shown, and validated with: one of `michelashvili2019_tables.VOICES`, or none
+    songs: int  # how often songs were made of speech and all music: as in the recipe if there is speech, else 0
+    voices: str  # available to train and validate other networks: a key of `michelashvili2019_tables.VOICES`, or empty
 
 
 def corpus(folder: Path, recipe: Recipe = Recipe()) -> Corpus:
-    """Of a corpus that is divided, mixtures and accompaniments of the songs to learn from, and the others to test with; of another
-    folder, what `unmatched.read_unmatched` finds by the recipe, and all songs with stems. No file of vocals is opened here.
+    """Read the training material and list the test songs; no file of vocals is opened here.
+
+    For a corpus with a training set these are the mixtures and accompaniments of its songs, and all other songs; for another
+    folder, what `unmatched.read_unmatched` finds by the recipe, and all songs with stems.
 
     Raises:
-        UserError: as `song_stems.listed`, `song_stems.read_part` and `unmatched.read_unmatched`; or what is learned from is of a
-            song, or by somebody, that is tested with.
+        UserError: as `song_stems.listed`, `song_stems.read_part`, `unmatched.read_unmatched` and `refuse_tested`; or the corpus
+            lacks a mixture to learn from, or test songs.
     """
     songs = song_stems.listed(folder)
     learned = [song for song in songs if song.part == "train"]
@@ -80,21 +82,21 @@ def corpus(folder: Path, recipe: Recipe = Recipe()) -> Corpus:
 
 
 def _speaks(folder: Path) -> bool:
-    """Whether there is speech that songs can be made of."""
+    """Return whether a manifest lists speech, of which songs can be made."""
     return (folder / "manifest.csv").exists() and bool(data.select(data.read_manifest(folder), category="speech"))
 
 
 def refuse_tested(folder: Path, sounds: Unmatched, songs: Sequence[Listed]) -> None:
-    """Nothing is tested with that something was learned from.
+    """Check that training material and test songs do not overlap.
 
     Raises:
-        UserError: a recording is of a song, or by somebody, that is tested with.
+        UserError: a training recording is of a test song, or by an artist of one.
     """
     groups = {song.group for song in songs} | {song.name for song in songs}
     if (folder / "manifest.csv").exists():
         groups |= {r.split_group for r in data.select(data.read_manifest(folder), category="stems")}
     for item in (*sounds.mixtures, *sounds.music):
-        # Folders say what a recording is of as well: mixtures/train/A.wav, mixtures/train/A/mixture.wav.
+        # Paths name the song, too: mixtures/train/A.wav, mixtures/train/A/mixture.wav.
         for of in (item.group, *PurePath(item.name).with_suffix("").parts[1:]):
             if of in groups:
                 raise UserError(f"{folder}: {item.name} is of {of}, which is tested with; take one of the two away.")
@@ -103,7 +105,7 @@ def refuse_tested(folder: Path, sounds: Unmatched, songs: Sequence[Listed]) -> N
 def run(
     folder: Path, recordings: Path, budget: str, *, seed: int = 0, progress: Progress = lambda *_: None
 ) -> list[dict[str, Any]]:
-    """Train what `folder` lacks, and test; each result is a line of its results.jsonl at once. All of them are returned.
+    """Train what `folder` lacks, test, and append each result to its results.jsonl at once. Return all results.
 
     Raises:
         UserError: the recordings cannot be used, or the folder holds results of others, of another budget, seed or version.
@@ -144,7 +146,7 @@ def run(
 
 
 def has_heard(network: str, folder: Path) -> bool:
-    """Whether a network that ships has learned from recordings of where the songs of a manifest are from."""
+    """Return whether a shipped network was trained on recordings from the same sources as a manifest's stems."""
     if not (folder / "manifest.csv").exists():
         return False
     own = sources_of(data.select(data.read_manifest(folder), category="stems"))
@@ -153,7 +155,7 @@ def has_heard(network: str, folder: Path) -> bool:
 
 
 def tested(song: Song, takes: Takes) -> dict[str, Any]:
-    """Scores of vocals and accompaniment: means over windows; None where there are none, as of silence."""
+    """Return the scores of vocals and accompaniment: means over windows; None where there are none, as for silence."""
     started = time.perf_counter()
     found = takes(song) if song.mixture.any() else np.zeros_like(song.truth)
     spent = time.perf_counter() - started
@@ -166,26 +168,26 @@ def tested(song: Song, takes: Takes) -> dict[str, Any]:
 
 
 def _windows(truth: Float[np.ndarray, "2 N"], found: Float[np.ndarray, "2 N"]) -> metrics.WindowScores:
-    """Scores of windows; a network that leaves nothing of one of the two has none."""
+    """Return the scores of all windows; NaN if one of the two sources is silent throughout, in the truth or the estimate."""
     if not (truth.any(1).all() and found.any(1).all()):
         return metrics.WindowScores(*(np.full((2, 1), np.nan),) * 3)
     return metrics.bss_eval_windows(truth, found, WINDOW, HOP)
 
 
 def finished(folder: Path, budget: str, seed: int) -> list[dict[str, Any]]:
-    """What a folder holds.
+    """Return the results in a folder.
 
     Raises:
-        UserError: that is nothing, or of another budget or seed.
+        UserError: there are none, or they have another budget or seed.
     """
     return reproduction.finished(folder, KEY, "michelashvili2019", setup_of, budget, seed)
 
 
 def setup_of(folder: Path) -> dict[str, Any]:
-    """What the results of a folder are of.
+    """Return the setup of a folder's results.
 
     Raises:
-        UserError: it does not say so.
+        UserError: it is missing or damaged.
     """
     return reproduction.read_setup(
         folder, lambda s: (s["seconds"]["mixtures"], s["steps"], s["preset"], s["settings"]["recipe"]["songs"])

@@ -1,9 +1,9 @@
-"""The rows of paper 002's experiment: what each of them learns, and how it takes songs apart (`bayessep.michelashvili2019`).
+"""Rows of paper 002's experiment: how each is trained, and how it separates songs (`bayessep.michelashvili2019`).
 
-All that are shown no voices are of one size, and learn from the same mixtures and music: the masker, with and without its losses,
-from all of their images; the others from at most so many of them as a budget says. GLO masking and NMF also learn voices from the
-mixtures that are tested, as they have to. Weights are a moving mean of those of the last steps in the rows of the masker alone.
-Deep Karaoke and a Conv-TasNet are shown voices (`bayessep.taught_songs`).
+Networks trained without voices are of one size and learn from the same mixtures and music: the masker, with all or some of its
+losses, from all of their images, the others from at most as many as the budget allows. GLO masking and NMF also learn voices
+from the test mixtures, as they have to. Of these rows, only the masker's use an exponential moving average of the weights. Deep
+Karaoke and a Conv-TasNet are trained on voices (`bayessep.taught_songs`).
 """
 
 from __future__ import annotations
@@ -45,33 +45,34 @@ SHARPER = f"masker, mask to the power {CODE_POWER:g}"
 SMOOTHER = f"masker, mask to the power {CODE_POWER:g}, smoothed"
 ABLATED = (*(f"without {name}" for name in ("R1", "R2", "R3", "R4", "GAN_A", "GAN_C")), "without GAN_A and GAN_C")
 SHIPPED = "conv-tasnet"
-"""A separator that ships, which was shown speech as speech, and songs, vocals included, as music."""
+"""A shipped separator, trained on speech as speech and on songs, vocals included, as music."""
 TAUGHT = (DEEP, WAVES)
-"""Networks that are shown voices here."""
+"""Networks that are trained on voices here."""
 OFF = {ALL: (), GAN: tuple(name for name in LOSSES if name != "GAN_C")} | {
     row: tuple(row.removeprefix("without ").split(" and ")) for row in ABLATED
 }
-"""Rows that are trainings of the masker, and losses that are switched off for them."""
+"""Rows that are trainings of the masker, and the losses that are switched off in each."""
 AT_WORK: dict[str, dict[str, Any]] = {
     BLUNTER: {"power": 1.0}, SHARPER: {"power": CODE_POWER}, SMOOTHER: {"power": CODE_POWER, "smoothing": True},
 }  # fmt: skip
-"""Rows that are the masker with its masks raised to other powers, and with what the authors' code has at work alone."""
+"""Rows that run the masker with its masks raised to other powers, or smoothed; the authors' code does this only at inference."""
 ROWS = (MIXTURE, QUARTER, IDEAL, NMF, ALL, *AT_WORK, GAN, EGGS, EGGS_TUNED, GLO, *ABLATED, SHIPPED, *TAUGHT)
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long is learned, and how much is tested.
+    """How long networks are trained, and how much is tested.
 
     Attributes:
-        recipe: of the masker; the other networks have its preset, its batch and its seed.
+        recipe: of the masker; the other networks without voices use its preset and seed, neural egg separation four times its
+            batch.
         rounds, round_steps: of neural egg separation.
         glo_steps: of each of the two networks of GLO masking.
-        most: images that the two learn from, at most: they are held at once; NMF learns from a tenth of them.
+        most: images of a kind that these two methods learn from, at most, as all are in memory; NMF learns from a tenth as many.
         kept, free, sweeps: templates of the accompaniment and of the voice, and updates (NMF).
-        songs: that are tested with, at most; 0 for all.
-        ablated: which of `ABLATED` are run.
-        taught: how networks are trained that are shown voices.
+        songs: test songs, at most; 0 for all.
+        ablated: the rows of `ABLATED` to run.
+        taught: recipes of the networks that are trained on voices.
     """
 
     recipe: Recipe
@@ -88,7 +89,7 @@ class Budget:
 
     @property
     def rows(self) -> list[str]:
-        """Those of `ROWS` that are run."""
+        """Rows of `ROWS` to run."""
         return [row for row in ROWS if row not in ABLATED or row in self.ablated]
 
 
@@ -108,23 +109,23 @@ BUDGETS = {
 
 
 class Song(NamedTuple):
-    """One to test with, at `RATE`."""
+    """A test song, at `RATE`."""
 
     listed: Listed
     truth: Float[np.ndarray, "2 N"]  # vocals, accompaniment
 
     @property
     def mixture(self) -> Float[np.ndarray, " N"]:
-        """What is heard."""
+        """Sum of vocals and accompaniment."""
         return self.truth.sum(0)
 
 
 Takes = Callable[[Song], Float[np.ndarray, "2 N"]]
-"""Vocals and accompaniment of a song."""
+"""Function that separates a song into vocals and accompaniment."""
 
 
 class Work:
-    """What makes rows. The masker serves several of them."""
+    """Trains the separators of rows; each training of the masker is run once, though several rows use it."""
 
     def __init__(
         self,
@@ -135,24 +136,24 @@ class Work:
         progress: Progress,
         voiced: Callable[[], list[Voiced]] = list,
     ) -> None:
-        """`voiced` are songs to learn from whose voices are known, for `TAUGHT` alone: there are none, where it is not given."""
+        """Take `voiced`, which returns training songs with known voices, for `TAUGHT` alone; by default there are none."""
         self._voiced = cache(voiced)
         self._folder, self._sounds, self._songs, self._budget, self._progress = folder / "training", sounds, songs, budget, progress
         self._config: IdempotentMasker = budget.recipe.config
         unmatched.check(sounds, self._config)
         self._masker = cache(self._train)
         self._images = cache(self._some_images)
-        self._about = cache(lambda: {"data": about_items(sounds)})  # so that no folder goes on with other recordings
+        self._about = cache(lambda: {"data": about_items(sounds)})  # so that no training is resumed with other recordings
 
     def row(self, row: str) -> tuple[Takes, dict[str, Any]]:
-        """What takes the accompaniment out of songs, and what is to be said of how it learned to.
+        """Return the separator of a row, and what is recorded of its training.
 
         Raises:
-            Diverged: a loss is no number any more.
+            Diverged: a loss is no longer a number.
         """
         if row == MIXTURE:
             return lambda song: np.stack([song.mixture] * 2), {}
-        if row == QUARTER:  # which takes nothing apart: what SDR alone is worth where music is louder than vocals
+        if row == QUARTER:  # separates nothing: shows what SDR alone is worth where music is louder than vocals
             return lambda song: np.stack([0.25 * song.mixture, 0.75 * song.mixture]), {}
         if row == IDEAL:
             return self._ideal, {}
@@ -174,7 +175,7 @@ class Work:
         return _by(Masker(self._config, parts, **AT_WORK.get(row, {}))), learned
 
     def masker(self) -> Parts:
-        """The generator that learned with all losses."""
+        """Return the generator trained with all losses."""
         return self._masker(ALL)[0]
 
     def _ideal(self, song: Song) -> Float[np.ndarray, "2 N"]:
@@ -189,7 +190,7 @@ class Work:
 
     def _train(self, row: str) -> tuple[Parts, dict[str, Any]]:
         recipe = replace(self._budget.recipe, without=",".join(OFF[row]))
-        # Without one loss or another, all begin with the same discriminators.
+        # Whichever losses are left out, all trainings start from the same discriminators.
         place, first = self._place(row), self._place("listening")
         found = unmatched.learn(recipe, self._sounds, place, self._about(), first=first, progress=self._named(row))
         last = found.history[-1]
@@ -197,14 +198,14 @@ class Work:
         return found.state.generator, told
 
     def _some_images(self, kind: int) -> Float[np.ndarray, "n T F"]:
-        """Of the mixtures, or of the music: as many as may be held, from everywhere."""
+        """Return randomly chosen images of the mixtures (0) or of the music (1), at most `Budget.most`."""
         clips = clips_of(self._sounds[kind], self._config)
         rng = np.random.default_rng([self._budget.recipe.seed, 6, kind])
         chosen = rng.permutation(len(clips))[: self._budget.most]
         return np.stack([image_of(self._sounds[kind], clips[k], self._config) for k in chosen])
 
     def _eggs(self, row: str) -> tuple[Takes, dict[str, Any]]:
-        """Rounds of neural egg separation; from the masker's guesses, or from a tenth of each mixture."""
+        """Run the rounds of neural egg separation, starting from the masker's estimates or from a tenth of each mixture."""
         mixtures, music, budget, config = self._images(0), self._images(1), self._budget, self._config
         if row == EGGS_TUNED:
             generator = self.masker()
@@ -217,7 +218,7 @@ class Work:
             found = train.train(made, training, self._place(row) / str(n + 1), progress=self._named(f"{row}, round {n + 1}"))
             generator = found.state.generator
             guesses = egg_separation.guesses(config, generator, mixtures)
-        assert generator is not None  # there is a round at least
+        assert generator is not None  # there is at least one round
         return _by(Masker(config, generator)), {}
 
     def _round(
@@ -245,7 +246,7 @@ class Work:
         return train.Task(init, train.fixed(egg_separation.step, config), batch, validate, about, latest=True)
 
     def _nmf(self) -> Takes:
-        """Templates of the music that is learned from; in each song, others beside them are the voice's."""
+        """Fit templates to the training music; in each song, additional free templates model the voice."""
         budget, settings = self._budget, stft_of(self._config)
         clips = clips_of(self._sounds.music, self._config)
         rng, length = np.random.default_rng([budget.recipe.seed, 9]), (self._config.frames - 1) * self._config.hop
@@ -262,10 +263,10 @@ class Work:
         return takes
 
     def _glo(self) -> tuple[Takes, dict[str, Any]]:
-        """A network that makes music; one that makes voices of all songs that are tested with, and latent vectors of both."""
+        """Train a generator of music, then one of the voices of all test songs, with latent vectors of both."""
         c = self._config
         config = LatentMasking(bins=c.bins, frames=c.frames, channels=c.channels)
-        where: dict[str, tuple[int, list[int], int]] = {}  # of each song, its frames, where its blocks begin, its first block
+        where: dict[str, tuple[int, list[int], int]] = {}  # per song: frames, starts of its blocks, first block
         blocks: list[np.ndarray] = []
         for song in (made() for made in self._songs):
             heard = _image_of(song, c)
@@ -279,7 +280,7 @@ class Work:
             length, begins, first = where[song.listed.name]
             rows = jnp.arange(first, first + len(begins))
             share = np.asarray(latent_masking.shares(config, alone.learned.own.maker, mixed, rows))
-            # Sums are of compressed magnitudes, and so are shares.
+            # The model adds compressed magnitudes, so its shares are of these, too.
             return _taken(song, masked_songs.averaged(share, begins, length) ** np.float32(1 / POWER), c)
 
         return takes, {}
@@ -298,7 +299,7 @@ class Work:
             return latent_masking.init(config, key, len(images), kept is not None)
 
         about = self._about() | {"row": name, "config": asdict(config), "images": len(images)}
-        # There is nothing to validate: what is made has its own latent vectors.
+        # There is nothing to validate: each generated image has its own latent vector.
         made = train.Task(init, step, batch, lambda _: {"loss": 0.0}, about, latest=True)
         training = Training(epochs=1, steps_per_epoch=self._budget.glo_steps, patience=1, seed=seed)
         return train.train(made, training, self._place(name), progress=self._named(name)).state
@@ -309,14 +310,14 @@ def _by(network: neural.Windowed) -> Takes:
 
 
 def _image_of(song: Song, config: IdempotentMasker) -> Float[np.ndarray, "T F"]:
-    """All of a song, stretched as it is at work; silence after songs that are shorter than an image."""
+    """Return the compressed image of a whole song, scaled as at inference; songs shorter than an image are padded with silence."""
     heard = magnitude(song.mixture, stft_of(config))[:, : config.bins]
     padded = np.pad(heard, ((0, max(0, config.frames - len(heard))), (0, 0)))
     return compressed(padded, heard.min(), heard.max())
 
 
 def _taken(song: Song, mask: Float[np.ndarray, "T F"], config: IdempotentMasker) -> Float[np.ndarray, "2 N"]:
-    """Vocals and accompaniment, of the mask of the accompaniment."""
+    """Return vocals and accompaniment, given the mask of the accompaniment."""
     settings = stft_of(config)
     spectrum = np.asarray(stft(jnp.asarray(song.mixture[None]), settings))
     accompaniment = masked(spectrum, mask[: spectrum.shape[1]], settings, len(song.mixture), 1.0)[0]

@@ -1,8 +1,8 @@
-"""What the lines of `bayessep.michelashvili2019` come to: tables beside the paper's numbers, and findings.
+"""Tables of the results of `bayessep.michelashvili2019` beside the paper's numbers, and findings.
 
-Scores are in decibels: of the vocals, means over windows of a song, and of these the median over songs, as in the paper. Its
-numbers are of networks that learned from a hundred songs, for days on a GPU; ours learned from a few, for minutes, so that only
-differences between rows can be compared.
+Scores are of the vocals, in decibels: means over the windows of a song, and of these the median over songs, as in the paper. The
+paper's networks learned from a hundred songs, for days on a GPU, ours from a few, for minutes: only differences between rows can
+be compared.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ Result = Mapping[str, Any]
 
 MEASURES = ("SDR", "SIR", "SAR")
 PAPER_1 = {NMF: 0.0, GAN: 0.3, GLO: 0.6, EGGS: 0.3, EGGS_TUNED: 2.1, ALL: 3.2}
-"""Table 1: SDR of MUSDB18. Its other numbers are those of Halperin, Ephrat and Hoshen (2019)."""
+"""Table 1: SDR on MUSDB18. The numbers of the other methods are from Halperin, Ephrat and Hoshen (2019)."""
 PAPER_2 = {
     "GRA3": (-1.7, 1.3), "CHA": (1.6, 5.2), "STO2": (3.9, 6.7), "JEO2": (4.1, 6.1), "GRU-RIS-L": (4.2, 7.9),
     "MaDTwinNet": (4.6, 8.2), ALL: (3.5, 15.2),
 }  # fmt: skip
-"""Table 2: SDR and SIR of DSD100, of methods that learn from vocals, and of this one."""
+"""Table 2: SDR and SIR on DSD100, of methods trained on vocals and of the masker."""
 PAPER_3 = {
     ALL: (3.5, 15.2), "without R1": (-0.9, 3.4), "without R2": (2.3, 9.7), "without R3": (-4.3, 13.3), "without R4": (-6.3, -4.7),
     "without GAN_A": (-6.3, -4.2), "without GAN_C": (-4.1, -2.4), "without GAN_A and GAN_C": (-17.0, -3.6),
 }  # fmt: skip
-"""Table 3: what is left without a loss."""
+"""Table 3: SDR and SIR on DSD100 with losses left out."""
 
 
 class Results:
@@ -59,40 +59,40 @@ class Results:
         self.lines = sorted(lines, key=lambda line: (line["row"], line["song"]))
 
     def values(self, row: str, measure: str) -> dict[str, float]:
-        """Of each song that has it, by its name."""
+        """Return a measure by song, for the songs that have it."""
         of = {line["song"]: line["scores"].get(f"vocals {measure}") for line in self.lines if line["row"] == row}
         return {song: value for song, value in of.items() if value is not None}
 
     def median(self, row: str, measure: str) -> float:
-        """Over songs; NaN of none."""
+        """Return the median over songs; NaN if there are none."""
         values = list(self.values(row, measure).values())
         return float(np.median(values)) if values else float("nan")
 
     def has(self, row: str) -> bool:
-        """Whether a row was run."""
+        """Return whether a row was run."""
         return any(line["row"] == row for line in self.lines)
 
     def meet(self, row: str, other: str) -> bool:
-        """Whether two rows have scores of the same songs; one that diverged has none."""
+        """Return whether two rows have scores of a common song; a row that diverged has none."""
         return bool(self.values(row, "SDR").keys() & self.values(other, "SDR").keys())
 
     @property
     def groups(self) -> dict[str, str]:
-        """Which song an excerpt is of."""
+        """Song of each excerpt."""
         return {line["song"]: line["group"] for line in self.lines}
 
     def interval(self, row: str, measure: str) -> tuple[float, float]:
-        """Between what the median lies with 95 %."""
+        """Return the 95 % interval of the median."""
         return self._interval(self.values(row, measure))
 
     def lead(self, row: str, other: str, measure: str) -> tuple[float, float, float]:
-        """The median of what a row has more than another, excerpt by excerpt, and between what it lies with 95 %."""
+        """Return the median paired difference of two rows over excerpts, and its 95 % interval."""
         theirs = self.values(other, measure)
         values = {song: value - theirs[song] for song, value in self.values(row, measure).items() if song in theirs}
         return float(np.median(list(values.values()))), *self._interval(values)
 
     def _interval(self, values: Mapping[str, float]) -> tuple[float, float]:
-        """Of the median: bootstrap over songs, excerpts together."""
+        """Return the interval of the median by bootstrap over songs, whose excerpts are drawn together."""
         of: dict[str, list[float]] = {}
         for song, value in values.items():
             of.setdefault(self.groups[song], []).append(value)
@@ -109,7 +109,7 @@ class Results:
         return bootstrap(len(groups), medians)
 
     def rows(self) -> list[dict[str, Any]]:
-        """Medians and intervals of each row."""
+        """Return medians and intervals of each row."""
         made = []
         for row in dict.fromkeys(line["row"] for line in self.lines):
             scored = self.values(row, "SDR")
@@ -123,11 +123,11 @@ class Results:
 
 
 IDLE = 1e-3
-"""What is taken off of mixtures, of their magnitudes, by a masker that does nothing."""
+"""Share of the mixtures' magnitudes that a masker must take off to count as doing anything."""
 
 
 def _said(results: Results, row: str, measure: str) -> str:
-    """A median with its interval."""
+    """Format a median with its interval."""
     median = exact(results.median(row, measure))
     if not np.isfinite(median):
         return cell(median, 1)
@@ -140,7 +140,7 @@ def _of(results: Results, row: str, *paper: float) -> list[str]:
 
 
 def _changed(results: Results, row: str) -> list[str]:
-    """What g changes of music and of what it has left, in hundredths (`masker_training.measure`)."""
+    """Format how much g changes music and its own output, in per cent (`masker_training.measure`)."""
     learned = next(line["learned"] for line in results.lines if line["row"] == row)
     return [cell(100 * learned.get(f"changed_{what}", float("nan")), 1) for what in ("music", "twice")]
 
@@ -149,7 +149,7 @@ _HEAD = ["", *MEASURES]
 
 
 def tables(results: Results) -> list[Table]:
-    """The paper's three."""
+    """Return the paper's three tables."""
     nothing = float("nan")
     shown = (MIXTURE, QUARTER, *PAPER_1, *AT_WORK, IDEAL)
     first = [_of(results, row, PAPER_1.get(row, nothing)) for row in shown if results.has(row)]
@@ -182,7 +182,7 @@ VOICES = {
     "sung": "the voices of the songs that were made for the masker, speech that is sung, and the music under them",
     "spoken": "speech, and the music that the masker learned from",
 }
-"""What networks are shown that are shown voices."""
+"""Training material of the networks that are trained on voices."""
 
 
 def _heard(results: Results) -> str:
@@ -211,14 +211,14 @@ def _losses(results: Results) -> str:
 
 
 def findings(results: Results) -> list[Finding]:
-    """What the paper says, and what is owed to users."""
+    """Check the paper's claims, and what users may expect of the masker."""
     found = [_settled(results), *(_ahead(results, other) for other in (NMF, GAN, EGGS, EGGS_TUNED, QUARTER, MIXTURE))]
     found += [_hurts(results, row) for row in ABLATED]
     return [one for one in found if one is not None]
 
 
 SETTLED = 0.05
-"""What g may change of music, and of what it has left."""
+"""Greatest change, by g, of music and of its own output that passes as none."""
 
 
 def _settled(results: Results) -> Finding | None:
@@ -252,7 +252,7 @@ def _hurts(results: Results, row: str) -> Finding | None:
 
 
 def to_csv(results: Results) -> str:
-    """A line for each row."""
+    """Format the rows as CSV, one line each."""
     text, rows = io.StringIO(), results.rows()
     writer = csv.DictWriter(text, list(rows[0]) if rows else ["row"], lineterminator="\n")
     writer.writeheader()
@@ -261,13 +261,13 @@ def to_csv(results: Results) -> str:
 
 
 def about(results: Results, setup: Mapping[str, Any]) -> str:
-    """What was run, in a paragraph."""
+    """Describe the run in a paragraph."""
     seconds, own = setup["seconds"], setup["settings"]
     recipe = own["recipe"]
     times = recipe["songs"]
     sung = f", among them speech sung over all the music {times} times," if times else ""
     learned = f"{seconds['mixtures'] / 60:.0f} min of songs{sung} and {seconds['music'] / 60:.0f} min of music"
-    # Of those that are shown voices none is planned where there are no voices.
+    # Networks that are trained on voices are planned only where there are voices.
     rows = [row for row in BUDGETS[setup["budget"]].rows if results.has(row) or row not in TAUGHT]
     listened = f", after {n} in which a discriminator listened," if (n := setup["config"]["listening"]) else ""
     return (
@@ -283,5 +283,5 @@ def about(results: Results, setup: Mapping[str, Any]) -> str:
 
 
 def to_markdown(results: Results, about: str, notes: Sequence[str] = ()) -> str:
-    """The whole page."""
+    """Format the whole page."""
     return page("Separation without stems: paper 002", "\n\n".join([about, *notes]), {}, tables(results), findings(results))

@@ -1,4 +1,4 @@
-"""What reproductions print: tables and findings, for terminals and as Markdown."""
+"""Tables and findings of the reproductions, for terminals and as Markdown."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from bayessep.comparison import plain_table
 
 
 class Table(NamedTuple):
-    """Something to print: as text for terminals, or as Markdown."""
+    """A table, to be printed in a terminal or as Markdown."""
 
     title: str
     head: list[str]
@@ -20,7 +20,7 @@ class Table(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """A statement, whether the results bear it out (None: they do not settle it), and the numbers."""
+    """A claim, whether the results support it (None: undecided), and the numbers."""
 
     statement: str
     holds: bool | None
@@ -28,17 +28,20 @@ class Finding(NamedTuple):
 
     @property
     def answer(self) -> str:
-        """In a word or two."""
+        """Verdict in a word or two."""
         return "not settled" if self.holds is None else "yes" if self.holds else "no"
 
 
 def settled(gain: float, low: float, high: float, least: float = 0.0) -> bool | None:
-    """Whether there is a gain, of `least` as measured; None where its interval has room for both a gain and a loss, or is unknown.
+    """Return whether a gain is established.
+
+    True if its interval lies above 0 and the gain is at least `least`; False if the interval does not reach above 0, or the gain
+    misses a positive `least`; else None: the interval contains 0 or is unknown.
 
     Args:
         gain: as measured.
-        low, high: the ends of its interval; NaN where there is none, as of a single result.
-        least: what is claimed; with 0, any gain.
+        low, high: the ends of its interval; NaN where there is none, as for a single result.
+        least: the claimed gain; with 0, any gain.
     """
     if gain >= least and low > 0:
         return True
@@ -46,22 +49,22 @@ def settled(gain: float, low: float, high: float, least: float = 0.0) -> bool | 
 
 
 def half_width(deviation: float, count: int) -> float:
-    """Half of the 95 % interval of a mean of so many values of a standard deviation, by Student's t; NaN of a single one."""
+    """Return half of the 95 % interval (Student's t) of a mean of `count` values with this standard deviation; NaN for one."""
     return float(stats.t.ppf(0.975, count - 1)) * deviation / count**0.5 if count > 1 else float("nan")
 
 
 def bootstrap(groups: int | Sequence[int], of: Callable[..., Any], draws: int = 2000) -> tuple[float, float]:
-    """Between what a number lies with 95 %, where results come in groups, of which others might have been met.
+    """Return the 95 % interval of a statistic by bootstrap over groups of results, such as artists or songs.
 
     Args:
-        groups: how many there are: artists or songs, whose results are not independent. Of several kinds, as many are drawn of
-            each as there are.
-        of: told which are drawn, in a row for each draw, with repeats, an array (draws, groups) for each kind; returns the
-            number of each row.
-        draws: how many.
+        groups: number of groups, within which results are not independent; one number for each kind of group. Each draw takes
+            as many of a kind as there are.
+        of: called with the groups drawn, with repeats: for each kind an array (draws, groups) of indices. Returns the statistic
+            of each draw.
+        draws: number of draws.
 
     Returns:
-        Its ends; NaN where there is but one group of a kind, which says nothing of others.
+        The ends of the interval; NaN where a kind has only one group, which says nothing about others.
     """
     rng = np.random.default_rng(0)
     kinds = [groups] if isinstance(groups, int) else groups
@@ -72,23 +75,23 @@ def bootstrap(groups: int | Sequence[int], of: Callable[..., Any], draws: int = 
 
 
 def between(low: float, high: float, form: str = "+.1f") -> str:
-    """What is said of an interval behind its number; nothing where there is none."""
+    """Format an interval to follow its number; empty if it is unknown."""
     return "" if np.isnan(low + high) else f", 95 % from {low:{form}} to {high:{form}}"
 
 
 def not_all(there: int, planned: int) -> str:
-    """That results are not all that are planned; nothing if they are."""
+    """Return a note that results are incomplete; empty if they are not."""
     return f" Not all of it has been run: {there} of {planned} results are there." if there < planned else ""
 
 
 def every(answers: Iterable[bool | None]) -> bool | None:
-    """Whether all of several claims hold: one that does not is enough for a no, and one that is not settled for that."""
+    """Return whether all claims hold: False if any fails, else None if any is undecided."""
     given = set(answers)
     return False if False in given else None if None in given else True
 
 
 def to_rich(table: Table) -> Any:
-    """A table for a terminal."""
+    """Format a table for a terminal."""
     made = plain_table(table.title, table.note)
     for n, head in enumerate(table.head):
         made.add_column(head, justify="left" if n == 0 else "right", overflow="fold")
@@ -98,13 +101,13 @@ def to_rich(table: Table) -> Any:
 
 
 def account(tables: Iterable[Table], findings: Iterable[Finding], path: object, *before: str) -> Any:
-    """Tables, findings and where all of it is, for a terminal."""
+    """Format tables, findings and the path of the full results for a terminal."""
     statements = "\n".join(f"{f.answer:<12}{f.statement} ({f.numbers})" for f in findings)
     return Group(*before, *map(to_rich, tables), statements, "", f"all of it: {path}")
 
 
 def page(title: str, about: str, pictures: Mapping[str, str], tables: Iterable[Table], findings: Iterable[Finding]) -> str:
-    """Pictures (files beside the page, and what they show), tables and findings as Markdown."""
+    """Format pictures (files next to the page, and their captions), tables and findings as Markdown."""
     parts = [f"# {title}\n\n{about}\n", *(f"![{shows}]({name})\n" for name, shows in pictures.items())]
     for table in tables:
         cells = [table.head, ["---", *["---:"] * (len(table.head) - 1)], *table.rows]

@@ -1,11 +1,11 @@
-"""The experiment of paper 000 on recordings at hand: who speaks over which jingle, and what is known of both.
+"""Paper 000's experiment on the available recordings: which speaker is mixed with which jingle, and what is known of both.
 
-Eight speakers, as in the paper; a jingle of four seconds repeats under whole utterances, and its first half is labelled. Speech
-is trained on the same speaker (Self), on him and three others (All), or on these three (Other). Speakers and jingles are named
-here, so that everybody who has the recordings has the same mixtures. None of the experiment's mixtures was used to choose a
-default of `Settings`, but some speakers and jingles were (`SEEN`): the tables say what holds of the others alone, too. Other
-settings than the defaults are weighed by other mixtures (`DEVELOPMENT`), of which no speaker and no jingle is in the experiment;
-some composers are in both.
+Eight speakers, as in the paper; a four-second jingle repeats under whole utterances, and its first half is labelled. Speech is
+learned from the same speaker (Self), from that speaker and three others (All), or from these three only (Other). Speakers and
+jingles are named here, so that everybody who has the recordings gets the same mixtures. None of the experiment's mixtures was
+used to choose a default of `Settings`, but some speakers and jingles were (`SEEN`): the tables also report the other items
+alone. Alternatives to the defaults are compared on other mixtures (`DEVELOPMENT`), which share no speaker or jingle with the
+experiment, but some composers.
 """
 
 from collections.abc import Callable
@@ -24,17 +24,17 @@ from bayessep.mixing import scale_to_ratio
 
 RATE = 16000  # Hz
 JINGLE_SECONDS = 4.0
-ITEM_SECONDS = 16.0  # of an item: as many whole utterances as go into it, and silence around them
-TRAINING_SECONDS = 30.0  # of a speaker at most, but for the rest of an utterance; the paper has two minutes
+ITEM_SECONDS = 16.0  # as many whole utterances as fit, centred in silence
+TRAINING_SECONDS = 30.0  # per speaker, exceeded only to finish an utterance; the paper uses two minutes
 TRAININGS = ("Self", "All", "Other")
 
 
 class Cast(NamedTuple):
-    """Who speaks over what."""
+    """Speakers and the jingles they are mixed with."""
 
-    speakers: dict[str, int]  # `split_group` of the manifest, and how many items each gives
-    jingles: tuple[tuple[str, float], ...]  # of the items in turn: file, and the second in which its jingle begins
-    rounds: int = 1  # how often the same speech is heard, each time over other jingles
+    speakers: dict[str, int]  # `split_group` in the manifest, and number of items
+    jingles: tuple[tuple[str, float], ...]  # assigned to the items in turn: file, and start of the jingle in seconds
+    rounds: int = 1  # how often the same speech is used, each time with other jingles
 
 
 EXPERIMENT = Cast(
@@ -61,7 +61,7 @@ EXPERIMENT = Cast(
         ("music/opensurge/allegro.ogg", 0.5),
     ),
 )
-"""The mixtures that the tables of the paper are about."""
+"""Mixtures for the reproduction of the paper's tables."""
 
 DEVELOPMENT = Cast(
     {
@@ -100,58 +100,58 @@ DEVELOPMENT = Cast(
     ),
     rounds=4,
 )
-"""Mixtures by which defaults and what they might be are weighed."""
+"""Mixtures on which the defaults are compared with alternatives."""
 
 SEEN = ("ljspeech-LJ", "librispeech-1998", "vibe_ace", "sharp", "sugar_plum_fairy")
-"""Speakers and jingles that were in other mixtures by which early versions of the defaults were chosen."""
+"""Speakers and jingles of other mixtures, on which early versions of the defaults were chosen."""
 
 
 class Item(NamedTuple):
-    """Speech, a jingle, and speech to learn from; mono, at `RATE`."""
+    """Speech, a jingle and training speech; mono, at `RATE`."""
 
     name: str
     speech: Float[np.ndarray, " N"]
     transcript: str  # empty where there is none
-    jingle: Float[np.ndarray, " J"]  # of `JINGLE_SECONDS`
-    training: dict[str, tuple[np.ndarray, ...]]  # by name of `TRAININGS`
+    jingle: Float[np.ndarray, " J"]  # `JINGLE_SECONDS` long
+    training: dict[str, tuple[np.ndarray, ...]]  # by training set (`TRAININGS`)
 
 
 class Mixed(NamedTuple):
-    """An item at some ratio, under some condition."""
+    """An item mixed at a ratio under a condition."""
 
     speech: Float[np.ndarray, " N"]
     music: Float[np.ndarray, " N"]
-    labelled: Float[np.ndarray, " M"]  # the first half of the jingle, as it is before anything is done to it
+    labelled: Float[np.ndarray, " M"]  # the first half of the jingle, at the gain of the mix but without the condition's change
 
     @property
     def mixture(self) -> Float[np.ndarray, " N"]:
-        """What is heard."""
+        """Sum of speech and music."""
         return self.speech + self.music
 
 
 # --- conditions ----------------------------------------------------------------------------------------------------------
 
-OUT_OF_STEP = 237  # samples of silence after each repeat: the period is a multiple of no hop
+OUT_OF_STEP = 237  # samples of silence after each repeat, so that the period is a multiple of no hop
 
 
 def _filtered(music: np.ndarray) -> np.ndarray:
-    """Through a band of 300 to 3000 Hz, with slopes of 6 dB an octave."""
+    """Band-pass the music to 300 to 3000 Hz, with slopes of 6 dB per octave."""
     sections = signal.butter(1, [300, 3000], "band", fs=RATE, output="sos")
     return np.asarray(signal.sosfilt(sections, music), np.float32)
 
 
 def _faded(music: np.ndarray) -> np.ndarray:
-    """In over its first quarter and out over its last, from and to a tenth."""
+    """Fade the music in over its first quarter and out over its last, from and to a tenth of its amplitude."""
     at = (np.arange(len(music)) + 0.5) / len(music)
     return (music * (0.1 + 0.9 * np.clip(4 * np.minimum(at, 1 - at), 0, 1))).astype(np.float32)
 
 
 class Condition(NamedTuple):
-    """What happens to the music after it was labelled, and in which mixtures."""
+    """A change of the music after labelling, and the mixtures that it applies to."""
 
     pause: int = 0  # samples of silence between repeats
     change: Callable[[np.ndarray], np.ndarray] = np.asarray
-    cast: Cast = EXPERIMENT  # of which items
+    cast: Cast = EXPERIMENT  # source of the items
 
 
 CONDITIONS = {
@@ -167,11 +167,11 @@ CONDITIONS |= {
 }
 
 MET = tuple(name for name, condition in CONDITIONS.items() if condition.cast is EXPERIMENT)
-"""The conditions of the experiment."""
+"""Conditions of the experiment, without those of the development mixtures."""
 
 
 def mix(item: Item, smr_db: float | int, condition: str = "plain") -> Mixed:
-    """The item with its music at a speech-to-music ratio (energies of the whole waveforms, in dB)."""
+    """Mix an item at a speech-to-music ratio (energies of the whole waveforms, in dB) under a condition."""
     pause, change, _ = CONDITIONS[condition]
     music = change(np.resize(np.pad(item.jingle, (0, pause)), item.speech.shape))
     gain = np.float32(scale_to_ratio(item.speech, music, smr_db))
@@ -187,13 +187,13 @@ class _Speaker(NamedTuple):
 
 
 def _divide(recordings: list[Recording], n_items: int) -> _Speaker:
-    """Whole utterances in the order of their names: first those to take apart, then those to learn from."""
+    """Split a speaker's utterances, in order of their paths: first those of the items, then those for training."""
     rest = sorted(recordings, key=lambda r: r.path)
     items: list[list[Recording]] = []
     for _ in range(n_items):
         one: list[Recording] = []
         while (more := next((r for r in rest if sum(o.duration for o in one) + r.duration <= ITEM_SECONDS), None)) is not None:
-            if one and rest.index(more) > 0:  # what follows does not fit
+            if one and rest.index(more) > 0:  # the next utterance does not fit
                 break
             one.append(more)
             rest.remove(more)
@@ -205,10 +205,10 @@ def _divide(recordings: list[Recording], n_items: int) -> _Speaker:
 
 
 def load(folder: Path, cast: Cast = EXPERIMENT) -> list[Callable[[], Item]]:
-    """The items in the order of the cast, each read when it is called.
+    """Return a function for each item, in the order of the cast, that reads it when called.
 
     Raises:
-        UserError: there is no manifest, or a speaker or a jingle is missing from it.
+        UserError: there is no manifest, or it has too little speech of a speaker or lacks a jingle.
     """
     recordings = data.read_manifest(folder)
     speakers = {}
@@ -226,24 +226,24 @@ def load(folder: Path, cast: Cast = EXPERIMENT) -> list[Callable[[], Item]]:
 
 
 def _items(cast: Cast) -> list[tuple[str, int, str, float]]:
-    """Speaker, which of the speaker's items, jingle, and where it begins."""
+    """Return, for each item, its speaker, its index among the speaker's items, its jingle and where that starts (s)."""
     spoken = [(name, n) for name, count in cast.speakers.items() for n in range(count)] * cast.rounds
     return [(*who, *cast.jingles[index % len(cast.jingles)]) for index, who in enumerate(spoken)]
 
 
 def names(cast: Cast = EXPERIMENT) -> list[str]:
-    """Of the items, without reading them."""
+    """Return the names of the items without reading them."""
     return [_name(speaker, n, jingle) for speaker, n, jingle, _ in _items(cast)]
 
 
 def speech_of(item: int, condition: str = "plain") -> int:
-    """Which speech an item has: those of one speech over several jingles are no independent samples."""
+    """Return the index of an item's speech: items with the same speech over several jingles are not independent samples."""
     cast = CONDITIONS[condition].cast
     return item % (len(_items(cast)) // cast.rounds)
 
 
 def unseen() -> list[int]:
-    """The items of which neither speaker nor jingle is `SEEN`."""
+    """Return the indices of the items of which neither speaker nor jingle is in `SEEN`."""
     return [n for n, name in enumerate(names()) if not any(seen in name for seen in SEEN)]
 
 

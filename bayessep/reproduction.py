@@ -1,6 +1,6 @@
-"""Paper 000's experiment, run: every method, ratio, training and condition, resumable, a line of JSON for each result.
+"""Run paper 000's experiment: every method, ratio, training set and condition; resumable, one line of JSON per result.
 
-`plan` says what is run, `run` runs what is missing from a folder, `bayessep.tables` reads the lines and makes tables of them.
+`plan` lists the tasks, `run` runs those that a folder lacks, and `bayessep.tables` makes tables of the lines.
 """
 
 import dataclasses
@@ -31,15 +31,15 @@ from bayessep.tempering import calibrate
 # --- rows of the tables --------------------------------------------------------------------------------------------------
 
 BEST = Settings()
-"""The default of `bayessep separate`: the row that all others are compared with."""
+"""The default of `bayessep separate`, with which all other rows are compared."""
 
 NEAR_PAPER = dict(
     chain=False, overlap=0.5, speech_shape=None, mask_power=1.0, filter_shape=None, gain_shape=None, level=0.5, bases=40
 )  # fmt: skip
-"""Near what the paper has: independent frames that overlap by a half, free filter and gain, masks of magnitudes.
+"""Settings close to the paper's: independent frames with 50 % overlap, free filter and gain, magnitude masks.
 
-The paper has 300 templates for one speaker and 600 for several, and prints another rule for q(r); these rows differ from the
-default in what was changed here, and in nothing else.
+The paper uses 300 templates for one speaker and 600 for several, and prints another update for q(r); these rows differ from the
+default only in the settings above.
 """
 
 PAPER_METHODS = ("nmf", "variational", "icm", "joint")
@@ -52,10 +52,10 @@ PAPER_ROWS = {
     f"{name}, near the paper": dataclasses.replace(BEST, method=name, **NEAR_PAPER) for name in (*PAPER_METHODS, "unsupervised")
 }
 ABLATION_SCENES = ((15.0, "plain"), (0.0, "plain"), (0.0, "all three"))
-"""Ratios and conditions at which the parts of the default are left out."""
+"""Ratios and conditions of the ablation."""
 
 DEVELOPMENT_SCENES = ((15.0, "development"), (0.0, "development"), (0.0, "development, all three"))
-"""The same over mixtures that are not the experiment's; there the methods are compared, too."""
+"""Those of the ablation on the development mixtures, on which the methods are compared, too."""
 
 ABLATION_ROWS = {
     "without the chain": dataclasses.replace(BEST, chain=False),
@@ -71,12 +71,12 @@ ABLATION_ROWS = {
     "mask of magnitudes": dataclasses.replace(BEST, mask_power=1.0),
     "as sure as it is": dataclasses.replace(BEST, spread=None),
 }
-"""The default row (variational) without one of the changes that it is made of."""
+"""Ablations of the default (variational): one of its components removed or changed."""
 
 DEVELOPMENT_ROWS = ("ideal ratio mask", *METHOD_ROWS, "KL-NMF", *ABLATION_ROWS)
 
 SEED_ROWS = {f"{BEST.method}, seed + {n}": dataclasses.replace(BEST, seed=n) for n in (1, 2)}
-"""The default with other seeds: a row's seed is added to that of the run."""
+"""The default with other seeds; a row's seed is added to the run's."""
 
 MODEL_ROWS = METHOD_ROWS | LOG_MODE_ROWS | WEIGHT_ROWS | PAPER_ROWS | ABLATION_ROWS | SEED_ROWS
 
@@ -85,26 +85,26 @@ MODEL_ROWS = METHOD_ROWS | LOG_MODE_ROWS | WEIGHT_ROWS | PAPER_ROWS | ABLATION_R
 
 
 KEY = ("item", "smr_db", "condition", "training", "row")
-"""What identifies a result."""
+"""Fields that identify a result."""
 
 
 class Task(NamedTuple):
-    """Rows that share one mixture."""
+    """Rows to run on one mixture."""
 
     item: int
     smr_db: float
     condition: str
     training: str
     rows: tuple[str, ...]
-    words: bool = False  # whether they are transcribed, too
+    words: bool = False  # whether the estimates are transcribed, too
 
     def keys(self) -> list[tuple[Any, ...]]:
-        """The `KEY` of each row."""
+        """Return the `KEY` of each row."""
         return [(self.item, self.smr_db, self.condition, self.training, row) for row in self.rows]
 
 
 def plan(quick: bool = False, development: bool = False) -> list[Task]:
-    """Everything that is run, the tables of the paper first; on request the development mixtures, too."""
+    """Return all tasks, those of the paper's tables first; with `development`, also those on the development mixtures."""
     count = len(protocol.names())
     usual = (*baselines.BASELINES, *baselines.SHARPER, *METHOD_ROWS)
     if quick:
@@ -128,12 +128,12 @@ def plan(quick: bool = False, development: bool = False) -> list[Task]:
 
 
 def keys_of(tasks: Iterable[Task]) -> set[tuple[Any, ...]]:
-    """What is run in all; a row that several tasks have, once."""
+    """Return the keys of all rows of the tasks, without duplicates."""
     return {key for task in tasks for key in task.keys()}
 
 
 def missing(tasks: Iterable[Task], done: set[tuple[Any, ...]]) -> list[Task]:
-    """What is left to run of them; a row that several tasks have is run by the first."""
+    """Return the tasks reduced to the rows still to be run; a row that several tasks share stays with the first."""
     left, seen = [], set(done)
     for task in tasks:
         rows = tuple(row for row, key in zip(task.rows, task.keys(), strict=True) if key not in seen)
@@ -152,14 +152,14 @@ Progress = Callable[[str, int, int, float], None]
 def run(
     folder: Path, data: Path, tasks: Sequence[Task], *, seed: int = 0, jobs: int = 1, progress: Progress | None = None
 ) -> list[dict[str, Any]]:
-    """Run what `folder` does not hold yet, in `jobs` processes; each result is a line of its results.jsonl at once.
+    """Run what `folder` does not hold yet, in `jobs` processes, and append each result to its results.jsonl at once.
 
     Returns all results of the tasks, those of earlier runs included.
 
     Raises:
         UserError: recordings are missing, or the folder holds results of another version, seed or settings.
     """
-    protocol.load(data)  # what is missing is said before any work is done
+    protocol.load(data)  # report missing recordings before any work is done
     if any(protocol.CONDITIONS[task.condition].cast is protocol.DEVELOPMENT for task in tasks):
         protocol.load(data, protocol.DEVELOPMENT)
     _check_setup(folder, seed)
@@ -177,10 +177,10 @@ def run(
 
 
 def held(folder: Path, tasks: Sequence[Task], *, seed: int = 0) -> list[dict[str, Any]]:
-    """What a folder holds of tasks; nothing is run or written.
+    """Return the results in a folder that belong to the tasks, without running or writing anything.
 
     Raises:
-        UserError: it holds nothing of them, or results of another version, seed or settings.
+        UserError: it holds none of them, or results of another version, seed or settings.
     """
     results = _of(tasks, folder)
     if not results or not (folder / SETUP).is_file():
@@ -190,7 +190,7 @@ def held(folder: Path, tasks: Sequence[Task], *, seed: int = 0) -> list[dict[str
 
 
 def _of(tasks: Iterable[Task], folder: Path) -> list[dict[str, Any]]:
-    """The results in a folder that are of tasks."""
+    """Return the results in a folder that belong to the tasks."""
     wanted = keys_of(tasks)
     return [result for result in read(folder) if key_of(result) in wanted]
 
@@ -200,7 +200,7 @@ def _worked(tasks: Sequence[Task], folder: Path, data: Path, seed: int, jobs: in
         for task in tasks:
             yield work(task, folder, data, seed)
         return
-    # Each process has a thread of its own: two that share all threads wait for one another. It computes where this one does.
+    # One thread per process: processes that share all threads wait for one another. Each uses this one's JAX backend.
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1".strip()
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     with _environment(threads | {"XLA_FLAGS": flags, "JAX_PLATFORMS": jax.default_backend()}):
@@ -208,15 +208,15 @@ def _worked(tasks: Sequence[Task], folder: Path, data: Path, seed: int, jobs: in
 
 
 def in_processes(function: Callable[[Task], int], tasks: Sequence[Task], jobs: int) -> Iterable[int]:
-    """What the function returns for each task, in the order in which they are done.
+    """Yield what the function returns for each task, in order of completion.
 
     Raises:
-        UserError: a process was ended from outside.
+        UserError: a process was killed from outside.
     """
     pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"))
     try:
         futures = [pool.submit(function, task) for task in tasks]
-        pool.submit(int)  # the thread that watches the processes may have looked before the last began; this makes it look again
+        pool.submit(int)  # the thread that watches the processes may have looked before the last started; this wakes it again
         for future in as_completed(futures):
             yield future.result()
     except BrokenProcessPool:
@@ -224,19 +224,19 @@ def in_processes(function: Callable[[Task], int], tasks: Sequence[Task], jobs: i
             "a process was ended from outside, perhaps for want of memory; results are kept: call again, with fewer --jobs."
         ) from None
     finally:
-        # An interruption does not wait for what is under way: what is done is on disk.
+        # After an interruption, do not wait for running tasks: finished results are on disk.
         processes = list((pool._processes or {}).values())
         watching: Any = pool._executor_manager_thread
         pool.shutdown(wait=False, cancel_futures=True)
         for process in processes:
             process.terminate()
-        if watching is not None:  # it gives semaphores back, of which Python would complain
+        if watching is not None:  # it releases semaphores, which Python would otherwise report as leaked
             watching.join(timeout=5)
 
 
 @contextmanager
 def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """These variables for as long as it lasts: processes begun meanwhile inherit them."""
+    """Set environment variables inside the block; processes started in it inherit them."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -250,14 +250,18 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 
 
 def key_of(result: dict[str, Any], names: Sequence[str] = KEY) -> tuple[Any, ...]:
-    """What `Task.keys` says of it."""
+    """Return the key of a result: its fields `names`, by default those of `Task.keys`."""
     return tuple(result[name] for name in names)
 
 
 def read(folder: Path, names: Sequence[str] = KEY) -> list[dict[str, Any]]:
-    """All results in a folder, each identified by the values of `names`."""
+    """Return all results in a folder; of several with equal fields `names`, the last.
+
+    Raises:
+        UserError: a line is no result of this experiment.
+    """
     path = folder / RESULTS
-    whole, _, _ = path.read_bytes().rpartition(b"\n") if path.is_file() else (b"", b"", b"")  # but for half a line at the end
+    whole, _, _ = path.read_bytes().rpartition(b"\n") if path.is_file() else (b"", b"", b"")  # without an incomplete last line
     results = []
     for n, line in enumerate(whole.splitlines(), 1):
         try:
@@ -270,13 +274,13 @@ def read(folder: Path, names: Sequence[str] = KEY) -> list[dict[str, Any]]:
 
 
 def append(folder: Path, result: Mapping[str, Any]) -> None:
-    """One more result, on disk at once."""
+    """Append one result to the folder's results.jsonl."""
     with (folder / RESULTS).open("a", encoding="utf-8") as file:
         file.write(json.dumps(result) + "\n")
 
 
 def drop_half_a_line(path: Path) -> None:
-    """What an interruption may have left at the end: the next result would be written onto it."""
+    """Remove an incomplete last line, left by an interruption: the next result would be appended to it."""
     if path.exists():
         text = path.read_bytes()
         if len(whole := text[: text.rfind(b"\n") + 1]) < len(text):
@@ -286,10 +290,10 @@ def drop_half_a_line(path: Path) -> None:
 def finished(
     folder: Path, names: Sequence[str], experiment: str, setup_of: Callable[[Path], dict[str, Any]], budget: str, seed: int
 ) -> list[dict[str, Any]]:
-    """What a folder holds of an experiment whose setup has one budget and one seed.
+    """Return a folder's results of an experiment whose setup has one budget and one seed.
 
     Raises:
-        UserError: that is nothing, or of another budget or seed; or as `setup_of`.
+        UserError: there are none, or they have another budget or seed; or as `setup_of`.
     """
     if not (folder / RESULTS).is_file():
         raise UserError(f"{folder} holds no results of {experiment}; leave --finished out, or name another folder with -o.")
@@ -300,10 +304,10 @@ def finished(
 
 
 def read_setup(folder: Path, needed: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
-    """What the results of a folder are of.
+    """Return the setup file of a folder: what its results depend on.
 
     Raises:
-        UserError: it does not say so, or not all that is `needed` of it.
+        UserError: it is missing or damaged, or lacks something that `needed` looks up.
     """
     try:
         setup = json.loads((folder / SETUP).read_text(encoding="utf-8"))
@@ -314,7 +318,7 @@ def read_setup(folder: Path, needed: Callable[[dict[str, Any]], object]) -> dict
 
 
 def settle(folder: Path, setup: dict[str, Any]) -> None:
-    """Write down what results depend on, or compare.
+    """Write the setup, on which results depend, or compare it with the folder's.
 
     Raises:
         UserError: the folder holds results of another run.
@@ -328,7 +332,7 @@ def settle(folder: Path, setup: dict[str, Any]) -> None:
 
 
 def _check_setup(folder: Path, seed: int, *, writes: bool = True) -> None:
-    """Write down what results depend on, or compare. Rows and mixtures that were not there before may come."""
+    """Write the setup, or compare it. New rows may be added, and development mixtures to a setup that lists none."""
     rows = {name: dataclasses.asdict(settings) for name, settings in MODEL_ROWS.items()}
     items, development = protocol.names(), protocol.names(protocol.DEVELOPMENT)
     setup = {"version": __version__, "seed": seed, "items": items, "development": development, "rows": rows}
@@ -345,7 +349,7 @@ def _check_setup(folder: Path, seed: int, *, writes: bool = True) -> None:
 
 
 def work(task: Task, folder: Path, data: Path, seed: int) -> int:
-    """Run the rows of a task and append their results; returns how many."""
+    """Run the rows of a task and append their results; return their number."""
     from bayessep.commands import forget_programs, use_cache
 
     use_cache()
@@ -377,7 +381,7 @@ def _scores(mixed: Mixed, estimate: np.ndarray) -> dict[str, float | None]:
     references = {"speech": mixed.speech, "music": mixed.music}
     speech = metrics.evaluate_stems(references, {"speech": estimate})["speech"]
     values = {"smr": speech.sir, "sar": speech.sar, "sdr": speech.sdr, "si_sdr": speech.si_sdr}
-    return {name: float(value) if value < 99 else None for name, value in values.items()}  # None: nothing but rounding
+    return {name: float(value) if value < 99 else None for name, value in values.items()}  # None: the error is only rounding
 
 
 def _baseline(row: str, item: Item, mixed: Mixed, training: str, seed: int) -> np.ndarray:
@@ -393,7 +397,7 @@ def _method(
 ) -> tuple[np.ndarray, dict[str, Any]]:
     settings = dataclasses.replace(settings, seed=seed + settings.seed)
     mixture, known = mixed.mixture[None], Known(item.training[training], (mixed.labelled,))
-    # Templates depend on these alone; methods share them.
+    # Templates depend only on these settings, so methods share them.
     shared = (METHODS[settings.method].needs_speech, settings.bases, settings.level, settings.overlap, settings.seed)
     if shared not in trained:
         _, plan = analyse(mixture, protocol.RATE, known, settings)

@@ -1,9 +1,9 @@
-"""Paper 004's experiment, run: vocals and accompaniment by masks at many confidences, a line of JSON for each result.
+"""Run paper 004's experiment: vocals and accompaniment by masks at many confidences, one line of JSON per result.
 
-Songs are dealt into folds (`bayessep.corpora.folds`), all songs of an artist into one if there are as many artists as folds, all
-excerpts of a song in any case: each is taken apart by a network and by templates that learned from the songs of the other folds.
-The paper has one split of 63 songs; few songs would make of it a test on one or two. `plan` says what is run, `run` runs what is
-missing from a folder, `bayessep.simpson2015_tables` makes curves and tables of the lines.
+Songs are divided into folds (`bayessep.corpora.folds`); all songs of an artist are in one if there are at least as many artists as
+folds, all excerpts of a song in any case. Each song is separated by a network and by templates that were trained on the other
+folds. The paper has one split of 63 songs; with few songs, that would be a test on one or two. `plan` lists the tasks, `run` runs
+those that a folder lacks, and `bayessep.simpson2015_tables` makes curves and tables of the lines.
 """
 
 from __future__ import annotations
@@ -37,30 +37,30 @@ from bayessep.stft import stft
 from bayessep.train import CHECKPOINTS, Diverged, Progress, train
 
 FOLDS = 3
-HELD = 0.25  # of the songs to learn from: they say when to stop
+HELD = 0.25  # share of the training songs held out as validation set, for early stopping
 SOURCES = ("vocals", "accompaniment")
 DNN, NMF, IDEAL, MIXTURE = "DNN", "NMF", "ideal binary mask", "mixture"
 METHODS = (IDEAL, MIXTURE, DNN, NMF)
-"""What is compared. The mixture, taken for either source, says what there was before."""
+"""Methods that are compared. The mixture, taken as the estimate of either source, is the starting point."""
 MEASURES = ("sdr", "sir", "sar")
 ALPHAS = tuple(round(0.01 + 0.1 * n, 2) for n in range(10))
-"""Confidences of the authors' code."""
+"""Confidence thresholds of the authors' code."""
 
 # --- how much is done ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How much is tested, and how long is learned.
+    """How much is tested, and how long methods are trained.
 
     Attributes:
-        alphas: confidences at which masks are made.
-        excerpts: of a song that are used, at most; 0 for all.
-        preset, epochs, steps, patience: of the network (`karaoke.Recipe`); steps are those of an epoch.
-        templates: of each source. The paper has 1500 for 15,000 windows, a tenth, and so has this for the 350 or so that there
-            are of two excerpts each of four songs.
-        sweeps: of updates when templates are learned.
-        activation_sweeps: when they are found in a mixture; the authors' code has 100, and half of them change little.
+        alphas: confidence thresholds of the masks.
+        excerpts: used of a song, at most; 0 for all.
+        preset, epochs, steps, patience: of the network (`karaoke.Recipe`); steps are per epoch.
+        templates: of each source. The paper has 1500 for 15,000 windows, a tenth; so has this, for the 350 or so windows of two
+            excerpts from each of four songs.
+        sweeps: updates when templates are learned.
+        activation_sweeps: updates when activations are found in a mixture; the authors' code has 100, half of which change little.
     """
 
     alphas: tuple[float, ...] = ALPHAS
@@ -74,7 +74,7 @@ class Budget:
     activation_sweeps: int = 50
 
     def recipe(self, seed: int) -> Recipe:
-        """How the network is trained."""
+        """Return the training recipe of the network."""
         return Recipe(self.preset, epochs=self.epochs, steps_per_epoch=self.steps, patience=self.patience, seed=seed)
 
 
@@ -85,7 +85,7 @@ BUDGETS = {
 
 
 class Task(NamedTuple):
-    """A song, taken apart in one way."""
+    """A song, separated by one method."""
 
     song: str
     method: str
@@ -96,7 +96,7 @@ KEY = Task._fields
 
 
 class Corpus:
-    """Songs in their folds."""
+    """The songs, in their folds."""
 
     def __init__(self, folder: Path) -> None:
         songs = karaoke.read_songs(folder)
@@ -124,16 +124,16 @@ class Corpus:
 
     @property
     def artists_met(self) -> int:
-        """How many artists there are, if they are so few that what is tested was learned from others of their songs; else 0."""
+        """Number of artists, if there are too few to keep them apart, so that training and test songs share them; else 0."""
         artists = {song.artist for song in self.songs.values() if song.artist}
         return len(artists) if len(artists) < FOLDS else 0
 
     def fold_of(self, song: str) -> int:
-        """In which it is tested."""
+        """Return the fold in which a song is tested."""
         return next(n for n, fold in enumerate(self.folds) if song in fold)
 
     def used(self, budget: Budget) -> list[str]:
-        """The songs of a budget, fold by fold."""
+        """Return the names of the songs that a budget uses, fold by fold."""
         names, seen = [], {}
         for name in (name for fold in self.folds for name in fold):
             group = self.songs[name].group
@@ -143,16 +143,16 @@ class Corpus:
         return names
 
     def others(self, fold: int, budget: Budget) -> list[Song]:
-        """What may be learned from when a fold is tested."""
+        """Return the training songs for the test of a fold."""
         return [self.songs[name] for name in self.used(budget) if self.fold_of(name) != fold]
 
     def seconds(self, budget: Budget) -> float:
-        """How long the songs of a budget last."""
+        """Return the total duration of the songs that a budget uses."""
         return sum(len(self.songs[name].vocals) for name in self.used(budget)) / RATE
 
 
 def plan(corpus: Corpus, budget: str) -> list[Task]:
-    """Everything that is run, fold by fold and method by method."""
+    """Return all tasks, fold by fold and method by method."""
     names = corpus.used(BUDGETS[budget])
     folds = [[name for name in names if corpus.fold_of(name) == n] for n in range(FOLDS)]
     return [Task(name, method, budget) for fold in folds for method in METHODS for name in fold]
@@ -162,7 +162,7 @@ def plan(corpus: Corpus, budget: str) -> list[Task]:
 
 
 def run(folder: Path, corpus: Corpus, budget: str, *, seed: int = 0, progress: Progress = lambda *_: None) -> list[dict[str, Any]]:
-    """Run what `folder` does not hold yet of a budget; each result is a line of its results.jsonl at once.
+    """Run what `folder` does not hold yet of a budget, and append each result to its results.jsonl at once.
 
     Returns all results of the budget, those of earlier runs included.
 
@@ -180,15 +180,15 @@ def run(folder: Path, corpus: Corpus, budget: str, *, seed: int = 0, progress: P
             result = work(task)
             append(folder, task._asdict() | result)
     for checkpoints in (folder / "training" / budget).rglob(CHECKPOINTS):
-        shutil.rmtree(checkpoints)  # a gigabyte that nobody asks for any more
+        shutil.rmtree(checkpoints)  # a gigabyte that is no longer needed
     return [result for result in read(folder, KEY) if key_of(result, KEY) in tasks]
 
 
 def finished(folder: Path, corpus: Corpus, budget: str, *, seed: int = 0) -> list[dict[str, Any]]:
-    """What a folder holds of a budget; nothing is run or written.
+    """Return a folder's results of a budget, without running or writing anything.
 
     Raises:
-        UserError: it holds nothing of it, or results of other songs, settings, another seed or version.
+        UserError: it holds none, or results of other songs, settings, another seed or version.
     """
     results = [result for result in read(folder, KEY) if result["budget"] == budget]
     if not results or not (folder / SETUP).is_file():
@@ -198,7 +198,7 @@ def finished(folder: Path, corpus: Corpus, budget: str, *, seed: int = 0) -> lis
 
 
 def _check_setup(folder: Path, corpus: Corpus, seed: int, *, writes: bool = True) -> None:
-    """Write down what results depend on, or compare."""
+    """Write the setup, on which results depend, or compare it with the folder's."""
     setup = {
         "version": __version__,
         "seed": seed,
@@ -215,7 +215,7 @@ def _check_setup(folder: Path, corpus: Corpus, seed: int, *, writes: bool = True
 
 
 class _Work:
-    """What runs tasks. A network, or templates, serve all songs of a fold."""
+    """Runs tasks; the network and the templates of a fold serve all of its songs."""
 
     def __init__(self, folder: Path, corpus: Corpus, budget: str, seed: int, progress: Progress) -> None:
         self._folder, self._corpus, self._seed, self._progress = folder, corpus, seed, progress
@@ -224,7 +224,7 @@ class _Work:
         self._templates = cache(self._fit)
 
     def __call__(self, task: Task) -> dict[str, Any]:
-        """The result of one task."""
+        """Run one task and return its result."""
         song, fold = self._corpus.songs[task.song], self._corpus.fold_of(task.song)
         result: dict[str, Any] = {"group": song.group, "fold": fold}
         if task.method == DNN:
@@ -251,7 +251,7 @@ class _Work:
         return result | {"scores": scores, "seconds": time.perf_counter() - started}
 
     def _at_alphas(self, song: Song, mean: Float[np.ndarray, "T F"]) -> list[dict[str, Any]]:
-        """Scores of both sources at every confidence."""
+        """Return the scores of both sources at every confidence."""
         spectrum = np.asarray(stft(jnp.asarray(song.mixture), STFT))
         made = []
         for alpha in self._budget.alphas:
@@ -272,7 +272,7 @@ class _Work:
         return Karaoke(recipe.config, found.state.parameters, karaoke.scale_of(learn)), told
 
     def _fit(self, fold: int) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
-        """Templates of both sources. There is nothing to stop early: the songs that validate the network are learned from, too."""
+        """Fit templates of both sources. Without early stopping, the network's validation songs are used for training, too."""
         started = time.perf_counter()
         others, length = self._corpus.others(fold, self._budget), self._budget.recipe(self._seed).config.frames
         made, count = [], 0
@@ -291,7 +291,7 @@ class _Work:
 
 
 def estimates(song: Song, masks: Masks, spectrum: Complex[np.ndarray, "T F"] | None = None) -> dict[str, Float[np.ndarray, " N"]]:
-    """Both sources as masks take them out of the mixture, whose spectrogram may be given."""
+    """Separate both sources from the mixture by their masks; its spectrogram may be given."""
     if spectrum is None:
         spectrum = np.asarray(stft(jnp.asarray(song.mixture), STFT))
     length = len(song.mixture)
@@ -300,9 +300,9 @@ def estimates(song: Song, masks: Masks, spectrum: Complex[np.ndarray, "T F"] | N
 
 
 def scored(song: Song, found: dict[str, Float[np.ndarray, " N"]]) -> list[dict[str, Any]]:
-    """SDR, SIR and SAR of each source, by BSS-Eval over all of the song.
+    """Return SDR, SIR and SAR of each source, by BSS-Eval over the whole song.
 
-    None stands for what there is not: all scores of a silent estimate, and the SAR of one that has nothing but rounding.
+    None marks missing scores: all of a silent estimate, and those that are limited only by rounding, such as a mixture's SAR.
     """
     sounding = {name: x for name, x in found.items() if x.any()}
     scores = metrics.evaluate_stems(dict(zip(SOURCES, song.stems, strict=True)), sounding) if sounding else {}

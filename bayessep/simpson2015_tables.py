@@ -1,7 +1,7 @@
-"""What the lines of `bayessep.simpson2015` come to: Figures 2 and 3 of paper 004, tables beside the paper's claims, findings.
+"""Figures 2 and 3 of paper 004 from the results of `bayessep.simpson2015`, tables beside the paper's claims, and findings.
 
-Everything is a mean over songs with a 95 % interval (Student's t; the paper does not say which its intervals are). Excerpts of a
-song are averaged first, as they are not independent. Scores are in decibels.
+All numbers are means over songs with a 95 % interval (Student's t; the paper does not say of which kind its intervals are).
+Excerpts of a song are averaged first, as they are not independent. Scores are in decibels.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ Result = dict[str, Any]
 
 BOTH = "both sources"
 ROWS = (BOTH, *SOURCES)
-"""Of either figure, from a to c."""
+"""Panels a to c of either figure."""
 USED = (0.1, 0.9)
-"""Confidences of Figure 3 lie between these."""
+"""Range of the confidences in Figure 3, ends excluded."""
 PAPER = {BOTH: 3.0, "vocals": 5.0, "accompaniment": None}
-"""By how much SAR of the network is above that of NMF at equal SIR, about; of the accompaniment, by a little."""
+"""Advantage of the network over NMF in SAR at equal SIR, in decibels, about; for the accompaniment, a little."""
 
 
 class Advantage(NamedTuple):
-    """How much SAR one method has above another at equal SIR: the mean over the SIR that both reach."""
+    """Advantage of one method over another in SAR at equal SIR: the mean over the SIR range, `low` to `high`, that both reach."""
 
     sar: float
     low: float
@@ -40,7 +40,7 @@ class Advantage(NamedTuple):
 
 
 def advantage(one: Float[np.ndarray, "n 2"], other: Float[np.ndarray, "m 2"]) -> Advantage | None:
-    """Of two curves of (SIR, SAR), straight from each point to the next; None where they share no SIR."""
+    """Compare two curves of (SIR, SAR), interpolated linearly; None where they share no SIR."""
     if not len(one) or not len(other):
         return None
     low, high = max(c[:, 0].min() for c in (one, other)), min(c[:, 0].max() for c in (one, other))
@@ -51,10 +51,10 @@ def advantage(one: Float[np.ndarray, "n 2"], other: Float[np.ndarray, "m 2"]) ->
 
 
 def reached(curve: Float[np.ndarray, "n 2"], sir: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
-    """The greatest SAR that a curve of (SIR, SAR) has at each SIR: one that turns back has several. SIR lie between its ends."""
-    (x0, y0), (x1, y1) = curve.T[:, None], np.concatenate([curve[1:], curve[-1:]]).T[:, None]  # the last piece is its end
+    """Return a curve's greatest SAR at each SIR, as one that turns back has several. The curve must span all `sir`."""
+    (x0, y0), (x1, y1) = curve.T[:, None], np.concatenate([curve[1:], curve[-1:]]).T[:, None]  # the last segment is the end point
     at = sir[:, None]
-    along = np.where(x0 == x1, y0 >= y1, (x1 - at) / np.where(x0 == x1, 1.0, x1 - x0))  # 1 where a piece begins, 0 at its end
+    along = np.where(x0 == x1, y0 >= y1, (x1 - at) / np.where(x0 == x1, 1.0, x1 - x0))  # 1 at the start of a segment, 0 at its end
     passes = (np.minimum(x0, x1) <= at) & (at <= np.maximum(x0, x1))
     return np.max(np.where(passes, along * y0 + (1 - along) * y1, -np.inf), axis=1)
 
@@ -63,13 +63,13 @@ def reached(curve: Float[np.ndarray, "n 2"], sir: Float[np.ndarray, " k"]) -> Fl
 
 
 class Results:
-    """All results of a run, looked up by what they belong to."""
+    """All results of a run, by method, row (source), confidence and measure."""
 
     def __init__(self, results: Iterable[Result]) -> None:
         self.lines = list(results)
-        # Of each method, row, confidence and measure: the scores of the excerpts of each song.
+        # By method, row, confidence and measure: the scores of each song's excerpts.
         self._by: dict[tuple[str, str, float | None, str], dict[str, list[float]]] = {}
-        self._excerpts: dict[str, Counter[str]] = {}  # of each method: how many of each song were scored at all
+        self._excerpts: dict[str, Counter[str]] = {}  # by method: how many of each song were scored at all
         for line in self.lines:
             self._excerpts.setdefault(line["method"], Counter())[line["group"]] += bool(line["scores"])
             at: dict[float | None, dict[str, Result]] = {}
@@ -84,42 +84,42 @@ class Results:
                         held += [] if value is None else [value]
 
     def songs(self, method: str, row: str, measure: str, alpha: float | None = None) -> dict[str, float]:
-        """The mean over the excerpts of each song that has any."""
+        """Return the mean over excerpts of each song that has any."""
         found = self._by.get((method, row, alpha, measure), {})
         return {song: float(np.mean(values)) for song, values in sorted(found.items()) if values}
 
     def mean(self, method: str, row: str, measure: str, alpha: float | None = None) -> Mean | None:
-        """Over songs."""
+        """Return the mean over songs."""
         return mean(list(self.songs(method, row, measure, alpha).values()))
 
     def excerpts(self, method: str, row: str, measure: str, alpha: float | None = None, song: str | None = None) -> tuple[int, int]:
-        """How many excerpts have a score, of how many; of all songs, or of one."""
+        """Return how many excerpts have this score, and how many were scored at all; of all songs, or of one."""
         held, every = self._by.get((method, row, alpha, measure), {}), self._excerpts.get(method, Counter())
         names = every if song is None else [song]
         return sum(len(held.get(name, ())) for name in names), sum(every[name] for name in names)
 
     def whole(self, method: str, row: str, measure: str, alpha: float | None = None, song: str | None = None) -> bool:
-        """Whether every excerpt has a score: means over others do not belong beside it in one curve."""
+        """Return whether every excerpt has this score: means over fewer do not belong in the same curve."""
         there, every = self.excerpts(method, row, measure, alpha, song)
         return there == every > 0
 
     def gain(self, method: str, over: str, row: str, measure: str = "sdr") -> Mean | None:
-        """Mean difference over the songs that both have, of masks of middling confidence."""
+        """Return the mean paired difference of two methods over songs, for the masks of middling confidence."""
         ours, theirs = (self.songs(name, row, measure, self.middling(name)) for name in (method, over))
         return mean([ours[song] - theirs[song] for song in ours if song in theirs])
 
     def middling(self, method: str) -> float | None:
-        """The confidence nearest to a half; None where it has none."""
+        """Return a method's confidence nearest to 0.5; None if it has none."""
         return min(self.alphas(method), key=lambda alpha: abs(alpha - 0.5), default=None)
 
     def alphas(self, method: str) -> list[float]:
-        """At which a method was scored."""
+        """Return the confidences at which a method was scored."""
         return sorted({alpha for name, _, alpha, _ in self._by if name == method and alpha is not None})
 
     def points(self, method: str, row: str, song: str | None = None) -> dict[float | None, list[float]]:
-        """SIR and SAR at each confidence of Figure 3 at which all have both; their means over songs, or those of one song.
+        """Return SIR and SAR at each confidence of Figure 3 where every excerpt has both: means over songs, or those of one song.
 
-        Of masks without a confidence, at None.
+        Masks without a confidence have the key None.
         """
         found: dict[float | None, list[float]] = {}
         for alpha in self.alphas(method) or [None]:
@@ -130,37 +130,37 @@ class Results:
         return found
 
     def curve(self, method: str, row: str, song: str | None = None) -> Float[np.ndarray, "n 2"]:
-        """The same as a line, in order of confidence."""
+        """Return these points as an array, in order of confidence."""
         return np.array(list(self.points(method, row, song).values()), np.float64).reshape(-1, 2)
 
     def advantages(self, row: str) -> dict[str, float]:
-        """SAR at equal SIR, the network above NMF, of each song."""
+        """Return the network's advantage over NMF in SAR at equal SIR, by song."""
         songs = sorted({line["group"] for line in self.lines})
         found = {song: advantage(self.curve(DNN, row, song), self.curve(NMF, row, song)) for song in songs}
         return {song: one.sar for song, one in found.items() if one is not None}
 
     def advantage(self, row: str) -> tuple[Advantage | None, Mean | None]:
-        """SAR at equal SIR, the network above NMF: of the mean curves, and song by song."""
+        """Return the network's advantage over NMF in SAR at equal SIR: between the mean curves, and the mean over songs."""
         return advantage(self.curve(DNN, row), self.curve(NMF, row)), mean(list(self.advantages(row).values()))
 
     def silent(self) -> dict[str, int]:
-        """How many estimates of each method are silent, and have no scores."""
+        """Return how many estimates of each method are silent and so have no scores."""
         return {
             method: sum(s["sdr"] is None for line in self.lines if line["method"] == method for s in line["scores"])
             for method in METHODS
         }
 
     def learned(self, method: str) -> dict[int, dict[str, Any]]:
-        """How a method learned, by fold."""
+        """Return the training summaries of a method, by fold."""
         return {line["fold"]: line["learned"] for line in self.lines if line["method"] == method and "learned" in line}
 
     def seconds(self) -> float:
-        """Of computation, that of learning included."""
+        """Return the computing time, training included."""
         learned = sum(told["seconds"] for method in (DNN, NMF) for told in self.learned(method).values())
         return sum(line["seconds"] for line in self.lines) + learned
 
     def rows(self) -> list[dict[str, Any]]:
-        """Every mean of Figure 2, as flat records."""
+        """Return every mean of Figure 2 as a flat record."""
         made = []
         for method in METHODS:
             for row in ROWS:
@@ -176,7 +176,7 @@ class Results:
 
 
 def tables(results: Results, *, brief: bool = False) -> list[Table]:
-    """All of them; the brief ones leave out what the figures show better."""
+    """Return all tables that are not empty; if `brief`, without those that the figures show better."""
     made = [_at_equal_sir(results), _at_a_half(results)]
     made += [_by_alpha(results, row) for row in (ROWS[:1] if brief else ROWS)]
     return [table for table in made if table.rows]
@@ -233,7 +233,7 @@ def _by_alpha(results: Results, row: str) -> Table:
 
 
 def findings(results: Results) -> list[Finding]:
-    """What the paper claims, checked. What was not run is left out."""
+    """Check the paper's claims; those that were not run are left out."""
     made = [_trade_off(results, method) for method in (DNN, NMF)]
     made += [_advantage(results, row) for row in ROWS]
     made += [_mostly_vocals(results), *(_gain(results, source) for source in SOURCES)]
@@ -258,7 +258,7 @@ def _advantage(results: Results, row: str) -> Finding | None:
     numbers = (
         f"{cell(found.sar, 1)} dB between the mean curves, {shown(songs)} song by song, {songs.items} songs; the paper {paper}"
     )
-    # Beyond the interval: so few songs differ by chance alone.
+    # A gain must exceed its interval: so few songs differ by chance alone.
     return Finding(f"At equal SIR, the DNN has more SAR than NMF: {row}", gained(songs), numbers)
 
 
@@ -289,7 +289,7 @@ def _gain(results: Results, source: str) -> Finding | None:
 
 
 def to_csv(records: Sequence[Mapping[str, Any]]) -> str:
-    """Flat records, one line each; numbers with four decimals, confidences as they are, nothing for what there is not."""
+    """Format flat records as CSV, one line each: numbers with four decimals, confidences unrounded, missing values empty."""
 
     def said(name: str, value: Any) -> Any:
         if value is None or (isinstance(value, float) and np.isnan(value)):
@@ -304,7 +304,7 @@ def to_csv(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def figure_3(results: Results) -> list[dict[str, Any]]:
-    """The points of Figure 3, as flat records."""
+    """Return the points of Figure 3 as flat records."""
     return [
         {"source": row, "method": method, "alpha": alpha, "sir": sir, "sar": sar}
         for row in ROWS
@@ -314,14 +314,14 @@ def figure_3(results: Results) -> list[dict[str, Any]]:
 
 
 def to_markdown(results: Results, about: str, pictures: Sequence[str]) -> str:
-    """All tables and findings as one page, with `pictures` of Figures 2 and 3, files beside it."""
+    """Format all tables and findings as one page, with `pictures` of Figures 2 and 3, files next to it."""
     shows = ("SDR, SIR and SAR by confidence", "SAR by SIR")
     return page("Paper 004 on real songs", about, dict(zip(pictures, shows, strict=True)), tables(results), findings(results))
 
 
 def about(results: Results, budget: str, *, seed: int, planned: int, lasting: float, artists: int = 0) -> str:
-    """What was run, in a paragraph; `planned` is how many results there are when all is done, `lasting` for how many
-    seconds songs last, `artists` how many are in all folds (`Corpus.artists_met`)."""
+    """Describe the run in a paragraph; `planned` is the number of results of a complete run, `lasting` the duration of the songs
+    in seconds, `artists` the number of artists that training and test share (`Corpus.artists_met`)."""
     of, there = BUDGETS[budget], len(results.lines)
     extent = (
         "A part of it (--quick): one excerpt of each song, few steps, templates and confidences; these numbers say that it runs, "
@@ -355,7 +355,7 @@ def about(results: Results, budget: str, *, seed: int, planned: int, lasting: fl
 
 
 def pictures(results: Results) -> dict[str, bytes]:
-    """Figures 2 and 3 by name."""
+    """Plot Figures 2 and 3 (PNG), by name."""
     from bayessep import plots, plots_karaoke  # matplotlib takes a while to import
 
     def spans(means: Sequence[Mean | None]) -> Float[np.ndarray, "n 2"]:

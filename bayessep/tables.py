@@ -1,6 +1,6 @@
-"""What the lines of `bayessep.reproduction` come to: tables beside the paper's numbers, findings, and what is claimed of them.
+"""Tables of the results of `bayessep.reproduction` beside the paper's numbers, and findings: claims checked against the results.
 
-Everything is a mean over items with a 95 % interval (Student's t), and everything printed is computed here from results.
+All numbers are means over items with a 95 % interval (Student's t), and everything printed is computed here from results.
 """
 
 import csv
@@ -44,7 +44,7 @@ PAPER: dict[str, dict[str, tuple[float, float, float]]] = {
         "unsupervised": (48.1, 48.1, 48.1), "mixture": (59.0, 59.0, 59.0),
     },
 }  # fmt: skip
-"""Tables 2 to 4 of paper 000 at 15 dB, by measure and method: Self, All, Other. The unsupervised method has no training."""
+"""Tables 2 to 4 of paper 000 at 15 dB, by measure and method, for Self, All, Other. The unsupervised method has no training."""
 
 MEASURES = {
     "SDR": "sdr", "SMR": "smr", "SAR": "sar", "SI-SDR": "si_sdr", "WER": "wer", "period": "period",
@@ -53,7 +53,7 @@ MEASURES = {
 
 
 class Mean(NamedTuple):
-    """Over items; `margin` is half of the 95 % interval, NaN for a single item."""
+    """Mean over items; `margin` is half of its 95 % interval, NaN for a single item."""
 
     mean: float
     margin: float
@@ -61,7 +61,7 @@ class Mean(NamedTuple):
 
 
 def value(result: Result, field: str) -> float | None:
-    """One number of a result; None where it has none."""
+    """Return one measure of a result, shares in per cent; None where it has none."""
     if field == "wer":
         return 100 * result["word_errors"] / result["words"] if result.get("words") else None
     if field == "period":
@@ -72,7 +72,7 @@ def value(result: Result, field: str) -> float | None:
 
 
 def mean(values: Sequence[float]) -> Mean | None:
-    """Mean and margin, None of nothing."""
+    """Return the mean and its margin; None for no values."""
     n = len(values)
     if n == 0:
         return None
@@ -89,7 +89,7 @@ def _over_speech(values: dict[int, float], condition: str) -> Mean | None:
 
 
 class Results:
-    """All results of a run, looked up by what they belong to."""
+    """All results of a run, by row, ratio, condition, training set and item."""
 
     def __init__(self, results: Iterable[Result]) -> None:
         self._by: dict[tuple[str, float, str, str], dict[int, Result]] = {}
@@ -98,31 +98,31 @@ class Results:
             self._by.setdefault(key, {})[result["item"]] = result
 
     def has(self, row: str, smr_db: float, condition: str = "plain", training: str = "Self") -> bool:
-        """Whether there is any."""
+        """Return whether there is any result."""
         return bool(self._by.get((row, smr_db, condition, training)))
 
     def values(self, row: str, measure: str, smr_db: float, condition: str = "plain", training: str = "Self") -> dict[int, float]:
-        """By item, of the items that have one."""
+        """Return a measure by item, for the items that have it."""
         found = self._by.get((row, smr_db, condition, training), {})
         return {n: v for n, r in sorted(found.items()) if (v := value(r, MEASURES[measure])) is not None}
 
     def mean(self, row: str, measure: str, smr_db: float, condition: str = "plain", training: str = "Self") -> Mean | None:
-        """Over the items; over the speech of each first, where it is heard over several jingles."""
+        """Return the mean over items; items with the same speech over several jingles are averaged first."""
         return _over_speech(self.values(row, measure, smr_db, condition, training), condition)
 
     def levels(self, rows: Iterable[str], measure: str, smr_db: float, training: str = "Self") -> dict[str, float]:
-        """Means by row, of the rows that have one."""
+        """Return the mean of each row that has one."""
         return {row: m.mean for row in rows if (m := self.mean(row, measure, smr_db, training=training)) is not None}
 
     def gain(
         self, row: str, over: str, measure: str, smr_db: float, condition: str = "plain", items: Sequence[int] | None = None
     ) -> Mean | None:
-        """Mean difference of two rows over the items that both have, or those of them in `items`."""
+        """Return the mean paired difference of two rows over the items that both have, or those of them in `items`."""
         a, b = (self.values(name, measure, smr_db, condition) for name in (row, over))
         return _over_speech({n: a[n] - b[n] for n in a if n in b and (items is None or n in items)}, condition)
 
     def rows(self) -> list[dict[str, Any]]:
-        """Every mean, as flat records."""
+        """Return every mean as a flat record."""
         records = []
         for row, smr_db, condition, training in self._by:
             record: dict[str, Any] = {"row": row, "smr_db": smr_db, "condition": condition, "training": training}
@@ -134,12 +134,12 @@ class Results:
 
 
 def gained(found: Mean | None, least: float = 0.0) -> bool | None:
-    """Whether a mean difference is a gain beyond its interval, and of `least` as measured (`settled`)."""
+    """Return whether a mean difference is a gain beyond its interval and at least `least` as measured (`settled`)."""
     return None if found is None else settled(found.mean, found.mean - found.margin, found.mean + found.margin, least)
 
 
 def shown(found: Mean | None, digits: int = 1) -> str:
-    """A mean with its margin."""
+    """Format a mean with its margin."""
     if found is None or np.isnan(found.margin):
         return cell(found and found.mean, digits)
     return f"{cell(found.mean, digits)} ± {cell(found.margin, digits)}"
@@ -151,7 +151,7 @@ SMRS = (15.0, 5.0, 0.0, -5.0)
 
 
 def tables(results: Results) -> list[Table]:
-    """All that have something in them, the paper's first."""
+    """Return all tables that are not empty, the paper's first."""
     made = [*(_of_paper(results, number, measure) for number, measure in ((2, "SMR"), (3, "SAR"), (4, "WER")))]
     made += [_by_ratio(results, "SDR"), _by_ratio(results, "SI-SDR"), *(_at(results, smr) for smr in (15.0, 0.0))]
     made += [_conditions(results), _ablations(results), _development(results), _seeds(results), _uncertainty(results)]
@@ -163,7 +163,7 @@ def _of_paper(results: Results, number: int, measure: str) -> Table:
     for row in (*PAPER_METHODS, "unsupervised", "mixture"):
         cells = [row]
         for n, training in enumerate(protocol.TRAININGS):
-            # What has no training is the same under each.
+            # Rows without training are the same for every training set.
             found = results.mean(row, measure, 15.0, training="Self" if row in ("unsupervised", "mixture") else training)
             paper = PAPER[measure].get(row)
             cells += [shown(found), "–" if paper is None else f"{paper[n]:.1f}"]
@@ -222,7 +222,7 @@ def _development(results: Results) -> Table:
 
 
 def _changes(results: Results, title: str, rows: Iterable[str], scenes: Iterable[tuple[float, str]], note: str = "") -> Table:
-    """Levels of the default and of other rows, and how the others differ from it."""
+    """Return a table of the levels of the default and of other rows, and of the paired differences from the default."""
     scenes = [scene for scene in scenes if any(results.has(row, *scene) for row in rows)]
     if not scenes:
         return Table("", [], [])
@@ -235,7 +235,7 @@ def _changes(results: Results, title: str, rows: Iterable[str], scenes: Iterable
     return Table(title, ["", *named, *(f"change, {n}" for n in named)], made, note)
 
 
-ABLATED = tuple(row for row in ABLATION_ROWS if row != "as sure as it is")  # which changes no mask
+ABLATED = tuple(row for row in ABLATION_ROWS if row != "as sure as it is")  # it changes no mask
 
 
 def _seeds(results: Results) -> Table:
@@ -269,7 +269,7 @@ def _uncertainty(results: Results) -> Table:
 
 
 def findings(results: Results) -> list[Finding]:
-    """The claims of this project and of the paper, checked. What was not run is left out."""
+    """Check the claims of this project and of the paper; those that were not run are left out."""
     return [f for f in (*_claims(results), *_paper_findings(results)) if f is not None]
 
 
@@ -357,7 +357,7 @@ def _paper_findings(results: Results) -> list[Finding | None]:
         if icm == "icm":
             numbers = f"SAR of joint {of['joint']:.1f}, best of the others {max(of[r] for r in three):.1f} dB"
             made.append(Finding("Joint estimation is not better", of["joint"] <= max(of[r] for r in three), numbers))
-    transcribed = results.values("mixture", "WER", 15.0)  # the items that have words
+    transcribed = results.values("mixture", "WER", 15.0)  # the items with a word error rate
     pairs = []
     for row in (*METHOD_ROWS, *LOG_MODE_ROWS, *PAPER_ROWS, *baselines.BASELINES, *baselines.SHARPER):
         for training in protocol.TRAININGS:
@@ -377,7 +377,7 @@ def _paper_findings(results: Results) -> list[Finding | None]:
 
 
 def to_csv(results: Results) -> str:
-    """Every mean, one line each."""
+    """Format every mean as CSV, one line each."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["row", "smr_db", "condition", "training", "measure", "mean", "margin", "items"])
@@ -391,13 +391,13 @@ def to_csv(results: Results) -> str:
 
 
 def to_markdown(results: Results, about: str, picture: str) -> str:
-    """All tables and findings as one page, with `picture`, a file beside it."""
+    """Format all tables and findings as one page, with `picture`, a file next to it."""
     shown = {picture: "SDR of the speech by method and ratio"}
     return page("Paper 000 on real recordings", about, shown, tables(results), findings(results))
 
 
 def about(*, quick: bool, development: bool, seed: int, seconds: float, there: int, planned: int) -> str:
-    """What was run, in a paragraph; `there` is how many results there are, `planned` how many when all is done."""
+    """Describe the run in a paragraph; `there` is the number of results so far, `planned` that of a complete run."""
     items = ", ".join(protocol.names())
     unseen = ", ".join(protocol.names()[n] for n in protocol.unseen())
     extent = "a part of it (--quick), " if quick else "with --development, " if development else ""
@@ -418,7 +418,7 @@ def about(*, quick: bool, development: bool, seed: int, seconds: float, there: i
 
 
 def picture(results: Results) -> bytes:
-    """SDR by ratio, of the rows that a reader compares first."""
+    """Plot SDR by ratio (PNG) for the rows that a reader compares first."""
     from bayessep import plots, plots_levels  # matplotlib takes a while to import
 
     levels = {}

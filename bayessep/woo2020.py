@@ -1,8 +1,8 @@
-"""The separation of paper 001 on real recordings: the time domain (Conv-TasNet) against the frequency domain (a BiLSTM's mask).
+"""Separation of paper 001 on real recordings: the time domain (Conv-TasNet) against the frequency domain (a BiLSTM mask).
 
-Both are trained on the same mixtures of one division of a manifest's recordings, and tested on mixtures of its other recordings
-at 5, 0 and -5 dB. The paper trained on 260 hours of speech and 30 of music; here it is less than an hour of each. A training that
-goes on with the weights of another has its seed, too: it begins with the mixtures that the other began with.
+Both networks are trained on the same mixtures from one division of a manifest's recordings, and tested on mixtures of its other
+recordings at 5, 0 and -5 dB. The paper trained on 260 hours of speech and 30 of music; here it is less than an hour of each. A
+training that continues from the weights of another uses its seed, too, and so begins with the same mixtures.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ ORACLES = ("ideal-ratio-mask",)
 RATIOS = (5.0, 0.0, -5.0)
 SUNG = "songs with vocals"
 KEY = ("row", "smr_db", "mixture")
-"""What tells results apart."""
+"""Fields that identify a result."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long networks are trained, and with how much they are tested.
+    """How long networks are trained, and on how much they are tested.
 
     Attributes:
-        recipes: of each network, one training after the other; the weights of one begin the next.
-        each: mixtures of every recording of music that is tested with.
-        seconds: of a mixture.
+        recipes: of each network's trainings in turn; each starts from the weights of the one before.
+        each: mixtures per test recording of music.
+        seconds: length of a mixture.
     """
 
     recipes: Mapping[str, tuple[Recipe, ...]]
@@ -64,7 +64,7 @@ BUDGETS = {
     ),
     "quick": Budget({name: (replace(QUICK, network=name),) for name in (TIME, FREQUENCY)}, each=1),
 }
-"""That of the weights that ship (both networks as many steps: two to three hours of a core), and one that shows that it runs."""
+"""That of the shipped weights (equal steps for both networks: two to three core hours), and one that only shows that it runs."""
 
 
 # --- networks ------------------------------------------------------------------------------------------------------------
@@ -73,7 +73,7 @@ BUDGETS = {
 def trained(
     recipes: Sequence[Recipe], parts: Division, folder: Path, progress: Progress = lambda *_: None
 ) -> list[Trained[State]]:
-    """The trainings of recipes, one after the other, gone on with where `folder` holds a part of them."""
+    """Run the trainings of the recipes one after the other, resuming where `folder` holds a part of them."""
     found: list[Trained[State]] = []
     about = {"data": about_parts(parts)}
     for n, recipe in enumerate(recipes, start=1):
@@ -84,7 +84,7 @@ def trained(
 
 
 def separator_of(recipes: Sequence[Recipe], found: Sequence[Trained[State]]) -> Separator:
-    """What was trained in the end, ready to be run."""
+    """Return the network of the last training, ready to be run."""
     return Separator(recipes[-1].network, recipes[-1].config, found[-1].state.parameters, RATE)
 
 
@@ -92,7 +92,7 @@ def separator_of(recipes: Sequence[Recipe], found: Sequence[Trained[State]]) -> 
 
 
 class Mixture(NamedTuple):
-    """Speech and music, before they are brought to a ratio."""
+    """Speech and music of a mixture, before they are scaled to a ratio."""
 
     number: int
     speech: Float[np.ndarray, " N"]
@@ -102,7 +102,7 @@ class Mixture(NamedTuple):
 
 
 def genre_of(note: str) -> str:
-    """What a manifest says of music, in a word or two."""
+    """Return the genre of music, in a word or two, from its note in a manifest."""
     if note.startswith("song"):
         return SUNG
     parts = [part.strip() for part in note.replace(":", ";").replace(",", ";").split(";")]
@@ -110,7 +110,7 @@ def genre_of(note: str) -> str:
 
 
 def genres(folder: Path) -> dict[str, str]:
-    """The genre of most music of each split group."""
+    """Return the genre of most music, by duration, of each split group."""
     found: dict[str, dict[str, float]] = {}
     for r in data.read_manifest(folder):
         if r.category in ("music", "songs", "stems", "broadcast"):
@@ -121,7 +121,7 @@ def genres(folder: Path) -> dict[str, str]:
 
 
 def mixtures(items: Items, named: Mapping[str, str], each: int, seconds: float, seed: int) -> Iterator[Mixture]:
-    """Of every recording of music `each` stretches, with speech from anywhere.
+    """Yield `each` mixtures for every recording of music: random stretches of it and of any speech.
 
     Raises:
         UserError: as `check_heard`.
@@ -136,10 +136,10 @@ def mixtures(items: Items, named: Mapping[str, str], each: int, seconds: float, 
 
 
 def check_heard(group: str, speech: Float[np.ndarray, " N"], music: Float[np.ndarray, " N"]) -> None:
-    """What is scored must be heard: said before anything is trained.
+    """Check, before anything is trained, that neither speech nor music is silent, as silence cannot be scored.
 
     Raises:
-        UserError: it is not. `group` is that of the music.
+        UserError: one of them is silent. `group` is that of the music.
     """
     if not music.any():
         raise UserError(f"music of {group} is silent wherever it was looked at: nothing can be scored with it; leave it out.")
@@ -148,7 +148,7 @@ def check_heard(group: str, speech: Float[np.ndarray, " N"], music: Float[np.nda
 
 
 def estimator(row: str, separator: Separator | None, truth: Float[np.ndarray, "2 N"]) -> Estimator:
-    """What a row does: a network, an ideal mask, or nothing."""
+    """Return the estimator of a row: a network, an ideal mask, or the mixture itself."""
     if separator is not None:
         return estimates.by(separator)
     if row == MIXTURE:
@@ -157,7 +157,7 @@ def estimator(row: str, separator: Separator | None, truth: Float[np.ndarray, "2
 
 
 def scores(truth: Float[np.ndarray, "2 N"], found: Float[np.ndarray, "2 N"]) -> dict[str, float]:
-    """BSS-Eval (version 3) and SI-SDR of both, in decibels; what is only rounding is 99."""
+    """Return BSS-Eval (version 3) and SI-SDR of both sources, in decibels; at most 99, where the error is only rounding."""
     bss = metrics.bss_eval(truth, found)
     values: dict[str, float] = {}
     for n, source in enumerate(("speech", "music")):
@@ -172,7 +172,7 @@ def scores(truth: Float[np.ndarray, "2 N"], found: Float[np.ndarray, "2 N"]) -> 
 def run(
     folder: Path, recordings: Path, budget: str, *, seed: int = 0, progress: Progress = lambda *_: None
 ) -> list[dict[str, Any]]:
-    """Train what `folder` lacks, and test; each result is a line of its results.jsonl at once. All of them are returned.
+    """Train what `folder` lacks, test, and append each result to its results.jsonl at once. Return all results.
 
     Raises:
         UserError: the recordings cannot be used, or the folder holds results of others, of another budget, seed or version.
@@ -184,7 +184,7 @@ def run(
     done = {key_of(result, KEY) for result in read(folder, KEY)}
     rows = (MIXTURE, *own.recipes, *ORACLES)
     for row in rows:
-        # Trained when it is first needed; a folder with all results needs no training.
+        # Trained when first needed: a folder with all results needs no training.
         network = cache(lambda row=row: separator_of(own.recipes[row], trained(own.recipes[row], parts, folder / row, progress)))
         for ratio in RATIOS:
             left = [one for one in every if (row, ratio, one.number) not in done]
@@ -197,30 +197,30 @@ def run(
 
 
 def seeded(budget: Budget, seed: int) -> Budget:
-    """With a seed for all trainings."""
+    """Return the budget with one seed for all trainings."""
     return replace(budget, recipes={name: tuple(replace(r, seed=seed) for r in own) for name, own in budget.recipes.items()})
 
 
 def finished(folder: Path, budget: str, seed: int) -> list[dict[str, Any]]:
-    """What a folder holds.
+    """Return the results in a folder.
 
     Raises:
-        UserError: that is nothing, or of another budget or seed.
+        UserError: there are none, or they have another budget or seed.
     """
     return reproduction.finished(folder, KEY, "woo2020", setup_of, budget, seed)
 
 
 def setup_of(folder: Path) -> dict[str, Any]:
-    """What the results of a folder are of.
+    """Return the setup of a folder's results.
 
     Raises:
-        UserError: it does not say so.
+        UserError: it is missing or damaged.
     """
     return reproduction.read_setup(folder, lambda s: (s["seconds"]["learn speech"], s["recipes"].items()))
 
 
 def tested(row: str, separator: Separator | None, one: Mixture, ratio: float) -> dict[str, Any]:
-    """Scores of a row on one mixture."""
+    """Run a row on one mixture and score it."""
     truth = mixed(one.speech, one.music, ratio)
     started = time.perf_counter()
     found = np.concatenate(estimator(row, separator, truth)(truth.sum(0, keepdims=True), RATE, silent))
@@ -230,7 +230,7 @@ def tested(row: str, separator: Separator | None, one: Mixture, ratio: float) ->
 
 def _check_setup(folder: Path, parts: Division, budget: str, seed: int) -> None:
     lasting = {name: round(value, 1) for name, value in parts.seconds.items()}
-    recipes = {name: [asdict(recipe) for recipe in own] for name, own in BUDGETS[budget].recipes.items()}  # the seed stands once
+    recipes = {name: [asdict(recipe) for recipe in own] for name, own in BUDGETS[budget].recipes.items()}  # the seed is stored once
     setup = {"version": __version__, "budget": budget, "seed": seed, "seconds": lasting, "recipes": recipes}
     setup |= {"each": BUDGETS[budget].each, "length": BUDGETS[budget].seconds}
     setup |= {"tested with": {what: sorted({item.group for item in own}) for what, own in parts.test._asdict().items()}}

@@ -1,8 +1,9 @@
-"""The recognition of paper 001 on real recordings: recognisers of clean and of mixed speech, alone, behind separators, and tuned.
+"""Recognition of paper 001 on real recordings: recognisers of clean and of mixed speech, alone, behind separators, and tuned.
 
-Of the speech with transcripts in a manifest, the words of a small vocabulary are said one after another by speakers who are known:
-some recordings of each are learned from, others tested with. Music is divided as in `bayessep.woo2020`, by artists. The mixture ASR
-goes on from the weights of the clean one, and every joint training from parts that were trained apart, as in the paper.
+Recordings of a small vocabulary, from a manifest's speech with transcripts, are joined into utterances. Speakers are the same in
+training and test: some recordings of each are for training, others for the test. Music is divided by artist, as in
+`bayessep.woo2020`. The mixture ASR continues from the weights of the clean one, and every joint training from separately trained
+parts, as in the paper.
 """
 
 from __future__ import annotations
@@ -35,43 +36,43 @@ from bayessep.woo2020 import FREQUENCY, RATIOS, TIME, check_heard, genres
 CLEAN, MIXTURE = "clean", "mixture"
 BACKS = (CLEAN, MIXTURE)
 CONDITIONS: tuple[float | None, ...] = (None, *RATIOS)
-"""Speech alone, and speech with music at so many decibels."""
+"""Speech alone, and speech with music at these ratios in decibels."""
 KEY = ("row", "smr_db", "utterance")
-"""What tells results apart."""
+"""Fields that identify a result."""
 
 
 class Row(NamedTuple):
-    """A way to recognise speech."""
+    """A recognition system: a recogniser, the separator before it, and their tuning."""
 
     back: str  # one of `BACKS`: what the recogniser was trained on
     front: str = ""  # the separator before it
-    tuned: str = ""  # what was trained again of both, one of `TUNED`
+    tuned: str = ""  # which of the two are trained further: one of `TUNED`
 
     @property
     def name(self) -> str:
-        """Of its results, and of the folder of its training."""
+        """Name of its results and of its training folder."""
         return "-".join(part for part in (self.front, self.back, self.tuned) if part)
 
 
 LONGER = Row(MIXTURE, "", BACK)
-"""The mixture ASR alone, trained on for as long as rows are tuned: what tuning brings must be more than that."""
+"""The mixture ASR alone, trained further for as long as rows are tuned: tuning must bring more than that."""
 ROWS = (
     *(Row(back) for back in BACKS),
     LONGER,
     *(Row(back, front, tuned) for front in (FREQUENCY, TIME) for back in BACKS for tuned in ("", FRONT, BACK, BOTH)),
 )
-"""Table I: both recognisers alone, and each behind both separators, as trained apart and tuned in three ways; and `LONGER`."""
+"""Table I: both recognisers alone, and each behind both separators, trained separately or tuned in three ways; and `LONGER`."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long networks are trained, and with how much they are tested.
+    """How long networks are trained, and on how much they are tested.
 
     Attributes:
         clean, mixture: recipes of the recognisers.
-        fronts: of each separator.
-        joint: of tuning.
-        each: utterances with every recording of music that is tested with.
+        fronts: recipe of each separator.
+        joint: recipe of tuning.
+        each: utterances per test recording of music.
     """
 
     clean: recogniser_training.Recipe
@@ -82,7 +83,7 @@ class Budget:
 
 
 def _budget(epochs: Mapping[str, int], each: int, **rest: Any) -> Budget:
-    """Of utterances of digits, in epochs of 50 steps."""
+    """Return a budget for utterances of digits, in epochs of 50 steps; `rest` replaces values of all recipes."""
     usual = recogniser_training.Recipe(
         only="digits", joined=5, seconds=3.0, held=64, steps_per_epoch=50, patience=1000, average=0.99, falls=True, speed=1.25
     )
@@ -102,17 +103,17 @@ BUDGETS = {
     "full": _budget({"clean": 24, "mixture": 30, "front": 80, "joint": 10}, each=12),
     "quick": _budget({"clean": 1, "mixture": 1, "front": 1, "joint": 1}, each=1, batch=4, held=4, steps_per_epoch=4),
 }
-"""Four to five hours of a core, and one that shows that it runs."""
+"""Four to five core hours, and a budget that only shows that it runs."""
 
 
-# --- what is learned from and tested with --------------------------------------------------------------------------------
+# --- training, validation and test material ------------------------------------------------------------------------------
 
 LEAST = 10
-"""Recordings of a speaker that are enough to be dealt."""
+"""Minimum number of recordings of a speaker; others are left out."""
 
 
 class Division(NamedTuple):
-    """Recordings by what they are for: speakers are in all of them, their recordings and artists in one."""
+    """Training, validation and test material: speakers are in all of them, recordings and artists in one each."""
 
     learn: Material
     held: Material
@@ -120,7 +121,7 @@ class Division(NamedTuple):
 
 
 def dealt(every: Sequence[Spoken]) -> tuple[list[Spoken], list[Spoken], list[Spoken]]:
-    """Of ten recordings of a speaker with the same words, or nearly, seven to learn from, one to validate and two to test with."""
+    """Split each speaker's recordings, sorted by words: of every ten, seven for training, one for validation, two for test."""
     found: tuple[list[Spoken], list[Spoken], list[Spoken]] = ([], [], [])
     for group in sorted({one.group for one in every}):
         own = sorted((one for one in every if one.group == group), key=lambda one: (one.words, one.name))
@@ -130,7 +131,7 @@ def dealt(every: Sequence[Spoken]) -> tuple[list[Spoken], list[Spoken], list[Spo
 
 
 def divide(recordings: Path, only: Sequence[str], speech: Path | None = None) -> Division:
-    """The recordings of a manifest; what is learned from may be passed on. Speech of another folder is taken whatever its licence.
+    """Divide the recordings of a manifest; training uses only redistributable ones. Speech of another folder may have any licence.
 
     Raises:
         UserError: there is no manifest, no speaker has said enough of these words, or as `spoken.listed`.
@@ -146,7 +147,7 @@ def divide(recordings: Path, only: Sequence[str], speech: Path | None = None) ->
 
 
 class Utterance(NamedTuple):
-    """Speech, music before it is brought to a ratio, and what is said."""
+    """Speech, music before it is scaled to a ratio, and what is said."""
 
     number: int
     speech: Float[np.ndarray, " N"]
@@ -160,7 +161,7 @@ class Utterance(NamedTuple):
 def utterances(
     recipe: recogniser_training.Recipe, of: Material, named: Mapping[str, str], each: int, seed: int
 ) -> Iterator[Utterance]:
-    """With every recording of music `each` utterances of speakers that are drawn.
+    """Yield `each` utterances, of randomly drawn speakers, for every recording of music.
 
     Raises:
         UserError: as `check_heard`.
@@ -180,7 +181,7 @@ def utterances(
 
 
 class Networks:
-    """Trained when they are first needed; in `folder` they go on where they were cut off."""
+    """Networks, trained when they are first needed; in `folder`, interrupted trainings are resumed."""
 
     def __init__(self, budget: Budget, parts: Division, folder: Path, progress: Progress = lambda *_: None) -> None:
         self.budget, self.parts, self.folder, self.progress = budget, parts, folder, progress
@@ -194,7 +195,7 @@ class Networks:
         self.joint = cache(self._joint)
 
     def parts_of(self, row: Row) -> Parts:
-        """The networks of a row; without a separator, it has none."""
+        """Return the networks of a row; `front` is None without a separator."""
         if row.front and row.tuned:
             state = self.joint(row).state
             return Parts(state.front, state.back, state.statistics)
@@ -202,7 +203,7 @@ class Networks:
         return Parts(self.front(row.front).state.front if row.front else None, back.parameters, back.statistics)
 
     def recipe(self, row: Row) -> joint_training.Recipe:
-        """How a row is tuned."""
+        """Return the recipe by which a row is tuned."""
         return replace(self.budget.fronts[row.front], utterances=self.budget.joint, tuned=row.tuned or BOTH, weight=2.0)
 
     def _trained(self, name: str, made: Any, recipe: recogniser_training.Recipe) -> Trained[Any]:
@@ -235,20 +236,20 @@ class Networks:
 # --- testing -------------------------------------------------------------------------------------------------------------
 
 TOGETHER = 16
-"""Utterances that are recognised at a time."""
+"""Utterances per batch of recognition."""
 
 
 class Heard(NamedTuple):
-    """What a row makes of utterances."""
+    """Recognised words and separated speech of utterances."""
 
     words: list[str]
-    speech: list[Float[np.ndarray, " _"]] | None  # that was separated, if any was
+    speech: list[Float[np.ndarray, " _"]] | None  # None without a separator
 
 
 def recogniser(row: Row, networks: Networks) -> Callable[[Sequence[Float[np.ndarray, " _"]]], Heard]:
-    """What recognises up to `TOGETHER` utterances by the networks of a row."""
+    """Return a function that recognises up to `TOGETHER` utterances with the networks of a row."""
     front, back, statistics = networks.parts_of(row)
-    # Without a separator, that of the others: the search is compiled for the recogniser in it, and so once for all rows.
+    # Also without a separator: beam search is compiled for the recogniser in this config, and so once for all rows.
     config = networks.recipe(row if row.front else row._replace(front=TIME)).config(vocabulary.size_of(networks.words))
     size = round(networks.budget.clean.seconds * RATE)
 
@@ -273,14 +274,14 @@ def _said(words: bytes, labels: Int[Any, " L"], length: Int[Any, ""]) -> str:
 
 
 def at(one: Utterance, ratio: float | None) -> Float[np.ndarray, " N"]:
-    """An utterance with its music at a ratio, or without."""
+    """Mix an utterance with its music at a ratio; None for speech alone."""
     if ratio is None:
         return one.speech
     return one.speech + gain_of(one.speech, one.music, ratio) * one.music
 
 
 def tested(heard: Callable[[Sequence[Any]], Heard], every: Sequence[Utterance], ratio: float | None) -> list[dict[str, Any]]:
-    """What is recognised of utterances, how many words of it are wrong, and the SDR of speech that was separated."""
+    """Recognise utterances at a ratio; return the words, the number of errors, and the SDR of separated speech."""
     mixed = [at(one, ratio) for one in every]
     found, results = heard(mixed), []
     for n, one in enumerate(every):
@@ -307,9 +308,9 @@ def run(
     speech: Path | None = None,
     progress: Progress = lambda *_: None,
 ) -> list[dict[str, Any]]:
-    """Train what `folder` lacks, and test; each result is a line of its results.jsonl at once. All of them are returned.
+    """Train what `folder` lacks, test, and append each result to its results.jsonl at once. Return all results.
 
-    Of `speech`, a manifest's or LibriSpeech, all words are learned; without, digits of `recordings`.
+    With `speech`, a folder with a manifest or LibriSpeech, all of its words are learned; without, the digits of `recordings`.
 
     Raises:
         UserError: the recordings cannot be used, jiwer or SentencePiece is not installed, or the folder holds results of others,
@@ -336,36 +337,36 @@ def run(
 
 
 def changed(budget: Budget, **changes: Any) -> Budget:
-    """With other values in all recipes."""
+    """Return the budget with changed values in all recipes."""
     fronts = {name: replace(recipe, utterances=replace(recipe.utterances, **changes)) for name, recipe in budget.fronts.items()}
     clean, mixture, joint = (replace(recipe, **changes) for recipe in (budget.clean, budget.mixture, budget.joint))
     return Budget(clean, mixture, fronts, joint, budget.each)
 
 
 def seeded(budget: Budget, seed: int) -> Budget:
-    """With one seed for all trainings: those that follow others in a row begin with what these began with."""
+    """Return the budget with one seed for all trainings: one that continues another begins with the same draws."""
     return changed(budget, seed=seed)
 
 
 def of_all_words(budget: Budget) -> Budget:
-    """Of recordings as they are, whatever is said in them; those that do not fit into 20 s (`spoken.fitting`) are left out."""
+    """Return the budget for single recordings of any words; those that do not fit into 20 s (`spoken.fitting`) are left out."""
     return changed(budget, only="", joined=1, seconds=20.0, speed=1.1)
 
 
 def finished(folder: Path, budget: str, seed: int) -> list[dict[str, Any]]:
-    """What a folder holds.
+    """Return the results in a folder.
 
     Raises:
-        UserError: that is nothing, or of another budget or seed.
+        UserError: there are none, or they have another budget or seed.
     """
     return reproduction.finished(folder, KEY, "woo2020 --part recognition", setup_of, budget, seed)
 
 
 def setup_of(folder: Path) -> dict[str, Any]:
-    """What the results of a folder are of.
+    """Return the setup of a folder's results.
 
     Raises:
-        UserError: it does not say so.
+        UserError: it is missing or damaged.
     """
     return reproduction.read_setup(folder, lambda s: (s["recordings"].items(), s["recipes"]["joint"], s["words"]))
 
@@ -373,7 +374,7 @@ def setup_of(folder: Path) -> dict[str, Any]:
 def _check_setup(
     folder: Path, parts: Division, every: Sequence[Utterance], own: Budget, budget: str, seed: int
 ) -> None:
-    recipes = asdict(changed(own, seed=0))  # it stands once
+    recipes = asdict(changed(own, seed=0))  # the seed is stored once
     counts = {
         name: {
             "speakers": sorted({one.group for one in part.speech}),

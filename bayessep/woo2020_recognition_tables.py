@@ -1,7 +1,7 @@
-"""What the lines of `bayessep.woo2020_recognition` come to: Tables I and II beside the paper's numbers, and findings.
+"""Tables I and II of the results of `bayessep.woo2020_recognition` beside the paper's numbers, and findings.
 
-Word error rates are of all words together, in percent. The paper's are of Japanese lectures, from 260 hours; ours of a few words
-that were learned from minutes, so that only differences between rows can be compared.
+Word error rates are over all words together, in percent. The paper's are on Japanese lectures, after training on 260 hours; ours
+on a few words, learned from minutes: only differences between rows can be compared.
 """
 
 from __future__ import annotations
@@ -64,16 +64,16 @@ PAPER_BY_GENRE = {
     MIXTURE: {"classical": (14.43, 18.20, 26.46), "jazz": (14.46, 17.50, 25.73), "popular": (16.12, 22.64, 37.18)},
     BOTH: {"classical": (13.33, 14.37, 17.32), "jazz": (13.29, 14.43, 17.48), "popular": (13.98, 16.19, 22.60)},
 }
-"""Table II: word error rates of the mixture ASR alone, and of both tuned in the time domain."""
+"""Table II: word error rates of the mixture ASR alone, and behind the time-domain separator with both tuned."""
 BEST = Row(MIXTURE, TIME, BOTH)
-"""The paper's."""
+"""The paper's best row."""
 AVERAGE = "average"
 
 _TUNED = {"": "trained apart", FRONT: "separator tuned", BACK: "recogniser tuned", BOTH: "both tuned"}
 
 
 def title(row: Row) -> str:
-    """What a row is called in a table."""
+    """Return the name of a row in tables."""
     asr = f"{row.back} ASR"
     if row.front:
         return f"{NAMES[row.front].split(' (')[0]}, {asr}, {_TUNED[row.tuned]}"
@@ -81,7 +81,7 @@ def title(row: Row) -> str:
 
 
 class Results:
-    """Counts by row, condition and utterance."""
+    """Error counts by row, condition and utterance."""
 
     def __init__(self, lines: Iterable[Result]) -> None:
         self.lines = list(lines)
@@ -91,13 +91,13 @@ class Results:
         self.utterances = max(map(len, self._by.values()), default=0)
 
     def of(self, row: Row, ratio: float | None, genre: str | None = None) -> list[Result]:
-        """Lines of a row and a condition, of a genre if one is named."""
+        """Return the results of a row and a condition, of a genre if one is named."""
         return [line for line in self._by.get((row.name, ratio), []) if genre in (None, line["genre"])]
 
     def counts(self, row: Row, ratios: Sequence[float | None]) -> dict[str, Float[np.ndarray, "R 2"]]:
-        """Errors and words at each of these, by whose music it is, or by who speaks where there is none in it.
+        """Return errors and words at each ratio, by artist of the music, or by speaker for speech alone.
 
-        Empty where a run that was cut off has not come to all utterances: rows are compared over the same ones.
+        Empty where an interrupted run lacks utterances: rows are compared over the same ones.
         """
         found: dict[str, np.ndarray] = {}
         for n, ratio in enumerate(ratios):
@@ -109,7 +109,7 @@ class Results:
         return dict(sorted(found.items()))
 
     def wer(self, row: Row, ratios: Sequence[float | None], genre: str | None = None) -> float:
-        """Word error rate in percent, the mean over these conditions; not a number where one is missing."""
+        """Return the word error rate in percent, as the mean over these conditions; NaN where one is missing."""
         rates = []
         for ratio in ratios:
             lines = self.of(row, ratio, genre)
@@ -118,11 +118,11 @@ class Results:
         return float(np.mean(rates))
 
     def sdr(self, row: Row, ratio: float, genre: str | None = None) -> list[float]:
-        """Of the speech of each utterance."""
+        """Return the SDR of the separated speech of each utterance."""
         return [line["speech SDR"] for line in self.of(row, ratio, genre) if "speech SDR" in line]
 
     def rows(self) -> list[dict[str, Any]]:
-        """Rates and means of each row and condition."""
+        """Return error rate and mean SDR of each row and condition, as flat records."""
         made = []
         for row in ROWS:
             for ratio in CONDITIONS:
@@ -136,7 +136,7 @@ class Results:
 
     @property
     def genres(self) -> dict[str, int]:
-        """With how many utterances, most of them first."""
+        """Number of utterances of each genre, the most frequent first."""
         found: dict[str, int] = {}
         for line in self.of(ROWS[0], 0.0):
             found[line["genre"]] = found.get(line["genre"], 0) + 1
@@ -152,10 +152,10 @@ def rate(counts: Float[np.ndarray, "*D R 2"]) -> Float[np.ndarray, "*D"]:
 
 
 def interval(ours: Counts, theirs: Counts | None = None) -> tuple[float, float]:
-    """Between what a rate lies with 95 %, or by how much it is below another, in percent of that.
+    """Return the 95 % interval of a rate, or of how far it is below another, in percent of that.
 
-    Bootstrap over artists of the music, the same for both: utterances with music of one are not independent. Over speakers
-    where there is no music (`Results.counts`): what one says is put together of few recordings.
+    Bootstrap over artists of the music, with the same draws for both: utterances with music of one are not independent. Without
+    music, over speakers (`Results.counts`), whose utterances are joined from few recordings.
     """
     pairs = [np.stack([own[group] for group in sorted(ours)]) for own in (ours, theirs) if own is not None]
 
@@ -167,7 +167,7 @@ def interval(ours: Counts, theirs: Counts | None = None) -> tuple[float, float]:
 
 
 def less(ours: Float[np.ndarray, "*D"] | float, theirs: Float[np.ndarray, "*D"] | float) -> Float[np.ndarray, "*D"]:
-    """By how many percent a rate is below another; that of nothing is not below nothing, and what is above it 1000 % more."""
+    """Return by how many percent a rate is below another; against a rate of 0: 0 if both are 0, else -1000."""
     ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
     return np.where(theirs > 0, 100 * (1 - ours / np.where(theirs > 0, theirs, 1)), np.where(ours > 0, -1000.0, 0.0))
 
@@ -178,7 +178,7 @@ _HEADS = [f"{ratio:g} dB" for ratio in RATIOS]
 
 
 def tables(results: Results) -> list[Table]:
-    """Table I in two, and Table II."""
+    """Return Table I in two parts, and Table II."""
     return [_errors(results), _separation(results), _by_genre(results)]
 
 
@@ -230,7 +230,7 @@ def _by_genre(results: Results) -> Table:
 
 
 def findings(results: Results) -> list[Finding]:
-    """What the paper says, and what a recogniser through music owes its users."""
+    """Check the paper's claims, and what users may expect of recognition through music."""
     clean, mixture = Row(CLEAN), Row(MIXTURE)
     found = [
         _clean_is_heard(results),
@@ -249,7 +249,7 @@ def findings(results: Results) -> list[Finding]:
         *(
             _below(results, f"Tuning both ({NAMES[row.front].split(' (')[0]}, mixture ASR)", row, other, least)
             for row in (BEST, Row(MIXTURE, FREQUENCY, BOTH))
-            # The paper has 30 % in the time domain, and 6 % in the other.
+            # The paper has 30 % in the time domain, and 6 % in the frequency domain.
             for other, least in ((mixture, 25.0 if row == BEST else 0.0), (LONGER, 0.0))
         ),
         _below(results, "The time domain (mixture ASR, both tuned)", BEST, Row(MIXTURE, FREQUENCY, BOTH)),
@@ -280,7 +280,7 @@ def _music_hurts(results: Results) -> Finding | None:
 
 
 def _below(results: Results, what: str, ours: Row, theirs: Row, least: float = 0.0) -> Finding | None:
-    """Whether a row is below another in the mean over ratios with all of the interval, and as measured by so many percent."""
+    """Check that a row is below another in the mean over ratios, beyond the interval and, as measured, by `least` percent."""
     counts = [results.counts(row, RATIOS) for row in (ours, theirs)]
     if not all(counts):
         return None
@@ -300,7 +300,7 @@ def _below(results: Results, what: str, ours: Row, theirs: Row, least: float = 0
 
 
 def to_csv(results: Results) -> str:
-    """A line for each row and condition."""
+    """Format the rows and conditions as CSV, one line each."""
     text = io.StringIO()
     names = ["row", "smr_db", "utterances", "words", "errors", "wer", "speech SDR"]
     writer = csv.DictWriter(text, names, lineterminator="\n")
@@ -310,7 +310,7 @@ def to_csv(results: Results) -> str:
 
 
 def about(results: Results, setup: Mapping[str, Any]) -> str:
-    """What was run, in a paragraph."""
+    """Describe the run in a paragraph."""
     learn, test = (setup["recordings"][of] for of in ("learn", "test"))
     recipes = setup["recipes"]
     each = {"clean ASR": recipes["clean"], "mixture ASR": recipes["mixture"]}
@@ -335,5 +335,5 @@ def about(results: Results, setup: Mapping[str, Any]) -> str:
 
 
 def to_markdown(results: Results, about: str) -> str:
-    """The whole page."""
+    """Format the whole page."""
     return page("Recognition of paper 001", about, {}, tables(results), findings(results))

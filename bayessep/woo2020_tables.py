@@ -1,7 +1,7 @@
-"""What the lines of `bayessep.woo2020` come to: tables beside the paper's numbers, and findings.
+"""Tables of the results of `bayessep.woo2020` beside the paper's numbers, and findings.
 
-Scores are in decibels, mean ± deviation over mixtures. The paper's are those of its Table I and II, of networks that learned from
-260 hours of speech and 30 of music; ours learned from less than one, so that only differences between rows can be compared.
+Scores are in decibels, mean ± standard deviation over mixtures. The paper's are those of its Tables I and II, of networks that
+learned from 260 hours of speech and 30 of music, ours from less than one: only differences between rows can be compared.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ Result = Mapping[str, Any]
 ROWS = (MIXTURE, FREQUENCY, TIME, *ORACLES)
 NAMES = {FREQUENCY: "frequency domain (blstm-mask)", TIME: "time domain (conv-tasnet)"}
 PAPER = {FREQUENCY: (11.95, 9.69, 7.23), TIME: (20.74, 18.17, 15.40)}
-"""Table I: SDR at the ratios of `RATIOS`, of separators that were not tuned with a recogniser."""
+"""Table I: SDR at `RATIOS`, of separators that were not tuned with a recogniser."""
 PAPER_GENRES = {"classical": (21.00, 18.29, 15.27), "jazz": (20.83, 18.05, 14.94), "popular": (19.67, 16.83, 13.56)}
-"""Table II: the same by genre, of the time domain tuned jointly."""
+"""Table II: the same by genre, of the time-domain separator tuned jointly."""
 USES = ("learn", "test")
 MEASURES = tuple(f"{source} {score}" for source in ("speech", "music") for score in ("SDR", "SIR", "SAR", "SI-SDR"))
 
 
 class Results:
-    """Scores by row and ratio; each mixture in the same place in all of them."""
+    """Scores by row and ratio, with the mixtures in the same order in all of them."""
 
     def __init__(self, lines: Iterable[Result]) -> None:
         self.lines = sorted(lines, key=lambda line: (line["row"], line["smr_db"], line["mixture"]))
 
     def values(self, row: str, ratio: float, measure: str, genre: str | None = None) -> list[float]:
-        """Of all mixtures, or of those of a genre."""
+        """Return a measure of all mixtures, or of those of a genre."""
         own = (line for line in self.lines if (line["row"], line["smr_db"]) == (row, ratio))
         return [line[measure] for line in own if genre in (None, line["genre"])]
 
     def leads(self, row: str, other: str, ratio: float, measure: str) -> dict[str, list[float]]:
-        """By how much one row is above another, mixture by mixture, by whose music it is; of what both have."""
+        """Return the differences of two rows over the mixtures that both have, grouped by artist of the music."""
         found: dict[str, list[float]] = {}
         theirs = {line["mixture"]: line[measure] for line in self.lines if (line["row"], line["smr_db"]) == (other, ratio)}
         for line in self.lines:
@@ -52,11 +52,11 @@ class Results:
         return found
 
     def gains(self, row: str, ratio: float, measure: str) -> list[float]:
-        """Over the mixture taken for the source, mixture by mixture."""
+        """Return each mixture's gain over the mixture taken as the estimate."""
         return [value for values in self.leads(row, MIXTURE, ratio, measure).values() for value in values]
 
     def rows(self) -> list[dict[str, Any]]:
-        """Means over mixtures of each row and ratio."""
+        """Return the means over mixtures of each row and ratio, as flat records."""
         made = []
         for row in ROWS:
             for ratio in RATIOS:
@@ -68,7 +68,7 @@ class Results:
 
     @property
     def genres(self) -> dict[str, int]:
-        """With how many mixtures, most of them first."""
+        """Number of mixtures of each genre, the most frequent first."""
         found: dict[str, int] = {}
         for line in self.lines:
             if (line["row"], line["smr_db"]) == (MIXTURE, 0.0):
@@ -77,9 +77,9 @@ class Results:
 
 
 def interval(groups: Mapping[str, Sequence[float]], others: Mapping[str, Sequence[float]] | None = None) -> tuple[float, float]:
-    """Between what the mean lies with 95 %, or how much it is above that of other artists.
+    """Return the 95 % interval of a mean, or of its difference from the mean of other artists.
 
-    Bootstrap over artists, for mixtures with music of one are not independent; of each kind as many are drawn as there are.
+    Bootstrap over artists, as mixtures with music of one are not independent; as many of each kind are drawn as there are.
     """
     kinds = [
         tuple(np.array([of(values) for values in kind.values()]) for of in (np.sum, len))
@@ -94,7 +94,7 @@ def interval(groups: Mapping[str, Sequence[float]], others: Mapping[str, Sequenc
 
 
 def tables(results: Results) -> list[Table]:
-    """Speech and music at every ratio, gains, and by genre."""
+    """Return tables of speech and music at every ratio, of gains, and by genre."""
     return [_speech(results), _music(results), _gains(results), _by_genre(results)]
 
 
@@ -136,7 +136,7 @@ def _by_genre(results: Results) -> Table:
 
 
 def findings(results: Results) -> list[Finding]:
-    """What the paper says of separation, and what a separator owes its users."""
+    """Check the paper's claims on separation, and what users may expect of a separator."""
     found = [_lead(results), *(_gained(results, row) for row in (TIME, FREQUENCY)), _singing(results)]
     return [one for one in found if one is not None]
 
@@ -166,7 +166,7 @@ def _gained(results: Results, row: str) -> Finding | None:
 
 
 def _singing(results: Results) -> Finding | None:
-    kinds: tuple[dict[str, list[float]], ...] = ({}, {})  # with somebody who sings, and without, by artist
+    kinds: tuple[dict[str, list[float]], ...] = ({}, {})  # with singing, and without, by artist
     for line in results.lines:
         if (line["row"], line["smr_db"]) == (TIME, 0.0):
             kinds[line["genre"] != SUNG].setdefault(line["group"], []).append(line["speech SDR"])
@@ -180,7 +180,7 @@ def _singing(results: Results) -> Finding | None:
 
 
 def to_csv(results: Results) -> str:
-    """A line for each row and ratio: means over mixtures."""
+    """Format the means over mixtures as CSV, one line for each row and ratio."""
     text = io.StringIO()
     writer = csv.DictWriter(text, ["row", "smr_db", "mixtures", *MEASURES], lineterminator="\n")
     writer.writeheader()
@@ -189,7 +189,7 @@ def to_csv(results: Results) -> str:
 
 
 def about(results: Results, setup: Mapping[str, Any]) -> str:
-    """What was run, in a paragraph."""
+    """Describe the run in a paragraph."""
     minutes = {name: seconds / 60 for name, seconds in setup["seconds"].items()}
     parts = {of: f"{minutes[f'{of} speech']:.0f} min of speech and {minutes[f'{of} music']:.0f} min of music" for of in USES}
     count = {name: sum(r["epochs"] * r["steps_per_epoch"] for r in recipes) for name, recipes in setup["recipes"].items()}
@@ -205,5 +205,5 @@ def about(results: Results, setup: Mapping[str, Any]) -> str:
 
 
 def to_markdown(results: Results, about: str) -> str:
-    """The whole page."""
+    """Format the whole page."""
     return page("Separation of paper 001", about, {}, tables(results), findings(results))
