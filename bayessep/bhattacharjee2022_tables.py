@@ -222,8 +222,9 @@ def _honest(results: Results) -> Table:
             change = "" if row == MULTI_EARLY else shown(results.gain(row, MULTI_EARLY))
             rows.append([results.named(row), *(shown(results.mean(row, m)) for m in SHORT), change])
     note = (
-        "All other rows learn from sound sent through filters, rooms and codecs, by Adam at a rate of 1e-3 that falls; the paper "
-        "has neither. Tests are never augmented, and recordings of one kind came one way: what is learned of that way helps here."
+        "Unless a row says otherwise, training sound is augmented by filters, rooms and codecs, and the optimiser is Adam with a "
+        "learning rate that decays from 1e-3; the paper has neither. Test sound is never augmented, and recordings of one class "
+        "share a recording channel: what a network learns of that channel helps it here."
     )
     return Table("What was done otherwise than in the paper (%)", ["", *SHORT, "change of Avg. F1"], rows, note)
 
@@ -241,9 +242,9 @@ def _transfer(results: Results, brief: bool) -> Table:
             numbers = [dict(zip(TRANSFER_MEASURES, found, strict=True)) if found else {} for found in of]
             rows.append([name, *(cell(found.get(m), 1) for found in numbers for m in measures)])
     note = (
-        f"{MULTI_EARLY} of the same fold, tuned for each of the two. “generated”: not radio, but broadcasts made here of the "
-        "recordings of the fold that is tested, as recorded: stretches of "
-        "1.5 to 9 s of speech, music, both and neither; a median of 501 frames (5 s) swallows short ones. The paper's numbers "
+        f"{MULTI_EARLY} of the same fold, fine-tuned once for music and once for speech. “generated”: not radio, but broadcasts "
+        "generated from the unaugmented recordings of the test fold, in segments of 1.5 to 9 s of speech, music, both or neither; "
+        "the median filter of 501 frames (5 s) removes short segments. The paper's numbers "
         "are of Swiss and Austrian radio. Acc is not class-balanced here, as in the paper."
     )
     head = ["", *(f"{what} {m}" for what in WHATS for m in measures)]

@@ -33,7 +33,7 @@ from bayessep.michelashvili2019_rows import (
     SHIPPED,
     TAUGHT,
 )
-from bayessep.pages import Finding, Table, between, bootstrap, not_all, page, settled
+from bayessep.pages import Finding, Table, between, bootstrap, not_all, page, settled, signed
 
 Result = Mapping[str, Any]
 
@@ -170,8 +170,8 @@ def tables(results: Results) -> list[Table]:
 
 
 def _glo(results: Results) -> str:
-    said = "Of the mixture and of a part of it, SAR is infinite: nothing was made that was not there. SIR and SAR: how much of the "
-    said += "music is left, and how much was made."
+    said = "SIR measures how much music is left, SAR how many artefacts were added; for the mixture and a scaled copy of it, SAR "
+    said += "is infinite, as nothing was added."
     if results.has(GLO):
         said += f" {GLO} and {NMF} learn their voices from the very mixtures that are tested, as they have to."
     return said
@@ -179,7 +179,7 @@ def _glo(results: Results) -> str:
 
 VOICES = {
     "stems": "the stems of the songs that the masker learned from",
-    "sung": "the voices of the songs that were made for the masker, speech that is sung, and the music under them",
+    "sung": "the songs synthesised for the masker: their voices, which are speech turned into singing, and the music under them",
     "spoken": "speech, and the music that the masker learned from",
 }
 """Training material of the networks that are trained on voices."""
@@ -188,25 +188,25 @@ VOICES = {
 def _heard(results: Results) -> str:
     said = []
     if heard := sorted({line["row"] for line in results.lines if line["learned"].get("heard")}):
-        ships = f"{', '.join(heard)} ships, and has learned from songs of the same source, vocals included, as music"
-        said.append(f"{ships}: these may be among them, so its row says nothing of other songs.")
+        ships = f"{', '.join(heard)} is the shipped network, trained with songs from the same source, vocals included, as music"
+        said.append(f"{ships}; the test songs may be among them, so its row says nothing about other songs.")
     learned = {line["row"]: line["learned"] for line in results.lines if line["scores"]}
     taught = {row: learned[row] for row in TAUGHT if row in learned}
     for kind, shown in VOICES.items():
         if told := [f"{row} in {of['steps']} steps" for row, of in taught.items() if of["voices"] == kind]:
-            said.append(f"Here, {' and '.join(told)} learned from {shown}.")
+            said.append(f"Trained for this experiment: {' and '.join(told)}, on {shown}.")
             if kind != "stems":
-                said.append("When to stop was chosen on other music, but on voices of speakers who were learned from.")
+                said.append("Their validation songs have other music, but voices of speakers of the training songs.")
     return " ".join(said)
 
 
 def _losses(results: Results) -> str:
-    said = "g: the masker; a: a mixture; c: music. R1: g(c) is c. R2: g(g(a)) is g(a). R3, R4: of a voice that g has found, mixed "
-    said += "with other music, it leaves that music, and what it takes off is that voice. GAN_A: such mixtures sound like songs. "
-    said += "GAN_C: g(a) sounds like music."
+    said = "g: the masker; a: a mixture; c: music. R1: g(c) is c. R2: g(g(a)) is g(a). R3, R4: when a voice that g has "
+    said += "extracted is mixed with other music, g returns that music and removes that voice. GAN_A: such mixtures sound like "
+    said += "songs. GAN_C: g(a) sounds like music."
     taken = {line["row"]: line["learned"]["taken"] for line in results.lines if "taken" in line["learned"]}
     if idle := [row for row in ABLATED if taken.get(row, 1.0) < IDLE]:
-        said += f" {', '.join(idle)}: less than {100 * IDLE:g} % of magnitudes is taken off, and scores are those of rounding."
+        said += f" {', '.join(idle)}: less than {100 * IDLE:g} % of magnitudes is removed, so scores reflect only rounding."
     return said
 
 
@@ -238,7 +238,7 @@ def _ahead(results: Results, other: str) -> Finding | None:
     numbers = f"{results.median(ALL, 'SDR'):.1f} against {results.median(other, 'SDR'):.1f} dB"
     if other in PAPER_1:
         numbers += f"; the paper: {PAPER_1[ALL]:.1f} against {PAPER_1[other]:.1f}"
-    numbers += f"; excerpt by excerpt {lead:+.1f}{between(low, high)}"
+    numbers += f"; excerpt by excerpt {signed(lead)}{between(low, high)}"
     return Finding(f"The masker is ahead of {other} in SDR, as trained once", settled(lead, low, high), numbers)
 
 
@@ -247,7 +247,7 @@ def _hurts(results: Results, row: str) -> Finding | None:
         return None
     lead, low, high = results.lead(row, ALL, "SDR")
     theirs = PAPER_3[row][0] - PAPER_3[ALL][0]
-    numbers = f"{lead:+.1f} dB excerpt by excerpt{between(low, high)}; the paper: {theirs:+.1f}"
+    numbers = f"{signed(lead)} dB excerpt by excerpt{between(low, high)}; the paper: {signed(theirs)}"
     return Finding(f"SDR is lower {row}, in one training of each", settled(-lead, -high, -low), numbers)
 
 
@@ -274,10 +274,10 @@ def about(results: Results, setup: Mapping[str, Any]) -> str:
         f"Singing-voice separation as in paper 002 (Michelashvili et al., 2019): the masker in {setup['steps']} steps{listened} on "
         f"{learned} (budget “{setup['budget']}”, preset {setup['preset']}), none of which it is tested on. Scores are of the "
         f"vocals of {len(results.groups)} excerpts of {len(set(results.groups.values()))} songs, in windows of 30 s every 15 s; "
-        "medians over excerpts, intervals by bootstrap over songs: those of other artists may lie elsewhere. Every row is one "
-        "training: other seeds are not in its interval. The other networks are as large: "
+        "medians over excerpts, intervals by bootstrap over songs: those of other artists may lie elsewhere. Every row is a single "
+        "training: intervals do not cover other seeds. The other networks are as large: "
         f"{EGGS} in {own['rounds']} rounds of {own['round_steps']} steps of {4 * recipe['batch']} images, {GLO} in twice "
-        f"{own['glo_steps']} of 8, on at most {own['most']} images of each kind, and without the moving mean of weights that the "
+        f"{own['glo_steps']} of 8, on at most {own['most']} images of each kind, without the moving average of weights that the "
         f"masker has.{not_all(len(results.lines), len(rows) * len(setup['songs']))}"
     )
 

@@ -76,7 +76,12 @@ def bootstrap(groups: int | Sequence[int], of: Callable[..., Any], draws: int = 
 
 def between(low: float, high: float, form: str = "+.1f") -> str:
     """Format an interval to follow its number; empty if it is unknown."""
-    return "" if np.isnan(low + high) else f", 95 % from {low:{form}} to {high:{form}}"
+    return "" if np.isnan(low + high) else f", 95 % from {signed(low, form)} to {signed(high, form)}"
+
+
+def signed(value: float, form: str = "+.1f") -> str:
+    """Format a number with a minus sign rather than a hyphen, as in tables."""
+    return f"{value:{form}}".replace("-", "−")
 
 
 def not_all(there: int, planned: int) -> str:

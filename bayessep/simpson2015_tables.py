@@ -190,8 +190,8 @@ def _at_equal_sir(results: Results) -> Table:
             paper = "little" if PAPER[row] is None else f"{PAPER[row]:.0f}"
             rows.append([row, cell(found.sar, 1), paper, shown(songs), f"{cell(found.low, 1)} to {cell(found.high, 1)}"])
     note = (
-        "Mean over the SIR that both curves of Figure 3 reach, straight from each confidence to the next; where a curve turns "
-        "back, of the greatest SAR that it has there. Song by song: of the curves of each."
+        "Mean over the range of SIR that both curves of Figure 3 cover, interpolated linearly between confidences; where a curve "
+        "turns back, its highest SAR counts. Song by song: the same on the curves of each song."
     )
     return Table("SAR at equal SIR, DNN above NMF (dB)", ["", "mean curves", "the paper", "song by song", "at SIR of"], rows, note)
 
@@ -338,14 +338,14 @@ def about(results: Results, budget: str, *, seed: int, planned: int, lasting: fl
     diverged = f" Trainings that diverged have no scores: {', '.join(gone)}." if gone else ""
     silent = ", ".join(f"{method} {n}" for method, n in results.silent().items() if n)
     silence = f" Silent estimates have no scores and are left out: {silent}." if silent else ""
-    whose = f" by {artists} {'artist' if artists == 1 else 'artists'}, of whom other songs were learned from," if artists else ""
+    whose = f" by {artists} {'artist' if artists == 1 else 'artists'}, who are in training and test alike," if artists else ","
     songs, excerpts = len({line["group"] for line in results.lines}), len({line["song"] for line in results.lines})
     return (
         f"{extent if budget == 'quick' else ''}Printed by `bayessep reproduce simpson2015`, budget “{budget}”, seed {seed}, "
-        f"in {results.seconds() / 60:.0f} minutes by the clock in all, of which the network learned {spent[0] / 60:.1f} and NMF "
-        f"{spent[1] / 60:.1f}. {songs} songs{whose} in {excerpts} excerpts, "
-        f"{lasting / 60:.1f} minutes of sound (the paper: 63 whole songs), dealt into {FOLDS} folds; each song is taken apart by "
-        f"what learned from the songs of the other folds (the paper: one split, 50 and 13). The network has the preset "
+        f"in {results.seconds() / 60:.0f} minutes of wall-clock time, of which training took {spent[0] / 60:.1f} (network) and "
+        f"{spent[1] / 60:.1f} (NMF). {excerpts} excerpts of {songs} songs{whose} "
+        f"{lasting / 60:.1f} minutes of sound (the paper: 63 whole songs), dealt into {FOLDS} folds; each song is separated by "
+        f"models trained on the other folds (the paper: one split, 50 and 13). The network has the preset "
         f"{of.preset} (the paper’s has 80 times as many parameters) and at most {of.epochs} epochs of {of.steps} steps; by fold it "
         f"had {trained or 'none yet'}{held}. NMF has {of.templates} templates for each source (the paper 1500), {of.sweeps} "
         f"sweeps to learn them{all_of_them}, {of.activation_sweeps} to find them in a mixture. BSS-Eval over whole excerpts, "

@@ -194,8 +194,8 @@ def _at(results: Results, smr: float) -> Table:
         if results.has(row, smr)
     ]
     note = (
-        "Period: of how many items it was found (%). Seconds hold training where no row before has done it, scoring, and "
-        "compilation of what was not run before."
+        "Period: percentage of items for which the period of the jingle was found. Seconds include scoring, training unless an "
+        "earlier row has done it, and compilation of programs that have not run before."
     )
     return Table(f"Everything at {smr:g} dB, trained on Self", ["", *measures], rows, note)
 
@@ -258,9 +258,9 @@ def _uncertainty(results: Results) -> Table:
                 numbers = [shown(results.mean(row, m, smr), d) for m, d in zip(measures, digits, strict=True)]
                 rows.append([f"{row} at {smr:g} dB", *numbers])
     note = (
-        "Rank: Spearman's correlation of standard deviation and true error over bins. The others: how many bins have their true "
-        "share inside the central interval of so much probability (%). Tempered uncertainty follows from the mask alone; “as sure "
-        f"as it is” is the posterior of {BEST.method} itself."
+        "Rank: Spearman's correlation of standard deviation and true error over bins. The others are coverage: the percentage of "
+        "bins whose true speech share lies in the central interval of that probability. Tempered uncertainty is computed from the "
+        f"mask alone; “as sure as it is” is the untempered posterior of {BEST.method}."
     )
     return Table("Is the posterior as sure as it may be?", ["", *measures], rows, note)
 
@@ -285,7 +285,7 @@ def _claims(results: Results) -> list[Finding | None]:
         others = [row for row in of if row not in TRAINED]
         if trained and others:
             worst, best = min(trained, key=of.__getitem__), max(others, key=of.__getitem__)
-            numbers = f"the least of them, {worst}, {of[worst]:.1f}; the best of these, {best}, {of[best]:.1f} dB SDR"
+            numbers = f"worst trained method: {worst}, {of[worst]:.1f}; best of the others: {best}, {of[best]:.1f} dB SDR"
             numbers += f"; item by item {shown(results.gain(worst, best, 'SDR', smr))}"
             leads = (gained(results.gain(ours, theirs, "SDR", smr)) for ours in trained for theirs in others)
             named = "every trained method beats the mixture, the unsupervised one and every pick-instead baseline"
@@ -304,7 +304,7 @@ def _claims(results: Results) -> list[Finding | None]:
             sharper = "" if gains[1] is None else f"; above KL-NMF, sharper, {shown(gains[1])}"
             numbers = f"{shown(gains[0])} dB SDR{sharper}, {gains[0].items} items"
             made.append(Finding(f"At 0 dB the default is 3 dB above KL-NMF, as measured{named}", gained(gains[0], 3.0), numbers))
-    for scenes, where in ((ABLATION_SCENES, "in the experiment"), (DEVELOPMENT_SCENES, "over the development mixtures")):
+    for scenes, where in ((ABLATION_SCENES, "In the experiment"), (DEVELOPMENT_SCENES, "On the development mixtures")):
         changes = [(row, scene, results.gain(row, BEST.method, "SDR", *scene)) for row in ABLATED for scene in scenes]
         if any(change is not None for *_, change in changes):
             better = [
@@ -312,7 +312,7 @@ def _claims(results: Results) -> list[Finding | None]:
                 for row, (smr, condition), change in changes
                 if change is not None and change.mean > change.margin
             ]
-            statement = f"Nowhere {where} is the default better, beyond the interval, without one of its parts"
+            statement = f"{where}, changing or removing a part of the default never improves SDR beyond the interval"
             open_ = sum(change is None or bool(np.isnan(change.margin)) for *_, change in changes)
             left = f"; of {len(changes)} comparisons {open_} are open, for want of items" if open_ else ""
             holds = False if better else None if open_ else True
@@ -405,15 +405,15 @@ def about(*, quick: bool, development: bool, seed: int, seconds: float, there: i
     speakers = len(protocol.DEVELOPMENT.speakers)
     chosen = f" The {len(others)} development mixtures, of {speakers} other speakers and other jingles: {', '.join(others)}."
     return (
-        f"Printed by `bayessep reproduce demir2011`, {extent}seed {seed}, {seconds / 60:.0f} minutes by the clock, those of "
-        f"processes side by side added up. Speech and music are real recordings, mixed here: a jingle of "
-        f"{protocol.JINGLE_SECONDS:g} s repeats for {protocol.ITEM_SECONDS:g} s, under as many whole utterances as go into them, "
-        f"and its first half is labelled. Speech is learned from about {protocol.TRAINING_SECONDS:g} s of each training speaker, "
-        "or what there is: the same (Self), that one and three others (All), or these three (Other). Means over items with 95 % "
-        "intervals; the paper's numbers are of other recordings, and its training is longer. WER is that of pocketsphinx with the "
-        "English model in its wheel, over the items that have transcripts. "
-        f"Items: {items}. Of these, {unseen} have neither a speaker nor a jingle that was in any mixture by which defaults were "
-        "ever chosen, though two of their composers were." + chosen * development + not_all(there, planned)
+        f"Printed by `bayessep reproduce demir2011`, {extent}seed {seed}, {seconds / 60:.0f} minutes of wall-clock time, "
+        f"summed over parallel processes. Speech and music are real recordings, mixed here: a jingle of "
+        f"{protocol.JINGLE_SECONDS:g} s repeats for {protocol.ITEM_SECONDS:g} s, under as many whole utterances as fit, and its "
+        f"first half is labelled. Speech is learned from about {protocol.TRAINING_SECONDS:g} s per training speaker, or as much as "
+        "there is: from the same speaker (Self), from that one and three others (All), or from these three only (Other). Means "
+        "over items with 95 % intervals; the paper's numbers are of other recordings, and its training is longer. WER is that of "
+        "pocketsphinx with the English model in its wheel, over the items that have transcripts. "
+        f"Items: {items}. Neither the speakers nor the jingles of {unseen} occur in any mixture on which a default was ever "
+        "chosen; two of their composers do." + chosen * development + not_all(there, planned)
     )
 
 

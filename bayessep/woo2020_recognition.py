@@ -2,8 +2,8 @@
 
 Recordings of a small vocabulary, from a manifest's speech with transcripts, are joined into utterances. Speakers are the same in
 training and test: some recordings of each are for training, others for the test. Music is divided by artist, as in
-`bayessep.woo2020`. The mixture ASR continues from the weights of the clean one, and every joint training from separately trained
-parts, as in the paper.
+`bayessep.woo2020`. Every joint training starts from separately trained parts, as in the paper; the mixture ASR continues from the
+weights of the clean one, of which the paper says nothing.
 """
 
 from __future__ import annotations

@@ -194,10 +194,10 @@ def _errors(results: Results) -> Table:
         theirs = (*PAPER[row.name], float(np.mean(PAPER[row.name][1:]))) if row.name in PAPER else 5 * (None,)
         rows.append([title(row), *ours, *(cell(value, 1) for value in theirs)])
     heads = ["clean", *_HEADS, AVERAGE]
-    note = f"The {AVERAGE} is of the three ratios. Every row is one training: other seeds are not in its 95 %."
+    note = f"The {AVERAGE} is of the three ratios. Every row is a single training: intervals do not cover other seeds."
     if sizes := [int(own[0, 1]) for own in results.counts(ROWS[0], RATIOS).values()]:
-        note += f" They are by bootstrap over the {len(sizes)} artists of the music, with one of whom {max(sizes)} of the "
-        note += f"{sum(sizes)} words are said; of the speech, which is of few recordings, nothing is drawn anew."
+        note += f" They are by bootstrap over the {len(sizes)} artists of the music, one of whom accounts for {max(sizes)} of the "
+        note += f"{sum(sizes)} words; the speech, which comes from few recordings, is not resampled."
     return Table("Table I: word error rate in percent", ["", *heads, "95 %", *(f"paper, {head}" for head in heads)], rows, note)
 
 
@@ -288,7 +288,8 @@ def _below(results: Results, what: str, ours: Row, theirs: Row, least: float = 0
     by = float(less(*rates))
     low, high = interval(counts[0], counts[1])
     numbers = f"{rates[0]:.1f} against {rates[1]:.1f} %: {abs(by):.0f} % {'less' if by >= 0 else 'more'}"
-    numbers += "" if np.isnan(low) else f"; less by {low:.0f} to {high:.0f} % with 95 %"
+    ends = (f"{abs(end):.0f} % {'less' if end >= 0 else 'more'}" for end in (low, high))
+    numbers += "" if np.isnan(low) else f"; 95 % from {' to '.join(ends)}"
     if theirs.name in PAPER:
         paper = [float(np.mean(PAPER[row.name][1:])) for row in (ours, theirs)]
         numbers += f"; the paper: {paper[0]:.1f} against {paper[1]:.1f} %: {100 * (1 - paper[0] / paper[1]):.0f} % less"
@@ -327,9 +328,9 @@ def about(results: Results, setup: Mapping[str, Any]) -> str:
         "(recognition.normalised), and counted over all utterances (jiwer). The paper's networks learned from 260 hours of speech "
         "and 30 of music, at full size, and were tuned at a rate of 1e-4 with up to 40 utterances a step; here networks are "
         f"small, the rate {recipes['joint']['rate']:g} and falls, with {recipes['joint']['batch']} utterances a step; L_asr is "
-        "the sum over their labels. All trainings draw with one seed: what is tuned hears again the mixtures that its separator "
-        "began with, and the mixture ASR the words of the clean one. Some of the music that is learned from is generated. A "
-        "recogniser that is not tuned runs as in recognition."
+        "the sum over their labels. All trainings use the same seed: tuning sees again the mixtures with which the training of its "
+        "separator began, and the mixture ASR the words of the clean ASR. Some of the training music is generated. While only the "
+        "separator is tuned, the recogniser is fixed and runs in inference mode."
         + not_all(len(results.lines), len(ROWS) * len(CONDITIONS) * setup["utterances"])
     )
 

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 
 from bayessep.bhattacharjee2022_tables import mean, shown
 from bayessep.comparison import cell, exact, number
-from bayessep.pages import Finding, Table, between, bootstrap, every, not_all, page, settled
+from bayessep.pages import Finding, Table, between, bootstrap, every, not_all, page, settled, signed
 from bayessep.woo2020 import FREQUENCY, MIXTURE, ORACLES, RATIOS, SUNG, TIME
 
 Result = Mapping[str, Any]
@@ -148,9 +148,9 @@ def _lead(results: Results) -> Finding | None:
         if not leads:
             return None
         lead, ends = float(np.mean([v for of in leads.values() for v in of])), interval(leads)
-        said.append(f"{ratio:g} dB: {lead:+.1f}{between(*ends)}")
+        said.append(f"{ratio:g} dB: {signed(lead)}{between(*ends)}")
         answers.add(settled(lead, *ends))
-    theirs = ", ".join(f"{time - frequency:+.1f}" for time, frequency in zip(PAPER[TIME], PAPER[FREQUENCY], strict=True))
+    theirs = ", ".join(signed(time - frequency) for time, frequency in zip(PAPER[TIME], PAPER[FREQUENCY], strict=True))
     numbers = f"{'; '.join(said)}; the paper: {theirs}"
     said_of = "The time domain, in one training of each, is ahead of the frequency domain in SDR at every ratio"
     return Finding(said_of, every(answers), numbers)
@@ -174,8 +174,8 @@ def _singing(results: Results) -> Finding | None:
         return None
     sung, others = (float(np.mean([value for values in of.values() for value in values])) for of in kinds)
     ends = interval(kinds[1], kinds[0])
-    numbers = f"{sung:.1f} against {others:.1f} dB at 0 dB: {others - sung:+.1f}{between(*ends)}; the paper: popular music is the "
-    numbers += "hardest"
+    numbers = f"{sung:.1f} against {others:.1f} dB at 0 dB: {signed(others - sung)}{between(*ends)}; the paper: popular music is "
+    numbers += "the hardest"
     return Finding("Music in which somebody sings is harder to take away", settled(others - sung, *ends), numbers)
 
 
@@ -199,8 +199,8 @@ def about(results: Results, setup: Mapping[str, Any]) -> str:
     return (
         f"Separation as in paper 001 (Woo et al., 2020): {steps} on {parts['learn']} (budget “{setup['budget']}”). Tested on "
         f"{mixtures} mixtures of {parts['test']} of other speakers and artists, each at three ratios. The paper's networks "
-        "learned from 260 hours of speech and 30 of music. Intervals are by bootstrap over artists of the music. Every row is one "
-        f"training: other seeds are not in its interval.{not_all(len(results.lines), planned)}"
+        "learned from 260 hours of speech and 30 of music. Intervals are by bootstrap over artists of the music. Every row is a "
+        f"single training: intervals do not cover other seeds.{not_all(len(results.lines), planned)}"
     )
 
 

@@ -212,7 +212,8 @@ def test_what_networks_were_shown_is_said() -> None:
     lines = [line | {"learned": told} for row in TAUGHT for line in (_line(row, n, 2.0) for n in range(2))]
     _, second, _ = made.tables(made.Results(lines))
     assert [row[0] for row in second.rows[:2]] == list(TAUGHT)
-    assert second.note == f"Here, {TAUGHT[0]} in 800 steps and {TAUGHT[1]} in 800 steps learned from {made.VOICES['sung']}."
+    trained = f"Trained for this experiment: {TAUGHT[0]} in 800 steps and {TAUGHT[1]} in 800 steps, on {made.VOICES['sung']}."
+    assert second.note == f"{trained} Their validation songs have other music, but voices of speakers of the training songs."
 
 
 @pytest.mark.loose_arrays  # optax
@@ -268,7 +269,7 @@ def test_findings_are_those_by_hand() -> None:
     assert over_nmf.holds and "3.2 against 1.0 dB; the paper: 3.2 against 0.0" in over_nmf.numbers
     assert "excerpt by excerpt +2.2, 95 % from" in over_nmf.numbers
     assert over_mixture.holds is False and "3.2 against 4.0" in over_mixture.numbers
-    assert r1.holds and r1.numbers.startswith("-0.7 dB") and "the paper: -4.4" in r1.numbers
+    assert r1.holds and r1.numbers.startswith("−0.7 dB") and "the paper: −4.4" in r1.numbers
     assert r2.holds is False and r2.numbers.startswith("+0.3 dB")
     mixed = [_line(row, n, value + (-1) ** (n // 2) * (row == "without R2")) for row, value in of.items() for n in range(5)]
     assert made.findings(made.Results(mixed))[-1].answer == "not settled", "a gain with some songs, a loss with others"

@@ -30,7 +30,7 @@ def test_one_group_says_nothing_of_others() -> None:
 
     assert bootstrap(2, mean) == (1.0, 3.0) and bootstrap([2, 2], mean) == (1.0, 3.0)
     assert np.isnan([*bootstrap(1, mean), *bootstrap([2, 1], mean)]).all()
-    assert between(*bootstrap(1, mean)) == "" and between(-1.0, 3.04) == ", 95 % from -1.0 to +3.0"
+    assert between(*bootstrap(1, mean)) == "" and between(-1.0, 3.04) == ", 95 % from −1.0 to +3.0"
 
 
 def test_several_claims_are_one() -> None:

@@ -170,11 +170,11 @@ def test_findings_are_those_by_hand() -> None:
     assert sung.holds and "7.2 against 9.1" in sung.numbers
     unsure = [line | {"speech SDR": line["speech SDR"] - 12 * (line["row"] == TIME and line["mixture"] == 0)} for line in lines]
     lead, *_ = made.findings(made.Results(unsure))
-    assert lead.holds is None and "95 % from -" in lead.numbers, "with one of four artists it is behind"
+    assert lead.holds is None and "95 % from −" in lead.numbers, "with one of four artists it is behind"
     assert "the paper: +8.8, +8.5, +8.2" in lead.numbers
     open_ = [line | {"speech SDR": line["speech SDR"] + 4 * (line["row"] == TIME and line["mixture"] == 2)} for line in lines]
     *_, sung = made.findings(made.Results(open_))
-    assert sung.holds is None and "9.2 against 9.1" in sung.numbers and "-0.2, 95 % from -2.2 to +1.8" in sung.numbers
+    assert sung.holds is None and "9.2 against 9.1" in sung.numbers and "−0.2, 95 % from −2.2 to +1.8" in sung.numbers
     records = made.Results([line | {"speech SAR": 99.0} for line in lines]).rows()
     assert all(record["speech SAR"] is None and record["music SAR"] is not None for record in records), "99 is the rounding"
     low, high = made.interval({"a": [1.0] * 9, "b": [1.0]})

@@ -254,7 +254,7 @@ def test_findings_are_those_by_hand() -> None:
     assert said["The clean ASR gets less than 10 % of the words of clean speech wrong"].holds
     assert said["Music at 0 dB at least triples its word error rate"].numbers.startswith("5.0 and 60.0 %")
     training = said["Training on mixtures"].numbers
-    assert training.startswith("30.0 against 60.0 %: 50 % less; less by 50 to 50 % with 95 %; the paper: 22.2 against 73.0")
+    assert training.startswith("30.0 against 60.0 %: 50 % less; 95 % from 50 % less to 50 % less; the paper: 22.2 against 73.0")
     separator = next(f for f in found.values() if f.statement.startswith("A separator before it (time domain, mixture ASR)"))
     assert separator.numbers.startswith("25.0 against 30.0")
     best, longer = alone
@@ -306,11 +306,11 @@ def test_what_is_less_with_one_artist_alone_is_no_finding() -> None:
 
     before = lines(Row(MIXTURE), (9, 9, 2))
     (unsure,) = finding([*before, *lines(both, (1, 2, 3))])
-    assert unsure.holds is None and unsure.numbers.startswith("10.0 against 33.3 %: 70 % less; less by -50 to 83 %")
+    assert unsure.holds is None and unsure.numbers.startswith("10.0 against 33.3 %: 70 % less; 95 % from 50 % more to 83 % less")
     (sure,) = finding([*before, *lines(both, (1, 2, 1))])
-    assert sure.holds and sure.numbers.startswith("6.7 against 33.3 %: 80 % less; less by 50 to 83 %")
+    assert sure.holds and sure.numbers.startswith("6.7 against 33.3 %: 80 % less; 95 % from 50 % less to 83 % less")
     (little,) = finding([*before, *lines(both, (8, 8, 1))])  # sure, but not by so much
-    assert little.holds is False and "15 % less; less by 11 to 50 %" in little.numbers
+    assert little.holds is False and "15 % less; 95 % from 11 % less to 50 % less" in little.numbers
     assert finding([*before, *lines(both, (1, 2, 1))[:-1]]) == []  # an utterance is left to be tested
     results = made.Results([*before, *lines(Row(CLEAN), (9, 9, 9))])
     assert results.genres == {"waltz": 2, "samba": 1} and results.wer(Row(MIXTURE), [0.0], "samba") == 10
