@@ -1,6 +1,6 @@
-"""The algebra of the jingle mixture, written once: local step, block conditionals, objective, hyper-parameters.
+"""The algebra of the jingle mixture, shared by all algorithms: local step, block conditionals, objective, hyper-parameters.
 
-An algorithm passes this module to `bayessep.inference` (it is a `ConjugateModel`) and chooses how the conditionals are read.
+The module is a `ConjugateModel`: it is passed to an algorithm of `bayessep.inference`, which chooses how the conditionals are read.
 Symbols and shapes are those of the table in `jingle_mixture`; equation numbers are paper 000's.
 """
 
@@ -38,30 +38,30 @@ __all__ = [
 
 
 class Local(NamedTuple):
-    """Result of the local step: q(S, M, R) through the sums that the blocks need."""
+    """Result of the local step: q(S, M, R), reduced to the sufficient statistics that the blocks need."""
 
-    counts: Blocks  # expected (or drawn) counts that each cell of each block is responsible for
-    responsibility: Float[Array, "T K"]
-    log_evidence: Float[Array, " T"]  # log sum_j pi_j exp(...), of a draw that of its r; speech rate and constants left out
-    jumps: Float[Array, " J"]
+    counts: Blocks  # expected (or drawn) counts attributed to each cell of each block
+    responsibility: Float[Array, "T K"]  # rho_tj = q(r_t = j); one-hot for a draw
+    log_evidence: Float[Array, " T"]  # each frame's log evidence with r summed out, or at the drawn r; no speech rate, no constants
+    jumps: Float[Array, " J"]  # (expected) number of jumps to each entry, as in `FramePosterior`
 
 
 # --- local step ----------------------------------------------------------------------------------------------------------
 
-UNROLL = 8  # entries that one pass over the data visits together; more are faster, and slower to compile
+UNROLL = 8  # unroll factor of the scan over entries; a larger one runs faster and compiles more slowly
 
 
 def local(
     model: JingleMixture, hyper: Hyper, moments: Blocks, candidates: Int[Array, "T K"] | None = None
 ) -> Local:
-    """Expected local step (paper 000, equations 7 and 10 to 12), optionally over K candidate entries a frame."""
+    """Take the local step in expectation (paper 000, equations 7 and 10 to 12), optionally over K candidate entries per frame."""
 
     def step(model, moments, candidates):
         q = weigh_entries(model, hyper, moments, candidates)
         per_frame, sums = in_parts(_expected_counts, model, moments, (q.responsibility, candidates))
         return (per_frame, q.responsibility, q.log_evidence), (sums, q.jumps)
 
-    # Without a chain no frame needs another: the whole step is taken part by part.
+    # Without a chain the frames are independent: the whole step is taken part by part.
     take = step if model.chain else partial(in_parts, step)
     (per_frame, rho, log_evidence), (sums, jumps) = take(model, moments, candidates)
     return Local(Blocks(**per_frame, **sums), rho, log_evidence, jumps)
@@ -70,13 +70,13 @@ def local(
 def recount(
     model: JingleMixture, moments: Blocks, step: Local, candidates: Int[Array, "T K"] | None = None
 ) -> Local:
-    """The counts of `step` at other moments: q(S, M | R) is taken anew and q(R) kept, which saves half of the local step."""
+    """Update the counts of `step` for new moments: q(S, M | R) is recomputed and q(R) kept, which saves half of the local step."""
     per_frame, sums = in_parts(_expected_counts, model, moments, (step.responsibility, candidates))
     return step._replace(counts=Blocks(**per_frame, **sums))
 
 
 def _expected_counts(model: JingleMixture, moments: Blocks, along: Any) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Equation 11 and its like for music: counts of excitations and gain, by frame, and of the other blocks."""
+    """Expected counts (equation 11 and its counterpart for music): of excitations and gain per frame, and of the other blocks."""
     rho, candidates = along
     x, speech, weight = seen_data(model), geometric_speech(model, moments), model.frames.weight
     e, d, switch = moments.excitations.geometric, moments.templates.geometric, model.frames.speech
@@ -87,7 +87,7 @@ def _expected_counts(model: JingleMixture, moments: Blocks, along: Any) -> tuple
     ratio = x / speech if inverse is None else x * inverse  # W = x sum_j rho_tj / (G + lambda_j)
     of_music = jnp.zeros_like(x)
     if model.has_music:
-        # What speech did not take went to music; the difference is clipped because it is one of rounded numbers.
+        # Counts not attributed to speech belong to music; the difference is clipped because rounding may make it negative.
         of_music = jnp.maximum(x * rho.sum(1, keepdims=True) - speech * ratio, 0)
     per_frame = {"excitations": e * (switch[:, None] * (ratio @ d.T)), "gain": of_music.sum(1)}
     sums = {
@@ -99,9 +99,9 @@ def _expected_counts(model: JingleMixture, moments: Blocks, along: Any) -> tuple
 
 
 def _visit_rates(model, moments, x, speech, rho, candidates):
-    """sum_j rho_tj / (G + lambda_j), and each catalogue entry's counts (equation 12)."""
+    """Return sum_j rho_tj / (G + lambda_j) and the counts of each catalogue entry (equation 12)."""
     n_entries, entry = visit_entries(model, moments, candidates)
-    pull = (model.frames.weight * moments.gain.geometric)[:, None] * rho  # an entry's share in a frame, weights included
+    pull = (model.frames.weight * moments.gain.geometric)[:, None] * rho  # w_t v_t rho_tj, here with the geometric mean of v_t
 
     def one(carry, k):
         inverse, catalogue = carry
@@ -121,10 +121,10 @@ def _visit_rates(model, moments, x, speech, rho, candidates):
 
 
 def draw_local(key: PRNGKeyArray, model: JingleMixture, hyper: Hyper, moments: Blocks) -> Local:
-    """A draw of (S, M, R) given all blocks, for Gibbs sampling. x must hold whole numbers, and weights be one.
+    """Draw (S, M, R) given all blocks, for Gibbs sampling; x must hold whole numbers, and all weights must be one.
 
-    R is drawn with S and M summed out, then each bin's counts are split among the templates and the music, one binomial
-    at a time (a multinomial).
+    R is drawn with S and M summed out; then each bin's counts are split among the templates and the music by a multinomial draw,
+    made of successive binomials.
     """
     x = seen_data(model)
     key_r, key_s = jax.random.split(key)
@@ -135,7 +135,7 @@ def draw_local(key: PRNGKeyArray, model: JingleMixture, hyper: Hyper, moments: B
     e, d = model.frames.speech[:, None] * moments.excitations.mean, moments.templates.mean
     music = moments.gain.mean[:, None] * moments.filter.mean[None, :] * moments.catalogue.mean[r]
     rates = e.T[:, :, None] * d[:, None, :]
-    # Rates of what is still to be split, summed up from the music: subtracting would leave rounding in their place.
+    # Total rate of the sources not split off yet, accumulated from the music upwards: subtracting would lose it to rounding.
     rates_left = jnp.cumsum(jnp.concatenate([music[None], rates[::-1]]), 0)[:0:-1]
 
     def split(left, inputs):
@@ -161,7 +161,7 @@ def conditional(
     step: Local,
     candidates: Int[Array, "T K"] | None = None,
 ) -> Gamma:
-    """Gamma conditional of one block given the counts and the latest moments of the others (equations 13 to 15)."""
+    """Return the Gamma conditional of one block given the counts and the latest moments of the others (equations 13 to 15)."""
     counts = getattr(step.counts, name)
     exposure = getattr(_EXPOSURE, name)(model, moments, step.responsibility, candidates)
     return gamma.multiply(getattr(hyper.prior, name), counts, exposure)
@@ -180,7 +180,7 @@ def _exposure_templates(model, moments, rho, candidates):
 
 
 def _pull(model, moments, rho):
-    """(T, K): w_t v_t rho_tj, how often and how loudly each frame asks for each entry."""
+    """w_t v_t rho_tj: the weight of each entry in each frame, times the frame's gain."""
     return (model.frames.weight * moments.gain.mean)[:, None] * rho
 
 
@@ -213,7 +213,7 @@ _EXPOSURE = Blocks(
 
 
 def cell_weights(model: JingleMixture, name: str) -> Float[Array, "..."]:
-    """How often each cell of a block counts in the objective, broadcastable to the block."""
+    """Return how often each cell of a block counts in the objective, broadcastable to the block."""
     frames = model.frames
     match name:
         case "excitations":
@@ -227,9 +227,9 @@ def cell_weights(model: JingleMixture, name: str) -> Float[Array, "..."]:
 
 
 def constant(model: JingleMixture) -> Float[Array, " T"]:
-    """What the data alone add to the objective, frame by frame: x log x - log Gamma(x + 1), held-out bins left out.
+    """Return the terms of the objective in x alone, per frame: x log x - log Gamma(x + 1), summed over bins not held out.
 
-    The first part stands in for the division by x in `Local.log_evidence`.
+    The first term compensates for the division by x in `Local.log_evidence`.
     """
     x, observed = model.frames.x, model.frames.observed
     value = xlogy(x, x) - gamma.log_gamma(x + 1)
@@ -245,14 +245,14 @@ def objective(
     step: Local,
     of_data: Float[Array, " T"] | None = None,
 ) -> Float[Array, ""]:
-    """The evidence lower bound, or for point readings the log joint density: what sweeps raise.
+    """Return the objective of the sweeps: the evidence lower bound, or for point readings the log joint density.
 
-    Every sweep raises it where frames count alike or are independent. In a chain of frames with unequal weights it may fall a
-    little: q(r) is that of the frames as they are, for how often one counts enters templates, filter, catalogue and pi alone.
+    Every sweep raises it if all frames have equal weight or are independent. In a chain of frames with unequal weights it may fall
+    slightly: q(r) ignores the weights, which enter only templates, filter, catalogue and pi.
 
-    It holds at the moments that the local step was computed from. Blocks read as ``"fixed"`` add a constant, left out.
-    Constants of x alone are included, so that bounds of different models of the same frames can be compared; they are
-    `constant(model)`, which whoever calls this many times passes in as `of_data`.
+    The value is valid at the moments from which the local step was computed. Blocks read as ``"fixed"`` would add a constant, which
+    is omitted. Terms in x alone are included, so that bounds of different models of the same frames can be compared; they are
+    `constant(model)`, which can be passed as `of_data` to avoid recomputing them.
     """
     speech, weight, observed = model.frames.speech, model.frames.weight, model.frames.observed
     e, d = moments.excitations.mean, moments.templates.mean
@@ -273,12 +273,12 @@ def objective(
 
 
 def _total(values: Float[Array, "..."]) -> Float[Array, ""]:
-    """Sum of everything. Of a matrix by a product with ones, which lets the compiler vectorise what makes the values."""
+    """Sum all values; a matrix by a product with ones, which lets the compiler vectorise the computation of its values."""
     return values.sum() if values.ndim < 2 else (values @ jnp.ones(values.shape[-1], values.dtype)).sum()
 
 
 def _mean_along(values, weights, like):
-    """Weighted mean over the axes on which the prior is tied."""
+    """Weighted mean over the axes along which the prior `like` is tied."""
     axes = tuple(i for i, n in enumerate(like.shape) if n == 1)
     weights = jnp.broadcast_to(weights, values.shape)
     kept = jnp.where(weights > 0, values, 0)
@@ -286,14 +286,14 @@ def _mean_along(values, weights, like):
 
 
 def flat(model: JingleMixture) -> Blocks:
-    """Whether a block has a flat prior, which makes it a parameter: filter and gain of paper 000, unless they have shapes."""
+    """Return whether each block has a flat prior and so is a parameter: filter and gain in paper 000, unless given shapes."""
     return Blocks(*(bool(np.isinf(prior.scale).all()) for prior in model.hyper.prior))
 
 
 def learn(
     model: JingleMixture, hyper: Hyper, posterior: Blocks, moments: Blocks, readings: Blocks, jumps: Float[Array, " J"]
 ) -> Hyper:
-    """M-step of the tied hyper-parameters that `model.learn` names (`gamma.fit`), from means and logarithms as they are read."""
+    """M-step of the tied hyper-parameters that `model.learn` selects (`gamma.fit`), from means and log-means as they are read."""
     prior, on = hyper.prior, model.learn
 
     def tied(name, held):
@@ -321,7 +321,7 @@ def learn(
 
 
 def rescale(moments: Blocks, posterior: Blocks) -> tuple[Blocks, Blocks]:
-    """Set mean(f) = 1 and push its scale into the gain, where both are maximum-likelihood points: (c f, v / c) is free."""
+    """Set mean(f) = 1 and move its scale into the gain; for maximum-likelihood points, where (c f, v / c) is not identifiable."""
     c = moments.filter.mean.mean()
 
     def times(m, q, factor):

@@ -1,11 +1,11 @@
-"""Templates of 20 frames: what paper 004 compares its network with, non-negative factors of the same windows.
+"""NMF with templates of 20 frames: the baseline of paper 004, which factorises the same windows that its network sees.
 
-Simpson, Roma, Plumbley, “Deep Karaoke” (2015), section II, after Grais and Erdogan (2011). Windows, unpacked frame by frame into
-rows of V, are factored as V ≈ H W under the Kullback-Leibler divergence, once for each source, by the multiplicative updates of
-Lee and Seung (2001). In a mixture both sources' templates are kept and only their activations are found; the share of the first
-is V₁ / (V₁ + V₂). The paper has 1500 templates for each source and, in its code, 100 sweeps.
+Simpson, Roma, Plumbley, “Deep Karaoke” (2015), section II, after Grais and Erdogan (2011). Windows, flattened frame by frame into
+rows of V, are factorised as V ≈ H W under the Kullback-Leibler divergence, once for each source, by the multiplicative updates of
+Lee and Seung (2001). In a mixture the templates of both sources are fixed and only their activations are estimated; the share of
+the first source is V₁ / (V₁ + V₂). The paper has 1500 templates per source and, in its code, 100 sweeps.
 
-Here a window is a row, so that W of the paper is our templates transposed.
+Here a window is a row, so W of the paper is the transpose of the templates here.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from bayessep.errors import UserError
 from bayessep.models.deep_karaoke import averaged
 
 _FLOOR = 1e-20
-"""Under quotients: far below any sound, and far enough above 0 for its inverse to be a float32."""
+"""Lower bound of denominators: far below any sound, yet large enough for its inverse to be representable in float32."""
 
 
 class Factors(NamedTuple):
-    """H and W of V ≈ H W."""
+    """Factors of V ≈ H W: activations H and templates W."""
 
     activations: Float[Array, "n K"]
     templates: Float[Array, "K D"]
@@ -36,43 +36,46 @@ class Factors(NamedTuple):
 
 @jax.jit
 def divergence(windows: Float[Array, "n D"], factors: Factors) -> Float[Array, ""]:
-    """Sum over all cells of v log(v / v') - v + v', v' being those of H W. It never rises in a `sweep`."""
+    """Return the Kullback-Leibler divergence, the sum of v log(v / v') - v + v' over all cells, with v' from H W.
+
+    It never increases in a `sweep`.
+    """
     model = factors.activations @ factors.templates
     return (xlogy(windows, windows / jnp.maximum(model, _FLOOR)) - windows + model).sum()
 
 
 def _uniform(key: Key[Array, ""], shape: tuple[int, ...], dtype: jnp.dtype) -> Float[Array, "..."]:
-    """Above 0, where a multiplicative update would stay for ever."""
+    """Uniform numbers in (0, 1]: above 0, since a multiplicative update never leaves zero."""
     return 1 - jax.random.uniform(key, shape, dtype)
 
 
 @partial(jax.jit, static_argnames=("templates",))
 def start(key: Key[Array, ""], windows: Float[Array, "n D"], templates: int) -> Factors:
-    """Uniform in (0, 1]."""
+    """Return random factors, uniform in (0, 1]."""
     one, two = jax.random.split(key)
     n, size = windows.shape
     return Factors(_uniform(one, (n, templates), windows.dtype), _uniform(two, (templates, size), windows.dtype))
 
 
 def _missed(windows: Float[Array, "n D"], factors: Factors) -> Float[Array, "n D"]:
-    """V / (H W): by how much each cell ought to be louder."""
+    """V / (H W): the factor by which the model falls short in each cell."""
     return windows / jnp.maximum(factors.activations @ factors.templates, _FLOOR)
 
 
 def _or_one(sums: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """Those of templates that have died are 0, and so is what they would divide."""
+    """Replace zero sums by 1: those of templates that have died, whose numerators are 0 as well."""
     return jnp.where(sums > 0, sums, 1)
 
 
 def _activated(windows: Float[Array, "n D"], factors: Factors) -> Factors:
-    """The update of the activations."""
+    """Update the activations once."""
     h, w = factors
     return Factors(h * (_missed(windows, factors) @ w.T) / _or_one(w.sum(1))[None], w)
 
 
 @jax.jit
 def sweep(windows: Float[Array, "n D"], factors: Factors) -> Factors:
-    """One update of the activations, one of the templates; templates that sum to 1, and activations that make up for it."""
+    """Update activations and then templates once; normalise the templates to sum 1 and rescale the activations to compensate."""
     h, w = factors = _activated(windows, factors)
     w = w * (h.T @ _missed(windows, factors)) / _or_one(h.sum(0))[:, None]
     sums = w.sum(1)
@@ -91,10 +94,10 @@ def _refuse(**counts: int) -> None:
 
 
 def fit(key: Key[Array, ""], windows: Float[Array | np.ndarray, "n D"], templates: int, sweeps: int = 100) -> Float[Array, "K D"]:
-    """Templates of one source from magnitudes of its own windows, each summing to 1; silent windows are left out.
+    """Learn templates of one source, each summing to 1, from magnitudes of its windows; silent windows are left out.
 
     Raises:
-        UserError: a number is below 1, or every window is silent.
+        UserError: `templates` or `sweeps` is below 1, or every window is silent.
     """
     _refuse(templates=templates, sweeps=sweeps)
     sounding = np.asarray(windows)
@@ -108,10 +111,10 @@ def fit(key: Key[Array, ""], windows: Float[Array | np.ndarray, "n D"], template
 def activations(
     key: Key[Array, ""], windows: Float[Array, "n D"], templates: Float[Array, "K D"], sweeps: int = 100
 ) -> Float[Array, "n K"]:
-    """How much of each template is in each window, the templates being kept; from a uniform random start.
+    """Estimate the activations of fixed templates in each window, from a uniform random start.
 
-    The divergence is convex in them, so the start matters little. It is the same for all windows, so that what is found in one
-    does not depend on those beside it.
+    The divergence is convex in the activations, so the start matters little. It is the same for all windows, so that the result
+    for one window does not depend on the others.
     """
     begun = Factors(jnp.tile(_uniform(key, (1, len(templates)), windows.dtype), (len(windows), 1)), templates)
     return lax.fori_loop(0, sweeps, lambda _, factors: _activated(windows, factors), begun).activations
@@ -125,7 +128,7 @@ def shares(
     second: Float[Array, "J D"],
     sweeps: int = 100,
 ) -> Float[Array, "n D"]:
-    """The first source's part of each cell, V₁ / (V₁ + V₂) with exponent 1; half where neither has any."""
+    """Return the first source's share of each cell, V₁ / (V₁ + V₂) with exponent 1; one half where both are zero."""
     h = activations(key, windows, jnp.concatenate([first, second]), sweeps)
     one, two = h[:, : len(first)] @ first, h[:, len(first) :] @ second
     return jnp.where(one + two > 0, one / _or_one(one + two), 0.5)
@@ -133,7 +136,7 @@ def shares(
 
 @partial(jax.jit, static_argnames=("free",))
 def half_kept(windows: Float[Array, "n D"], factors: Factors, free: int) -> Factors:
-    """A sweep in which the first so many templates are updated, and the others kept (Smaragdis, Raj, Shashanka, 2007)."""
+    """Run a sweep that updates only the first `free` templates and keeps the others (Smaragdis, Raj, Shashanka, 2007)."""
     h, w = factors = _activated(windows, factors)
     found = w[:free] * (h[:, :free].T @ _missed(windows, factors)) / _or_one(h[:, :free].sum(0))[:, None]
     sums = found.sum(1)
@@ -144,14 +147,14 @@ def half_kept(windows: Float[Array, "n D"], factors: Factors, free: int) -> Fact
 def free_shares(
     key: Key[Array, ""], windows: Float[Array, "n D"], kept: Float[Array, "K D"], free: int, sweeps: int = 100
 ) -> Float[Array, "n D"]:
-    """Semi-supervised: the part of each cell that is of a source of which nothing is known, beside one whose templates are kept.
+    """Semi-supervised NMF: return an unknown source's share of each cell, beside a known source with fixed templates.
 
     Args:
-        key: of the random start.
-        windows: of the mixture; D is the bins of a frame where a window is a frame.
+        key: for the random start.
+        windows: of the mixture; D is the number of bins if a window is a single frame.
         kept: templates of the known source.
-        free: how many templates the other source is given.
-        sweeps: over both.
+        free: number of templates of the unknown source.
+        sweeps: number of sweeps over activations and free templates.
     """
     one, two = jax.random.split(key)
     begun = Factors(
@@ -173,13 +176,13 @@ def averaged_shares(
     batch: int = 128,
     rescaled: bool = False,
 ) -> Float[np.ndarray, "T F"]:
-    """The mean share of the first source in each cell of a mixture, over windows that move on by one frame.
+    """Return the first source's mean share in each cell of a mixture, averaged over windows with a hop of one frame.
 
-    What `deep_karaoke.averaged` does with the network's windows, it does with these; `deep_karaoke.thresholded` makes masks of
-    the result. The scale of the magnitudes does not matter. A window has D / F frames.
+    The windows are averaged by `deep_karaoke.averaged`, as those of the network are; `deep_karaoke.thresholded` turns the result
+    into masks. The scale of the magnitudes does not matter. A window has D / F frames.
 
     Raises:
-        UserError: as `deep_karaoke.averaged`, or sweeps are below 1, or the templates are not of windows with so many bins.
+        UserError: as `deep_karaoke.averaged`; or sweeps are below 1, or the templates do not fit windows of F bins.
     """
     _refuse(sweeps=sweeps)
     bins, size = magnitude.shape[1], first.shape[1]

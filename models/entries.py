@@ -1,7 +1,7 @@
-"""Which catalogue entry plays in which frame: scores of entries, candidates, and q(r).
+"""Infer which catalogue entry plays in which frame: log likelihoods of the entries, pruning to candidates, and q(r).
 
-The part of the local step (`conditionals.local`) that grows with the catalogue. Nothing of shape F x T x J is ever made: frames
-are taken some at a time, entries one after another, and after pruning only some candidates in each frame.
+This is the part of the local step (`conditionals.local`) whose cost grows with the catalogue. No array of shape F x T x J is ever
+formed: frames are processed in parts, entries one after another, and after pruning only a few candidates per frame.
 """
 
 import dataclasses
@@ -19,23 +19,23 @@ from bayessep.models import frame_prior
 from bayessep.models.frame_prior import FramePosterior
 from bayessep.models.jingle_mixture import TINY, Blocks, Hyper, JingleMixture
 
-# --- some frames at a time -------------------------------------------------------------------------------------------------
+# --- processing frames in parts --------------------------------------------------------------------------------------------
 
-PART = 2**18  # cells of T x F: rates of as many fit the processor's cache, and memory beside the data does not grow with its length
+PART = 2**18  # cells of T x F: their rates fit the processor's cache, and working memory does not grow with the recording's length
 
 
 def number_of_parts(n_frames: int, n_bins: int) -> int:
-    """As many as make parts of at most `PART`; a few more where these divide the frames evenly, so that nothing is filled up."""
+    """Return how many parts keep each within `PART` cells; up to half as many more if those divide the frames without padding."""
     least = -(-n_frames * n_bins // PART)
     return next((n for n in range(least, least + least // 2 + 1) if n_frames % n == 0), least)
 
 
 def in_parts(function: Callable, model: JingleMixture, moments: Blocks, along: Any = None) -> tuple[Any, Any]:
-    """(per frame, sums) = `function(model, moments, along)`, computed for frames of `PART` or so cells at a time.
+    """Return (per frame, sums) = `function(model, moments, along)`, computed in parts of about `PART` cells.
 
-    Whatever belongs to frames is cut: data, excitations, gain and the arrays in `along`. Results per frame are joined again,
-    sums are added up. The last part is filled up with empty frames: no data, no rate, no weight; and music that may or may not be,
-    for where there must be none, a prior that has some everywhere would leave nothing.
+    Everything with a frame axis is split: data, excitations, gain and the arrays in `along`. Results per frame are concatenated,
+    sums are added up. The last part is padded with empty frames: no data, no rate, no weight. Their music switch is 1/2, because
+    with a switch of 0 a prior that gives the null entry no probability would leave no possible entry.
     """
     frames = (model.frames, moments.excitations, moments.gain, along)
     n_frames, n_bins = model.frames.x.shape
@@ -70,14 +70,14 @@ def in_parts(function: Callable, model: JingleMixture, moments: Blocks, along: A
 
 
 def speech_rate(model: JingleMixture, e: Float[Array, "T B"], d: Float[Array, "B F"]) -> Float[Array, "T F"]:
-    """s_t sum_i e_ti d_iu, of whichever mean of the two is passed."""
+    """Return s_t sum_i e_ti d_iu, for arithmetic or geometric means of e and d, whichever are passed."""
     return model.frames.speech[:, None] * (e @ d)
 
 
 def visit_entries(model: JingleMixture, moments: Blocks, candidates: Int[Array, "T K"] | None):
-    """Number of entries to visit, and the function k -> (T, F) geometric rate of the k-th of them.
+    """Return the number of entries to visit and a function k -> (T, F), the rate lambda of the k-th entry, of geometric means.
 
-    Without candidates the k-th entry is the same catalogue row in every frame.
+    Without candidates the k-th entry is the same catalogue row in every frame; with candidates it is each frame's k-th candidate.
     """
     shaped = moments.catalogue.geometric * moments.filter.geometric[None, :]
     gain = moments.gain.geometric[:, None]
@@ -87,7 +87,7 @@ def visit_entries(model: JingleMixture, moments: Blocks, candidates: Int[Array, 
 
 
 def geometric_speech(model: JingleMixture, moments: Blocks) -> Float[Array, "T F"]:
-    """G of the table, the geometric rate of all speech."""
+    """Return G of the table in `jingle_mixture`: the rate of all speech, of geometric means."""
     return speech_rate(model, moments.excitations.geometric, moments.templates.geometric) + TINY
 
 
@@ -97,17 +97,17 @@ def seen_data(model: JingleMixture) -> Float[Array, "T F"]:
 
 
 def _inverse(x: Float[Array, "T F"]) -> Float[Array, "T F"]:
-    """1 / x, and 1 where x is zero: x log(rate / x) is computed as x log(rate * inverse), small numbers with small errors."""
+    """1 / x, or 1 where x is zero: computing x log(rate / x) as x log(rate * inverse) keeps values and rounding errors small."""
     return 1 / jnp.where(x > TINY, x, 1)
 
 
 def entry_log_likelihood(
     model: JingleMixture, moments: Blocks, candidates: Int[Array, "T K"] | None = None
 ) -> Float[Array, "T K"]:
-    """log of what frame t says of entry j, the switch's prior included; terms that no entry shares in are left out.
+    """Return the log likelihood of each entry in each frame, including the music switch, without terms common to all entries.
 
-    sum_u x_tu log((G_tu + lambda_tuj) / x_tu) - <lambda_tuj>: geometric means inside the logarithm and arithmetic ones in the
-    rate, which is exact coordinate ascent. With ``rule="printed"`` the logarithm, too, takes the arithmetic mean of the
+    It is sum_u x_tu log((G_tu + lambda_tuj) / x_tu) - <lambda_tuj>, with geometric means inside the logarithm and arithmetic ones
+    in the rate, which is exact coordinate ascent. With ``rule="printed"`` the logarithm also takes the arithmetic mean of the
     speech rate, as the paper prints q(r_t = j).
     """
     return in_parts(lambda *part: (_score_entries(*part), None), model, moments, candidates)[0]
@@ -135,32 +135,32 @@ def _score_entries(model: JingleMixture, moments: Blocks, candidates) -> Float[A
 
 
 def of_candidates(values: Array, candidates: Int[Array, "T K"] | None) -> Array:
-    """Values of entries as (T, K), each frame's candidates picked, or as (1, J)."""
+    """Return values of the entries as (T, K), those of each frame's candidates, or without candidates as (1, J)."""
     return values[None, :] if candidates is None else values[candidates]
 
 
 def scatter_candidates(
     values: Float[Array, "T K"], candidates: Int[Array, "T K"] | None, n_entries: int, fill: float | int
 ) -> Float[Array, "T J"]:
-    """Values of the candidates back in their places among all entries."""
+    """Put values of the candidates back in their places among all entries, filling the others."""
     if candidates is None:
         return values
     rows = jnp.arange(values.shape[0])[:, None]
     return jnp.full((values.shape[0], n_entries), fill, values.dtype).at[rows, candidates].set(values)
 
 
-POOL = 2  # candidates short-listed for each one that is kept
-BANDS = 96  # for the short-listing
+POOL = 2  # entries short-listed per candidate that is kept
+BANDS = 96  # number of frequency bands for the short-listing
 
 
 def any_candidates(model: JingleMixture) -> Int[Array, "T K"]:
-    """The first entries of the catalogue in every frame: something to begin with."""
+    """Return arbitrary candidates to begin with: the first entries of the catalogue in every frame."""
     assert model.candidates is not None, "the problem keeps all entries"
     return jnp.broadcast_to(jnp.arange(model.candidates, dtype=jnp.int32)[None, :], (model.frames.x.shape[0], model.candidates))
 
 
 def are_short_listed(n_entries: int, n_bins: int, n_candidates: int) -> bool:
-    """Whether a catalogue is so long that candidates are first looked for in bands."""
+    """Return whether a catalogue is so long that short-listing in bands at least halves the work of choosing candidates."""
     in_bands = n_entries * BANDS + (POOL * n_candidates + n_candidates) * n_bins
     return n_entries * n_bins >= 2 * in_bands
 
@@ -172,11 +172,11 @@ def choose_candidates(
     n_candidates: int,
     current: Int[Array, "T K"] | None = None,
 ) -> Int[Array, "T K"]:
-    """The most probable entries of each frame.
+    """Return the most probable entries of each frame.
 
-    A long catalogue is first heard in at most `BANDS` bands; what is short-listed there competes with the `current` candidates on
-    all bins. Where that spares little work, and where bins are held out, all entries are compared on all bins. Either way, for
-    independent frames the objective never falls.
+    A long catalogue is first scored in at most `BANDS` frequency bands; the short-listed entries then compete with the `current`
+    candidates on all bins. If that saves little work, or if bins are held out, all entries are compared on all bins. Either way,
+    for independent frames the objective never falls.
     """
     n_entries, n_bins = model.catalogue.shape
     if model.frames.observed is not None or not are_short_listed(n_entries, n_bins, n_candidates):
@@ -185,7 +185,7 @@ def choose_candidates(
     pool = _most_probable(entry_log_likelihood(banded, of_bands), model, hyper, POOL * n_candidates)
     if current is not None:
         known = (pool[:, :, None] == current[:, None, :]).any(2)
-        # A current candidate that was short-listed again takes its own place, not a second one.
+        # A current candidate that was short-listed again must not appear twice.
         pool = jnp.concatenate([current, jnp.where(known, n_entries, pool)], 1)
     scores = entry_log_likelihood(model, moments, jnp.minimum(pool, n_entries - 1))
     return _most_probable(jnp.where(pool < n_entries, scores, -jnp.inf), model, hyper, n_candidates, pool)
@@ -194,10 +194,10 @@ def choose_candidates(
 def _most_probable(
     scores: Float[Array, "T P"], model: JingleMixture, hyper: Hyper, n: int, pool: Int[Array, "T P"] | None = None
 ) -> Int[Array, "T n"]:
-    """Ranked by logarithms: next to an entry that fits well, the probabilities of all others may round to zero."""
+    """Return the `n` most probable entries, ranked by logarithms: beside a good fit, other probabilities may underflow to zero."""
     if model.chain:
         rho = _q_of_entries(model, hyper, scores, pool).responsibility
-        lost = jnp.log(jnp.finfo(rho.dtype).tiny) + scores - scores.max(1, keepdims=True)  # below what is left, by their own score
+        lost = jnp.log(jnp.finfo(rho.dtype).tiny) + scores - scores.max(1, keepdims=True)  # below all others, ranked by their score
         lost = jnp.where(of_candidates(frame_prior.is_led_to(hyper.frame_prior), pool), lost, -jnp.inf)
         rank = jnp.where(rho > 0, jnp.log(rho), lost)
     else:
@@ -207,7 +207,7 @@ def _most_probable(
 
 
 def _in_bands(model: JingleMixture, moments: Blocks) -> tuple[JingleMixture, Blocks]:
-    """The same problem with bins added up in bands, narrow ones where sound has its energy. Sums of Poissons are Poisson."""
+    """Sum the bins of a problem in bands, narrow at low frequencies, where most energy lies. Sums of Poissons are Poisson."""
     n_bins = model.frames.x.shape[1]
     index = np.arange(BANDS + 1)
     edges = np.unique(np.maximum(n_bins * (index / BANDS) ** 2, index).astype(int).clip(max=n_bins))
@@ -229,13 +229,13 @@ def _in_bands(model: JingleMixture, moments: Blocks) -> tuple[JingleMixture, Blo
 def weigh_entries(
     model: JingleMixture, hyper: Hyper, moments: Blocks, candidates: Int[Array, "T K"] | None = None
 ) -> FramePosterior:
-    """q(r); over the candidates only (K stands in the place of J) where there are any."""
+    """Return q(r), over the candidates only (K instead of J entries) if there are any."""
     if not model.has_music:
         return _weigh_speech(model, moments)
     scores = entry_log_likelihood(model, moments, candidates)
     q = _q_of_entries(model, hyper, scores, candidates)
     if model.rule == "printed":
-        # rho is not the optimum, so the evidence has to be taken under it, term by term.
+        # rho is not the optimum, so the evidence must be computed under it, term by term.
         exact = entry_log_likelihood(dataclasses.replace(model, rule="exact"), moments, candidates)
         log_pi, rho = of_candidates(jnp.log(hyper.frame_prior.entry), candidates), q.responsibility
         q = q._replace(log_evidence=(rho * jnp.where(rho > 0, exact + log_pi, 0) - xlogy(rho, rho)).sum(1))
@@ -252,8 +252,8 @@ def _q_of_entries(
 
 
 def _weigh_speech(model: JingleMixture, moments: Blocks) -> FramePosterior:
-    """q(r) where there is no entry but the null one."""
+    """Return the trivial q(r) of a problem whose only entry is the null entry."""
     x = seen_data(model)
-    # log(x / rate) rather than log(rate) + log(1 / x): small numbers have small errors, and the ratio is needed anyway.
+    # log(x / rate) rather than log(rate) + log(1 / x): small values have small rounding errors, and the ratio is needed anyway.
     log_evidence = -(x * jnp.log(jnp.maximum(x / geometric_speech(model, moments), TINY))).sum(1)
     return FramePosterior(jnp.ones_like(x[:, :1]), log_evidence, model.frames.weight.sum(keepdims=True))

@@ -1,11 +1,12 @@
-"""The prior of the catalogue index r_t: independent draws, or a left-to-right Markov chain, as one structure.
+"""Prior and posterior of the catalogue index r_t: a mixture of independent frames, or a left-to-right hidden Markov model.
 
-From entry i the index stays at i with probability `stay[i]`, advances to `successor[i]` with probability `advance[i]`
-(a jingle is played in order), and otherwise jumps to an entry drawn from `entry`, the pi of paper 000. Independent frames,
-equation 6 of the paper, are the case stay = advance = 0. Entry 0 is the **null entry**: no music at all. Several sequences may lie
-one behind another: the index jumps for certain where one starts.
+The hidden state is the index: from entry i it stays at i with probability `stay[i]`, advances to `successor[i]` with probability
+`advance[i]` (a jingle is played in order), and otherwise jumps to an entry drawn from `entry`, the pi of paper 000. Independent
+frames, equation 6 of the paper, are the case stay = advance = 0. Entry 0 is the **null entry**: no music at all. Several sequences
+may be concatenated: the first frame of each is drawn from `entry`, as after a jump.
 
-A pass costs O(T J) over all entries, O(T K^2) over K candidates a frame, never O(T J^2).
+Inference is exact, by the forward-backward algorithm. Since jumps forget where they came from, a pass costs O(T J) over all
+entries, or O(T K^2) over K candidates per frame, instead of the O(T J^2) of a general transition matrix.
 """
 
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 
 class FramePrior(NamedTuple):
-    """Prior over sequences of catalogue entries; J counts the null entry, which comes first."""
+    """Initial and transition probabilities of the index; J includes the null entry, which comes first."""
 
     entry: Float[Array, " J"]
     stay: Float[Array, " J"]
@@ -29,15 +30,15 @@ class FramePrior(NamedTuple):
 
 
 class FramePosterior(NamedTuple):
-    """What inference needs of q(r)."""
+    """The posterior q(r) as inference needs it: marginals, evidence and expected jumps."""
 
-    responsibility: Float[Array, "T K"]  # rho_tj = q(r_t = j), of all entries or of the candidates
+    responsibility: Float[Array, "T K"]  # rho_tj = q(r_t = j), over all entries or over the candidates
     log_evidence: Float[Array, " T"]  # its sum over frames is log sum_r p(r) prod_t likelihood
-    jumps: Float[Array, " J"]  # expected number of jumps that landed on each entry, frame weights included
+    jumps: Float[Array, " J"]  # expected number of jumps to each entry, frame weights included
 
 
 def independent(entry: Float[Array, " J"]) -> FramePrior:
-    """Frames drawn independently from `entry` (paper 000, equation 6)."""
+    """Prior under which each frame is drawn independently from `entry` (paper 000, equation 6)."""
     zero = jnp.zeros_like(entry)
     return FramePrior(entry, zero, zero, jnp.arange(entry.shape[0]))
 
@@ -50,18 +51,18 @@ def left_to_right(
     stay: float = 0.0,
     stay_null: float = 0.98,
 ) -> FramePrior:
-    """Music is played in order: entry j is followed by `successor[j]` unless the index jumps.
+    """Prior for music played in order: a left-to-right chain in which entry j is followed by `successor[j]` unless the index jumps.
 
     `successor` must be a permutation with successor[0] = 0; an entry that is its own successor can only stay or jump.
     Music that does not start over ends in a jump: let its last entry be followed by its first, and learn or set `entry`.
-    The null entry stays with probability `stay_null`. `advance + stay` must leave room for jumps.
+    The null entry stays with probability `stay_null`. `advance + stay` must leave some probability for jumps.
 
-    Raises ValueError where one of these does not hold.
+    Raises ValueError if one of these conditions does not hold.
     """
     if not (advance + stay < 1 and stay_null < 1):
         raise ValueError("advance + stay, and stay_null, must be below 1: some probability is left for jumps")
     n = entry.shape[0]
-    with suppress(jax.errors.TracerArrayConversionError):  # in a function that is being compiled, nobody can tell
+    with suppress(jax.errors.TracerArrayConversionError):  # under jit the values are unknown and cannot be checked
         follow = np.asarray(successor)
         if follow.shape != (n,) or follow[0] != 0 or not np.array_equal(np.sort(follow), np.arange(n)):
             raise ValueError("successor must be a permutation of all entries that leaves the null entry, 0, where it is")
@@ -76,7 +77,7 @@ def left_to_right(
 
 
 def uniform(n_entries: int, p_null: float = 0.1, dtype=jnp.float32) -> Float[Array, " J"]:
-    """pi with probability `p_null` for the null entry and the rest spread evenly over the other `n_entries`."""
+    """Return pi with probability `p_null` for the null entry and the rest spread evenly over the other `n_entries`."""
     rest = jnp.full((n_entries,), (1 - p_null) / max(n_entries, 1), dtype)
     return jnp.concatenate([jnp.asarray([p_null if n_entries else 1.0], dtype), rest])
 
@@ -90,12 +91,12 @@ def posterior(
     candidates: Int[Array, "T K"] | None = None,
     starts: Float[Array, " T"] | None = None,
 ) -> FramePosterior:
-    """Exact posterior of r given the log likelihood of each entry in each frame.
+    """Return the exact posterior of r given the log likelihood of each entry in each frame: the E-step.
 
-    `chain` says, outside of the traced values, whether the prior has memory: the independent case then needs no scan.
-    `weight` (how often a frame counts) and `starts` (where a sequence starts) are as in `jingle_mixture.Frames`; weights enter only
-    the expected jumps. With `candidates`, no entry twice in a frame, all others are impossible: responsibilities and likelihoods
-    are then of the candidates.
+    A chain (static `chain`) is handled by the scaled forward-backward algorithm; independent frames need only a softmax over
+    entries, without a scan. `weight` (how often a frame counts) and `starts` (where a sequence starts) are as in
+    `jingle_mixture.Frames`; weights enter only the expected jumps. With `candidates`, distinct within a frame, all other entries
+    are impossible, and likelihoods and responsibilities are over the candidates.
     """
     if not chain:
         joint = log_likelihood + _log(prior.entry[None, :] if candidates is None else prior.entry[candidates])
@@ -117,7 +118,7 @@ def posterior(
     beta = jnp.concatenate([beta, ones[None]])
     rho = alpha * beta
     rho = rho / rho.sum(1, keepdims=True)
-    # A jump into j at frame t: it left any entry of frame t-1 by jumping and j explains everything from t on.
+    # A jump to j at frame t may leave from any entry of frame t-1; alpha explains the frames before t, `ahead` those from t on.
     landed = (alpha[:-1] * moves.jump).sum(1)[:, None] * moves.landing * ahead
     jumps = jnp.concatenate([weight[:1, None] * rho[:1], weight[1:, None] * landed])
     return FramePosterior(rho, jnp.log(scale) + peak, sum_by_entry(jumps, candidates, len(prior.entry)))
@@ -126,7 +127,7 @@ def posterior(
 def sum_by_entry(
     values: Float[Array, "T K"], candidates: Int[Array, "T K"] | None, n_entries: int
 ) -> Float[Array, " J"]:
-    """Sum over frames, for each entry."""
+    """Sum the values of each entry over frames."""
     if candidates is None:
         return values.sum(0)
     return jnp.zeros(n_entries, values.dtype).at[candidates].add(values)
@@ -140,10 +141,10 @@ def sample(
     chain: bool,
     starts: Float[Array, " T"] | None = None,
 ) -> tuple[Int[Array, " T"], Float[Array, " J"]]:
-    """A draw of the whole sequence r from its posterior, and how many of its moves were jumps onto each entry.
+    """Draw the whole sequence r from its posterior; return it and how many of its transitions were jumps to each entry.
 
-    The chain is drawn by forward filtering and backward sampling; a step that could be a jump or a stay/advance is
-    attributed by a further draw.
+    The chain is drawn by forward filtering and backward sampling. A transition that could be either a jump or a stay/advance is
+    attributed to one of them by a further draw.
     """
     n = prior.entry.shape[0]
     if not chain:
@@ -174,12 +175,12 @@ def sample(
 
 
 def log_prob(r: Int[Array, " T"], prior: FramePrior, starts: Float[Array, " T"] | None = None) -> Float[Array, ""]:
-    """log p(r)."""
+    """Return log p(r)."""
     return log_moves(r, prior, starts).sum()
 
 
 def log_moves(r: Int[Array, " T"], prior: FramePrior, starts: Float[Array, " T"] | None = None) -> Float[Array, " T"]:
-    """log p(r_t | r_{t-1}), and of the first of a sequence log p(r_t)."""
+    """Return log p(r_t | r_{t-1}) of each frame, which is log p(r_t) where a sequence starts."""
     before, after = r[:-1], r[1:]
     stay, advance, jump = _chances(prior.stay[before], prior.advance[before], _goes_on(starts))
     step = (
@@ -191,19 +192,19 @@ def log_moves(r: Int[Array, " T"], prior: FramePrior, starts: Float[Array, " T"]
 
 
 def is_led_to(prior: FramePrior) -> Bool[Array, " J"]:
-    """Of each entry, whether a jump or another entry leads to it; what nothing leads to is never played."""
+    """Return, for each entry, whether it can be reached by a jump or an advance; other entries are never played."""
     in_order = jnp.zeros_like(prior.entry).at[prior.successor].max(prior.advance)
     return (prior.entry > 0) | (in_order > 0)
 
 
 def learn_entry(prior: FramePrior, jumps: Float[Array, " J"], concentration: float = 1.0) -> FramePrior:
-    """M-step of pi from the expected jumps, under a Dirichlet of the given concentration (1: maximum likelihood)."""
+    """M-step of pi from the expected jumps, under a Dirichlet prior of the given concentration (1: maximum likelihood)."""
     mass = jumps + (concentration - 1)
     return prior._replace(entry=mass / mass.sum())
 
 
 def log_dirichlet(prior: FramePrior, concentration: float) -> Float[Array, ""]:
-    """The Dirichlet's part of the objective that `learn_entry` raises, up to a constant."""
+    """Log density of pi under the Dirichlet prior up to a constant: the term of the objective that `learn_entry` accounts for."""
     return xlogy(concentration - 1, prior.entry).sum()
 
 
@@ -212,23 +213,23 @@ def _log(p):
 
 
 class _Moves(NamedTuple):
-    """How probability gets from the entries of one frame to those of the next, and back."""
+    """The transition probabilities between neighbouring frames, as products with a vector in either direction."""
 
-    first: Float[Array, " K"]
-    jump: Float[Array, "#pairs K"]  # of leaving an entry by a jump
-    landing: Float[Array, "#pairs K"]  # of a jump's landing on an entry of the next frame
-    between: Any  # what the two functions need of each pair of frames
-    on: Callable[[Array, Any], Array]
-    back: Callable[[Array, Any], Array]
+    first: Float[Array, " K"]  # probabilities of the initial state
+    jump: Float[Array, "#pairs K"]  # probability of leaving an entry by a jump
+    landing: Float[Array, "#pairs K"]  # probability that a jump lands on an entry of the next frame
+    between: Any  # per pair of frames, the second argument of `on` and `back`
+    on: Callable[[Array, Any], Array]  # forward: the transposed transition matrix times a vector
+    back: Callable[[Array, Any], Array]  # backward: the transition matrix times a vector
 
 
 def _goes_on(starts: Float[Array, " T"] | None) -> Float[Array, " pairs"] | None:
-    """Of each pair of neighbours: 0 where a sequence starts between the two, 1 elsewhere."""
+    """For each pair of neighbouring frames: 0 where a new sequence starts with the second, 1 elsewhere."""
     return None if starts is None else 1 - starts[1:]
 
 
 def _chances(stay: Array, advance: Array, goes_on: Array | None) -> tuple[Array, Array, Array]:
-    """Of staying, advancing and jumping from an entry; there is but the jump where the sequence does not go on."""
+    """Probabilities of staying, advancing and jumping; between two sequences the index always jumps."""
     if goes_on is not None:
         stay, advance = goes_on * stay, goes_on * advance
     return stay, advance, 1 - stay - advance
@@ -255,7 +256,7 @@ def _moves_of_all(prior: FramePrior, goes_on: Float[Array, " pairs"] | None) -> 
 
 
 def _moves_of(candidates: Int[Array, "T K"], prior: FramePrior, goes_on: Float[Array, " pairs"] | None) -> _Moves:
-    """By the full matrix between the candidates of two frames, made where it is used: less work than all entries."""
+    """Transitions by the full K x K matrix between two frames' candidates, built where it is used: cheaper than all entries."""
     here, there = candidates[:-1], candidates[1:]
     stay, advance, jump = _chances(prior.stay[here], prior.advance[here], None if goes_on is None else goes_on[:, None])
     between = (here, stay, advance, prior.successor[here].astype(here.dtype), jump, there, prior.entry[there])
@@ -276,7 +277,7 @@ def _moves_of(candidates: Int[Array, "T K"], prior: FramePrior, goes_on: Float[A
 
 
 def _forward(log_likelihood, moves: _Moves):
-    """Scaled forward pass: filtered probabilities, their normalisers, and the scaled likelihood they were made from."""
+    """Scaled forward pass: filtered probabilities, normalisers, peak log likelihoods, and likelihoods relative to the peak."""
     peak = log_likelihood.max(1)
     likelihood = jnp.exp(log_likelihood - peak[:, None])
 

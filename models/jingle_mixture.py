@@ -1,15 +1,16 @@
-"""Speech as Gamma-Poisson NMF plus music as a mixture over catalogue frames: paper 000 and its relatives, one family.
+"""Speech as Gamma-Poisson NMF plus music as a mixture over catalogue frames: paper 000 and its variants as one model family.
 
     d_iu ~ Gamma(a^d, b^d)     e_ti ~ Gamma(a^e, b^e)     c_ju ~ Gamma(a^c, b^c) or known
-    f_u  ~ Gamma(a^f, b^f)     v_t  ~ Gamma(a^v, b^v)     r_t ~ Categorical(pi), or a chain (`frame_prior`)
+    f_u  ~ Gamma(a^f, b^f)     v_t  ~ Gamma(a^v, b^v)     r_t ~ Categorical(pi), or a Markov chain (`frame_prior`)
     x_tu ~ Poisson( s_t sum_i e_ti d_iu  +  v_t f_u c_{r_t u} )
 
-NMF, variational, ICM, joint and unsupervised separation are choices of which frames are stacked, which prior the templates
-get, and how each block's Gamma conditional is read (`bayessep.gamma.read`). This file defines the problem; `conditionals`
-holds its algebra, once: the local step q(S, M | R) q(R), the Poisson counts it hands to each block, the block conditionals and
-the objective; `entries` is q(R). `sources` reads the result. Algorithms live in `bayessep.inference` and know none of it.
+NMF, variational, ICM, joint and unsupervised separation differ only in which frames are stacked, which prior the templates
+get, and how each block's Gamma conditional is read (`bayessep.gamma.read`). This file defines the problem. `conditionals`
+holds its algebra: the local step q(S, M | R) q(R), the Poisson counts that it passes to each block, the block conditionals and
+the objective. `entries` computes q(R), and `sources` turns the posterior into separated sources. The algorithms, in
+`bayessep.inference`, do not depend on the model.
 
-The paper's symbols and the names here (time first, so every matrix is the transpose of the paper's):
+The paper's symbols and the names here (time comes first, so every matrix is the transpose of the paper's):
 
 | paper | here | shape | |
 |---|---|---|---|
@@ -23,20 +24,25 @@ The paper's symbols and the names here (time first, so every matrix is the trans
 | a, b | `Gamma.shape`, `Gamma.scale` | | b is a scale (equation 15) |
 | alpha, beta | posterior `Gamma.shape`, `.scale` | | |
 | s_uit, m_ut | never formed; their sums are `conditionals.Local.counts` | | latent sources |
-| q(r_t = j) | `conditionals.Local.responsibility` | T K | over all entries, or K candidates a frame |
+| G_ut | `entries.geometric_speech` | T F | geometric rate of speech, s_t sum_i exp(E[log e_it] + E[log d_ui]) |
+| lambda_utj | `entries.visit_entries` | T F, entry by entry | rate of entry j, v_t f_u C_uj, of geometric means |
+| q(r_t = j), rho_tj | `conditionals.Local.responsibility` | T K | over all entries, or over K candidates per frame |
 
-What it does to real recordings, method by method: docs/demir2011/tables.md, which ``bayessep reproduce demir2011`` prints.
+In angle brackets, as in <lambda_utj>, a rate is that of arithmetic means.
 
-**Scale.** x is real, so the Poisson likelihood is used formally (it is the generalised KL divergence); its scale says how many
-counts a unit of magnitude is worth against the priors, and nothing here rescales it.
+Results on real recordings, method by method, are in docs/demir2011/tables.md, which ``bayessep reproduce demir2011`` prints.
+
+**Scale.** x is real, so the Poisson likelihood is used formally (it is the generalised KL divergence). The scale of x sets how many
+counts a unit of magnitude is worth against the priors; nothing here rescales it.
 
 **Frame weights.** A frame of weight w counts as w copies of itself, excitations and gain included: the weighted joint
-estimation that the paper names as future work. Its own local quantities do not depend on w; templates, filter, catalogue
-and pi do. With w = 0 on mixed frames the templates come from the speech frames alone, with w = 1 this is the joint method.
+estimation that the paper names as future work. The frame's own local quantities do not depend on w; templates, filter, catalogue
+and pi do. With w = 0 on mixed frames the templates are learned from the speech frames alone; w = 1 is the joint method.
 
-Frames whose music switch p lies strictly between 0 and 1 are unlabelled, and 1 - responsibility[:, 0] is their probability of
-music. log p speaks for each entry of music and log(1 - p) for none: p is evidence beside the prior of the index r_t, to which 1/2
-adds nothing. In a chain, that of all frames adds up: p = 0.6 in each of many frames all but settles that there is music.
+**Labels.** Frames whose music switch p (`Frames.music`) lies strictly between 0 and 1 are unlabelled, and 1 - responsibility[:, 0]
+is their posterior probability of music. log p is added to the log likelihood of each music entry, log(1 - p) to that of the null
+entry: p is evidence in addition to the prior of r_t, and 1/2 is neutral. In a chain the evidence of all frames adds up: p = 0.6 in
+each of many frames all but decides that there is music.
 """
 
 import dataclasses
@@ -61,14 +67,14 @@ class Frames(NamedTuple):
 
     x: Float[Array, "T F"]  # magnitudes, >= 0
     speech: Float[Array, " T"]  # s_t: 1 where there may be speech, 0 where there is none
-    music: Float[Array, " T"]  # 1 music, 0 none, in between: evidence for it, see above
+    music: Float[Array, " T"]  # music switch p: 1 music, 0 none, in between unlabelled (see above)
     weight: Float[Array, " T"]  # how many times the frame counts
     observed: Float[Array, "T F"] | None = None  # 0 for bins held out from inference
-    starts: Float[Array, " T"] | None = None  # 1 where a sequence starts; without it there is one, from the first frame on
+    starts: Float[Array, " T"] | None = None  # 1 where a sequence starts; None: one sequence that starts at the first frame
 
 
 class Blocks(NamedTuple):
-    """One field for each block of the posterior; what the fields hold (Gamma, Moments, counts …) depends on the use."""
+    """One field for each block of the posterior, holding Gammas, Moments, counts … depending on the use."""
 
     templates: Any  # B F
     excitations: Any  # T B
@@ -78,14 +84,14 @@ class Blocks(NamedTuple):
 
 
 class Hyper(NamedTuple):
-    """Theta: what is learned by point estimates, if at all."""
+    """Hyper-parameters theta, learned as point estimates if at all."""
 
-    prior: Blocks  # of Gamma; an axis of length 1 ties the parameters along it
+    prior: Blocks  # of Gamma; parameters are tied along an axis of length 1
     frame_prior: FramePrior
 
 
 class Learn(NamedTuple):
-    """Which hyper-parameters the M-step may move."""
+    """Which hyper-parameters the M-step may change."""
 
     templates: bool = False  # shape, with the prior mean held (it would otherwise trade against the excitations')
     excitations: bool = False  # shape and scale
@@ -100,23 +106,23 @@ class Learn(NamedTuple):
 )
 @dataclasses.dataclass(frozen=True)
 class JingleMixture:
-    """A problem: data, priors and choices. Arrays are traced, the choices below are static under jit."""
+    """A problem: data, priors and choices. The arrays are traced under jit, the choices below them are static."""
 
     frames: Frames
     hyper: Hyper
     catalogue: Float[Array, "J F"]  # known entries; row 0 is zero (null); rows of latent entries are starting values
     latent: Float[Array, " J"]  # 1 where the entry is learned
-    chain: bool = False  # whether the frame prior has memory
+    chain: bool = False  # whether the frame prior is a Markov chain; frames are independent otherwise
     rule: Literal["exact", "printed"] = "exact"  # q(r): exact coordinate ascent, or as the paper prints it
     learn: Learn = Learn()
-    candidates: int | None = None  # entries a frame kept after pruning; None keeps all
-    concentration: float = 1.0  # of the Dirichlet on pi
+    candidates: int | None = None  # number of entries kept per frame after pruning; None keeps all
+    concentration: float = 1.0  # of the Dirichlet prior on pi
     unit_filter: bool = False  # keep mean(f) = 1 after each sweep; for flat priors on filter and gain (`conditionals.rescale`)
-    speech_shape: float | None = None  # how far a bin of speech may stray from its templates, when sources are read (`sources`)
+    speech_shape: float | None = None  # how closely a bin of speech keeps to its templates (`sources.own_rate`); None: exactly
 
     @property
     def has_music(self) -> bool:
-        """Whether there is any entry besides the null one (static: from the shape)."""
+        """Whether there is any entry besides the null entry (static, since it follows from the shape)."""
         return self.catalogue.shape[0] > 1
 
 
@@ -134,9 +140,11 @@ def build(
     starts: Float[Array, " T"] | None = None,
     **choices: Any,
 ) -> JingleMixture:
-    """Put a problem together; what is left out gets the value of plain separation (everything on, weight 1).
+    """Build a problem; omitted arguments default to plain separation (speech and music anywhere, weight 1).
 
     `catalogue` and `latent` are given without the null entry, which is added here; `frames_prior` includes it.
+
+    Raises ValueError if the concentration is below 1.
     """
     if choices.get("concentration", 1.0) < 1:
         raise ValueError(f"concentration is {choices['concentration']}, but must be at least 1: pi has no mode inside below that")
@@ -160,25 +168,26 @@ def build(
 
 
 def padded(model: JingleMixture, n_frames: int, n_entries: int) -> JingleMixture:
-    """The same problem with empty frames behind its own, and with entries that are never played.
+    """Pad a problem with empty frames at the end and with catalogue entries that are never played.
 
-    In the frames and of the entries that there were, its posterior is the same but for rounding. Problems of different sizes can so
-    be of one shape, and be compiled for once. What is behind weighs nothing, and is of other sequences.
+    The posterior of the original frames and entries is unchanged up to rounding. Problems of different sizes can thus share one
+    shape and be compiled once. Each padding frame has weight 0 and is a sequence of its own.
 
     Args:
-        model: its priors are tied along frames and entries, but for those of gain and catalogue, which need not be.
-        n_frames: T, no fewer than it has.
-        n_entries: J, the null entry among them, no fewer than it has; a problem without music keeps its one.
+        model: the problem; its priors must be tied along frames and entries, except those of gain and catalogue, which need not be.
+        n_frames: padded number of frames T, at least the present one.
+        n_entries: padded number of entries J, including the null entry, at least the present one; a problem without music keeps its
+            single entry.
 
     Raises:
-        ValueError: entries that are never played would be played under a Dirichlet of this concentration.
+        ValueError: the concentration is above 1, so that the added entries would get some probability.
     """
     frames, (prior, r) = model.frames, model.hyper
     more, others = n_frames - len(frames.x), n_entries - len(model.catalogue) if model.has_music else 0
     if others and model.concentration > 1:
         raise ValueError(f"with a concentration of {model.concentration}, above 1, every entry has some probability")
 
-    def longer(array: Array, n: int, fill: float = 0.0) -> Array:  # by numpy, which compiles nothing
+    def longer(array: Array, n: int, fill: float = 0.0) -> Array:  # in numpy, to avoid compilation
         return jnp.asarray(np.pad(array, [(0, n)] + [(0, 0)] * (array.ndim - 1), constant_values=fill)) if n else array
 
     def each(q: Gamma, n: int) -> Gamma:
@@ -217,10 +226,10 @@ def priors(
     gain_shape: float | None = None,
     dtype: Any = jnp.float32,
 ) -> Blocks:
-    """Tied priors for spectrograms whose mean magnitude is `level`.
+    """Return tied priors for spectrograms whose mean magnitude is `level`.
 
     Templates have prior mean 1/F, so that a template's bins sum to about one and an excitation is the total magnitude that
-    its template adds to a frame. Filter and gain are flat (maximum likelihood) unless a shape is given: then they are
+    its template adds to a frame. Filter and gain have flat priors (maximum likelihood) unless a shape is given, which makes them
     Gamma with mean 1.
     """
 
@@ -244,16 +253,17 @@ def priors(
 
 
 def initial(key: PRNGKeyArray, model: JingleMixture, *, n_bases: int, templates: Gamma | None = None) -> Blocks:
-    """A starting posterior: templates as given or `n_bases` drawn from their prior, excitations spread at the level of each frame.
+    """Return a starting posterior for the algorithms.
 
-    Filter and gain start at their prior means, at one where these are flat; latent catalogue entries at their row of
-    `model.catalogue`.
+    Templates are those given, or `n_bases` random ones: the prior mean times exponential noise. Excitations are random within half
+    and one and a half times an equal share of the frame's level (of half of that level in frames that may hold music). Filter and
+    gain start at their prior means, or at one if the prior is flat; latent catalogue entries at their row of `model.catalogue`.
     """
     x, prior = model.frames.x, model.hyper.prior
     n_frames, n_bins = x.shape
     key_d, key_e = jax.random.split(key)
 
-    def concentrated(value):  # a Gamma around a starting value, wide enough for its geometric mean to be close by
+    def concentrated(value):  # a Gamma around a starting value, narrow enough for its geometric mean to be close to it
         return gamma.around(jnp.maximum(value, TINY), 10)
 
     def expected(q, n):
@@ -278,7 +288,7 @@ def initial(key: PRNGKeyArray, model: JingleMixture, *, n_bases: int, templates:
 def read(
     model: JingleMixture, name: str, posterior: Gamma, reading: Reading, key: PRNGKeyArray | None = None
 ) -> Moments:
-    """Moments of a block as an algorithm reads it; known catalogue entries are what they are."""
+    """Return the moments of a block as an algorithm reads it; known catalogue entries keep their exact values."""
     moments = gamma.read(posterior, reading, key)
     if name == "catalogue":
         latent = model.latent[:, None] > 0
@@ -287,7 +297,7 @@ def read(
 
 
 class Start(NamedTuple):
-    """`initial` with its static choice bound: a hashable function of (problem, templates, key), for compiling once."""
+    """`initial` with its static argument bound: a hashable function of (problem, templates, key), so that it compiles only once."""
 
     n_bases: int
 

@@ -1,7 +1,7 @@
-"""The jingle mixture as NumPyro programs, for inference by gradients (SVI, NUTS).
+"""The jingle mixture as NumPyro programs, for gradient-based inference (SVI, NUTS).
 
-The family, its symbols and its problems are those of `jingle_mixture`. Latent sources are summed out of the Poisson
-likelihood, the catalogue index r by the sum or forward algorithm of `frame_prior`, so that what is left to infer is
+Models, symbols and problems are those of `jingle_mixture`. Latent sources are summed out of the Poisson likelihood, the
+catalogue index r by the sum over entries or the forward algorithm of `frame_prior`, so that all remaining unknowns are
 positive and continuous. Sites are named as the fields of `Blocks`:
 
 | site | shape | |
@@ -9,15 +9,15 @@ positive and continuous. Sites are named as the fields of `Blocks`:
 | `templates` | B F | |
 | `excitations` | T B | in a plate over frames, scaled by their weights |
 | `filter` | F | a `numpyro.param` where its prior is flat |
-| `gain` | T | as the filter; a random gain is weighted as the excitations |
+| `gain` | T | as the filter; a random gain is scaled as the excitations |
 | `catalogue` | L F | only the L latent entries, in order |
 
 x is real, so the Poisson likelihood is formal and enters through `numpyro.factor`.
 
-**The gradient comes from the local step.** The derivative of a likelihood with latent variables summed out is the
-expected derivative of the complete one (Fisher's identity): with the conjugate algebra, expected counts / value - exposure
-for every cell. `log_likelihood` says so to jax. A gradient then costs one local step, the same two passes over the
-catalogue as a step of CAVI, and stores no (T, J, F) array.
+**The gradient comes from the local step.** The derivative of a log likelihood with latent variables summed out is the
+expected derivative of the complete-data log likelihood (Fisher's identity): in the conjugate algebra, expected counts / value -
+exposure for every cell. `log_likelihood` passes this to jax as a custom derivative. A gradient then costs one local step, the same
+two passes over the catalogue as a step of CAVI, and stores no (T, J, F) array.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ _PER_FRAME = ("excitations", "gain")
 
 
 class Choices(NamedTuple):
-    """What a program must know before any array is traced; `choose` reads it from a problem."""
+    """Static choices of a program, needed before any array is traced; `choose` derives them from a problem."""
 
     n_bases: int
     parameters: tuple[str, ...] = ("filter", "gain")  # maximum-likelihood points instead of random variables
@@ -51,9 +51,9 @@ class Choices(NamedTuple):
 
 
 def choose(problem: JingleMixture, *, n_bases: int) -> Choices:
-    """Filter and gain with flat priors become parameters; the latent entries are those that `problem.latent` marks.
+    """Derive the static choices: filter and gain with flat priors become parameters, latent entries are those in `problem.latent`.
 
-    The problem's arrays must be concrete: call this outside of jit.
+    The problem's arrays must be concrete: call this outside jit.
     """
     prior = problem.hyper.prior
     flat = tuple(name for name in ("filter", "gain") if np.any(np.isinf(getattr(prior, name).scale)))
@@ -67,11 +67,11 @@ def choose(problem: JingleMixture, *, n_bases: int) -> Choices:
 def log_likelihood(
     problem: JingleMixture, values: Blocks, candidates: Int[Array, "T K"] | None = None
 ) -> Float[Array, ""]:
-    """log p(x | values), sources and r summed out, each frame counted `problem.frames.weight` times.
+    """Return log p(x | values), sources and r summed out, each frame counted `problem.frames.weight` times.
 
-    `values` are points, the catalogue with all its rows. Constants of x are included, as in `conditionals.objective`.
-    Differentiable in `values` alone, to any order; of the catalogue, in its latent entries alone. For a chain with weights
-    other than one, the slope is the weighted sum of the frames' own, which is what CAVI follows.
+    `values` are points, the catalogue with all its rows. Terms in x alone are included, as in `conditionals.objective`.
+    Differentiable only in `values` (of the catalogue, only in its latent entries), to any order. For a chain with weights other
+    than one, the gradient is the weighted sum of the frames' own gradients, which is also what CAVI follows.
     """
     return _evaluate(problem, values, candidates)[0]
 
@@ -88,9 +88,9 @@ def _log_likelihood_jvp(primals, tangents):
 
 @partial(jax.jit, inline=True)
 def _evaluate(problem: JingleMixture, values: Blocks, candidates) -> tuple[Float[Array, ""], Blocks]:
-    """The log likelihood and its slope in every cell; under jit, what is not used is not computed.
+    """The log likelihood and its gradient, block by block; under jit, unused results are not computed.
 
-    Jitted on its own so that it is traced once: a guide runs the program for its sites, and SVI runs it again.
+    Jitted on its own so that it is traced only once: a guide runs the program to find its sites, and SVI runs it again.
     """
     problem = dataclasses.replace(problem, rule="exact")
     moments = Blocks(*(gamma.point(value) for value in values))
@@ -99,8 +99,8 @@ def _evaluate(problem: JingleMixture, values: Blocks, candidates) -> tuple[Float
     value = value - frame_prior.log_dirichlet(problem.hyper.frame_prior, problem.concentration)
 
     def slope(name):
-        # With a prior of shape 0 and next to no rate, a conditional holds the counts and the exposure, bare. (With no
-        # rate at all, second derivatives would divide zero by zero where there is no exposure.)
+        # With a prior of shape 0 and a tiny inverse scale, the conditional's shape is the counts and its inverse scale the
+        # exposure. (With an inverse scale of 0, second derivatives would divide zero by zero where there is no exposure.)
         at = jnp.maximum(getattr(values, name), jnp.finfo(value.dtype).tiny)
         nothing = Gamma(jnp.zeros_like(at), jnp.full_like(at, 1e15))
         hyper = problem.hyper._replace(prior=problem.hyper.prior._replace(**{name: nothing}))
@@ -120,12 +120,12 @@ def jingle_mixture(
     *,
     choices: Choices,
 ) -> None:
-    """The generative program of `problem`: paper 000, equations 1 to 6, sources and r summed out.
+    """NumPyro program of `problem`: the generative model of paper 000, equations 1 to 6, with sources and r summed out.
 
-    `candidates` are the only catalogue entries that a frame may have (see `conditionals.choose_candidates`); `given` holds
-    values of blocks that are known, by site, instead of inferring them. Frame weights must be positive: a frame of weight
-    zero would have excitations without an objective. The log density equals `conditionals.objective` of points read as
-    modes, constants included.
+    `candidates` are the only catalogue entries that a frame may use (see `conditionals.choose_candidates`); `given` holds the
+    values of blocks that are known, by site, and are then not inferred. Frame weights must be positive: the excitations of a frame
+    of weight zero would not enter the objective. The log density equals `conditionals.objective` of points read as modes,
+    constants included.
     """
     given = {} if given is None else given
     n_frames, n_bins = problem.frames.x.shape
@@ -172,14 +172,14 @@ def nmf(
     weight: Float[Array, " T"] | None = None,
     observed: Float[Array, "T F"] | None = None,
 ) -> None:
-    """Gamma-Poisson NMF: the same program without a catalogue. The priors broadcast to (B, F) and (T, B)."""
+    """Gamma-Poisson NMF: the program of `jingle_mixture` without a catalogue; the priors broadcast to (B, F) and (T, B)."""
     flat = gamma.flat(jnp.ones(1, x.dtype))
     prior = Blocks(templates, excitations, flat, flat, Gamma(*(value[None] for value in flat)))
     jingle_mixture(build(x, prior=prior, weight=weight, observed=observed), choices=Choices(n_bases))
 
 
 def _prior(problem: JingleMixture, name: str, shape: tuple[int, ...], choices: Choices) -> Gamma:
-    """The prior of a site, spread from its tied shape to every cell."""
+    """The prior of a site, broadcast from its tied shape to every cell."""
     prior = getattr(problem.hyper.prior, name)
     if name == "catalogue":
         prior = _latent_rows(problem, prior, choices)
@@ -192,7 +192,7 @@ def _latent_rows(problem: JingleMixture, q: Gamma, choices: Choices) -> Gamma:
 
 
 def _all_entries(problem: JingleMixture, latent: Float[Array, "L F"] | None, choices: Choices) -> Float[Array, "J F"]:
-    """The catalogue with its latent rows in place."""
+    """The whole catalogue, with the values `latent` in its latent rows."""
     if latent is None:
         return problem.catalogue
     return problem.catalogue.at[np.array(choices.latent, int)].set(latent)
@@ -204,9 +204,9 @@ def _all_entries(problem: JingleMixture, latent: Float[Array, "L F"] | None, cho
 def sites(
     problem: JingleMixture, posterior: Blocks, choices: Choices, moments: Blocks | None = None
 ) -> dict[str, Gamma | Array]:
-    """A posterior over blocks, as other algorithms hold it, by site: where a guide or a sampler may start.
+    """Convert a posterior over blocks, as the other algorithms hold it, to one by site, as a start for a guide or a sampler.
 
-    Random sites have a Gamma. Parameters have their point in `moments`, as an algorithm read it, or else the mean.
+    Random sites get their Gamma. Parameters get their point in `moments`, as an algorithm read it, or else the mean.
     """
     found = {"templates": posterior.templates, "excitations": posterior.excitations}
     if problem.has_music:
@@ -223,7 +223,10 @@ def sites(
 
 
 def blocks(problem: JingleMixture, found: Mapping[str, Gamma | Array], choices: Choices) -> Blocks:
-    """A Gamma for each cell of each block, the inverse of `sites`. The mean of a point's is the point; a missing block is ones."""
+    """Convert values by site to Gammas for each cell of each block, the inverse of `sites`.
+
+    A point becomes a Gamma with the point as its mean; a block without a site becomes ones.
+    """
     n_frames, n_bins = problem.frames.x.shape
     n_entries = problem.catalogue.shape[0]
     shapes = Blocks((choices.n_bases, n_bins), (n_frames, choices.n_bases), (n_bins,), (n_frames,), (n_entries, n_bins))
@@ -241,12 +244,12 @@ def blocks(problem: JingleMixture, found: Mapping[str, Gamma | Array], choices: 
 
 
 def readings(found: Mapping[str, Gamma | Array]) -> Blocks:
-    """How to read `blocks`: the Gammas in `found` as distributions, everything else as points."""
+    """Return how to read the result of `blocks`: the Gammas in `found` as distributions, everything else as points."""
     return Blocks(*("mean" if isinstance(found.get(name), Gamma) else "log_mode" for name in Blocks._fields))
 
 
 def moments(problem: JingleMixture, found: Mapping[str, Gamma | Array], choices: Choices) -> Blocks:
-    """Moments of every block from what was inferred for the sites, for `sources.sources` and `conditionals.local`.
+    """Return the moments of every block from the values inferred by site, for `sources.sources` and `conditionals.local`.
 
     A Gamma gives its arithmetic and geometric mean, an array is a point. Blocks without a site are ones.
     """

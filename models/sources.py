@@ -1,4 +1,4 @@
-"""What the posterior of a speech-and-music problem says about its sources: means, variances, draws and predictions."""
+"""Posterior of the sources of a speech-and-music problem: means, variances, draws and predictive densities."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -25,18 +25,18 @@ from bayessep.models.jingle_mixture import TINY, Blocks, Hyper, JingleMixture, r
 class Sources(NamedTuple):
     """Posterior of the sources in the units of x; music is x minus speech, with the same variance."""
 
-    speech: Float[Array, "T F"]
+    speech: Float[Array, "T F"]  # posterior mean
     variance: Float[Array, "T F"]
-    p_music: Float[Array, " T"]
+    p_music: Float[Array, " T"]  # probability that the frame holds music
 
 
 def sources(
     model: JingleMixture, hyper: Hyper, moments: Blocks, candidates: Int[Array, "T K"] | None = None
 ) -> Sources:
-    """Posterior mean and variance of the speech part of every bin, sum_i s_uit, under q(S, M, R).
+    """Return posterior mean and variance of the speech part of every bin, sum_i s_uit, under q(S, M, R).
 
     Given r = j it is binomial, Binomial(x, p_j) with p_j = G / (G + lambda_j); over r the law of total variance applies. With
-    `model.speech_shape`, each bin has a rate of its own in the place of G (`own_rate`).
+    `model.speech_shape`, each bin has a rate of its own instead of G (`own_rate`).
     """
     x, rho = model.frames.x, weigh_entries(model, hyper, moments, candidates).responsibility
     speech = geometric_speech(model, moments)
@@ -51,7 +51,7 @@ def sources(
         return (mean + rho_k * p, square + rho_k * p**2), None
 
     (mean, square), _ = jax.lax.scan(one, (jnp.zeros_like(x), jnp.zeros_like(x)), jnp.arange(n_entries))
-    # Less than one count goes to one source whole: a share cannot vary by more than all or nothing.
+    # Less than one count goes to one source as a whole: the variance of a share is at most that of all or nothing.
     within = x * jnp.minimum(x, 1) * jnp.maximum(mean - square, 0)
     variance = within + x**2 * jnp.maximum(square - mean**2, 0)
     p_null = scatter_candidates(rho, candidates, model.catalogue.shape[0], 0.0)[:, 0]
@@ -59,18 +59,18 @@ def sources(
 
 
 def of_templates(model: JingleMixture, moments: Blocks, n_speech: int) -> Sources:
-    """The same where music has templates and no catalogue: the first `n_speech` are of speech, all others of music.
+    """Return the sources if music has templates and no catalogue: the first `n_speech` templates are speech, the others music.
 
-    Templates in general cannot tell whether there is music at all: with its prior probability, a frame holds some.
+    General templates cannot tell whether there is any music: a frame holds music with its prior probability, `frames.music`.
     """
     x, music = model.frames.x, model.frames.music[:, None]
-    p = _share_of_templates(model, moments, n_speech)  # of the speech, where there is music
+    p = _share_of_templates(model, moments, n_speech)  # share of speech, given that there is music
     within = x * jnp.minimum(x, 1) * music * p * (1 - p)
     return Sources(x * (1 - music * (1 - p)), within + x**2 * music * (1 - music) * (1 - p) ** 2, model.frames.music)
 
 
 def _share_of_templates(model: JingleMixture, moments: Blocks, n_speech: int) -> Float[Array, "T F"]:
-    """What the first templates make of a bin, beside all of them."""
+    """Share of the first `n_speech` templates in the rate of each bin."""
     rates = [
         speech_rate(model, moments.excitations.mean[:, rows], moments.templates.mean[rows]) + TINY
         for rows in (slice(None, n_speech), slice(n_speech, None))
@@ -81,16 +81,16 @@ def _share_of_templates(model: JingleMixture, moments: Blocks, n_speech: int) ->
 def own_rate(
     x: Float[Array, "*s"], speech: Float[Array, "*s"], music: Float[Array, "*s"], shape: float
 ) -> Float[Array, "*s"]:
-    """The speech rate that one bin shows by itself, between what the templates say of it and what the music leaves of it.
+    """Return the speech rate of each bin by itself: a compromise between the templates' rate and the excess of x over the music.
 
-    Templates are smooth, speech is not: its rate in a bin is speech * z, z ~ Gamma(shape, 1 / shape). Returned is the rate at
-    the most probable log z given x ~ Poisson(speech * z + music), the positive root of a quadratic. A large shape keeps to the
-    templates, a small one takes max(x - music, 0).
+    Templates are smooth, speech is not, so its rate in a bin is modelled as speech * z, z ~ Gamma(shape, 1 / shape). Returned is
+    the rate at the mode of log z given x ~ Poisson(speech * z + music), the positive root of a quadratic. A large shape keeps to
+    the templates, a small one approaches max(x - music, 0).
     """
     trust = shape + speech
     b = speech * (shape + x) - trust * music
     root = jnp.sqrt(b**2 + 4 * trust * shape * speech * music)
-    # Of the two ways to write the root, the one that adds numbers of the same sign.
+    # Of the two ways to write the root, take the one without cancellation.
     return jnp.where(b > 0, (b + root) / (2 * trust), 2 * shape * speech * music / jnp.maximum(root - b, TINY))
 
 
@@ -109,10 +109,10 @@ def draw_sources(
     readings: Blocks,
     candidates: Int[Array, "T K"] | None = None,
 ) -> Float[Array, "T F"]:
-    """One draw of the speech magnitudes: blocks from q, r given them, then each bin's share.
+    """Draw speech magnitudes from the posterior: blocks from q, then r given the blocks, then the share of speech in each bin.
 
-    Blocks that were read as points stay at their points. x is real, so the binomial share is drawn from the Beta distribution
-    of the same mean and variance (for x above 1; below, it is all or nothing).
+    Blocks that were read as points stay at their points. x is real, so the binomial share is replaced by a Beta draw of the same
+    mean and variance (for x above 1; below, it is all or nothing).
     """
     *keys, key_r, key_share = jax.random.split(key, len(Blocks._fields) + 2)
     moments, x = _draw_blocks(keys, model, posterior, moments, readings), model.frames.x
@@ -130,9 +130,9 @@ def draw_sources(
 def draw_of_templates(
     key: PRNGKeyArray, model: JingleMixture, posterior: Blocks, moments: Blocks, readings: Blocks, n_speech: int
 ) -> Float[Array, "T F"]:
-    """`draw_sources` for `of_templates`.
+    """Draw speech magnitudes as `draw_sources` does, for the model of `of_templates`.
 
-    Which frames hold music is drawn by one number for all of them, for it does not come and go from frame to frame.
+    Which frames hold music is decided by one uniform number for all frames, since music does not come and go from frame to frame.
     """
     *keys, key_music, key_share = jax.random.split(key, len(Blocks._fields) + 2)
     moments, x = _draw_blocks(keys, model, posterior, moments, readings), model.frames.x
@@ -143,7 +143,7 @@ def draw_of_templates(
 def _draw_blocks(
     keys: Sequence[PRNGKeyArray], model: JingleMixture, posterior: Blocks, moments: Blocks, readings: Blocks
 ) -> Blocks:
-    """Moments of all blocks, drawn with a key each unless they were read as points."""
+    """Moments of a draw of all blocks, each with its own key; blocks read as points keep their moments."""
 
     def draw(name, key):
         if getattr(readings, name) in ("mode", "log_mode"):
@@ -156,9 +156,9 @@ def _draw_blocks(
 def _draw_shares(
     key: PRNGKeyArray, share: Callable[..., Array], x: Float[Array, "T F"], *of_frames: Array
 ) -> Float[Array, "T F"]:
-    """Parts of x whose share has the mean `share` (of a frame's x, and of its rows of what else is given).
+    """Draw parts of x from Beta distributions with mean `share(x, *of_frames)`, evaluated frame by frame.
 
-    Their variance is that of binomial ones where x is above 1.
+    Their variance is that of a binomial where x is above 1.
     """
 
     def one_frame(frame):
@@ -166,15 +166,17 @@ def _draw_shares(
         p, counts = share(x, *rest), jnp.maximum(x - 1, 1e-3)
         return x * gamma.sample_share(key, jnp.maximum(counts * p, TINY), jnp.maximum(counts * (1 - p), TINY))
 
-    # A share takes twenty numbers to draw: some frames at a time.
+    # A share takes twenty random numbers to draw, so frames are drawn in batches to bound the memory.
     at_once = -(-len(x) // number_of_parts(*x.shape))
     return jax.lax.map(one_frame, (jax.random.split(key, len(x)), x, *of_frames), batch_size=at_once)
 
 
 def log_predictive(model: JingleMixture, moments: Blocks, responsibility: Float[Array, "T J"]) -> Float[Array, ""]:
-    """Mean log predictive density of the held-out bins (`frames.observed` is 0 there), entry by entry under q(r).
+    """Return the mean log predictive density of the held-out bins (where `frames.observed` is 0), averaged over entries under q(r).
 
-    Rates are the posterior means; the score chooses numbers of bases or methods, higher is better.
+    Rates are the posterior means. The score serves to choose the number of bases or the method; higher is better.
+
+    Raises ValueError if no bins are held out.
     """
     x, observed = model.frames.x, model.frames.observed
     if observed is None:
