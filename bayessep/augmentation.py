@@ -1,7 +1,7 @@
-"""What happens to sound on its way to a listener: rooms, filters, narrow bands, codecs, noise. For training on few recordings.
+"""Augmentation for training on few recordings: rooms, filters, band limits, codecs and noise.
 
-Recordings of one kind tend to have come one way (speech as 16 kHz FLAC, music as 44.1 kHz OGG), and a network learns the way
-instead of the kind. Here every piece takes a way drawn at random. Effects are those of pedalboard (extra ``train``).
+Recordings of one class tend to share a recording chain (speech as 16 kHz FLAC, music as 44.1 kHz OGG), and a network learns the
+chain instead of the class. Here every piece gets a random chain. Effects are those of pedalboard (extra ``train``).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Sound = Float[np.ndarray, " N"]
 
 
 class Chances(NamedTuple):
-    """How probable each effect is for a piece of sound."""
+    """Probability of each effect for a piece of sound."""
 
     speed: float = 0.7  # of a source, before it is mixed
     room: float = 0.25
@@ -32,13 +32,13 @@ class Chances(NamedTuple):
 
 
 FASTEST = 1.25
-"""A source may become so much shorter."""
+"""Largest factor by which a source is sped up or slowed down."""
 
 
 def source(
     x: Sound, sample_rate: int, rng: np.random.Generator, chances: Chances = Chances()
 ) -> Float[np.ndarray, " M"]:
-    """A source as it is before it is mixed: faster and higher, or slower and lower, and in a room, perhaps."""
+    """Augment a source before mixing: at random, change its speed and pitch together, and add a room."""
     if rng.random() < chances.speed:
         factor = np.exp(rng.uniform(-np.log(FASTEST), np.log(FASTEST)))
         x = resample(x, round(100 * factor), 100)
@@ -46,7 +46,7 @@ def source(
 
 
 def reverberated(x: Sound, sample_rate: int, rng: np.random.Generator) -> Sound:
-    """In a room, between a cupboard and a hall."""
+    """Add the reverberation of a room between a cupboard and a hall."""
     pedalboard = _pedalboard()
     wet = rng.uniform(0.02, 0.3)
     size, damping = rng.uniform(0.05, 0.7), rng.uniform(0.2, 0.9)
@@ -55,7 +55,7 @@ def reverberated(x: Sound, sample_rate: int, rng: np.random.Generator) -> Sound:
 
 
 def channel(x: Sound, sample_rate: int, rng: np.random.Generator, chances: Chances = Chances()) -> Sound:
-    """Sound as it arrives: another balance, a narrower band, noise, a codec, another gain."""
+    """Apply a random channel: equaliser, compressor, band limit, noise, codec and gain."""
     effects = (
         (chances.equaliser, equalised),
         (chances.compressor, compressed),
@@ -70,7 +70,7 @@ def channel(x: Sound, sample_rate: int, rng: np.random.Generator, chances: Chanc
 
 
 def equalised(x: Sound, sample_rate: int, rng: np.random.Generator) -> Sound:
-    """Two shelves and a peak, up to 9 dB each way."""
+    """Apply two shelving filters of up to ±9 dB and a peak filter of up to ±6 dB."""
     pedalboard = _pedalboard()
     return _applied(
         [
@@ -84,7 +84,7 @@ def equalised(x: Sound, sample_rate: int, rng: np.random.Generator) -> Sound:
 
 
 def compressed(x: Sound, sample_rate: int, rng: np.random.Generator) -> Sound:
-    """As stations send it: what is loud made quieter, now and then so much that it distorts."""
+    """Compress the dynamics as broadcasters do; at times with distortion."""
     pedalboard = _pedalboard()
     compressor = pedalboard.Compressor(
         threshold_db=rng.uniform(-35, -12), ratio=rng.uniform(2, 8), attack_ms=rng.uniform(1, 20), release_ms=rng.uniform(50, 400)
@@ -97,7 +97,7 @@ def compressed(x: Sound, sample_rate: int, rng: np.random.Generator) -> Sound:
 
 
 def band_limited(x: Sound, sample_rate: int, rng: np.random.Generator) -> Sound:
-    """Nothing (70 dB less) above a frequency from 3.1 kHz to 0.98 of half the rate; now and then little below 60 to 400 Hz."""
+    """Low-pass (-70 dB above 3.1 kHz to 0.98 of the Nyquist frequency) and at times high-pass, with a cut-off of 60 to 400 Hz."""
     top = np.exp(rng.uniform(np.log(2800), np.log(0.45 * sample_rate)))
     low = scipy.signal.cheby2(12, 70, min(1.1 * top, 0.49 * sample_rate), fs=sample_rate, output="sos")
     x = np.asarray(scipy.signal.sosfilt(low, x))
@@ -107,19 +107,19 @@ def band_limited(x: Sound, sample_rate: int, rng: np.random.Generator) -> Sound:
 
 
 def noisy(x: Sound, sample_rate: int, rng: np.random.Generator) -> Sound:
-    """With steady noise, 25 to 60 dB below."""
+    """Add noise, 25 to 60 dB below the sound."""
     y = noise(len(x), sample_rate, rng)
     level = np.sqrt((x**2).mean()) * 10 ** (rng.uniform(-60, -25) / 20)
     return x + np.float32(level) * y
 
 
 def noise(n: int, sample_rate: int, rng: np.random.Generator) -> Sound:
-    """n samples of what is neither speech nor music; root mean square 1.
+    """Return n samples of noise, neither speech nor music, with an RMS of 1.
 
-    Noise of a random colour, steady or swelling, now and then with the hum of mains, with crackle, or with one line of its own.
+    Its colour is random; it is steady or fluctuating, at times with mains hum, crackle, or a pure tone.
     """
     x = np.asarray(scipy.signal.lfilter([1.0], [1.0, -rng.uniform(0.0, 0.98)], rng.standard_normal(n)))
-    for _ in range(rng.integers(0, 3)):  # as through a wall, or from a machine
+    for _ in range(rng.integers(0, 3)):  # resonances, as of a wall or a machine
         hz, q, gain_db = rng.uniform(100, 0.4 * sample_rate), rng.uniform(0.5, 4), rng.uniform(-15, 15)
         x = np.asarray(scipy.signal.sosfilt(_resonance(hz, q, gain_db, sample_rate), x))
     if rng.random() < 0.4:
@@ -141,7 +141,7 @@ def noise(n: int, sample_rate: int, rng: np.random.Generator) -> Sound:
 
 
 def _resonance(hz: float, q: float, gain_db: float, sample_rate: int) -> Float[np.ndarray, "1 6"]:
-    """A peak or a dip: second-order section with that gain at that frequency (Audio EQ Cookbook)."""
+    """Return a peaking filter (boost or cut) as a second-order section, with `gain_db` at `hz` (Audio EQ Cookbook)."""
     a, w = 10 ** (gain_db / 40), 2 * np.pi * hz / sample_rate
     alpha = np.sin(w) / (2 * q)
     b, c = [1 + alpha * a, -2 * np.cos(w), 1 - alpha * a], [1 + alpha / a, -2 * np.cos(w), 1 - alpha / a]
@@ -149,11 +149,11 @@ def _resonance(hz: float, q: float, gain_db: float, sample_rate: int) -> Float[n
 
 
 def coded(x: Sound, sample_rate: int, rng: np.random.Generator) -> Sound:
-    """Through MP3 at one of its qualities, or, now and then, a mobile telephone."""
+    """Code with MP3 at a random quality or, at times, with GSM full rate."""
     pedalboard = _pedalboard()
     telephone = rng.random() < 0.15
     codec = pedalboard.GSMFullRateCompressor() if telephone else pedalboard.MP3Compressor(vbr_quality=rng.uniform(2, 9.5))
-    # As a converter does; at sound far beyond full scale, LAME ends the process.
+    # Clip as a converter does: LAME ends the process at samples far beyond full scale.
     return _applied([codec], np.clip(x, -1, 1), sample_rate)
 
 

@@ -1,6 +1,6 @@
-"""What a user would pick instead, and what masks made from the truth reach: separators and ideal masks to compare with.
+"""Baselines for comparison: common alternative separators, and ideal masks computed from the true sources.
 
-scikit-learn and librosa are imported only when they are asked for; both come with the extra ``baselines``.
+scikit-learn and librosa are imported only on use; both come with the extra ``baselines``.
 """
 
 import warnings
@@ -20,11 +20,11 @@ from bayessep.stft import Stft, stft
 
 
 class Problem(NamedTuple):
-    """A mixture of one channel, what is known of it, and, for ideal masks only, the truth."""
+    """A mono mixture, what is known about it, and the true sources, which only ideal masks use."""
 
     mixture: Float[np.ndarray, " N"]
-    training: tuple[np.ndarray, ...]  # speech to learn from
-    labelled: Float[np.ndarray, " M"]  # the music that is labelled
+    training: tuple[np.ndarray, ...]  # speech for training
+    labelled: Float[np.ndarray, " M"]  # the labelled music
     speech: Float[np.ndarray, " N"]
     music: Float[np.ndarray, " N"]
     stft: Stft
@@ -36,10 +36,10 @@ Mask = Float[np.ndarray, "T F"]
 
 
 def separate(name: str, problem: Problem) -> Float[np.ndarray, " N"]:
-    """The speech that one of `BASELINES` or `SHARPER` finds.
+    """Separate speech by one of `BASELINES` or `SHARPER`.
 
     Raises:
-        UserError: the library that it stands for is not installed.
+        UserError: the library that it uses is not installed.
     """
     if name == "mixture":
         return problem.mixture
@@ -49,7 +49,7 @@ def separate(name: str, problem: Problem) -> Float[np.ndarray, " N"]:
     return masked(spectrum[None], mask, problem.stft, len(problem.mixture), power)[0]
 
 
-# --- from the truth ------------------------------------------------------------------------------------------------------
+# --- ideal masks ---------------------------------------------------------------------------------------------------------
 
 
 def _true_magnitudes(problem: Problem) -> tuple[Mask, Mask]:
@@ -63,19 +63,19 @@ def ideal_binary(problem: Problem, x: Mask) -> Mask:
 
 
 def ideal_ratio(problem: Problem, x: Mask) -> Mask:
-    """The true share of the speech in the sum of both magnitudes: what the model's mask would be if all of it were known."""
+    """Share of the true speech in the sum of both true magnitudes: the model's mask if both sources were known."""
     speech, music = _true_magnitudes(problem)
     return speech_share(speech, speech + music)
 
 
-# --- instead -------------------------------------------------------------------------------------------------------------
+# --- alternatives --------------------------------------------------------------------------------------------------------
 
 KL_SPEECH, KL_MUSIC = 40, 20
-"""Templates of `kl_nmf`."""
+"""Number of templates in `kl_nmf`."""
 
 
 def kl_nmf(problem: Problem, x: Mask) -> Mask:
-    """scikit-learn's NMF with the Kullback-Leibler loss: templates of the training speech and of the labelled music, kept."""
+    """scikit-learn's NMF with Kullback-Leibler loss; templates of the training speech and the labelled music are then fixed."""
     decomposition = extras.library("sklearn.decomposition", "baselines", package="scikit-learn")
     settings: dict[str, Any] = {"solver": "mu", "beta_loss": "kullback-leibler", "max_iter": 200, "tol": 1e-5}
 
@@ -84,7 +84,7 @@ def kl_nmf(problem: Problem, x: Mask) -> Mask:
         return decomposition.NMF(few, init="random", random_state=problem.seed, **settings).fit(frames + 1e-9).components_
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that 200 sweeps are not enough to converge: more do not separate better
+        warnings.simplefilter("ignore")  # 200 iterations do not converge, but more do not separate better
         speech = learned(stack(problem.training, problem.stft, x.shape[1]), KL_SPEECH)
         music = learned(stack([problem.labelled], problem.stft, x.shape[1]), KL_MUSIC)
         templates = np.vstack([speech, music]).astype(np.float32)
@@ -97,19 +97,19 @@ def kl_nmf(problem: Problem, x: Mask) -> Mask:
 
 
 def repet_sim(problem: Problem, x: Mask, margin: float = 10.0) -> Mask:
-    """REPET-SIM as librosa's documentation builds it: what similar frames share is music, the rest is speech.
+    """REPET-SIM as in librosa's documentation: what similar frames share is music, the rest is speech.
 
-    The documentation's `margin` leaves only what is ten times as loud to the speech; with 1, both are treated alike.
+    The documentation's `margin` of 10 favours music: speech must be ten times as loud to share a bin equally; 1 treats both alike.
     """
     librosa = extras.library("librosa", "baselines")
-    apart = int(2 * problem.sample_rate / problem.stft.hop)  # similar frames are two seconds apart at least
+    apart = int(2 * problem.sample_rate / problem.stft.hop)  # similar frames are at least two seconds apart
     repeating = librosa.decompose.nn_filter(x.T, aggregate=np.median, metric="cosine", width=min(apart, (len(x) - 1) // 2))
     repeating = np.minimum(x.T, repeating)
     return librosa.util.softmask(x.T - repeating, margin * repeating, power=2).T
 
 
 def hpss(problem: Problem, x: Mask) -> Mask:
-    """Median filtering (librosa): what is percussive, that is not steady, as speech."""
+    """Median-filter HPSS (librosa), taking the percussive part, which is not steady, as speech."""
     librosa = extras.library("librosa", "baselines")
     return librosa.decompose.hpss(x.T, mask=True)[1].T
 
@@ -124,9 +124,9 @@ MASKS: dict[str, tuple[Callable[[Problem, Mask], Mask], float]] = {
     "KL-NMF, sharper": (kl_nmf, Settings().mask_power),
     "REPET-SIM, even margins": (partial(repet_sim, margin=1.0), 1.0),
 }
-"""How each is made, and the power of its mask (`preparation.sharpen`): sharper ones have that of the methods."""
+"""Function and mask power (`preparation.sharpen`) of each baseline; sharper ones use the power of our methods."""
 
 SHARPER = ("ideal ratio mask, sharper", "KL-NMF, sharper", "REPET-SIM, even margins")
-"""As good as we could make them with what our own methods have, too."""
+"""Variants improved with techniques that our own methods use as well."""
 
 BASELINES = ("mixture", *(name for name in MASKS if name not in SHARPER))

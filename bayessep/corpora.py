@@ -1,7 +1,7 @@
-"""Published corpora, read as they are laid out: MUSAN, radio broadcasts with labels, the recordings a detector learns from.
+"""Readers of published corpora in their original layout: MUSAN, labelled radio broadcasts, training recordings for detectors.
 
-What a loader returns are `bayessep.data.Recording`, whose split groups (an artist, a speaker) belong on one side of a split;
-`folds` deals them out.
+Loaders return `bayessep.data.Recording`, whose split groups (an artist, a speaker) must stay on one side of a split; `folds`
+assigns them.
 """
 
 import csv
@@ -39,21 +39,21 @@ def read_musan(
     vocals: bool = True,
     missing: Callable[[str], object] | None = None,
 ) -> list[Recording]:
-    """MUSAN (Snyder, Chen, Povey, arXiv:1510.08484, openslr.org/17) as it is unpacked, in wav or flac.
+    """Read unpacked MUSAN (Snyder, Chen, Povey, arXiv:1510.08484, openslr.org/17), in wav or flac.
 
-    In each of the folders of `MUSAN`, such as ``music/fma``, lie recordings, ``ANNOTATIONS`` and ``LICENSE``. A line of
-    ANNOTATIONS holds, between blanks, the name of a recording and, of music, its genres, Y or N for vocals, the artist and
-    perhaps the composer; of speech, the speaker's gender and the language.
+    Each of the folders of `MUSAN`, such as ``music/fma``, holds recordings, ``ANNOTATIONS`` and ``LICENSE``. A line of ANNOTATIONS
+    holds, separated by blanks, the name of a recording and, for music, its genres, Y or N for vocals, the artist and perhaps the
+    composer; for speech, the speaker's gender and the language.
 
-    A recording of music has its genres as note and its artist as split group, in whatever folder, of speech the gender
-    (male, female) and its own name: MUSAN names no speakers. The licence is what LICENSE says of the recording, in short, or
-    empty where it says nothing.
+    Music has its genres as note and its artist as split group, across folders. Speech has the gender (male, female) as note and its
+    own name as split group, because MUSAN names no speakers. The licence is the one that LICENSE gives for the recording, in short
+    form, or empty if it gives none.
 
     Args:
-        folder: the one that holds music, speech and noise, or the one above it.
+        folder: the folder that holds music, speech and noise, or its parent.
         parts: which of them to read.
-        vocals: whether music with vocals is wanted.
-        missing: told, sentence by sentence, what the published corpus has and this folder lacks. If it is None, that is an
+        vocals: whether to include music with vocals.
+        missing: called with a sentence for each thing that the published corpus has and this folder lacks. If None, that is an
             error.
 
     Raises:
@@ -79,7 +79,7 @@ def read_musan(
 
 
 def _musan(top: Path, part: str, name: str, lacks: Callable[[str], object]) -> Iterator[tuple[Recording, bool]]:
-    """The recordings of one folder, and whether they have vocals."""
+    """Yield the recordings of one folder, and whether they have vocals."""
     folder = top / part / name
     if not folder.is_dir():
         lacks(f"{folder} is missing")
@@ -113,10 +113,10 @@ def _musan(top: Path, part: str, name: str, lacks: Callable[[str], object]) -> I
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
-    """The numbered lines of a text that are not blank; none where there is no file.
+    """Return the non-blank lines of a text file with their numbers; none if there is no file.
 
     Raises:
-        UserError: it is there and cannot be read.
+        UserError: the file exists but cannot be read.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -132,9 +132,9 @@ _TERMS = {"BY": "attribution", "NC": r"non-?commercial", "ND": r"no-?deriv", "SA
 
 
 def _licence(line: str) -> str:
-    """The licence that a line of LICENSE names, such as CC BY-SA 3.0 or Public domain; empty if it names none.
+    """Return the licence that a line of LICENSE names, such as CC BY-SA 3.0 or Public domain; empty if it names none.
 
-    Where words and code contradict each other, the code counts.
+    If the words and the licence code contradict each other, the code counts.
     """
     if re.match(r"https?:|permissions beyond", line, re.IGNORECASE):
         return ""
@@ -150,10 +150,10 @@ def _licence(line: str) -> str:
 
 
 def _licences(lines: Sequence[str]) -> dict[str, str]:
-    """The licence of each recording, and under "" that of all which have none of their own.
+    """Return the licence of each recording, and under "" the one of all recordings without their own.
 
-    Between rules of equals signs stand names and what is said of them. A licence is that of the names since the one before
-    it, and of those after it if no other follows. One that stands where no recording is named is that of the whole folder.
+    Rules of equals signs separate blocks of names and statements. A licence applies to the names since the previous licence, and
+    to those after it if no other follows. A licence in a block without names applies to the whole folder.
     """
     found: dict[str, str] = {}
     block: list[str] = []
@@ -184,24 +184,24 @@ Labelled = tuple[Recording, list[Segment]]
 
 
 def read_dafx12(folder: str | Path) -> list[Labelled]:
-    """Radio broadcasts whose speech and music were labelled, as in Schlüter and Sonnleitner (DAFx 2012).
+    """Read radio broadcasts with labels of speech and music, as in Schlüter and Sonnleitner (DAFx 2012).
 
-    That corpus is not published; this reads what its users describe, and the like. Audio may lie anywhere in the folder.
-    The labels of ``x.wav`` are looked for in this order:
+    That corpus is not published; this reads the layout that its users describe, and similar ones. Audio may lie anywhere in the
+    folder. The labels of ``x.wav`` are searched in this order:
 
     1. ``labels/speech/x.csv`` and ``labels/music/x.csv`` below the folder, or ``x.speech`` and ``x.music`` beside the audio.
-       Each is a table of stretches: start and duration in seconds, and 1 where it is speech (music), 0 where not. The first
-       line names the columns; if one of them is called end, it takes the place of the duration. Without such a line a row is
-       start, end and perhaps 1 or 0, or the word. Columns are parted by commas, semicolons, tabs or blanks. What neither file
-       calls on is noise, so the segments cover all of the recording.
+       Each is a table of segments: start and duration in seconds, and 1 for speech (music), 0 otherwise. The first line names the
+       columns; if one of them is called end, it replaces the duration. Without a header, a row is start, end and optionally 1 or
+       0, or the word. Columns are separated by commas, semicolons, tabs or blanks. Time that is on in neither file is noise, so
+       the segments cover the whole recording.
     2. one file beside the audio that `bayessep.segments.read` reads: ``x.csv``, ``.tsv``, ``.txt``, ``.rttm``, ``.TextGrid``
        or ``.json``, with the labels speech, music, speech+music.
 
-    The split group is the station where the name is like ``332-RSR3-2012_02_01_10_45_01`` or ``FM4-h1``, as the corpus has
-    it, else the name itself; the category is broadcast.
+    The split group is the station if the name looks like ``332-RSR3-2012_02_01_10_45_01`` or ``FM4-h1``, as in the corpus, else
+    the name itself; the category is broadcast.
 
     Raises:
-        UserError: there is no audio, a recording has no labels or one file of a pair only, or something cannot be read.
+        UserError: there is no audio, a recording has no labels or only one file of a pair, or a file cannot be read.
     """
     top = Path(folder)
     found = []
@@ -231,7 +231,7 @@ def _labels(top: Path, recording: Recording) -> list[Segment]:
 
 
 def _stretches(path: Path, label: str) -> list[Segment]:
-    """Where a table says 1; an empty one says nothing is on."""
+    """Read the segments that a table marks as on; an empty table has none."""
     lines = _lines(path)
     delimiter = next((d for d in "\t;," if lines and d in lines[0][1]), None)
 
@@ -263,13 +263,13 @@ def _stretches(path: Path, label: str) -> list[Segment]:
 
 
 def folds(recordings: Iterable[Recording], n: int = 3) -> list[list[Recording]]:
-    """Deal recordings into n folds that last almost equally long, as paper 003 does with MUSAN (section III-A).
+    """Divide recordings into n folds of almost equal duration, as paper 003 does with MUSAN (section III-A).
 
-    No split group is in two folds. Each category, and in it each note (genre, gender), is spread as evenly as that allows:
-    groups are dealt from the longest to the shortest, each to the fold that has the least of what it is made of so far, as
-    shares of its note, of its category and of everything. The same recordings give the same folds, in whatever order they come.
+    No split group is in two folds. Each category, and within it each note (genre, gender), is spread as evenly as that allows:
+    groups are assigned from the longest to the shortest, each to the fold that so far has the least of the group's material,
+    measured as shares of its notes, its categories and the total. The result does not depend on the order of the recordings.
 
-    The authors' code deals files in turn, genre by genre, and lets an artist be in several folds.
+    The authors' code deals files in turn, genre by genre, so an artist may be in several folds.
 
     Raises:
         UserError: there are fewer groups than folds, or n is below 1.
@@ -281,7 +281,7 @@ def folds(recordings: Iterable[Recording], n: int = 3) -> list[list[Recording]]:
         raise UserError(f"{len(groups)} split groups do not make {n} folds; take fewer folds or more recordings.")
 
     def seconds(of: Iterable[Recording]) -> dict[tuple[str, ...], float]:
-        """How long each note, each category and everything lasts."""
+        """Sum the durations of each note, each category and everything."""
         sums: dict[tuple[str, ...], float] = defaultdict(float)
         for r in of:
             for key in ((r.category, r.note), (r.category,), ()):
@@ -305,17 +305,17 @@ def folds(recordings: Iterable[Recording], n: int = 3) -> list[list[Recording]]:
     return [sorted(fold, key=lambda r: str(r.path)) for fold in dealt]
 
 
-# --- what a detector learns from -----------------------------------------------------------------------------------------
+# --- training data of detectors ------------------------------------------------------------------------------------------
 
 
 class Sound(NamedTuple):
-    """A recording that may lie in several files."""
+    """A recording that may consist of several files."""
 
     recording: Recording
-    paths: tuple[Path, ...]  # it is their sum, sample for sample
+    paths: tuple[Path, ...]  # the recording is their sum, sample by sample
 
     def read(self, sample_rate: int | None = None) -> Float[np.ndarray, " N"]:
-        """One channel of it, at a sample rate in hertz (None: its own).
+        """Read it downmixed to mono, at a sample rate in hertz (None: its own).
 
         Raises:
             UserError: a file cannot be read, or the files differ in length.
@@ -327,7 +327,7 @@ class Sound(NamedTuple):
 
 
 class DetectorRecordings(NamedTuple):
-    """What is known to be speech alone, and music alone."""
+    """Recordings of speech alone, and of music alone."""
 
     speech: list[Sound]
     music: list[Sound]
@@ -336,19 +336,19 @@ class DetectorRecordings(NamedTuple):
 def detector_recordings(
     folder: str | Path, *, redistributable: bool = False, needed: Collection[str] = (SPEECH, MUSIC)
 ) -> DetectorRecordings:
-    """From a folder with manifest.csv, what a detector of speech and music learns from.
+    """List the training recordings of a speech and music detector in a folder with manifest.csv.
 
     Speech is the category speech, and broadcast/sm_hpss/sp.mp3. Music is the categories music and songs, the stems of a song
     (vocals and accompaniment in one folder below stems/, which sum to it), and broadcast/sm_hpss/mu.mp3. Singing alone is
     neither.
 
     Args:
-        folder: as `bayessep.data.read_manifest` wants it.
+        folder: as for `bayessep.data.read_manifest`.
         redistributable: keep only what `may_be_redistributed`.
-        needed: what there must be some of.
+        needed: classes that must not be empty.
 
     Raises:
-        UserError: the manifest cannot be used, a song lacks one of its stems, or nothing is left of what is needed.
+        UserError: the manifest cannot be used, a song lacks one of its stems, or a needed class is empty.
     """
     top = Path(folder)
     speech, music = [], []
@@ -378,16 +378,16 @@ def speech_and_music(
     missing: Callable[[str], object] | None = None,
     needed: Collection[str] = (SPEECH, MUSIC),
 ) -> DetectorRecordings:
-    """Of a folder with manifest.csv (`detector_recordings`), or of MUSAN as it is unpacked.
+    """List speech and music in a folder with manifest.csv (`detector_recordings`), or in unpacked MUSAN.
 
     Args:
         folder: see above.
         redistributable: keep only what `may_be_redistributed`.
         missing: as `read_musan`.
-        needed: what there must be some of; of MUSAN, no more is read.
+        needed: classes that must not be empty; of MUSAN, only these are read.
 
     Raises:
-        UserError: it is neither, something of it is missing, or nothing is left of what is needed.
+        UserError: the folder is neither, a part of it is missing, or a needed class is empty.
     """
     top = Path(folder)
     if (top / "manifest.csv").is_file():
@@ -400,7 +400,7 @@ def speech_and_music(
 
 
 def _usable(of: DetectorRecordings, redistributable: bool, needed: Collection[str], found: str) -> DetectorRecordings:
-    """What may be used of it; `found` begins the sentence that says what there is none of."""
+    """Keep what may be used; `found` starts the error message about an empty class."""
     chosen = DetectorRecordings(*([s for s in kind if may_be_redistributed(s.recording) or not redistributable] for kind in of))
     for what, sounds in chosen._asdict().items():
         if what in needed and not sounds:
@@ -417,14 +417,13 @@ _BOUND = re.compile(
 
 
 def may_be_redistributed(recording: Recording) -> bool:
-    """Whether what is made of a recording, such as weights or a mixture, may be passed on, by what its licence says.
+    """Return whether the licence of a recording allows redistribution of what is made of it, such as weights or a mixture.
 
-    A licence that names a free one (CC0, CC BY, CC BY-SA, public domain, MIT, BSD, Apache) will do; one with NC or ND, for
-    research or an evaluation campaign alone, or unstated will not. Nor will the GPL, unless it is one of several to choose from:
-    what is made of it may be passed on under the GPL only, and weights are not. What a licence says of the repository that a
-    file came from counts only if it says nothing else. “Releases are …” is about an artist, not about this recording, and will
-    not do either. Nor does music of MUSAN whose track is not named: some of MUSAN's music is ND. Its speech is in the public
-    domain.
+    Licences that name a free one (CC0, CC BY, CC BY-SA, public domain, MIT, BSD, Apache) qualify; those with NC or ND, for research
+    or an evaluation campaign only, or unstated do not. Nor does the GPL, unless it is one of several to choose from: derived works
+    may be redistributed under the GPL only, and weights are not under it. A statement about the repository that a file came from
+    counts only if there is no other. “Releases are …” is about an artist, not this recording, and does not qualify. Nor does music
+    of MUSAN whose track is not named: some of MUSAN's music is ND. MUSAN's speech is in the public domain.
     """
     own = _own_licence(recording)
     if "MUSAN" in own and recording.category != SPEECH:
@@ -433,11 +432,11 @@ def may_be_redistributed(recording: Recording) -> bool:
 
 
 def is_under_gpl_alone(recording: Recording) -> bool:
-    """Whether what is made of a recording may be passed on under the GPL, and not otherwise."""
+    """Return whether what is made of a recording may be redistributed under the GPL only."""
     return "GPL" in _own_licence(recording) and not may_be_redistributed(recording)
 
 
 def _own_licence(recording: Recording) -> str:
-    """What a licence says of the recording itself; of the repository that it came from if it says nothing else."""
+    """Return what a licence says about the recording itself, or about its repository if it says nothing else."""
     stated = [part.strip() for part in recording.licence.split(";")]
     return "; ".join(part for part in stated if not part.startswith("repo ")) or recording.licence

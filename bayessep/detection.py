@@ -1,9 +1,8 @@
-"""Where in a recording speech sounds, and where music: what `bayessep detect` does, in bounded memory.
+"""Detection of speech and music in recordings of any length, in bounded memory: `bayessep detect`.
 
-Levels of harmonic and percussive mel bands (`features.stream_levels`) go through a network that says of every 40 ms how probable
-music, speech, both and neither are. Its probabilities are calibrated (`Calibration`) by recordings that it was not trained on.
-Segments are the most probable path through four states that tend to stay as they are (Viterbi), without stretches that are
-shorter than a shortest duration.
+A network maps levels of harmonic and percussive mel bands (`features.stream_levels`) to probabilities of music, speech, both and
+neither for every 40 ms. They are calibrated (`Calibration`) on recordings held out of training. Segments are the Viterbi path of a
+four-state hidden Markov model that favours staying in a state, with runs below a minimum duration removed.
 """
 
 from __future__ import annotations
@@ -33,43 +32,43 @@ from bayessep.train import Progress
 from bayessep.waveforms import check_mono
 
 MODEL = "detector"
-"""The model that ships."""
+"""Name of the shipped model."""
 
 LABELS = (timeline.MUSIC, timeline.SPEECH, timeline.BOTH, timeline.SILENCE)
-"""Of the classes of the network, in its order. Silence is neither speech nor music: noise, too."""
+"""Labels of the network's classes, in its order. Silence means neither speech nor music, so noise counts as silence."""
 
 
 class Detection(NamedTuple):
-    """What is on when, and how sure that is."""
+    """Segments of a recording, and calibrated probabilities of its frames."""
 
-    segments: list[Segment]  # they cover the recording; labels of `LABELS`, each with its probability
-    hop: float  # seconds between frames of the next two; frame n is that from n * hop to (n + 1) * hop
+    segments: list[Segment]  # covering the recording; with labels from `LABELS` and probabilities
+    hop: float  # seconds per frame of the next two; frame n lasts from n * hop to (n + 1) * hop
     speech: Float[np.ndarray, " T"]  # calibrated P(speech sounds), alone or over music
     music: Float[np.ndarray, " T"]  # calibrated P(music sounds)
     duration: float  # seconds
 
 
 class Smoothing(NamedTuple):
-    """How segments are made of frames."""
+    """How frames are turned into segments."""
 
-    stay: float = 4.0  # seconds that a state tends to last
-    shortest: float = 0.4  # seconds; what is shorter joins what came before
-    shortest_silence: float = 0.6  # pauses between words are no silence
+    stay: float = 4.0  # time constant of a state, in seconds: it persists for a hop with probability exp(-hop / stay)
+    shortest: float = 0.4  # seconds; a shorter segment joins the one before it
+    shortest_silence: float = 0.6  # seconds; pauses between words do not count as silence
 
 
 RUNS = "--network frames --neither --not-standardised"
-"""What `bayessep train detector` must be told, at least, to make what is run here."""
+"""Flags that `bayessep train detector` needs, at least, to train a detector that can be run here."""
 
 
 class Calibration(NamedTuple):
-    """How logits become probabilities: vector scaling with one scale (Guo et al., ICML 2017)."""
+    """Calibration of logits: vector scaling with a single scale (Guo et al., ICML 2017)."""
 
-    temperature: float = 1.0  # by which logits are divided
-    bias: tuple[float, ...] = (0.0,) * len(LABELS)  # what is added then, of each class
+    temperature: float = 1.0  # divides the logits
+    bias: tuple[float, ...] = (0.0,) * len(LABELS)  # added afterwards, per class
 
 
 class Network(NamedTuple):
-    """A trained detector, ready to be run: one network or several, of whose logits it takes the mean."""
+    """A trained detector, ready to run: one network, or an ensemble whose logits are averaged."""
 
     recipe: Recipe
     states: tuple[detector.State, ...]
@@ -78,7 +77,7 @@ class Network(NamedTuple):
 
 @cache
 def shipped_network() -> Network:
-    """The detector that ships.
+    """Load the shipped detector.
 
     Raises:
         UserError: its file is damaged.
@@ -90,10 +89,10 @@ _NONE = "these are no weights of a detector"
 
 
 def network_of(weights: Weights) -> Network:
-    """A detector from a file of weights.
+    """Build a detector from a weights file.
 
     Raises:
-        UserError: they are those of another network, or of one that must have heard a recording to its end, or no numbers.
+        UserError: the weights belong to another network, or to one that cannot be run on recordings, or are no valid numbers.
     """
     try:
         recipe = shipped.config_of(Recipe, weights.settings["recipe"])
@@ -112,10 +111,10 @@ def network_of(weights: Weights) -> Network:
 
 
 def states_of(recipe: Recipe, weights: Weights, members: int = 1) -> tuple[detector.State, ...]:
-    """The networks of a file of weights, of whatever kind; they can be run, and not be trained on.
+    """Return the networks of a weights file, of any kind, for inference only: they carry no optimiser state.
 
     Raises:
-        UserError: they are those of another network, or no numbers.
+        UserError: the weights belong to another network, or are no valid numbers.
     """
     like = jax.eval_shape(lambda key: detector.init(recipe.detector, key), jax.random.key(0))
     try:
@@ -128,7 +127,7 @@ def states_of(recipe: Recipe, weights: Weights, members: int = 1) -> tuple[detec
 def weights_of(
     recipe: Recipe, states: Sequence[detector.State], calibration: Calibration = Calibration(), **about: object
 ) -> Weights:
-    """What `network_of` and `states_of` read."""
+    """Pack networks as the weights that `network_of` and `states_of` read."""
     settings = {"recipe": asdict(recipe), **calibration._asdict(), "members": len(states), "labels": list(LABELS), **about}
     return Weights(shipped.flat(tuple((state.parameters, state.statistics) for state in states)), settings)
 
@@ -136,21 +135,21 @@ def weights_of(
 # --- frames --------------------------------------------------------------------------------------------------------------
 
 WINDOW = 1500
-"""Frames of 40 ms that the network is run on at a time, a minute."""
+"""Frames of 40 ms that are computed per run of the network: a minute."""
 CONTEXT = 126
-"""Frames on each side that it sees of a frame: twice 1 + 2 + ... + 32."""
+"""Receptive field of the network on each side of a frame, in frames: twice 1 + 2 + ... + 32."""
 
 
 def logits(levels: Iterable[Float[np.ndarray, "t D"]], network: Network) -> Iterator[Float[np.ndarray, "s C"]]:
-    """What the network says of a recording whose levels come in pieces, whatever their sizes.
+    """Yield the network's logits for a recording whose levels come in pieces of any size.
 
-    Beyond its ends, a recording goes on as silence.
+    The recording is padded with silence at both ends.
     """
     width = network.recipe.front.width
     silent = np.full((CONTEXT * STRIDE, width), FLOOR, np.float32)
     held = [silent]
     count = len(silent)
-    left = 0  # of the recording itself, rows that are held beyond the first context and have not been said of
+    left = 0  # rows of the recording itself that are held but have no logits yet
     for piece, ended in _ending(levels):
         held.append(piece)
         count += len(piece)
@@ -170,7 +169,7 @@ def logits(levels: Iterable[Float[np.ndarray, "t D"]], network: Network) -> Iter
 
 
 def _ending(levels: Iterable[Float[np.ndarray, "t D"]]) -> Iterator[tuple[Float[np.ndarray, "t D"], bool]]:
-    """The pieces, the last of them with word that it is the last."""
+    """Yield the pieces, each with whether it is the last."""
     last = None
     for piece in levels:
         if last is not None:
@@ -181,7 +180,7 @@ def _ending(levels: Iterable[Float[np.ndarray, "t D"]]) -> Iterator[tuple[Float[
 
 
 def probabilities(logits: Float[np.ndarray, "T C"], calibration: Calibration) -> Float[np.ndarray, "T C"]:
-    """Calibrated probabilities of the classes."""
+    """Return calibrated class probabilities."""
     return special.softmax(logits / calibration.temperature + np.array(calibration.bias), axis=-1).astype(np.float32)
 
 
@@ -189,9 +188,9 @@ def probabilities(logits: Float[np.ndarray, "T C"], calibration: Calibration) ->
 
 
 def viterbi(evidence: Float[np.ndarray, "T C"], stay: float) -> Int[np.ndarray, " T"]:
-    """The most probable path through states of which each goes on with probability `stay`, else to any other alike.
+    """Return the most probable state path of a model that stays in a state with probability `stay` and else moves uniformly.
 
-    `evidence` is a log likelihood of each frame, up to a constant.
+    `evidence` is the log likelihood of each state in each frame, up to a constant.
     """
     n, states = evidence.shape
     step = np.full((states, states), np.log((1 - stay) / (states - 1)))
@@ -210,7 +209,7 @@ def viterbi(evidence: Float[np.ndarray, "T C"], stay: float) -> Int[np.ndarray, 
 
 
 def segments_of(p: Float[np.ndarray, "T C"], hop: float, duration: float, smoothing: Smoothing = Smoothing()) -> list[Segment]:
-    """Segments that cover a recording, from calibrated probabilities of its frames."""
+    """Return segments that cover a recording, from calibrated probabilities of its frames."""
     stay = np.exp(-hop / smoothing.stay)
     path = viterbi(np.log(np.maximum(p, 1e-6)), float(stay))
     path = _without_short(path, round(smoothing.shortest_silence / hop), LABELS.index(timeline.SILENCE))
@@ -219,13 +218,13 @@ def segments_of(p: Float[np.ndarray, "T C"], hop: float, duration: float, smooth
         [LABELS[state] for state in path],
         times,
         duration,
-        min_duration=smoothing.shortest - 1e-6,  # times of frames are rounded
+        min_duration=smoothing.shortest - 1e-6,  # allows for rounding of frame times
         probabilities=p[np.arange(len(p)), path].astype(np.float64),
     )
 
 
 def _without_short(path: Int[np.ndarray, " T"], shortest: int, state: int) -> Int[np.ndarray, " T"]:
-    """Shorter runs of a state given to what is around them, half each."""
+    """Split runs of a state that are shorter than `shortest` between their neighbours, half each."""
     path = path.copy()
     for first, end in timeline.runs(path == state):
         if end - first < shortest and (first > 0 or end < len(path)):
@@ -239,16 +238,17 @@ def _without_short(path: Int[np.ndarray, " T"], shortest: int, state: int) -> In
 
 BLOCK_SECONDS = 20.0
 HELD = 60_000_000
-"""Samples of a recording that are held (a quarter of a gigabyte, an hour); longer ones are read twice."""
+"""Samples of a recording kept in memory (a quarter of a gigabyte, an hour); longer recordings are read twice."""
 QUIETEST, LOUDEST, MOST = -24.0, -17.0, 40.0
-"""Decibels: between which recordings are heard (`loudness`), as scenes to learn from are before they are altered; and by how much
-they are made louder or softer for it, at most."""
+"""Decibels: the range that the loudness of a recording is brought into (`loudness`), that of training scenes before augmentation;
+and the largest gain applied for it, up or down."""
 
 
 def loudness(blocks: Iterable[Float[np.ndarray, " _"]], sample_rate: int) -> float:
-    """Of a waveform that comes in blocks, in dB below a square wave at full scale; minus infinity of silence.
+    """Return the loudness of a waveform that comes in blocks, in dB relative to a full-scale square wave; -inf for silence.
 
-    The mean power of tenths of a second that are no more than 10 dB below the mean power of all above -70 dB: pauses do not count.
+    It is the mean power of tenths of a second at most 10 dB below the mean power of all above -70 dB, or of all within
+    10 dB of the loudest if the recording is very quiet: pauses do not count.
     """
     n = max(1, round(0.1 * sample_rate))
     means, left = [], np.zeros(0)
@@ -267,16 +267,16 @@ def loudness(blocks: Iterable[Float[np.ndarray, " _"]], sample_rate: int) -> flo
 
 
 def level_gain(level: float) -> np.float32:
-    """What brings a waveform of a loudness to where networks learned: what is called music shall not hang on a volume control."""
+    """Return the gain from a loudness to the range of training, so that detection does not depend on the playback volume."""
     return np.float32(10 ** (np.clip(np.clip(level, QUIETEST, LOUDEST) - level, -MOST, MOST) / 20))
 
 
 def detect(path: str | Path, *, network: Network | None = None, progress: Progress = lambda *_: None) -> Detection:
-    """Find the speech and the music of a recording of any length.
+    """Detect speech and music in a recording of any length.
 
     Args:
         path: the recording.
-        network: a detector; None takes the one that ships.
+        network: the detector; None takes the shipped one.
         progress: called with "listening", seconds done and seconds in all.
 
     Raises:
@@ -291,7 +291,7 @@ def detect(path: str | Path, *, network: Network | None = None, progress: Progre
         return (block.samples[0] for block in audio.blocks(path, BLOCK_SECONDS, sample_rate=rate, mono=True))
 
     def told(blocks: Iterable[np.ndarray], before: int) -> Iterator[np.ndarray]:
-        """Either time that it is heard is half of the work."""
+        """Pass blocks on and report progress; each of the two passes, loudness and network, counts as half of the work."""
         done = before
         for block in blocks:
             done += len(block)
@@ -302,8 +302,8 @@ def detect(path: str | Path, *, network: Network | None = None, progress: Progre
         nonlocal length
         for block in told(read(), 0):
             length += len(block)
-            held.append(block.copy())  # not all of which it is a part
-            if length > HELD:  # it is read once more, then
+            held.append(block.copy())  # a copy, not a view that keeps a larger array alive
+            if length > HELD:  # too long to keep: it is read a second time
                 held.clear()
             yield block
 
@@ -312,17 +312,17 @@ def detect(path: str | Path, *, network: Network | None = None, progress: Progre
         raise UserError(f"{path} is silent: there is nothing to hear in it; give another recording.")
     gain = level_gain(level)
     found = logits_of((gain * block for block in told(held if length <= HELD else read(), length)), network)
-    # What its header says, unless it is wrong by more than the rounding of resampling.
+    # The duration in the header, unless it is off by more than the rounding of resampling.
     duration = info.frames / info.sample_rate
     duration = duration if abs(duration - length / rate) <= 1 / rate else length / rate
     return _made(found, length, duration, network)
 
 
 def detect_samples(samples: Float[np.ndarray, " N"], network: Network | None = None) -> Detection:
-    """The same of a waveform at the sample rate of the network (16 kHz), one channel.
+    """Detect speech and music in a mono waveform at the sample rate of the network (16 kHz).
 
     Raises:
-        UserError: there is no sample, one that is no number, or nothing but digital silence.
+        UserError: the waveform is empty, has a sample that is not finite, or is digital silence throughout.
     """
     network = network or shipped_network()
     check_mono(samples, "the waveform")
@@ -333,20 +333,20 @@ def detect_samples(samples: Float[np.ndarray, " N"], network: Network | None = N
 
 
 def levelled(samples: Float[np.ndarray, " N"], network: Network) -> Float[np.ndarray, " N"]:
-    """A waveform as loud as the network shall hear it."""
+    """Return the waveform at a loudness that the network was trained on."""
     return samples.astype(np.float32) * level_gain(loudness([samples], network.recipe.front.sample_rate))
 
 
 def logits_of(blocks: Iterable[Float[np.ndarray, " n"]], network: Network) -> Float[np.ndarray, "T C"]:
-    """What the network says of a waveform that comes in blocks; its last vector may be of what lies beyond the end."""
+    """Return the network's logits for a waveform that comes in blocks; the last vector may lie beyond its end."""
     front = network.recipe.front
     return np.concatenate(list(logits(stream_levels(_in_silence(blocks, front), front), network)))
 
 
 def _in_silence(blocks: Iterable[Float[np.ndarray, " n"]], front: Front) -> Iterator[Float[np.ndarray, " n"]]:
-    """With as much silence before it as puts the middle of `STRIDE` frames where `Detection.hop` says it is.
+    """Pad with silence, so that the middle of each group of `STRIDE` frames lies where `Detection.hop` puts it.
 
-    And with as much behind it as gives the last sample its frames.
+    The padding at the end gives the last sample its frames.
     """
     yield np.zeros((front.frame - front.hop) // 2, np.float32)
     yield from blocks
@@ -360,6 +360,6 @@ def _made(said: Float[np.ndarray, "T C"], samples: int, duration: float, network
     p = probabilities(said, network.calibration)[: -(-samples // frame)]
     speech, music = LABELS.index(timeline.SPEECH), LABELS.index(timeline.MUSIC)
     both = p[:, LABELS.index(timeline.BOTH)]
-    # A sum of two may be rounded beyond 1.
+    # Rounding may take a sum beyond 1.
     speaks, plays = (np.minimum(p[:, state] + both, 1) for state in (speech, music))
     return Detection(segments_of(p, hop, duration), hop, speaks, plays, duration)

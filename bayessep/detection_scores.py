@@ -1,7 +1,7 @@
-"""How good a detection of speech and music is: of labels, of frames, of segments, and of the probabilities it came with.
+"""Scores of speech and music detection: by label, by frame, by segment, and calibration of probabilities.
 
-No score is NaN. A class that is never predicted has precision 0, one that never occurs has recall 0, and one of which neither is
-true has F1 0; `ClassScores` says what then counts in a mean. (`segment_scores` follows pyannote.metrics, which says 1 there.)
+No score is NaN. A class that is never predicted has precision 0, one that never occurs has recall 0, and one that does neither has
+F1 0; `ClassScores` defines which classes then count in a mean. (`segment_scores` follows pyannote.metrics, which gives 1 there.)
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class ClassScores(NamedTuple):
     precision: Float[np.ndarray, " C"]
     recall: Float[np.ndarray, " C"]
     f1: Float[np.ndarray, " C"]
-    support: Int[np.ndarray, " C"]  # how often each occurs in truth
-    predicted: Int[np.ndarray, " C"]  # and in what was predicted
+    support: Int[np.ndarray, " C"]  # number of occurrences in truth
+    predicted: Int[np.ndarray, " C"]  # and in the prediction
 
     @property
     def macro_f1(self) -> float:
@@ -45,15 +45,15 @@ def class_scores(
     predicted: Shaped[np.ndarray, " _"] | Sequence[Hashable],
     classes: Sequence[Hashable] | None = None,
 ) -> ClassScores:
-    """Precision, recall and F1 of each class, of one label an example.
+    """Return precision, recall and F1 of each class, for one label per example.
 
     Args:
         truth, predicted: labels, such as numbers or words.
-        classes: which to score, in this order; None for all that occur, sorted. What has another label in truth still counts
-            as a false alarm where it is predicted to be of one of these.
+        classes: those to score, in this order; None for all that occur, sorted. An example with another true label still counts as
+            a false alarm if it is predicted to be one of these.
 
     Raises:
-        UserError: truth and prediction are not equally long.
+        UserError: truth and prediction differ in length.
     """
     true, found = np.asarray(truth), np.asarray(predicted)
     if true.shape != found.shape:
@@ -83,25 +83,25 @@ def _mean(values: Float[np.ndarray, " C"], which: Bool[np.ndarray, " C"]) -> flo
 
 
 class FrameScores(NamedTuple):
-    """Scores of the frames of a recording, of which those that the reference leaves unlabelled do not count."""
+    """Frame scores of a recording; frames that the reference leaves unlabelled do not count."""
 
     each: ClassScores  # speech and music; a frame with both counts for both
-    exclusive: ClassScores  # speech, music, speech+music: a frame has one of them, or none
-    frames: int  # that counted
+    exclusive: ClassScores  # speech, music, speech+music: a frame has at most one of them
+    frames: int  # number of frames scored
 
 
 def frame_scores(
     reference: Sequence[Segment], estimate: Sequence[Segment], duration: float | int, hop: float | int = 0.010
 ) -> FrameScores:
-    """Scores of an estimated timeline, frame by frame.
+    """Score an estimated timeline frame by frame.
 
-    Frames are `hop` seconds long and read at their middle. What lies between segments of the reference is unlabelled; fill it
-    with noise (`bayessep.timeline.fill_gaps`) if it is known to be neither. In the estimate it is neither. So is what has a label
-    that means nothing here.
+    Frames are `hop` seconds long and labelled at their middle. Gaps between segments of the reference are unlabelled; fill them
+    with noise (`bayessep.timeline.fill_gaps`) if they are known to be neither class. Gaps in the estimate are neither class, and so
+    are segments with an unknown label.
 
     Raises:
         UserError: the duration or the hop is not positive.
-        ValueError: segments overlap; `bayessep.timeline.flatten` makes a timeline of them.
+        ValueError: segments overlap; `bayessep.timeline.flatten` turns them into a timeline.
     """
     if not (duration > 0 and hop > 0):
         raise UserError(f"{duration} s in frames of {hop} s cannot be scored; give positive numbers.")
@@ -119,9 +119,9 @@ def frame_scores(
 
 
 class SegmentScores(NamedTuple):
-    """Scores of the time that a class is on."""
+    """Scores of the time during which a class is on."""
 
-    error: float  # detection error rate: seconds of misses and false alarms to seconds of the class; above 1 if there are more
+    error: float  # detection error rate: seconds of misses and false alarms per second of the class; may exceed 1
     precision: float
     recall: float
     f1: float
@@ -130,16 +130,16 @@ class SegmentScores(NamedTuple):
 def segment_scores(
     reference: Sequence[Segment], estimate: Sequence[Segment], duration: float | int, *, collar: float | int = 0.0
 ) -> dict[str, SegmentScores]:
-    """Scores of speech and of music in an estimated timeline, by the exact times of segments (pyannote.metrics).
+    """Score speech and music in an estimated timeline by exact segment times (pyannote.metrics).
 
-    A stretch of speech+music is one of speech, and one of music. Unlabelled time of the reference does not count, as in
-    `frame_scores`. Where a class is absent, pyannote's values stand: an error of 0, and precision and recall of 1, if it is not
-    predicted either; an error of 1 and precision of 0 if it is.
+    Speech+music counts as speech and as music. Unlabelled time of the reference does not count, as in `frame_scores`. For a class
+    that is absent, pyannote's values are kept: an error of 0, and precision and recall of 1, if it is not predicted either; an
+    error of 1 and precision of 0 if it is.
 
     Args:
         reference, estimate: timelines.
-        duration: of the recording, in seconds.
-        collar: seconds around each boundary of the reference that do not count, half of them before it and half after.
+        duration: duration of the recording in seconds.
+        collar: seconds around each reference boundary that are not scored, half before it and half after.
 
     Raises:
         UserError: pyannote.metrics is not installed, or the duration is not positive or the collar negative.
@@ -153,7 +153,7 @@ def segment_scores(
     def annotation(segments: Sequence[Segment], label: str) -> Any:
         made = core.Annotation()
         on = [s._replace(label=label, probability=None) for s in segments if s.label in (label, BOTH)]
-        for n, s in enumerate(merge(on)):  # no boundary where only the other class begins or ends
+        for n, s in enumerate(merge(on)):  # no boundary where only the other class starts or stops
             made[core.Segment(s.start, s.end), n] = label
         return made
 
@@ -175,20 +175,20 @@ def segment_scores(
 
 
 class Reliability(NamedTuple):
-    """Whether what is said to be true with some probability is true that often: the points of a reliability diagram."""
+    """Points of a reliability diagram: how often an event occurs that is predicted with a given probability."""
 
     error: float  # expected calibration error: the mean of |probability - frequency| over bins, weighted by counts
-    edges: Float[np.ndarray, "K+1"]  # of the bins, which hold their upper edge
-    probability: Float[np.ndarray, " K"]  # mean of each bin; its middle where it is empty
-    frequency: Float[np.ndarray, " K"]  # how often it was true; the middle of the bin where it is empty
+    edges: Float[np.ndarray, "K+1"]  # of the bins; a bin includes its upper edge
+    probability: Float[np.ndarray, " K"]  # mean in each bin; the middle of an empty bin
+    frequency: Float[np.ndarray, " K"]  # observed in each bin; the middle of an empty bin
     counts: Int[np.ndarray, " K"]
 
 
 def reliability(probabilities: Float[np.ndarray, " _"], truth: Bool[np.ndarray, " _"], bins: int = 15) -> Reliability:
-    """Calibration of the probabilities of one class (Naeini, Cooper, Hauskrecht 2015), in bins of equal width.
+    """Measure the calibration of one class's probabilities (Naeini, Cooper, Hauskrecht 2015), in bins of equal width.
 
     Raises:
-        UserError: there are no probabilities, one is not between 0 and 1, truth is not as long, or there is no bin.
+        UserError: there are no probabilities, one is not between 0 and 1, truth differs in length, or there is no bin.
     """
     p = np.asarray(probabilities, np.float64)
     if len(p) == 0 or len(p) != len(truth) or bins < 1:

@@ -1,7 +1,7 @@
-"""Patches to train and to test detectors on: recordings of speech and of music, alone and mixed.
+"""Training and test data for detectors: recordings of speech and of music, alone and mixed.
 
-Training draws anew every epoch (`Pool`): crops of speech, of music, and of both at a ratio of whole decibels. Tests take every
-recording whole, and mixtures as paper 003 makes them (section III-A), each at one ratio, all ratios alike.
+Training draws new crops every epoch (`Pool`): speech, music, and both mixed at a ratio of whole decibels. Tests use every recording
+in full, and mixtures made as in paper 003 (section III-A), each at a single ratio, with all ratios equally frequent.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from bayessep.features import Front, extract, normalise, remove_silence, standar
 from bayessep.models.speech_music_detector import BOTH, MUSIC, NEITHER, SPEECH, Batch, ratio_target
 
 SMRS = np.arange(-5, 21)
-"""Ratios of paper 003 in decibels: speech over music."""
+"""Speech-to-music ratios of paper 003, in decibels."""
 
 
 class Item(NamedTuple):
-    """Sound of one speaker or artist, at least some seconds of it, without pauses."""
+    """Samples of one split group (a speaker or an artist): a recording, or several joined (`read_items`)."""
 
     name: str
     group: str
@@ -36,17 +36,18 @@ class Item(NamedTuple):
 
 
 class Items(NamedTuple):
-    """What is known to be speech alone, and music alone."""
+    """Recordings of speech alone, and of music alone."""
 
     speech: list[Item]
     music: list[Item]
 
 
 def read_items(sounds: Iterable[Sound], sample_rate: int = 16000, *, pauses: bool = False, seconds: float = 20.0) -> list[Item]:
-    """Recordings prepared as the paper's, short ones of one split group joined until they last `seconds`.
+    """Read recordings and prepare them as in the paper, joining short ones of a split group until they last `seconds`.
 
-    Each is centred, scaled to a greatest magnitude of 1, and cut of its pauses unless `pauses`. The paper's corpus has files of
-    minutes; joined, a word or two is not a recording of its own, whose every band would be standardised by what little it says.
+    Each is centred and scaled to a peak magnitude of 1; pauses are removed unless `pauses`. The paper's files last minutes:
+    without joining, a word or two would be a recording of its own, standardised band by band on very little sound. The last item
+    of a group may be shorter than `seconds`; items that are silent or shorter than 0.1 s are dropped.
 
     Raises:
         UserError: a recording cannot be read.
@@ -68,7 +69,7 @@ def read_items(sounds: Iterable[Sound], sample_rate: int = 16000, *, pauses: boo
 
 
 def about_items(items: Any) -> dict[str, Any]:
-    """What is learned from, so that a training goes on with nothing else."""
+    """Return counts and a digest of the training data, so that a training is resumed only with the same data."""
     digest = hashlib.sha256()
     counts: dict[str, Any] = {}
     for what, own in items._asdict().items():
@@ -80,40 +81,40 @@ def about_items(items: Any) -> dict[str, Any]:
 
 
 def about_parts(parts: Any) -> dict[str, Any]:
-    """The same of a division: what is learned from and what is validated with."""
+    """Return `about_items` of both parts of a division: training data and validation data."""
     return {part: about_items(getattr(parts, part)) for part in ("learn", "held")}
 
 
 def seconds_of(items: Sequence[Item], rate: int) -> float:
-    """How long they last in all, at so many samples a second."""
+    """Return the total duration of the items in seconds; `rate` is in hertz."""
     return sum(len(item.samples) for item in items) / rate
 
 
 def mix(speech: Float[np.ndarray, " N"], music: Float[np.ndarray, " N"], smr_db: float | int) -> Float[np.ndarray, " N"]:
-    """Speech and music at a ratio of their energies, scaled to a greatest magnitude of 1."""
+    """Mix speech and music at a ratio of their energies; centre the sum and scale it to a peak magnitude of 1."""
     return normalise(speech + gain_of(speech, music, smr_db) * music)
 
 
 def gain_of(speech: Float[np.ndarray, " N"], music: Float[np.ndarray, " N"], smr_db: float | int) -> np.float32:
-    """By what the music is multiplied for that ratio; NumPy's `mixing.scale_to_ratio`, for which silence is no error."""
+    """Return the gain of the music that gives this ratio: `mixing.scale_to_ratio` in NumPy, without an error for silence."""
     return np.float32(np.sqrt(np.mean(speech**2) / max(10 ** (smr_db / 10) * np.mean(music**2), 1e-12)))
 
 
-# --- training: crops, drawn anew -----------------------------------------------------------------------------------------
+# --- training: new crops every epoch -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """How an epoch's sound is drawn.
+    """How the sound of an epoch is drawn.
 
     Attributes:
-        crops: of each class.
-        crop_seconds: length of each; bands are standardised over a crop.
-        patch: frames that a network looks at.
+        crops: number of crops of each class.
+        crop_seconds: length of a crop; bands are standardised over a crop.
+        patch: input frames of a network.
         augment: send each crop through filters, rooms, codecs and noise (`augmentation`).
-        plain: share of the crops, or scenes, that stay as they were recorded all the same.
-        neither: a fourth class, of noise from loud to hardly audible.
-        standardised: bands are standardised over each crop, as in the paper; else levels in decibels are left as they are.
+        plain: share of the crops, or scenes, that `augment` leaves as recorded.
+        neither: add a fourth class, of noise from loud to hardly audible.
+        standardised: standardise bands over each crop, as in the paper; otherwise levels in decibels are only scaled (`scaled`).
 
     Raises:
         UserError: a number is not positive, or not finite.
@@ -135,20 +136,20 @@ class Drawing:
             raise UserError(f"plain is {self.plain}, but must be from 0 to 1.")
 
     def altered(self, rng: np.random.Generator) -> bool:
-        """Whether the next crop is."""
+        """Draw whether the next crop is augmented."""
         return self.augment and rng.random() >= self.plain
 
 
 class Pool(NamedTuple):
-    """Features of the crops of one epoch; of scenes, with a label for each of S vectors (`detector_scenes.frame_labels`)."""
+    """Features and labels of an epoch's crops, or of its scenes, with S labels each (`detector_scenes.frame_labels`)."""
 
     features: Float[np.ndarray, "n T D"]
     label: Int[np.ndarray, "n *S"]
-    smr_db: Float[np.ndarray, "n *S"]  # of crops, 0 where nothing is mixed
+    smr_db: Float[np.ndarray, "n *S"]  # of crops, 0 unless mixed
 
 
 def draw_pool(items: Items, front: Front, drawing: Drawing, rng: np.random.Generator) -> Pool:
-    """Crops of every class; of recordings in proportion to how long they are."""
+    """Draw crops of every class and extract their features; a recording's probability is proportional to its length."""
     made = draw_crops(items, front, drawing, rng)
     features = [
         np.asarray(featured(np.stack([x for x, _, _ in made[k : k + 8]]), front, standardised=drawing.standardised))
@@ -162,7 +163,7 @@ def draw_pool(items: Items, front: Front, drawing: Drawing, rng: np.random.Gener
 def draw_crops(
     items: Items, front: Front, drawing: Drawing, rng: np.random.Generator
 ) -> list[tuple[Float[np.ndarray, " N"], int, float]]:
-    """Their sound, their classes, their ratios."""
+    """Draw the waveform, the class and the speech-to-music ratio of each crop."""
     n = round(drawing.crop_seconds * front.sample_rate) + front.stft.n_fft - front.hop
     made: list[tuple[np.ndarray, int, float]] = []
     for _ in range(drawing.crops):
@@ -171,18 +172,18 @@ def draw_crops(
 
 
 def featured(waveforms: Float[np.ndarray, "n N"], front: Front, *, standardised: bool = True) -> Float[np.ndarray, "n T D"]:
-    """What a network looks at, of waveforms that are equally long."""
+    """Return the network's input features for waveforms of equal length."""
     found = np.asarray(extract(jnp.asarray(waveforms), front))
     return np.asarray(standardise(found)) if standardised else scaled(found)
 
 
 def scaled(levels: Float[np.ndarray, "*B T D"]) -> Float[np.ndarray, "*B T D"]:
-    """Decibels as numbers around 0, wherever they come from: for recordings that are not known to their end."""
+    """Map decibels to values around 0 by a fixed shift and scale, which needs no statistics of the whole recording."""
     return (levels + 30) / 20
 
 
 def one_of(items: Sequence[Item], rng: np.random.Generator) -> Item:
-    """One of them at random, in proportion to how long they are."""
+    """Draw an item with probability proportional to its length."""
     weights = np.array([len(item.samples) for item in items], np.float64)
     return items[rng.choice(len(items), p=weights / weights.sum())]
 
@@ -194,7 +195,7 @@ def _classes(drawing: Drawing) -> tuple[int, ...]:
 def _drawn(
     label: int, items: Items, n: int, sample_rate: int, drawing: Drawing, rng: np.random.Generator
 ) -> tuple[Float[np.ndarray, " n"], int, float]:
-    """One crop: its sound, its class, its ratio."""
+    """Draw the waveform, the class and the ratio of one crop."""
     altered = drawing.altered(rng)
 
     def one(of: Sequence[Item]) -> np.ndarray:
@@ -216,7 +217,7 @@ def _drawn(
 
 
 def in_rounds(n: int, count: int, rng: np.random.Generator) -> Int[np.ndarray, " c"]:
-    """`count` numbers below n at random, none again before all others."""
+    """Draw `count` integers below n at random, none repeated before all others were drawn."""
     return np.concatenate([rng.permutation(n) for _ in range(-(-count // n))])[:count]
 
 
@@ -224,7 +225,7 @@ NOISE_STEPS = (5e-3, 1e-3, 5e-4, 1e-4)
 
 
 def draw_batch(pool: Pool, patch: int, each: int, rng: np.random.Generator) -> Batch:
-    """As many patches of every class, from anywhere in the crops; with a little noise, as the paper's code adds to features."""
+    """Draw `each` patches of every class from anywhere in the crops, with a little noise, as the paper's code adds to features."""
     rows = np.concatenate([rng.choice(np.flatnonzero(pool.label == label), each) for label in np.unique(pool.label)])
     first = rng.integers(0, pool.features.shape[1] - patch + 1, len(rows))
     x = np.stack([pool.features[row, at : at + patch] for row, at in zip(rows, first, strict=True)])
@@ -232,19 +233,19 @@ def draw_batch(pool: Pool, patch: int, each: int, rng: np.random.Generator) -> B
     return Batch(x, pool.label[rows].astype(np.int32), ratio_target(pool.label[rows], pool.smr_db[rows]))
 
 
-# --- tests: every recording, whole ---------------------------------------------------------------------------------------
+# --- tests: whole recordings ---------------------------------------------------------------------------------------------
 
 MIXED_SECONDS = 20.0
-"""About as long as each mixture lasts: a long recording would be most of the overlap, at a single ratio."""
+"""Approximate length of a test mixture: otherwise one long recording, at one ratio, would dominate the overlap."""
 
 
 def mixtures(
     items: Items, smr_db: float | None = None, *, sample_rate: int = 16000, seed: int = 0
 ) -> list[tuple[Float[np.ndarray, " N"], float]]:
-    """Mixtures to test on and their ratios: pieces of speech and of music in pairs drawn at random, none again before all others.
+    """Return test mixtures and their ratios: pieces of speech and music paired at random, all used before any repeats.
 
-    As many as the kind that has more pieces has, rounded up so that each of `SMRS` is as frequent; or all at one ratio. Music that
-    is shorter is played over and over.
+    Their number is that of the pieces of the larger class, rounded up so that every ratio of `SMRS` is equally frequent; or all are
+    at `smr_db`. Music that is shorter than the speech is looped.
 
     Raises:
         UserError: there is no speech, or no music.

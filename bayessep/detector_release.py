@@ -1,10 +1,10 @@
-"""The detector that ships: how it is trained, calibrated and measured, and its model card.
+"""Train, calibrate and evaluate the shipped detector, and write its weights and model card.
 
     python -m bayessep.detector_release DATA -o bayessep/weights --work FOLDER
 
-Trained on the recordings of a manifest whose licences allow it, by split groups: some to learn from, some to stop by and to
-calibrate with, some to measure with. Called again with the same --work it goes on. Two to three hours on two cores. Where --work
-holds nothing but the figures.json of an earlier call, what ships is measured anew, as it is.
+It is trained on those recordings of a manifest whose licences allow it, divided by split groups into a training set, a validation
+set for early stopping and calibration, and a test set. Called again with the same --work, it resumes. It takes two to three hours
+on two cores. If --work holds only the figures.json of an earlier call, the shipped weights are evaluated again, unchanged.
 """
 
 from __future__ import annotations
@@ -42,25 +42,25 @@ RECIPE = Recipe(
 
 UNSUNG = replace(RECIPE, songs=False)
 MEMBERS = (*(replace(RECIPE, seed=seed) for seed in range(5)), *(replace(UNSUNG, seed=seed) for seed in (0, 5)))
-"""Networks of whose logits the mean is taken: songs make speech under louder music harder to hear, so not all have heard them."""
+"""Ensemble whose logits are averaged. Songs in training make speech under louder music harder to detect, so two have none."""
 
 FIGURES, TOLD = "figures.json", ("epochs", "best_epochs", "validation_losses")
-"""What --work keeps of a release, and what it tells of its training."""
+"""File in --work with the figures of a release, and its keys that describe the training."""
 
 SCENES, CALIBRATING = 120, 40
-"""Of a minute each, as recorded and altered: to measure with, and to calibrate with."""
+"""Number of one-minute scenes for testing, and for calibration, of each kind: as recorded and altered."""
 
 PUBLISHED_MIXES = "musan-sm_hpss"
-"""Split group of the mixtures that paper 003's authors published; measured with, and never learned from."""
+"""Split group of the mixtures published by the authors of paper 003: for testing only, never for training."""
 
 
 class Division(NamedTuple):
-    """Recordings by what they are for; no split group is in two."""
+    """Recordings by purpose: training, validation and test; no split group is in two of them."""
 
     learn: Items
     held: Items
     test: Items
-    sources: list[str]  # of what is learned from and held: where it is from, and under which licence
+    sources: list[str]  # of training and validation recordings: origin and licence
     seconds: dict[str, float]
 
 
@@ -69,14 +69,14 @@ class _Music(NamedTuple):
 
 
 def division(folder: Path, *, music_alone: bool = False) -> Division:
-    """Of the recordings of a manifest: a fifth to measure with, and what may not be passed on, too.
+    """Divide the recordings of a manifest; the test set is a fifth of them, plus what may not be redistributed.
 
     Args:
-        folder: of the manifest.
-        music_alone: leave its speech out, for whom speech of another folder is used.
+        folder: folder of the manifest.
+        music_alone: leave its speech out, for callers that take speech from another folder.
 
     Raises:
-        UserError: as `corpora.detector_recordings`, `corpora.folds` and `divide`; or nothing of a kind is left to measure with.
+        UserError: as `corpora.detector_recordings`, `corpora.folds` and `divide`; or the test set lacks speech or music.
     """
     kinds = (timeline.MUSIC,) if music_alone else (timeline.SPEECH, timeline.MUSIC)
     free, every = (
@@ -85,7 +85,7 @@ def division(folder: Path, *, music_alone: bool = False) -> Division:
     )
     sounds: dict[Path, Sound] = {s.recording.path: s for s in every}
     passed_on = {s.recording.path for s in free}
-    # What is under the GPL alone is dealt with the rest, and then not learned from, for the weights are not under it.
+    # Recordings under the GPL alone are dealt into folds with the rest, but not trained on: the weights are not under the GPL.
     dealt = [s.recording for path, s in sounds.items() if path in passed_on or corpora.is_under_gpl_alone(s.recording)]
     tested, *rest = corpora.folds([r for r in dealt if r.split_group != PUBLISHED_MIXES], 5)
     learned = [r for fold in rest for r in fold if r.path in passed_on]
@@ -119,7 +119,7 @@ def division(folder: Path, *, music_alone: bool = False) -> Division:
 
 
 def sources_of(recordings: Sequence[Recording]) -> list[str]:
-    """Where recordings are from, under which licence, and how long they are: a line for each of these."""
+    """Return one line per origin and licence, with the total duration of its recordings."""
     sources: dict[str, float] = defaultdict(float)
     for r in recordings:
         sources[f"{r.source.rsplit(':', 1)[-1].split('/')[0]}/{r.source.split('/')[1]}: {r.licence}"] += r.duration
@@ -127,25 +127,25 @@ def sources_of(recordings: Sequence[Recording]) -> list[str]:
 
 
 GENERATED = range(1001, 1013)
-"""Seeds of generated broadcasts to learn from besides."""
+"""Seeds of the generated broadcasts that are added to the training set."""
 
 
 def _generated() -> Items:
-    """Voices and music that the project makes: others than those of its demo, its tests and its notebooks."""
+    """Generate voices and music that differ from those of the demo, the tests and the notebooks."""
     made = [(n, generate_broadcast(n, seconds=1.0, jingle_seconds=6.0 + n % 7)) for n in GENERATED]
     speech = [detector_data.Item(f"generated speech {n}", f"generated {n}", one.training_speech) for n, one in made]
     return Items(speech, [detector_data.Item(f"generated music {n}", f"generated {n}", one.jingle) for n, one in made])
 
 
-# --- measuring -----------------------------------------------------------------------------------------------------------
+# --- evaluation ----------------------------------------------------------------------------------------------------------
 
 
 class Heard(NamedTuple):
-    """Scenes, and what the detector says of them; frames of 40 ms, one scene after another."""
+    """Truth and detector output for scenes, in frames of 40 ms, one scene after another."""
 
     truth: list[str]
-    found: list[str]  # of the segments
-    raw: list[str]  # of the frames alone
+    found: list[str]  # labels of segments
+    raw: list[str]  # labels from thresholded frame probabilities
     speech: Float[np.ndarray, " T"]
     music: Float[np.ndarray, " T"]
     smr_db: Float[np.ndarray, " T"]
@@ -154,14 +154,14 @@ class Heard(NamedTuple):
 
 
 def scenes(items: Items, count: int, seconds: float, seed: int, *, augment: bool) -> list[Scene]:
-    """Scenes to measure with; without `augment`, sound as it was recorded."""
+    """Draw evaluation scenes; without `augment`, the sound is as recorded."""
     rate = RECIPE.front.sample_rate
     rngs = [np.random.default_rng([seed, n]) for n in range(count)]
     return [detector_scenes.draw_scene(items, seconds, rate, rng, augment=augment) for rng in rngs]
 
 
 def most_of(items: Sequence[Item]) -> str:
-    """How much of the sound is of the split group that most of it is of."""
+    """Return the share of the largest split group in the total duration, in per cent."""
     seconds: dict[str, int] = defaultdict(int)
     for item in items:
         seconds[item.group] += len(item.samples)
@@ -169,7 +169,7 @@ def most_of(items: Sequence[Item]) -> str:
 
 
 def truth_of(scene: Scene, times: Float[np.ndarray, " T"]) -> list[str]:
-    """What sounds at these times."""
+    """Return the true labels at these times, in seconds."""
     return _named(*scene.on(times * RECIPE.front.sample_rate))
 
 
@@ -178,7 +178,7 @@ def _named(speech: Bool[np.ndarray, " T"], music: Bool[np.ndarray, " T"]) -> lis
 
 
 def hear(made: Sequence[Scene], network: Network) -> Heard:
-    """Run the detector over scenes, one after another."""
+    """Run the detector on each scene."""
     parts: dict[str, list] = defaultdict(list)
     for scene in made:
         result = detect_samples(scene.samples, network)
@@ -197,7 +197,7 @@ def hear(made: Sequence[Scene], network: Network) -> Heard:
 
 
 def scores(heard: Heard) -> dict[str, Any]:
-    """F1 of every class and of speech and music, recall of overlap by ratio, calibration."""
+    """Compute F1 per class and of speech and music at all, overlap recall by ratio, and calibration errors."""
     document: dict[str, Any] = {}
     for name, labels in (("segments", heard.found), ("frames", heard.raw)):
         found = detection_scores.class_scores(heard.truth, labels, LABELS)
@@ -221,7 +221,7 @@ def scores(heard: Heard) -> dict[str, Any]:
 
 
 def calibration(made: Sequence[Scene], network: Network) -> Calibration:
-    """By which the truth is most probable."""
+    """Fit the calibration that maximises the likelihood of the true labels."""
     front = network.recipe.front
     frame = STRIDE * front.hop
     said, true = [], []
@@ -230,9 +230,9 @@ def calibration(made: Sequence[Scene], network: Network) -> Calibration:
         times = (np.arange(len(logits)) + 0.5) * frame / front.sample_rate
         said.append(logits)
         true += [LABELS.index(label) for label in truth_of(scene, times)]
-    logits = np.concatenate(said).astype(np.float64)  # differences of single precision are no slope
+    logits = np.concatenate(said).astype(np.float64)  # finite differences in single precision give no usable gradient
 
-    def read(x: np.ndarray) -> Calibration:  # a number added to all of them would change nothing
+    def read(x: np.ndarray) -> Calibration:  # the last bias is 0: a constant added to all changes nothing
         return Calibration(float(np.exp(x[0])), (*map(float, x[1:]), 0.0))
 
     def loss(x: np.ndarray) -> float:
@@ -243,18 +243,18 @@ def calibration(made: Sequence[Scene], network: Network) -> Calibration:
     return read(found.x)
 
 
-# --- the whole of it -----------------------------------------------------------------------------------------------------
+# --- release -------------------------------------------------------------------------------------------------------------
 
 
 def release(data: Path, work: Path, output: Path, progress: Progress = lambda *_: None) -> dict[str, Any]:
-    """Train, calibrate, measure, and put the weights and their card into `output`; returns the figures of the card."""
+    """Train, calibrate and evaluate, write the weights and their card to `output`, and return the figures of the card."""
     parts = division(data)
     states, figures, found = _trained(parts, work, progress)
     raw = detection.network_of(detection.weights_of(RECIPE, states))
     if found is None:
         known = [scene for augment in (False, True) for scene in scenes(parts.held, CALIBRATING, 60.0, 11, augment=augment)]
         found = calibration(known, raw)
-    each = [{"seed": member.seed, "songs": member.songs} for member in MEMBERS]  # in what they differ
+    each = [{"seed": member.seed, "songs": member.songs} for member in MEMBERS]  # where members differ
     weights = detection.weights_of(RECIPE, states, found, each=each)
     network = detection.network_of(weights)
     plain, altered = (scenes(parts.test, SCENES, 60.0, 12, augment=augment) for augment in (False, True))
@@ -277,7 +277,7 @@ def release(data: Path, work: Path, output: Path, progress: Progress = lambda *_
 
 
 def _trained(parts: Division, work: Path, progress: Progress) -> tuple[list[State], dict[str, Any], Calibration | None]:
-    """The networks, how they were trained, and their calibration where they ship already."""
+    """Return the networks, facts about their training, and their calibration if they are the shipped ones."""
     if (work / FIGURES).is_file() and not (work / "1").is_dir():
         told = json.loads((work / FIGURES).read_text(encoding="utf-8"))
         ships = detection.shipped_network()
@@ -293,7 +293,7 @@ def _trained(parts: Division, work: Path, progress: Progress) -> tuple[list[Stat
 
 
 def card(figures: dict[str, Any]) -> str:
-    """The model card."""
+    """Return the text of the model card."""
     plain, altered, minutes = figures["as_recorded"], figures["altered"], {k: v / 60 for k, v in figures["seconds"].items()}
 
     def row(name: str, of: dict[str, Any]) -> str:
@@ -363,11 +363,11 @@ is at times taken for music.
 
 
 Release = Callable[..., dict[str, Any]]
-"""Of recordings, a folder of work and one of weights: makes what ships, and returns the figures of its card."""
+"""A function of data, work and weights folders that makes a release and returns the figures of its card."""
 
 
 def main(release: Release = release, description: str | None = __doc__) -> None:
-    """Make what ships."""
+    """Make a release from the command line."""
     from bayessep.commands import use_cache
     from bayessep.terminal import Terminal
 

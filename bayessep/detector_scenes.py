@@ -1,7 +1,8 @@
-"""Scenes to train and to test the detector at work on: speech and music that begin and end, as in a broadcast.
+"""Synthetic scenes for training and testing the detector that is run on recordings: speech and music that come and go,
+as in a broadcast.
 
-A scene is made of real recordings whose labels are known because it was made here: a track of speech and a track of music, each
-on and off, over a floor of noise, all through one channel.
+A scene is made of real recordings, and its labels are known by construction: a track of speech and a track of music, each switched
+on and off, over a noise floor, all through one channel.
 """
 
 from __future__ import annotations
@@ -20,21 +21,21 @@ from bayessep.models.detector_networks import STRIDE
 from bayessep.models.speech_music_detector import BOTH, MUSIC, NEITHER, SPEECH, Batch, ratio_target
 
 STATES = (MUSIC, SPEECH, BOTH, NEITHER)
-SHARES = (0.3, 0.3, 0.3, 0.1)  # of the stretches
-SECONDS = (1.5, 9.0)  # a stretch lasts
-FADE = 0.05  # seconds that a track takes to come and go, at least
+SHARES = (0.3, 0.3, 0.3, 0.1)  # weights of the next state, which differs from the current one
+SECONDS = (1.5, 9.0)  # range of the duration of a state
+FADE = 0.05  # seconds on each side of a switch over which a track fades
 
 
 class Scene(NamedTuple):
-    """Sound, and what it is made of, sample by sample."""
+    """A waveform, and whether speech and music are on, sample by sample."""
 
     samples: Float[np.ndarray, " N"]
     speech: Bool[np.ndarray, " N"]
     music: Bool[np.ndarray, " N"]
-    smr_db: float  # where both sound
+    smr_db: float  # where both are on
 
     def on(self, at: Float[np.ndarray, " T"]) -> tuple[Bool[np.ndarray, " T"], Bool[np.ndarray, " T"]]:
-        """Whether speech sounds, and music, at places that are counted in samples; beyond its end, what is at its end."""
+        """Return whether speech, and whether music, is on at positions in samples; beyond the end, the last sample counts."""
         n = np.minimum(at.astype(int), len(self.samples) - 1)
         return self.speech[n], self.music[n]
 
@@ -42,25 +43,25 @@ class Scene(NamedTuple):
 def draw_scene(
     items: Items, seconds: float, sample_rate: int, rng: np.random.Generator, *, augment: bool = True, smr_db: float | None = None
 ) -> Scene:
-    """Stretches of speech, of music, of both and of neither, in any order, at one ratio where both sound."""
+    """Draw a scene: stretches of speech, music, both and neither in random order; one ratio where both are on."""
     n = round(seconds * sample_rate)
     states = np.concatenate(list(_stretches(n, sample_rate, rng)))[:n]
     speech_on, music_on = np.isin(states, (SPEECH, BOTH)), np.isin(states, (MUSIC, BOTH))
     smr = float(rng.choice(SMRS)) if smr_db is None else smr_db
     speech, music = (_track(of, n, sample_rate, rng, augment) for of in items)
-    if augment:  # two voices at once are speech, and two pieces of music are music
+    if augment:  # two voices at once still are speech, and two pieces of music still are music
         speech, music = (
             x + np.float32(10 ** (rng.uniform(-15, 0) / 20)) * _track(of, n, sample_rate, rng, augment) if rng.random() < 0.2 else x
             for x, of in zip((speech, music), items, strict=True)
         )
     level = np.sqrt((speech**2).mean())
-    # Alone, music is as loud as it likes; under speech, it is at the ratio.
+    # With `augment`, the level of music alone is random; under speech, the ratio sets it.
     alone = 10 ** (rng.uniform(-9, 9) / 20) if augment else 1.0
     under = 10 ** (-smr / 20)
     gain = np.where(states == BOTH, under, max(alone, under) if augment else alone)[_nearest(music_on)]
     music = music * np.float32(level / max(np.sqrt((music**2).mean()), 1e-9)) * _smooth(gain, sample_rate)
     x = speech * _smooth(speech_on, sample_rate) + music * _smooth(music_on, sample_rate)
-    # Noise, never louder than the music under speech; hardly any without `augment`, for no pause is digital silence.
+    # Noise is never louder than the music under speech; without `augment` it is faint, but pauses are not digital silence.
     floor = rng.uniform(-60, min(-2, -smr)) if augment else -55.0
     if not augment or rng.random() < 0.9:
         x = x + np.float32(level * 10 ** (floor / 20)) * augmentation.noise(n, sample_rate, rng)
@@ -79,7 +80,7 @@ def _stretches(n: int, sample_rate: int, rng: np.random.Generator):
 
 
 def _track(of: Sequence[Item], n: int, sample_rate: int, rng: np.random.Generator, augment: bool) -> Float[np.ndarray, " n"]:
-    """n samples of recordings one after another, each as loud as the others; longer ones are more likely."""
+    """Concatenate recordings, each scaled to the same power, to n samples; longer ones are drawn more often."""
     parts, held = [], 0
     while held < n:
         x = one_of(of, rng).samples
@@ -94,7 +95,7 @@ def _track(of: Sequence[Item], n: int, sample_rate: int, rng: np.random.Generato
 
 
 def _nearest(on: Bool[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
-    """Of each sample, the nearest that is on: a track comes and goes as loud as it is where it has come."""
+    """Return for each sample the nearest one that is on, so that a track fades with the gain it has where it is on."""
     n, places = np.arange(len(on)), np.flatnonzero(on)
     if not len(places):
         return n
@@ -104,25 +105,25 @@ def _nearest(on: Bool[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
 
 
 def _smooth(on: np.ndarray, sample_rate: int) -> Float[np.ndarray, " N"]:
-    """Without steps: a moving mean over twice `FADE`."""
+    """Smooth steps by a moving average over twice `FADE`."""
     width = 2 * round(FADE * sample_rate) + 1
     sums = np.cumsum(np.pad(on.astype(np.float64), (width // 2 + 1, width // 2), mode="edge"))
     return ((sums[width:] - sums[:-width]) / width).astype(np.float32)
 
 
 def frame_labels(scene: Scene, front: Front, n_frames: int) -> Int[np.ndarray, " S"]:
-    """The class at the middle of every `STRIDE` frames of features."""
+    """Return the class at the middle of every group of `STRIDE` feature frames."""
     middles = (np.arange(n_frames // STRIDE) * STRIDE + (STRIDE - 1) / 2) * front.hop + front.frame / 2
     return classes(*scene.on(middles))
 
 
 def classes(speech: Bool[np.ndarray, " T"], music: Bool[np.ndarray, " T"]) -> Int[np.ndarray, " T"]:
-    """The class of what is on."""
+    """Return the class for each combination of speech and music."""
     return np.select([speech & music, speech, music], [BOTH, SPEECH, MUSIC], NEITHER)
 
 
 def draw_scenes(items: Items, front: Front, drawing: Drawing, rng: np.random.Generator) -> Pool:
-    """An epoch's scenes: `Drawing.crops` of each of three classes, as many in all as of crops."""
+    """Draw an epoch's scenes, three times `Drawing.crops`: as many as there are crops of three classes."""
     seconds, rate = drawing.crop_seconds, front.sample_rate
     scenes = [draw_scene(items, seconds, rate, rng, augment=drawing.altered(rng)) for _ in range(3 * drawing.crops)]
     parts = [
@@ -135,7 +136,7 @@ def draw_scenes(items: Items, front: Front, drawing: Drawing, rng: np.random.Gen
 
 
 def scene_batch(pool: Pool, each: int, rng: np.random.Generator) -> Batch:
-    """Scenes of an epoch, whole, none again before all others; with a class and a ratio for every 40 ms."""
+    """Draw whole scenes of an epoch, none repeated before all others, with a class and a ratio for every 40 ms."""
     rows = in_rounds(len(pool.label), each, rng)
     label = pool.label[rows]
     return Batch(pool.features[rows], label.astype(np.int32), ratio_target(label, pool.smr_db[rows]))

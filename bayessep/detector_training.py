@@ -1,4 +1,4 @@
-"""From recordings to a trained detector: the recipe, and what `bayessep.train` is given to do."""
+"""Training of detectors: the recipe, and the task for `bayessep.train`."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from bayessep.train import Task, Training, fixed, settings_besides, training_of
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that a training of a detector depends on, recordings apart: the keys of a file, and the flags.
+    """Settings of a detector training, apart from the recordings: the keys of a recipe file, and the flags.
 
     Attributes:
         network, head, feature: `Detector.network`, `Detector.head`, `Front.feature`.
-        bands: of the mel scale.
-        patch: frames that the network looks at, 10 ms each.
+        bands: number of mel bands.
+        patch: input frames of the network, 10 ms each.
         dropout, rate: `Detector.dropout`, `Detector.rate`.
-        each: patches of each class in a batch; of the network ``frames``, scenes.
-        crops, crop_seconds, augment, plain, neither, standardised: `Drawing`. The network ``frames`` learns from scenes, in which
-            there is a fourth class, and hears levels as they come: it needs `neither`, and must not be `standardised`.
-        songs: as much music again, with voices that sing over it (`bayessep.singing`).
+        each: patches of each class per batch; for the network ``frames``, scenes per batch.
+        crops, crop_seconds, augment, plain, neither, standardised: `Drawing`. The network ``frames`` is trained on scenes, which
+            have the fourth class, and on levels that are not standardised: it needs `neither` and excludes `standardised`.
+        songs: add as much music again with singing over it (`bayessep.singing`).
         epochs, steps_per_epoch, patience, min_delta, seed, average: `Training`.
 
     Raises:
-        UserError: a name is not known, a number is out of range, or two settings contradict each other.
+        UserError: a name is unknown, a number is out of range, or two settings contradict each other.
     """
 
     network: str = "b3"
@@ -85,48 +85,48 @@ class Recipe:
 
     @property
     def front(self) -> Front:
-        """From a waveform to features. Levels that are not standardised are not cut below the greatest either.
+        """Settings of the features. Levels that are not standardised are not clipped relative to the maximum either.
 
-        Levels of bins, which b4 looks at, are of 512 samples.
+        Levels of bins, the input of b4, come from a transform of 512 samples.
         """
         n_fft = 512 if self.feature in ("LS", "LHPS-EF") else 0
         return Front(feature=self.feature, bands=self.bands, range_db=80.0 if self.standardised else 200.0, n_fft=n_fft)
 
     @property
     def detector(self) -> Detector:
-        """The network."""
+        """Settings of the network."""
         parts, classes = len(FEATURES[self.feature].which), 4 if self.neither else 3
         return Detector(self.network, self.head, self.front.width, parts, self.patch, self.dropout, classes, self.rate)
 
     @property
     def drawing(self) -> Drawing:
-        """How its epochs are drawn."""
+        """How the sound of an epoch is drawn."""
         return Drawing(self.crops, self.crop_seconds, self.patch, self.augment, self.neither, self.standardised, self.plain)
 
     @property
     def training(self) -> Training:
-        """How long it is trained."""
+        """Length and stopping rule of the training."""
         return training_of(self)
 
 
 PAPER = Recipe(augment=False, rate=0.0, steps_per_epoch=detector.PAPERS_EPOCH, min_delta=0.01)
-"""As paper 003 trains b3, but for its sound: crops that are drawn anew every epoch, of 8 minutes a class."""
+"""b3 as trained in paper 003, except for the data: new crops every epoch, 8 minutes per class."""
 
 
 R = TypeVar("R")
 
 
 def read_recipe(path: str | Path | None, given: Mapping[str, Any] = {}, kind: type[R] = Recipe) -> R:
-    """The recipe of a TOML or JSON file, with what is given besides in its place; of a detector, or of another `kind`.
+    """Read a recipe from a TOML or JSON file, with `given` overriding it; of a detector, or of another `kind`.
 
     Raises:
-        UserError: the file cannot be read, or has a key that is not known or a value of another kind.
+        UserError: the file cannot be read, or has an unknown key or a value of the wrong type.
     """
     return kind(**read_settings(path, kind) | dict(given))
 
 
 def read_settings(path: str | Path | None, kind: type) -> dict[str, Any]:
-    """What a TOML or JSON file says of a recipe of this kind; as `read_recipe`."""
+    """Return the settings in a TOML or JSON file for a recipe of this kind; raises as `read_recipe`."""
     found: dict[str, Any] = {}
     kinds = {f.name: f.default.__class__ for f in dataclasses.fields(cast(Any, kind))}
     if path is not None:
@@ -151,12 +151,12 @@ Parts = TypeVar("Parts", bound=tuple[list[Any], ...])
 
 
 def divide(items: Parts, share: float, seed: int) -> tuple[Parts, Parts]:
-    """Items to learn from, and `share` of those of each class to validate with: whole split groups, as far as there are several.
+    """Split items into a training set and a validation set with about `share` of each class, keeping split groups whole.
 
-    Of any tuple with named fields whose items have a `group`.
+    A class with a single group is split within it. `items` is any named tuple of lists whose items have a `group`.
 
     Raises:
-        UserError: a class has a single item.
+        UserError: a class has fewer than two items.
     """
     rng = np.random.default_rng(seed)
     parts = []
@@ -188,14 +188,14 @@ def _step(
 
 
 def task(recipe: Recipe, learn: Items, held: Items, about: Mapping[str, Any] = {}) -> Task[State, Batch]:
-    """What the loop trains. Every epoch's sound is drawn from the seed and the epoch's number; validation is the same in each.
+    """Build the task of the training loop. An epoch's sound depends on the seed and the epoch's number; validation data are fixed.
 
-    `about` says what the items are: it is compared when a training is gone on with.
+    `about` identifies the items: it is compared when a training is resumed.
     """
     config, front, drawing = recipe.detector, recipe.front, recipe.drawing
 
     @cache
-    def material() -> tuple[Items, Items]:  # made when it is needed: a training that is over needs none
+    def material() -> tuple[Items, Items]:  # made on demand: a finished training needs none
         if not recipe.songs:
             return learn, held
         rngs = [np.random.default_rng([recipe.seed, 5, n]) for n in range(2)]
@@ -218,7 +218,7 @@ def task(recipe: Recipe, learn: Items, held: Items, about: Mapping[str, Any] = {
     @lru_cache(1)
     def validation() -> list[Batch]:
         drawn = draw(material()[1], front, drawing, np.random.default_rng([recipe.seed, 3]))
-        if frames:  # every scene once, in batches of one size
+        if frames:  # every scene once, in batches of equal size
             parts = [Pool(*(part[k : k + 3] for part in drawn)) for k in range(0, len(drawn.label), 3)]
             return [detector_scenes.scene_batch(part, 3, np.random.default_rng([recipe.seed, 4])) for part in parts]
         return [detector_data.draw_batch(drawn, recipe.patch, 64, np.random.default_rng([recipe.seed, 4, n])) for n in range(6)]

@@ -1,8 +1,9 @@
-"""From a detector of patches to one of broadcasts: the transfer of paper 003 (section III-H, Table V).
+"""Transfer of a patch detector to broadcasts, as in paper 003 (section III-H, Table V).
 
-A trained detector keeps its network and one of its heads, speech or music, and learns on: is that sound on in most of the frames
-of a patch, alone or over the other? Pauses stay, frames are standardised over each recording, batches hold as many patches with it
-as without. At work a patch begins with every frame, and a median of 501 frames smooths the probabilities, as in the authors' code.
+A trained detector keeps its network and one of its heads, speech or music, and is fine-tuned to decide whether that sound is on in
+most frames of a patch, alone or with the other. Pauses are kept, features are standardised over each recording, and batches are
+balanced. At inference a patch starts at every frame, and a median over 501 frames smooths the probabilities, as in the authors'
+code.
 """
 
 from __future__ import annotations
@@ -36,19 +37,19 @@ from bayessep.timeline import Segment, frame_switches
 from bayessep.train import Task, fixed, started_from
 
 HEADS = ("music", "speech")
-RATE = 2e-3  # of Nadam
-MEDIAN = 501  # frames
+RATE = 2e-3  # learning rate of Nadam
+MEDIAN = 501  # frames of the median filter
 
 
 class Broadcast(NamedTuple):
-    """Features of a recording, and what is on in each frame."""
+    """Features of a recording, and whether music and speech are on in each frame."""
 
     features: Float[np.ndarray, "T D"]
     music: Bool[np.ndarray, " T"]
     speech: Bool[np.ndarray, " T"]
 
     def on(self, head: str, length: int) -> Bool[np.ndarray, " P"]:
-        """Whether a sound is on in most frames of the patch that begins with each frame."""
+        """Return whether a sound is on in most frames of the patch that starts at each frame."""
         sums = np.cumsum(np.pad(getattr(self, head).astype(np.int64), (1, 0)))
         return 2 * (sums[length:] - sums[:-length]) > length
 
@@ -58,13 +59,13 @@ def broadcast(
     switches: Callable[[Float[np.ndarray, " T"]], tuple[Bool[np.ndarray, " T"], Bool[np.ndarray, " T"]]],
     front: Front,
 ) -> Broadcast:
-    """A recording at `Front.sample_rate`; `switches` says whether music is on at some seconds, and whether speech is."""
+    """Make a `Broadcast` of a waveform at `Front.sample_rate`; `switches` says if music, and speech, is on at times in seconds."""
     features = np.asarray(standardise(extract_in_pieces(normalise(samples), front)))
     return Broadcast(features, *switches(frame_times(len(features), front.stft, front.sample_rate)))
 
 
 class Parts(NamedTuple):
-    """Broadcasts to learn from, to validate with, and to test on: sets by name."""
+    """Training, validation and test broadcasts; test sets by name."""
 
     learn: list[Broadcast]
     held: list[Broadcast]
@@ -74,9 +75,10 @@ class Parts(NamedTuple):
 def generated(
     items: tuple[Items, Items, Items], counts: tuple[int, int, int], seconds: float, front: Front, seed: Sequence[int]
 ) -> Parts:
-    """Broadcasts made of recordings (`bayessep.detector_scenes`): so many of each of three sets, of so many seconds.
+    """Generate training, validation and test broadcasts from recordings (`bayessep.detector_scenes`).
 
-    Those to learn from and to validate with are sent through rooms, codecs and noise; those to test on are as recorded.
+    `counts` gives the number in each set, `seconds` their length. Training and validation broadcasts are augmented with rooms,
+    codecs and noise; test broadcasts are as recorded.
     """
     made: list[list[Broadcast]] = []
     for n, (of, count) in enumerate(zip(items, counts, strict=True)):
@@ -92,7 +94,7 @@ def _heard(scene: Scene, rate: int, times: Float[np.ndarray, " T"]) -> tuple[Boo
 
 
 def listed(folder: Path) -> dict[str, list[corpora.Labelled]]:
-    """Broadcasts with labels (`bayessep.corpora.read_dafx12`), by the folder that they are in: train, valid, test-….
+    """List labelled broadcasts (`bayessep.corpora.read_dafx12`) by the folder that they are in: train, valid, test-….
 
     Raises:
         UserError: one of these folders is missing, or labels are missing or cannot be read.
@@ -107,7 +109,7 @@ def listed(folder: Path) -> dict[str, list[corpora.Labelled]]:
 
 
 def labelled(folder: Path, front: Front) -> Parts:
-    """What `listed` lists, heard.
+    """Read the broadcasts of `listed` and extract their features.
 
     Raises:
         UserError: as `listed` and `audio.read`.
@@ -134,24 +136,24 @@ def _labelled_on(
 
 
 class Batch(NamedTuple):
-    """Patches, and whether what is looked for is on."""
+    """Patches, and whether the target sound is on."""
 
     features: Float[np.ndarray, "N L D"]
     on: Bool[np.ndarray, " N"]
 
 
 class Places(NamedTuple):
-    """Where patches begin: recording and frame."""
+    """Starts of patches, as recording and frame, with the target sound off and on."""
 
     off: Int[np.ndarray, "n 2"]
     on: Int[np.ndarray, "m 2"]
 
 
 def places(of: Sequence[Broadcast], head: str, length: int) -> Places:
-    """Where it is on, and where it is off.
+    """Find the patches in which the sound of a head is off, and those in which it is on.
 
     Raises:
-        UserError: it is never on, or always.
+        UserError: it is never on, or always on.
     """
     found = [b.on(head, length) for b in of]
     both = [
@@ -164,7 +166,7 @@ def places(of: Sequence[Broadcast], head: str, length: int) -> Places:
 
 
 def draw(of: Sequence[Broadcast], where: Places, length: int, each: int, rng: np.random.Generator) -> Batch:
-    """As many patches with it as without."""
+    """Draw a balanced batch: `each` patches without the sound, then as many with it."""
     chosen = np.concatenate([state[rng.integers(0, len(state), each)] for state in where])
     x = np.stack([of[n].features[first : first + length] for n, first in chosen])
     return Batch(x.astype(np.float32), np.arange(2 * each) >= each)
@@ -177,7 +179,7 @@ def _loss(model: detector.SpeechMusicDetector, head: str, batch: Batch, noise: n
 
 @partial(jax.jit, static_argnames=("config", "head"))
 def tune(config: Detector, head: str, state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, Float[Array, ""]]:
-    """One step of Nadam by one head; the loss is that before it. The parameters of the other heads stay as they are."""
+    """Take one Nadam step on one head's loss and return the loss before it. The parameters of the other heads do not change."""
 
     def loss(parameters: PyTree) -> tuple[Float[Array, ""], tuple[Float[Array, ""], PyTree]]:
         model = nnx.merge(detector.graph(config), parameters, state.statistics, copy=True)
@@ -198,10 +200,10 @@ def _validated(config: Detector, head: str, state: State, batch: Batch) -> Float
 def task(
     recipe: Recipe, head: str, state: State, learn: Sequence[Broadcast], held: Sequence[Broadcast], about: Mapping[str, Any] = {}
 ) -> Task[State, Batch]:
-    """What the loop trains: a detector that `recipe` made, with its multi-task heads, on by one of them.
+    """Build the task that fine-tunes a detector trained by `recipe`, with multi-task heads, on one of its heads.
 
     Raises:
-        UserError: there is nothing to learn from, or to validate with.
+        UserError: training or validation broadcasts lack patches with the sound, or without it.
     """
     config, length, each = recipe.detector, recipe.patch, 3 * recipe.each // 2
     learned, seen = places(learn, head, length), places(held, head, length)
@@ -218,35 +220,35 @@ def task(
     )
 
 
-# --- at work -------------------------------------------------------------------------------------------------------------
+# --- inference -----------------------------------------------------------------------------------------------------------
 
 BLOCK = 256
 
 
 def probabilities(recipe: Recipe, head: str, state: State, features: Float[np.ndarray, "T D"]) -> Float[np.ndarray, " P"]:
-    """That a sound is on, of the patch that begins with each frame."""
+    """Return the probability that a sound is on in the patch that starts at each frame."""
     windows = np.lib.stride_tricks.sliding_window_view(features, recipe.patch, axis=0).transpose(0, 2, 1)
     said = []
     for first in range(0, len(windows), BLOCK):
         block = np.ascontiguousarray(windows[first : first + BLOCK], np.float32)
-        padded = np.pad(block, ((0, BLOCK - len(block)), (0, 0), (0, 0)))  # one program for all lengths
+        padded = np.pad(block, ((0, BLOCK - len(block)), (0, 0), (0, 0)))  # one compiled program for all lengths
         said.append(np.asarray(getattr(detector.predict(recipe.detector, state, jnp.asarray(padded)), head))[: len(block)])
     return expit(np.concatenate(said))
 
 
 Counts = list[list[int]]
-"""Truth (off, on) by what was said (off, on)."""
+"""Confusion matrix: truth (off, on) by decision (off, on)."""
 
 
 def counts(truth: Bool[np.ndarray, " P"], said: Bool[np.ndarray, " P"]) -> Counts:
-    """How often each was said of each."""
+    """Count each decision for each truth."""
     return np.bincount(2 * truth.astype(int) + said, minlength=4).reshape(2, 2).tolist()
 
 
 def score(
     recipe: Recipe, states: Mapping[str, State], of: Sequence[Broadcast], median: int = MEDIAN
 ) -> dict[str, dict[str, Counts]]:
-    """Counts of music, of speech and of both (where both are said), with the median and without, of the patches of all frames."""
+    """Count decisions on music, speech and both at once, with and without the median, over the patches of all frames."""
     sums: dict[str, dict[str, np.ndarray]] = {}
     for one in of:
         if len(one.features) < recipe.patch:

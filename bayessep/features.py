@@ -1,8 +1,8 @@
-"""What detectors look at: mel spectrograms in decibels, and their harmonic and percussive parts.
+"""Input features of detectors: mel spectrograms in decibels, and their harmonic and percussive parts.
 
 The features of Bhattacharjee, Prasanna, Guha, “Clean vs. Overlapped Speech-Music Detection Using Harmonic-Percussive Features and
-Multi-Task Learning” (2022), as functions of arrays under ``jax.jit``: `hpss`, `mel`, `decibels`, and what is made of them
-(`FEATURES`, `extract`). Time is the first axis. `remove_silence` and `normalise` prepare a waveform as the paper does.
+Multi-Task Learning” (2022), as functions of arrays under ``jax.jit``: `hpss`, `log_mel`, `decibels`, and what is built on them
+(`FEATURES`, `extract`). Time comes before frequency. `remove_silence` and `normalise` prepare a waveform as the paper does.
 
 Sustained sounds are horizontal lines of a spectrogram and percussive ones vertical lines, so a median along time keeps the
 former and one along frequency the latter (Fitzgerald, “Harmonic/percussive separation using median filtering”, 2010).
@@ -36,12 +36,12 @@ class HarmonicPercussive(NamedTuple):
 
 
 def hpss(x: Float[Array, "*B T F"], harmonic: int = 21, percussive: int = 11) -> HarmonicPercussive:
-    """Harmonic and percussive part of a magnitude spectrogram: medians of so many frames, or bins, and soft masks of power 2.
+    """Split a magnitude spectrogram by medians over `harmonic` frames and `percussive` bins, and soft masks of power 2.
 
-    The values of ``librosa.decompose.hpss(x.T, kernel_size=(harmonic, percussive), power=2.0)``: the same medians, and masks that
-    differ in the last bits, because the compiler adds a product in one rounding.
+    The result is that of ``librosa.decompose.hpss(x.T, kernel_size=(harmonic, percussive), power=2.0)``: the medians are identical,
+    the masks differ in the last bits, because the compiler fuses a multiplication and an addition into one rounding.
     """
-    # A program for each, because in one the compiler would compute the medians again for each part.
+    # Separate programs: in a single one the compiler would recompute the medians for each part.
     h, p = median(x, harmonic, axis=-2), median(x, percussive, axis=-1)
     return HarmonicPercussive(_share(x, h, p), _share(x, p, h))
 
@@ -49,7 +49,7 @@ def hpss(x: Float[Array, "*B T F"], harmonic: int = 21, percussive: int = 11) ->
 @jax.jit
 def _share(x: Float[Array, "*B T F"], own: Float[Array, "*B T F"], other: Float[Array, "*B T F"]) -> Float[Array, "*B T F"]:
     greater = jnp.maximum(own, other)
-    nothing = greater < jnp.finfo(x.dtype).tiny  # as librosa has it: where neither says anything, half each
+    nothing = greater < jnp.finfo(x.dtype).tiny  # as in librosa: where both are zero, half each
     greater = jnp.where(nothing, 1, greater)
     mine, theirs = (own / greater) ** 2, (other / greater) ** 2
     return x * jnp.where(nothing, 0.5, mine / jnp.where(nothing, 1, mine + theirs))
@@ -59,7 +59,7 @@ def _share(x: Float[Array, "*B T F"], own: Float[Array, "*B T F"], other: Float[
 
 
 def _hz_to_mel(hz: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """Slaney's scale: linear up to 1000 Hz, which are 15 mel, and logarithmic above."""
+    """Convert hertz to Slaney's mel scale: linear up to 1000 Hz (15 mel), logarithmic above."""
     return np.where(hz < 1000, hz * (3 / 200), 15 + 27 * np.log(np.maximum(hz, 1000) / 1000) / np.log(6.4))
 
 
@@ -69,7 +69,7 @@ def _mel_to_hz(mel: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
 
 @lru_cache
 def mel_filters(settings: Stft, sample_rate: int, bands: int) -> Float[np.ndarray, "F M"]:
-    """Triangles of equal area, equally far apart on Slaney's mel scale up to half the rate: `librosa.filters.mel`, transposed."""
+    """Return triangles of equal area, equally spaced on Slaney's mel scale up to Nyquist: `librosa.filters.mel`, transposed."""
     top = _hz_to_mel(np.array([sample_rate / 2]))[0]
     edges = _mel_to_hz(np.linspace(0, top, bands + 2))
     return _triangles(settings, sample_rate, edges, 2 / (edges[2:] - edges[:-2]))
@@ -88,18 +88,18 @@ def _triangles(
 
 @lru_cache
 def peaked_filters(settings: Stft, sample_rate: int, bands: int) -> Float[np.ndarray, "F M"]:
-    """Triangles whose greatest value is 1, equally far apart on the mel scale of HTK up to half the rate.
+    """Return triangles of unit peak, equally spaced on HTK's mel scale up to the Nyquist frequency.
 
-    Those of recognisers: ``librosa.filters.mel(htk=True, norm=None)``, transposed.
+    Recognisers use them: ``librosa.filters.mel(htk=True, norm=None)``, transposed.
     """
     edges = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + sample_rate / 1400), bands + 2) / 2595) - 1)
     return _triangles(settings, sample_rate, edges, 1.0)
 
 
 def log_mel(waveform: Float[Array, "*B N"], settings: Stft, sample_rate: int, bands: int) -> Float[Array, "*B T M"]:
-    """Natural logarithm of mel bands of magnitudes (`peaked_filters`): the acoustic features of paper 001 (section IV-B).
+    """Return the natural logarithm of mel bands of magnitudes (`peaked_filters`): acoustic features of paper 001 (section IV-B).
 
-    Gradients are finite in silence: nothing is below 1e-6 before the logarithm.
+    Magnitudes and bands are floored at 1e-6, so gradients are finite in silence.
     """
     spectrum = stft(waveform, settings)
     magnitude = jnp.sqrt(jnp.maximum(spectrum.real**2 + spectrum.imag**2, 1e-12))
@@ -108,17 +108,17 @@ def log_mel(waveform: Float[Array, "*B N"], settings: Stft, sample_rate: int, ba
 
 
 FLOOR = -100.0
-"""The level of silence, in decibels: none is below it."""
+"""Lower limit of levels, in decibels: the level of silence."""
 
 
 def level_of(power: Float[Array | np.ndarray, "*B T F"]) -> Float[Array | np.ndarray, "*B T F"]:
-    """10 log10 of a power, at least `FLOOR`."""
+    """Return the level 10 log10(power), at least `FLOOR`."""
     xp = jnp if isinstance(power, jax.Array) else np  # in numpy, nothing is compiled for each length
     return 10 * xp.log10(xp.maximum(power, 10 ** (FLOOR / 10)))
 
 
 def decibels(power: Float[Array, "*B T F"], range_db: float | int = 80.0) -> Float[Array, "*B T F"]:
-    """The level of a power (`level_of`), at most `range_db` below the greatest of a recording: `librosa.power_to_db`."""
+    """Return the level of a power (`level_of`), clipped at `range_db` below the recording's maximum: `librosa.power_to_db`."""
     level = level_of(power)
     return jnp.maximum(level, level.max(axis=(-2, -1), keepdims=True) - range_db)
 
@@ -132,14 +132,14 @@ class Front:
 
     Attributes:
         feature: one of `FEATURES`.
-        bands: of the mel scale.
+        bands: number of mel bands.
         harmonic: frames of the median that keeps harmonics (l_harm).
         percussive: bins of the median that keeps percussion (l_perc).
-        range_db: levels are cut so far below the greatest of a recording.
-        sample_rate: in hertz.
-        frame: samples of a frame, 25 ms.
-        hop: samples from frame to frame, 10 ms.
-        n_fft: samples that its Fourier transform has, with zeros around the frame; 0 for none. B4 has 512.
+        range_db: levels are clipped at so many decibels below the maximum of a recording.
+        sample_rate: sample rate in hertz.
+        frame: frame length in samples, 25 ms.
+        hop: hop in samples, 10 ms.
+        n_fft: length of the Fourier transform, with zero-padding around the frame; 0 for the frame length. B4 uses 512.
 
     Raises:
         UserError: a setting is out of range.
@@ -169,18 +169,18 @@ class Front:
 
     @property
     def stft(self) -> Stft:
-        """Frames that begin with the first sample and end with the last that fills one, as the paper's."""
+        """Settings of the transform: no padding, so frames start at sample 0 and the last is complete, as in the paper."""
         return Stft(n_fft=self.n_fft or self.frame, hop=self.hop, win_length=self.frame, center=False)
 
     @property
     def width(self) -> int:
-        """Numbers that a frame has: D."""
+        """Number of features per frame, D."""
         made = FEATURES[self.feature]
         return len(made.which) * (self.bands if made.mel else self.stft.n_bins)
 
 
 class Feature(NamedTuple):
-    """What a name of the paper stands for."""
+    """Definition of a feature that the paper names."""
 
     mel: bool
     log: bool
@@ -202,17 +202,17 @@ FEATURES = {
 
 
 def spectral(magnitude: Float[Array, "*B T F"], front: Front = Front()) -> Float[Array, "*B T D"]:
-    """The feature of a magnitude spectrogram, each recording in decibels of its own greatest.
+    """Compute the feature of a magnitude spectrogram; levels are clipped relative to each recording's own maximum.
 
-    LMS is the mel spectrogram of powers. Of the harmonic and the percussive part, magnitudes are put into bands and then squared,
-    as in the code of the paper's authors. That code also doubles the decibels of LMS, which cuts it at 40 dB: `range_db` of 40.
+    LMS takes mel bands of powers. For the harmonic and percussive parts, mel bands of magnitudes are squared, as in the authors'
+    code. That code also doubles the decibels of LMS, which clips it at 40 dB: set `range_db` to 40.
     """
     parts = _bands(magnitude, front)
     return jnp.concatenate([decibels(x, front.range_db) for x in parts] if FEATURES[front.feature].log else parts, axis=-1)
 
 
 def _bands(magnitude: Float[Array, "*B T F"], front: Front) -> list[Float[Array, "*B T M"]]:
-    """Each part of the feature: the power of its bands, if there will be a logarithm."""
+    """Compute each part of the feature before any logarithm: as powers, if a logarithm follows."""
     made = FEATURES[front.feature]
     parts = {"whole": magnitude}
     if made.which != ("whole",):
@@ -225,13 +225,13 @@ def _one(x: Float[Array, "*B T F"], name: str, front: Front) -> Float[Array, "*B
     made = FEATURES[front.feature]
     if made.mel:
         filters = jnp.asarray(mel_filters(front.stft, front.sample_rate, front.bands))
-        # Without logarithm, MS is of powers; what was split stays magnitudes.
+        # MS, without logarithm, is of powers; harmonic and percussive parts remain magnitudes.
         x = jnp.matmul(x**2 if name == "whole" else x, filters, precision="highest")
     return x if not made.log or (made.mel and name == "whole") else x**2
 
 
 def extract(waveform: Float[Array, "*B N"], front: Front = Front()) -> Float[Array, "*B T D"]:
-    """The feature of a waveform at `Front.sample_rate`.
+    """Compute the feature of a waveform at `Front.sample_rate`.
 
     Raises:
         UserError: the waveform is shorter than one frame.
@@ -240,11 +240,11 @@ def extract(waveform: Float[Array, "*B N"], front: Front = Front()) -> Float[Arr
 
 
 PIECE = 1000
-"""Frames that `extract_in_pieces` works on at a time."""
+"""Frames that `extract_in_pieces` computes at a time."""
 
 
 def extract_in_pieces(waveform: Float[np.ndarray, " N"], front: Front = Front()) -> Float[np.ndarray, "T D"]:
-    """`extract` of a recording of any length, through programs that are compiled once.
+    """Compute `extract` for a recording of any length, with programs that are compiled once.
 
     Raises:
         UserError: the waveform is shorter than one frame.
@@ -259,31 +259,31 @@ def extract_in_pieces(waveform: Float[np.ndarray, " N"], front: Front = Front())
 
 
 def stream_levels(blocks: Iterable[Float[np.ndarray, " n"]], front: Front = Front()) -> Iterator[Float[np.ndarray, "t D"]]:
-    """Levels in decibels of a recording that comes in blocks, `PIECE` frames at a time; of a feature with a logarithm.
+    """Yield levels in decibels of a recording that comes in blocks, `PIECE` frames at a time; for features with a logarithm.
 
-    They are not cut below the greatest, which is known only at the end. No frame depends on where blocks or pieces begin.
+    They are not clipped relative to the maximum, which is known only at the end. No frame depends on block or piece boundaries.
     """
     for parts in stream_bands(blocks, front):
         yield np.concatenate([level_of(x) for x in parts], axis=-1)
 
 
 def stream_bands(blocks: Iterable[Float[np.ndarray, " n"]], front: Front) -> Iterator[list[Float[np.ndarray, "t M"]]]:
-    """Each part of the feature before any logarithm, `PIECE` frames at a time; nothing of less than a frame."""
+    """Yield the parts of the feature before any logarithm, `PIECE` frames at a time; nothing for less than one frame."""
     context = front.harmonic // 2
     window = np.arange(-context, PIECE + context)
     needed = (len(window) - 1) * front.hop + front.stft.n_fft
-    held, begin, first = np.zeros(0, np.float32), 0, 0  # `held` begins with frame `begin`; `first` is the next one to be made
+    held, begin, first = np.zeros(0, np.float32), 0, 0  # `held` starts at frame `begin`; `first` is the next one to compute
     for samples, ended in _ending(blocks):
         if samples is not None:
             held = np.concatenate([held, np.asarray(samples, np.float32)])
         n = begin + frame_count(len(held), front.stft)
         while first < n and (ended or n >= first + PIECE + context):
-            rows = (first + window) % (2 * n)  # mirrored at both ends, as a median of all of it sees them
+            rows = (first + window) % (2 * n)  # mirrored at both ends, as in a median over the whole
             rows = np.where(rows < n, rows, 2 * n - 1 - rows) - begin
             piece = held[: needed + context * front.hop]
             magnitude = _magnitude(jnp.asarray(np.pad(piece, (0, needed + context * front.hop - len(piece)))), front)
             last = min(first + PIECE, n)
-            # Rows beyond the end of the last piece are made and thrown away.
+            # Rows beyond the end of the last piece are computed and discarded.
             found = _bands(magnitude[np.clip(rows, 0, len(magnitude) - 1)], front)
             yield [np.asarray(x)[context : context + last - first] for x in found]
             first = last
@@ -292,7 +292,7 @@ def stream_bands(blocks: Iterable[Float[np.ndarray, " n"]], front: Front) -> Ite
 
 
 def _ending(blocks: Iterable[Float[np.ndarray, " n"]]) -> Iterator[tuple[Float[np.ndarray, " n"] | None, bool]]:
-    """The blocks, and word that there are no more."""
+    """Yield the blocks, then an end marker."""
     for block in blocks:
         yield block, False
     yield None, True
@@ -304,22 +304,22 @@ def _magnitude(waveform: Float[Array, " N"], front: Front) -> Float[Array, "T F"
 
 
 def standardise(x: Float[Array | np.ndarray, "*B T D"]) -> Float[Array | np.ndarray, "*B T D"]:
-    """Mean 0 and deviation 1 over the frames of each recording, band by band; 0 where nothing changes."""
+    """Standardise each band to mean 0 and standard deviation 1 over a recording's frames; constant bands become 0."""
     xp = jnp if isinstance(x, jax.Array) else np  # in numpy, nothing is compiled for each length
     mean = x.mean(axis=-2, keepdims=True)
     centred = x - mean
     deviation = xp.sqrt((centred**2).mean(axis=-2, keepdims=True))
-    # The mean of what nothing changes is rounded.
+    # The tolerance allows for rounding of the mean of a constant band.
     return centred / xp.where(deviation > 1e-5 * xp.abs(mean), deviation, 1)
 
 
 def patches(x: Float[np.ndarray, "T D"], length: int = 68, hop: int | None = None) -> Float[np.ndarray, "P L D"]:
-    """Pieces of `length` frames, each `hop` after the one before (None: after its end); what is left over is dropped.
+    """Cut patches of `length` frames every `hop` frames (None: without overlap); the remainder is dropped.
 
-    A recording that is shorter is repeated until it fills one, as in the paper's code.
+    A shorter recording is repeated until it fills one patch, as in the paper's code.
 
     Raises:
-        UserError: there is no frame, or a length or hop below 1.
+        UserError: there is no frame, or `length` or `hop` is below 1.
     """
     hop = length if hop is None else hop
     if length < 1 or hop < 1:
@@ -335,7 +335,7 @@ def patches(x: Float[np.ndarray, "T D"], length: int = 68, hop: int | None = Non
 
 
 def normalise(waveform: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
-    """Without its mean, and with a greatest magnitude of 1; silence stays silence."""
+    """Subtract the mean and scale to a peak magnitude of 1; silence stays silence."""
     centred = waveform - waveform.mean() if len(waveform) else waveform
     greatest = np.abs(centred).max(initial=0.0)
     return centred / greatest if greatest > 0 else centred
@@ -344,9 +344,9 @@ def normalise(waveform: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
 class Pauses(NamedTuple):
     """What counts as a pause (paper 003: “a heuristic-based energy threshold”; values of its authors' code)."""
 
-    threshold: float = 0.025  # of the greatest root mean square of a frame
-    smooth: int = 5  # frames of the median over decisions
-    shortest: float = 0.075  # seconds; shorter pauses stay
+    threshold: float = 0.025  # relative to the largest frame RMS
+    smooth: int = 5  # frames of the median filter over decisions
+    shortest: float = 0.075  # seconds; shorter pauses are kept
     frame: float = 0.025  # seconds
     hop: float = 0.010
 
@@ -354,11 +354,11 @@ class Pauses(NamedTuple):
 def remove_silence(
     waveform: Float[np.ndarray, " N"], sample_rate: int, pauses: Pauses = Pauses(), *, as_released: bool = False
 ) -> Float[np.ndarray, " M"]:
-    """The waveform without its pauses.
+    """Remove the pauses of a waveform.
 
-    With `as_released` as the code of the paper's authors has it: nothing is removed unless there are two pauses at least, and the
-    length stays what it was, the end filled with ones. These ones reach the features and the energies that mixtures are made
-    with, so this is for matching published numbers and for nothing else.
+    `as_released` reproduces the authors' code: nothing is removed unless there are at least two pauses, and the length is kept by
+    filling the end with ones. The ones enter the features and the energies used for mixing, so this is only for matching published
+    numbers.
     """
     frame, hop = round(pauses.frame * sample_rate), round(pauses.hop * sample_rate)
     if len(waveform) < frame:
@@ -372,7 +372,7 @@ def remove_silence(
         return waveform
     kept = np.ones(len(waveform), bool)
     for first, end in runs:
-        # A run to the last frame takes the samples behind it along.
+        # A run that reaches the last frame includes the samples after it.
         kept[first * hop : len(waveform) if end == len(quiet) else end * hop] = False
     sounding = waveform[kept]
     if not as_released:

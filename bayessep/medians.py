@@ -1,4 +1,4 @@
-"""Median filters, exactly scipy's, as networks of comparisons in which nothing depends on the data."""
+"""Median filters with exactly scipy's values, as comparator networks without data-dependent control flow."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _FOUND = {
     21: "cd ab ef gh bd eg mo pq ji ln lm ac ir no fh ij ae tu st tu pk qk qt ku bf mn cg ps jm cb il rn nu ip aj jq ls oq rk os "
     "ks co mt rl gs dh lp nk ft er np mq om gf fm do rf hn dg bl gh fl fg qo pl qr pi qi gj kj hr hk hi ki",
 }
-"""Comparators for the medians of paper 003, found by a random search that began with `_sorting` and kept what is right; they are a
-fifth to a quarter fewer. A letter is a place; the first gets the lesser of the two numbers."""
+"""Comparators for the medians of paper 003, a fifth to a quarter fewer than in `_sorting`: found by a random search that started
+from it and kept correct networks. A letter is a position; the first of a pair receives the lesser number."""
 
 
 def _sorting(n: int) -> list[tuple[int, int]]:
-    """Batcher's odd-even merge sort of the next power of two, without what touches places beyond n (as if they held infinity)."""
+    """Return Batcher's odd-even merge sort for the next power of two, without comparators beyond n (as if infinity were there)."""
     size = 1 << (n - 1).bit_length()
     sort: list[tuple[int, int]] = []
     p = 1
@@ -41,7 +41,7 @@ def _sorting(n: int) -> list[tuple[int, int]]:
 
 @lru_cache
 def _selection(n: int) -> tuple[tuple[int, int, bool, bool], ...]:
-    """Comparators that bring the median of n numbers to the middle: two places, and if the lesser and the greater are needed."""
+    """Return comparators that bring the median of n to the middle: two positions, and whether the min and the max are needed."""
     found = [(ord(a) - ord("a"), ord(b) - ord("a")) for a, b in _FOUND[n].split()] if n in _FOUND else _sorting(n)
     needed = {n // 2}
     kept: list[tuple[int, int, bool, bool]] = []
@@ -54,10 +54,10 @@ def _selection(n: int) -> tuple[tuple[int, int, bool, bool], ...]:
 
 @partial(jax.jit, static_argnames=("size", "axis"))
 def median(x: Float[Array, "*B T F"], size: int, axis: int) -> Float[Array, "*B T F"]:
-    """The median of `size` neighbours along an axis, edges mirrored: exactly `scipy.ndimage.median_filter`.
+    """Return the median of `size` neighbours along an axis, with mirrored edges: exactly `scipy.ndimage.median_filter`.
 
-    A sorting network of minima and maxima over shifted copies, in which nothing depends on the data: one pass over memory. The
-    gradient goes to the neighbour that is the median, and to all of them alike where several are. Beside NaN, it is any of them.
+    A sorting network of minima and maxima over shifted copies, without data-dependent control flow: one pass over memory. The
+    gradient goes to the neighbour that is the median, shared equally among ties. If a neighbour is NaN, the result is any of them.
 
     Raises:
         UserError: `size` is not odd and positive.
@@ -71,7 +71,7 @@ def _neighbours(x: Float[Array, "*B T F"], size: int, axis: int) -> list[Float[A
     n, edge = x.shape[axis], size // 2
     edges = [(0, 0, 0)] * x.ndim
     edges[axis] = (edge, edge, 0)
-    # Room first and then what goes there: from `jnp.pad`, the compiler makes two copies, and reads from three places.
+    # Zero-pad, then write the mirrored edges: for `jnp.pad` the compiler makes two copies, and reads from three places.
     padded = lax.pad(x, jnp.zeros((), x.dtype), edges)
     mirrored = np.pad(np.arange(n), edge, mode="symmetric")
     for start in (0, edge + n):
@@ -85,7 +85,7 @@ def _median(x: Float[Array, "*B T F"], size: int, axis: int) -> Float[Array, "*B
     place = _neighbours(x, size, axis)
     for a, b, lesser, greater in _selection(size):
         x_a, x_b = place[a], place[b]
-        # One instruction each; `jnp.minimum` takes six on a CPU, because it looks for NaN.
+        # One instruction each; `jnp.minimum` takes six on a CPU, because it checks for NaN.
         in_order = x_a < x_b
         if lesser:
             place[a] = jnp.where(in_order, x_a, x_b)
@@ -100,7 +100,7 @@ def _median_and_input(x: Float[Array, "*B T F"], size: int, axis: int) -> tuple[
 
 
 def _to_the_median(size: int, axis: int, kept: tuple[Array, Array], gradient: Float[Array, "*B T F"]) -> tuple[Array]:
-    # Back through the network, the compiler would take minutes.
+    # Compiling the gradient of the network itself would take minutes.
     x, found = kept
     near, pull = jax.vjp(lambda x: _neighbours(x, size, axis), x)
     hits = [(place == found).astype(x.dtype) for place in near]

@@ -1,6 +1,6 @@
-"""How good a separation is: SI-SDR, and the SDR, SIR and SAR of BSS-Eval.
+"""Scores of separations: SI-SDR, and the SDR, SIR and SAR of BSS-Eval.
 
-Signals are mono; mix channels down, or score them one by one, before you come here.
+Signals are mono; downmix channels, or score them one by one.
 """
 
 from __future__ import annotations
@@ -32,24 +32,22 @@ def si_sdr(
 ) -> Float[jax.Array, "*batch"]:
     """Scale-invariant signal-to-distortion ratio in dB (Le Roux et al. 2019, eq. 5), for jit, vmap and grad.
 
-    The estimate is split into its projection on the reference and the rest; the ratio of their energies does
-    not depend on the scale of either signal. A silent reference or estimate has no such ratio and gives nan;
-    an estimate that is the reference up to scale gives what rounding leaves (above 100 dB in float32), or
-    inf.
+    The estimate is split into its projection on the reference and the residual; the ratio of their energies does
+    not depend on the scale of either signal. A silent reference or estimate gives nan; an estimate that equals the
+    reference up to scale gives a value limited by rounding (above 100 dB in float32), or inf.
 
     Args:
         reference: (..., N) true waveforms.
         estimate: (..., N) estimated waveforms.
         zero_mean: subtract the mean of both signals first.
-        eps: added to every energy. Zero for scores; a small number keeps a training loss finite where there
-            is silence.
+        eps: added to every energy. Zero for scores; a small number keeps a training loss finite in silence.
 
     Raises:
-        ValueError: the shapes differ (broadcasting would compare what does not belong together).
+        ValueError: the shapes differ (broadcasting would compare unrelated signals).
     """
     if reference.shape != estimate.shape:
         raise ValueError(f"reference {reference.shape} and estimate {estimate.shape} must have the same shape")
-    # Whole numbers would overflow in their squares.
+    # Squares of integers would overflow.
     reference, estimate = (x if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.asarray(x, float) for x in (reference, estimate))
     if zero_mean:
         reference = reference - jnp.mean(reference, axis=-1, keepdims=True)
@@ -62,31 +60,31 @@ def si_sdr(
 
 # --------------------------------------------------------------------------------------------------- BSS-Eval
 #
-# Everything BSS-Eval asks for are energies of least-squares projections of an estimate e on delayed
-# references, the columns of a matrix X. With G = X'X and d = X'e, which hold only correlations, the filter is
-# c = G^-1 d and the energies are quadratic forms such as |Xc|^2 = c'Gc: no filtered signal of full length is
-# needed. Where a form is too small beside the rounding error of its terms, the signals are made after all.
+# BSS-Eval needs only energies of least-squares projections of an estimate e on delayed references, the columns
+# of a matrix X. With G = X'X and d = X'e, which hold only correlations, the filter is c = G^-1 d, and the
+# energies are quadratic forms such as |Xc|^2 = c'Gc: no filtered signal of full length is needed. If a form is
+# too small compared with the rounding error of its terms, the filtered signals are computed after all.
 
 
 class BssEval(NamedTuple):
-    """Scores in dB, one for each reference, and which estimate belongs to it."""
+    """Scores in dB for each reference, and the assignment of estimates to references."""
 
     sdr: Float[np.ndarray, " S"]  # target against everything else
-    sir: Float[np.ndarray, " S"]  # target against the other references; inf where there is no other
-    sar: Float[np.ndarray, " S"]  # all references against what none of them explains
+    sir: Float[np.ndarray, " S"]  # target against the other references; inf if there is no other
+    sar: Float[np.ndarray, " S"]  # all references against the rest, which none of them explains
     permutation: Int[np.ndarray, " S"]  # estimate permutation[j] is scored against reference j
 
 
 class WindowScores(NamedTuple):
     """Scores in dB of each source in each window; NaN where a reference or an estimate is silent."""
 
-    sdr: Float[np.ndarray, "S W"]  # target against everything else, a filter of it included
+    sdr: Float[np.ndarray, "S W"]  # target against everything else, including filtered target
     sir: Float[np.ndarray, "S W"]
     sar: Float[np.ndarray, "S W"]
 
 
 class StemScores(NamedTuple):
-    """Scores of one stem in dB. For speech with music beside it, ``sir`` is the SMR of paper 000."""
+    """Scores of one stem in dB. For speech with music as the other stem, ``sir`` is the SMR of paper 000."""
 
     sdr: float
     sir: float
@@ -103,14 +101,14 @@ def bss_eval(
 ) -> BssEval:
     """BSS-Eval version 3 for sources (Vincent, Gribonval, Févotte 2006), in float64.
 
-    A filter of ``filter_length`` taps from reference to estimate counts as no error. The scores are those of
-    ``mir_eval.separation.bss_eval_sources``. Score the mixture itself as the estimate of every source to know
-    what was there before the separation.
+    A filter of ``filter_length`` taps from reference to estimate does not count as an error. The scores are those of
+    ``mir_eval.separation.bss_eval_sources``. For the scores before separation, pass the mixture as the estimate of
+    every source.
 
     Args:
         references: (S, N) true sources, mono.
         estimates: (S, N) estimated sources in the same order, unless ``permute``.
-        filter_length: taps of the distortion filters that are allowed.
+        filter_length: taps of the allowed distortion filters.
         permute: try every order of the estimates and keep the one with the highest mean SIR.
 
     Raises:
@@ -130,20 +128,20 @@ def bss_eval(
 def bss_eval_windows(
     references: Float[AnyArray, "S N"], estimates: Float[AnyArray, "S N"], window: int, hop: int, *, filter_length: int = 512
 ) -> WindowScores:
-    """BSS-Eval version 3 for images (Vincent, Sawada, Bofill et al. 2007), in float64, in windows of a song of its own filters.
+    """BSS-Eval version 3 for images (Vincent, Sawada, Bofill et al. 2007), in float64, in windows that each have their own filters.
 
-    SIR and SAR are those of `bss_eval`. In the SDR a filter counts as an error, a gain too: an image is the source as it is heard.
-    The scores are those of ``mir_eval.separation.bss_eval_images_framewise``, and of museval's.
+    SIR and SAR are those of `bss_eval`. In the SDR, any filter or gain counts as an error: an image is the source as it is
+    heard. The scores are those of ``mir_eval.separation.bss_eval_images_framewise``, and those of museval.
 
     Args:
         references: (S, N) true sources, mono.
         estimates: (S, N) estimated sources in the same order.
-        window: samples; a signal that has less than a window and a hop is one window.
-        hop: samples between the starts of windows; what is left over at the end does not count.
-        filter_length: taps of the distortion filters that SIR and SAR allow.
+        window: window length in samples; a signal shorter than a window plus a hop is one window.
+        hop: samples between the starts of windows; a remainder at the end is not scored.
+        filter_length: taps of the distortion filters allowed in SIR and SAR.
 
     Raises:
-        UserError: all of a signal is silent or it is not finite, or the shapes differ.
+        UserError: a signal is silent throughout or not finite, or the shapes differ.
     """
     references, estimates = _checked(references, estimates)
     n = references.shape[1]
@@ -166,9 +164,9 @@ def evaluate_stems(
     *,
     filter_length: int = 512,
 ) -> dict[str, StemScores]:
-    """Score every estimated stem against the reference of the same name, the other references interfering.
+    """Score every estimated stem against the reference of the same name; the other references are interference.
 
-    All waveforms are (N,), of one length. There may be fewer estimates than references: paper 000 scores
+    All waveforms are (N,), of equal length. There may be fewer estimates than references: paper 000 scores
     speech only; its SMR and SAR are ``sir`` and ``sar`` of the speech when the references are speech and
     music.
 
@@ -203,7 +201,7 @@ def _checked(
     reference_names: list[str] | None = None,
     estimate_names: list[str] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Both as float64, or an error that says which signal cannot be scored."""
+    """Return both as float64; raise an error that names a signal that cannot be scored."""
     arrays = []
     for kind, signals, names in (
         ("reference", references, reference_names),
@@ -226,12 +224,12 @@ def _checked(
 
 
 class _Correlations(NamedTuple):
-    """All that the least-squares problems need to know of S references and E estimates, with L taps."""
+    """Correlations for the least-squares problems of S references and E estimates with L taps."""
 
     gram: Float[np.ndarray, "S*L S*L"]  # G, block Toeplitz
-    cross: Float[np.ndarray, "S*L E"]  # d, one column an estimate
+    cross: Float[np.ndarray, "S*L E"]  # d, one column per estimate
     energy: Float[np.ndarray, " E"]
-    joint: Float[np.ndarray, "S*L E"]  # c on all references
+    joint: Float[np.ndarray, "S*L E"]  # c of the projection on all references
     taps: int
 
     @staticmethod
@@ -249,9 +247,9 @@ class _Correlations(NamedTuple):
 
 
 def _lagged_products(x: np.ndarray, y: np.ndarray, taps: int) -> np.ndarray:
-    """sum_n x_a[n] y_b[n + l] for |l| < taps: (A, B, 2 taps - 1), lag 0 in the middle.
+    """Return sum_n x_a[n] y_b[n + l] for |l| < taps: (A, B, 2 taps - 1), lag 0 in the middle.
 
-    Only a few lags of signals that may be hours long are needed, so short blocks are correlated and summed.
+    Few lags are needed of signals that may be hours long, so short blocks are correlated and summed.
     """
     margin = taps - 1
     size = 1 << max(14, (8 * taps).bit_length())
@@ -261,7 +259,7 @@ def _lagged_products(x: np.ndarray, y: np.ndarray, taps: int) -> np.ndarray:
     y = np.pad(y, [(0, 0), (margin, blocks * step + margin - y.shape[1])])
     y = np.lib.stride_tricks.sliding_window_view(y, size, axis=1)[None, :, ::step]
     total = np.zeros((x.shape[0], y.shape[1], 2 * taps - 1))
-    at_once = 16  # keeps the spectra in memory to some tens of megabytes
+    at_once = 16  # limits the spectra in memory to some tens of megabytes
     for start in range(0, blocks, at_once):
         now = slice(start, start + at_once)
         products = scipy.signal.fftconvolve(y[:, :, now], x[:, :, now, ::-1], mode="valid", axes=-1)
@@ -270,9 +268,9 @@ def _lagged_products(x: np.ndarray, y: np.ndarray, taps: int) -> np.ndarray:
 
 
 def _solve(gram: np.ndarray, cross: np.ndarray) -> np.ndarray:
-    try:  # by Cholesky, in half of the time; of what is symmetric the transpose is the same, in the order that LAPACK wants
+    try:  # by Cholesky, in half of the time; the transpose of a symmetric matrix is the same in the memory order that LAPACK wants
         return linalg.cho_solve(linalg.cho_factor(gram.T, lower=True, check_finite=False), cross, check_finite=False)
-    except np.linalg.LinAlgError:  # rounding has made it indefinite, as of references without any high frequencies
+    except np.linalg.LinAlgError:  # indefinite by rounding, as for references without any high frequencies
         pass
     try:
         return np.linalg.solve(gram, cross)
@@ -301,7 +299,7 @@ def _scores(
         return known.energy[e] - 2 * known.cross[:, e] @ c + filtered(c)
 
     energies = np.array([filtered(target), filtered(both - target), filtered(both), missed(target), missed(both)])
-    # Rounding of the correlations is relative to their largest, and each enters with a product of two taps.
+    # Rounding errors are relative to the largest correlation, and each correlation enters with a product of two taps.
     largest = np.max(np.diag(known.gram))
     rounding = 4e-16 * (known.energy[e] + largest * np.array([np.sum(np.abs(c)) ** 2 for c in (target, both)]).max())
     needed = energies if len(references) > 1 else energies[[0, 2, 3, 4]]
@@ -314,7 +312,7 @@ def _scores(
 def _energies_of_signals(
     references: np.ndarray, estimate: np.ndarray, target: np.ndarray, both: np.ndarray
 ) -> np.ndarray:
-    """The same five energies from the filtered signals: slower, and accurate to the last digit of each."""
+    """Compute the same five energies from the filtered signals: slower, but each accurate to its last digit."""
 
     def synthesise(c: np.ndarray) -> np.ndarray:
         filters = c.reshape(len(references), -1)

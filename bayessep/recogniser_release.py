@@ -1,9 +1,9 @@
-"""The recogniser that ships: how it is trained and measured, and its model card.
+"""Train and evaluate the shipped recogniser, and write its weights and model card.
 
     python -m bayessep.recogniser_release DATA -o bayessep/weights --work FOLDER
 
-The mixture ASR of the full run of `reproduce woo2020` in four times as many steps, kept in FOLDER and gone on with there; its
-weights are published in half precision, and measured once more as they ship. Twenty-five minutes of a core.
+It is the mixture ASR of the full run of `reproduce woo2020`, trained for four times as many steps. The training is kept in FOLDER
+and resumed from there. Weights are published in half precision and evaluated as shipped. It takes twenty-five minutes on one core.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from bayessep.woo2020_recognition import CONDITIONS, Networks, at, divide, seede
 
 BUDGET = "full"
 TIMES = 4
-"""The epochs of the experiment so many times: after those it still learns."""
+"""Factor on the epochs of the experiment, after which the recogniser still improves."""
 
 
 def release(data: Path, work: Path, output: Path, progress: Progress = lambda *_: None) -> dict[str, Any]:
-    """Train, measure, and put the weights and their card into `output`; returns the figures of the card."""
+    """Train and evaluate, write the weights and their card to `output`, and return the figures of the card."""
     own = seeded(woo2020_recognition.BUDGETS[BUDGET], 0)
-    # By a seed of its own it does not hear once more what the clean one, from which it goes on, has heard.
+    # Its own seed: it starts from the clean ASR and should not see the same utterances again.
     own = replace(own, mixture=replace(own.mixture, epochs=TIMES * own.mixture.epochs, seed=1))
     parts = divide(data, own.clean.words)
     networks = Networks(own, parts, work, progress)
@@ -51,7 +51,7 @@ def release(data: Path, work: Path, output: Path, progress: Progress = lambda *_
         counts = [errors(ships, at(one, ratio), one.words) for one in every]
         scores["clean" if ratio is None else f"{ratio:g} dB"] = rate(counts)
         progress("as it ships", n + 1, len(CONDITIONS), float("nan"))
-    others = spoken.read(one for one in listed if one.group not in known)  # who said too little to be learned from
+    others = spoken.read(one for one in listed if one.group not in known)  # speakers with too few recordings for training
     figures = {
         "scores": scores,
         "count": len(every),
@@ -70,18 +70,18 @@ def release(data: Path, work: Path, output: Path, progress: Progress = lambda *_
 
 
 def errors(recogniser: AttentionRecogniser, speech: np.ndarray, words: str) -> recognition.WordErrors:
-    """Of what is recognised of an utterance."""
+    """Count the word errors of a recogniser on an utterance."""
     return recognition.word_errors(words, " ".join(word.word for word in recogniser.recognise(speech)))
 
 
 def rate(counts: list[recognition.WordErrors]) -> float | None:
-    """Word error rate in percent; None of nothing."""
+    """Return the word error rate in per cent; None if there are no words."""
     words = sum(one.words for one in counts)
     return round(100 * sum(one.errors for one in counts) / words, 1) if words else None
 
 
 def card(figures: dict[str, Any]) -> str:
-    """The model card."""
+    """Return the text of the model card."""
     heads, rates = zip(*figures["scores"].items(), strict=True)
     wrong, said = figures["strangers"]
     unknown = f"Of {said} words by others, in recordings of their own, {wrong} % are wrong." if said else "Others were not tested."

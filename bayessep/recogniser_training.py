@@ -1,7 +1,7 @@
-"""From speech with transcripts to a trained recogniser: the recipe, and what `bayessep.train` is given to do.
+"""Training of recognisers on speech with transcripts: the recipe, and the task for `bayessep.train`.
 
-Utterances are drawn anew for every step. With music they are mixed as the separators of paper 001 learn (`separator_training`): a
-mixture ASR; without, a clean one (section IV-B).
+New utterances are drawn for every step. Mixed with music as in separator training (`separator_training`), they give the mixture
+ASR of paper 001; without music, its clean ASR (section IV-B).
 """
 
 from __future__ import annotations
@@ -30,34 +30,34 @@ from bayessep.spoken import Spoken, Utterances
 from bayessep.train import Task, Training, fixed, means, settings_besides, started_from, training_of
 
 RATE = recognition.RATE
-"""Samples a second of everything that is learned from."""
+"""Sample rate of all training data, in hertz."""
 NOISE = (-70.0, -35.0)
-"""Level of white noise that utterances come with, in decibels of their own: recordings pause in noise, and gaps are silent."""
+"""Range of the level of white noise relative to the utterance, in dB: real pauses are noisy, but inserted gaps are silent."""
 TOGETHER = 4
-"""Utterances that are validated at a time."""
+"""Maximum batch size in validation."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that a training of a recogniser depends on, recordings apart: the keys of a file, and the flags.
+    """Settings of a recogniser training, apart from the recordings: the keys of a recipe file, and the flags.
 
     Attributes:
-        preset: of its sizes.
-        subwords: labels of the vocabulary, byte pairs; 0 for the characters of the transcripts.
-        only: words, with spaces between them; recordings in which others are said are left out. ``digits`` are zero to nine.
-        joined: recordings of a speaker that are said one after another, at most: words that were recorded alone become sentences.
-        seconds: of the longest utterance; longer recordings are left out.
-        mixture: mix them with music.
-        snr_mean, snr_deviation: of the ratio of speech to music, in decibels.
-        speed: recordings are played up to so many times faster or slower.
-        rate: of Adam.
-        falls: whether the rate falls to nothing until the last epoch, along half a cosine.
-        batch: utterances of a step.
-        held: utterances to validate with.
+        preset: one of `PRESETS`, the sizes of the network.
+        subwords: size of a byte-pair vocabulary; 0 for the characters of the transcripts.
+        only: allowed words, separated by spaces; recordings with other words are left out. ``digits`` stands for zero to nine.
+        joined: maximum number of a speaker's recordings that are concatenated: words recorded singly become sentences.
+        seconds: longest utterance; longer recordings are left out.
+        mixture: mix utterances with music.
+        snr_mean, snr_deviation: mean and standard deviation of the speech-to-music ratio, in decibels.
+        speed: largest factor by which recordings are sped up or slowed down.
+        rate: learning rate of Adam.
+        falls: decay the learning rate to zero by the last epoch, along half a cosine.
+        batch: utterances per step.
+        held: number of validation utterances.
         epochs, steps_per_epoch, patience, min_delta, seed, average: `Training`.
 
     Raises:
-        UserError: a name is not known, or a number is out of range.
+        UserError: a name is unknown, or a number is out of range.
     """
 
     preset: str = "small"
@@ -97,32 +97,32 @@ class Recipe:
 
     @property
     def words(self) -> tuple[str, ...]:
-        """Those of `only`, one by one, as transcripts have them."""
+        """The words of `only`, spelled as in transcripts."""
         return spoken.DIGITS if self.only == "digits" else tuple(self.only.lower().replace(",", " ").split())
 
     @property
     def training(self) -> Training:
-        """How long it is trained."""
+        """Length and stopping rule of the training."""
         return training_of(self)
 
     def config(self, labels: int) -> AttentionAsr:
-        """The network, for so many labels."""
+        """Return the settings of the network for a number of labels."""
         steps = self.epochs * self.steps_per_epoch if self.falls else 0
         return dataclasses.replace(PRESETS[self.preset], labels=labels, rate=self.rate, steps=steps)
 
 
-# --- what is learned from ------------------------------------------------------------------------------------------------
+# --- training data -------------------------------------------------------------------------------------------------------
 
 
 class Material(NamedTuple):
-    """What a recogniser learns from: speech, and music where it is to hear it through."""
+    """Training data of a recogniser: speech, and music if it learns from mixtures."""
 
     speech: list[Spoken]
     music: list[Item]
 
 
 def about_material(of: Material) -> dict[str, Any]:
-    """What is learned from, transcripts included, as `about_items`."""
+    """Return `about_items` of training data, with a digest of the transcripts."""
     return about_items(of) | {"words": hashlib.sha256("\n".join(one.words for one in of.speech).encode()).hexdigest()}
 
 
@@ -131,7 +131,7 @@ class _Alone(NamedTuple):
 
 
 def divided(of: Material, share: float, seed: int) -> tuple[Material, Material]:
-    """What to learn from, and so much of it to validate with: whole speakers and artists, as far as there are several.
+    """Split off `share` for validation, keeping speakers and artists whole if there are several.
 
     Raises:
         UserError: as `divide`.
@@ -143,7 +143,7 @@ def divided(of: Material, share: float, seed: int) -> tuple[Material, Material]:
 
 
 def check_material(recipe: Recipe, *parts: Material) -> None:
-    """Where music is to be heard, there must be some.
+    """Check that a recipe with mixtures has music.
 
     Raises:
         UserError: there is none.
@@ -153,10 +153,10 @@ def check_material(recipe: Recipe, *parts: Material) -> None:
 
 
 def batch_of(made: Utterances, words: bytes, most: int) -> Batch:
-    """Utterances and their labels, of which there are `most` at most.
+    """Make a batch of utterances, with labels padded to `most`.
 
     Raises:
-        UserError: one has more.
+        UserError: an utterance has more labels.
     """
     labels = [vocabulary.labels_of(words, text) for text in made.words]
     if (longest := max(map(len, labels))) > most:
@@ -168,7 +168,7 @@ def batch_of(made: Utterances, words: bytes, most: int) -> Batch:
 def drawn(
     recipe: Recipe, of: Material, count: int, ratio: Callable[[np.random.Generator], float], rng: np.random.Generator
 ) -> tuple[Utterances, Float[np.ndarray, "B N"]]:
-    """Utterances, with noise, and with music where the recipe wants it; and the same without music."""
+    """Draw utterances with noise, and with music if the recipe is for mixtures; also return them without music."""
     made = spoken.said(of.speech, count, recipe.seconds, recipe.joined, rng, recipe.speed)
     clean, heard = np.zeros_like(made.waveform), np.zeros_like(made.waveform)
     for n, length in enumerate(made.samples.tolist()):
@@ -183,7 +183,7 @@ def drawn(
 
 
 def lesson(recipe: Recipe, learn: Material, n: int) -> tuple[Utterances, Float[np.ndarray, "B N"]]:
-    """What is drawn for step n, and the same without music."""
+    """Draw the utterances of training step n; also return them without music."""
 
     def ratio(rng: np.random.Generator) -> float:
         return rng.normal(recipe.snr_mean, recipe.snr_deviation)
@@ -192,7 +192,7 @@ def lesson(recipe: Recipe, learn: Material, n: int) -> tuple[Utterances, Float[n
 
 
 def exam(recipe: Recipe, held: Material) -> tuple[Utterances, Float[np.ndarray, "B N"]]:
-    """What is validated with, at 0 dB and at the speed of the recordings, and the same without music."""
+    """Draw the validation utterances, at 0 dB and at original speed; also return them without music."""
     still = dataclasses.replace(recipe, speed=1.0)
     return drawn(still, held, recipe.held, lambda _: 0.0, np.random.default_rng([recipe.seed, 3]))
 
@@ -201,7 +201,7 @@ Several = TypeVar("Several", bound=tuple[Any, ...])
 
 
 def portions(every: Several) -> list[Several]:
-    """A batch in batches of `TOGETHER`, or of fewer that divide it."""
+    """Split a batch into equal ones of `TOGETHER`, or of fewer examples if that does not divide it."""
     fields: Any = every
     count = len(fields[0])
     size = math.gcd(count, TOGETHER)
@@ -209,10 +209,10 @@ def portions(every: Several) -> list[Several]:
 
 
 def most_labels(recipe: Recipe, learn: Material, held: Material, words: bytes) -> int:
-    """Labels of an utterance, at most: one program serves all.
+    """Return the maximum number of labels per utterance, so that one compiled program serves all.
 
     Raises:
-        UserError: no recording of one of them is short enough, or there are more than `attention_asr.LIMIT`.
+        UserError: a set has no recording that is short enough, or the number exceeds `attention_asr.LIMIT`.
     """
     fit = [*spoken.fitting(learn.speech, recipe.seconds, recipe.speed), *spoken.fitting(held.speech, recipe.seconds)]
     longest = max(len(vocabulary.labels_of(words, one.words)) for one in fit)
@@ -225,9 +225,10 @@ def most_labels(recipe: Recipe, learn: Material, held: Material, words: bytes) -
 def task(
     recipe: Recipe, words: bytes, learn: Material, held: Material, about: Mapping[str, Any] = {}, begun: State | None = None
 ) -> Task[State, Batch]:
-    """What the loop trains, with a vocabulary. `about` says what is learned from: it is compared when a training is gone on with.
+    """Build the task of the training loop for a vocabulary, `words`.
 
-    `begun` is an earlier training to begin with.
+    `about` identifies the training data: it is compared when a training is resumed. `begun` is the state of an earlier training to
+    start from.
 
     Raises:
         UserError: as `check_material`.
@@ -244,12 +245,12 @@ def task(
 
     def validate(state: State) -> dict[str, float]:
         found = means([attention_asr.measure(config, state, one) for one in validation()])
-        return found | {"loss": found["cross_entropy"]}  # for the sum of a batch depends on its size
+        return found | {"loss": found["cross_entropy"]}  # because the loss itself is summed over the batch
 
     def init(key: Key[Array, ""]) -> State:
         if begun is None:
             return attention_asr.init(config, key)
-        return attention_asr.again(config, jax.tree.map(jnp.array, begun))  # copies: steps take what they are given
+        return attention_asr.again(config, jax.tree.map(jnp.array, begun))  # copies: steps donate their arguments
 
     settings = settings_besides(recipe) | {"config": asdict(config), "vocabulary": hashlib.sha256(words).hexdigest()}
     settings |= started_from(begun and (begun.parameters, begun.statistics))

@@ -1,4 +1,4 @@
-"""Trained recognisers at work: weights and their vocabulary, and the recognisers that go by a name."""
+"""Inference with trained recognisers: weights with their vocabulary, and recognisers by name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bayessep.shipped import Weights
 
 POCKETSPHINX, ATTENTION = "pocketsphinx", "attention-asr"
 WIDTH = 4
-"""Hypotheses that are kept (paper 001's code)."""
+"""Beam width (paper 001's code)."""
 
 
 class AttentionRecogniser(NamedTuple):
@@ -31,23 +31,23 @@ class AttentionRecogniser(NamedTuple):
     parameters: PyTree
     statistics: PyTree
     vocabulary: bytes
-    seconds: float  # of the longest utterance it was trained on
-    labels: int  # of an utterance, at most
+    seconds: float  # longest utterance in training
+    labels: int  # maximum number of labels per utterance
 
     @property
     def sample_rate(self) -> int:
-        """Of what it hears."""
+        """Sample rate of its input, in hertz."""
         return self.config.sample_rate
 
     def recognise(self, speech: Float[np.ndarray, " N"]) -> list[Word]:
-        """The words of a stretch.
+        """Recognise the words in a piece of speech.
 
-        Times are the middles of the places that were looked at most, to some hundredths of a second. Confidence is the probability
-        of all labels of a word, each given those before it, without the smoothing of what was learned from.
+        Times are the centres of the encoder positions with the most attention, to some hundredths of a second. Confidence is the
+        joint probability of the labels of a word, each given those before it, corrected for the label smoothing of training.
         """
         if len(speech) < self.config.shortest:
             return []
-        size = max(len(speech), round(self.seconds * self.sample_rate))  # one program serves all
+        size = max(len(speech), round(self.seconds * self.sample_rate))  # one compiled program for all
         padded = jnp.asarray(np.pad(speech, (0, size - len(speech)))[None])
         samples = jnp.array([len(speech)])
         said = beam_search.decode(self.config, self.parameters, self.statistics, padded, samples, WIDTH, self.labels)
@@ -64,21 +64,21 @@ class AttentionRecogniser(NamedTuple):
 # --- weights -------------------------------------------------------------------------------------------------------------
 
 VOCABULARY = "vocabulary"
-"""Name of its bytes among the arrays."""
+"""Name of the vocabulary's bytes among the arrays."""
 
 
 def weights_of(config: AttentionAsr, state: State, words: bytes, seconds: float, labels: int, about: Mapping[str, Any]) -> Weights:
-    """A trained recogniser as a file holds it; `about` is what its numbers were learned from."""
+    """Pack a trained recogniser for a weights file; `about` describes its training data."""
     arrays = shipped.flat({"parameters": state.parameters, "statistics": state.statistics})
     settings = {"network": ATTENTION, "config": dataclasses.asdict(config), "seconds": seconds, "labels": labels}
     return Weights(arrays | {VOCABULARY: np.frombuffer(words, np.uint8)}, settings | dict(about))
 
 
 def recogniser_of(weights: Weights) -> AttentionRecogniser:
-    """The recogniser that weights are of.
+    """Build a recogniser from its weights.
 
     Raises:
-        UserError: they are those of something else.
+        UserError: the weights are of something else.
     """
     settings, arrays = weights.settings, dict(weights.arrays)
     try:
@@ -99,10 +99,10 @@ def recogniser_of(weights: Weights) -> AttentionRecogniser:
 
 
 def named(name: str | None, weights: Path | None = None) -> transcription.Recogniser:
-    """A recogniser by its name, or that of a file of weights; where neither is given, pocketsphinx.
+    """Return the recogniser of a name or of a weights file; pocketsphinx if neither is given.
 
     Raises:
-        UserError: there is none of that name, it needs weights or has no use for them, or it is not installed.
+        UserError: the name is unknown, it needs weights or takes none, or it is not installed.
     """
     if weights is not None:
         if name not in (None, ATTENTION):
@@ -114,5 +114,5 @@ def named(name: str | None, weights: Path | None = None) -> transcription.Recogn
         raise UserError(f"no {ATTENTION} is installed; give --weights FILE, a file that bayessep train {ATTENTION} has written.")
     if name not in (None, POCKETSPHINX):
         return transcription.plugged_in(name)
-    extras.library(POCKETSPHINX, "asr")  # what is missing is said before a recording is read
+    extras.library(POCKETSPHINX, "asr")  # a missing library is reported before a recording is read
     return Pocketsphinx()

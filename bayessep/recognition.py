@@ -1,7 +1,7 @@
-"""Words: a recogniser to transcribe speech with, and its errors. Both libraries come with the extra ``asr``.
+"""A speech recogniser and word error rates. Both libraries come with the extra ``asr``.
 
-The recogniser is pocketsphinx with the English model in its wheel: small, and no network. Of clean read speech it gets about a
-third of the words wrong, so what its word error rate tells is how much a separation costs or spares, not how well machines can
+The recogniser is pocketsphinx with the English model in its wheel: small, and usable offline. It gets about a third of the words
+of clean read speech wrong, so its word error rate shows how much a separation costs or saves, not how well machines can
 recognise speech.
 """
 
@@ -19,41 +19,41 @@ PUNCTUATION = {
     r"(?<=\w)[\N{RIGHT SINGLE QUOTATION MARK}\N{MODIFIER LETTER APOSTROPHE}](?=\w)": "'",
     r"[^\w\s']|_": " ",
 }
-"""What words are compared without, and what stands for it; an apostrophe in a word stays, however it is written."""
+"""Patterns removed before words are compared, with their replacements; apostrophes in words stay, in one spelling."""
 
 
 class WordErrors(NamedTuple):
-    """Counts of one transcript."""
+    """Word error counts of a transcript."""
 
     errors: int  # substitutions, deletions and insertions
     words: int  # in the true transcript
 
 
 def is_installed() -> bool:
-    """Whether both libraries are there."""
+    """Return whether both libraries are installed."""
     from importlib.util import find_spec
 
     return all(find_spec(name) is not None for name in ("pocketsphinx", "jiwer"))
 
 
 class Word(NamedTuple):
-    """One that was recognised."""
+    """A recognised word."""
 
     word: str
-    start: float  # seconds from the beginning of what was heard
+    start: float  # seconds from the start of the audio
     end: float
-    confidence: float  # the recogniser's own probability that it is right
-    agreement: float = 1.0  # share of the draws of a separation that say it, too (`transcription.compared`)
+    confidence: float  # the recogniser's probability that it is correct
+    agreement: float = 1.0  # share of the draws of a separation that contain it (`transcription.compared`)
 
 
 class Pocketsphinx(NamedTuple):
-    """General English, badly: it is small, and comes with the extra ``asr``."""
+    """Recogniser of general English, small and inaccurate, that comes with the extra ``asr``."""
 
     sample_rate: int = RATE
     seconds: float = 30.0
 
     def recognise(self, speech: Float[np.ndarray, " N"]) -> list[Word]:
-        """The words in speech, lower-cased; its loudness does not matter.
+        """Recognise the words in speech, lower-cased; loudness does not matter.
 
         Raises:
             UserError: the recogniser is not installed.
@@ -63,13 +63,13 @@ class Pocketsphinx(NamedTuple):
         decoder = _decoder()
         frames = float(decoder.config["frate"])
         words = [segment for segment in decoder.seg() if segment.word[0] not in "<[+"]
-        return [  # of a word that is said in several ways, the second is called so: our(2)
+        return [  # alternative pronunciations are numbered, as in our(2)
             Word(s.word.split("(")[0], s.start_frame / frames, (s.end_frame + 1) / frames, min(1.0, float(s.prob))) for s in words
         ]
 
 
 def transcribe(speech: Float[np.ndarray, " N"]) -> str:
-    """The words in speech at 16 kHz, lower-cased; its loudness does not matter.
+    """Transcribe speech at 16 kHz to lower-case words; loudness does not matter.
 
     Raises:
         UserError: the recogniser is not installed.
@@ -85,7 +85,7 @@ def transcribe(speech: Float[np.ndarray, " N"]) -> str:
 
 
 def normalised(text: str) -> str:
-    """Words as they are compared: lower case, no punctuation but apostrophes, nothing in brackets (noises and fragments).
+    """Normalise text for comparison: lower case, no punctuation but apostrophes, nothing in brackets (noises and fragments).
 
     Raises:
         UserError: jiwer is not installed.
@@ -96,7 +96,7 @@ def normalised(text: str) -> str:
 
 
 def word_errors(truth: str, found: str) -> WordErrors:
-    """Word errors between two transcripts, both `normalised`.
+    """Count word errors between two transcripts, after `normalised`.
 
     Raises:
         UserError: jiwer is not installed, or the true transcript has no words.

@@ -1,10 +1,10 @@
-"""Whether harmonic and percussive parts set speech and music apart: the skewness of paper 003, section II-B and Figure 2.
+"""Separation of speech and music by the skewness of harmonic and percussive parts: paper 003, section II-B and Figure 2.
 
-In music, harmonics stay in their row of a spectrogram, and a drum fills a column; in speech they glide. So the energies along a
-row of the harmonic part, and down a column of the percussive part, are spread differently, which their skewness measures
-(`skewness`). The paper shows that as a picture of patches (`embed`); `separability` puts a number to it.
+In music, harmonics stay in their row of a spectrogram, and a drum hit fills a column; in speech, harmonics glide. So energies along
+a row of the harmonic part, and down a column of the percussive part, are distributed differently, which their skewness measures
+(`skewness`). The paper shows this as a plot of patches (`embed`); `separability` quantifies it.
 
-The picture and the number need scikit-learn, which the extra ``baselines`` brings.
+`embed` and `separability` need scikit-learn, from the extra ``baselines``.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from bayessep.features import Front, hpss, mel_filters, patches
 from bayessep.stft import stft
 
 PARTS = ("mel", "mel power", "harmonic+percussive")
-"""What skewness is taken of. “mel” bands magnitudes, as Figure 2 says; “mel power”, as the code of the paper's authors."""
+"""Inputs of the skewness. “mel” takes bands of magnitudes, as Figure 2 says; “mel power” of powers, as the authors' code does."""
 
 
 def skew(x: Float[np.ndarray, "*B n"]) -> Float[np.ndarray, "*B"]:
-    """Third moment about the mean over the deviation cubed, along the last axis, in float64: `scipy.stats.skew`.
+    """Return the skewness along the last axis in float64, the third central moment over the cubed deviation: `scipy.stats.skew`.
 
-    Of what does not change it is 0.
+    It is 0 for constant input.
     """
     x = np.asarray(x, np.float64)
     centred = x - x.mean(-1, keepdims=True)
     variance = (centred**2).mean(-1)
-    # What rounding leaves of a constant is no change.
+    # Rounding errors of a constant do not count as variation.
     changes = variance > (1e-12 * np.abs(x).max(-1, initial=0.0)) ** 2
     return np.where(changes, (centred**3).mean(-1) / np.where(changes, variance, 1.0) ** 1.5, 0.0)
 
@@ -46,16 +46,16 @@ def skewness(
     length: int = 68,
     hop: int = 6,
 ) -> Float[np.ndarray, "P D"]:
-    """Row and column skewness of each patch of a waveform at `Front.sample_rate`, side by side: D = bands + length, float32.
+    """Return row and column skewness of each patch of a waveform at `Front.sample_rate`, side by side: D = bands + length, float32.
 
-    Rows are the bands of a patch over its frames, of the harmonic part; columns are its frames over the bands, of the
-    percussive part. Of “mel” and “mel power” both are of the same bands, without logarithm. Of `front` counts all but the feature.
+    Rows are bands over the frames of a patch, from the harmonic part; columns are frames over bands, from the percussive part. For
+    “mel” and “mel power” both are of the same bands, without logarithm. `front.feature` and `front.range_db` are not used.
 
     Args:
         waveform: prepared by `bayessep.features.remove_silence` and `normalise`, as in the paper.
         parts: one of `PARTS`.
         front: frames, bands and medians.
-        length, hop: frames of a patch, and from one to the next.
+        length, hop: length and hop of patches, in frames.
 
     Raises:
         UserError: the waveform is shorter than one frame, or `parts` is not known.
@@ -69,7 +69,7 @@ def skewness(
         spectra = (magnitude**2 if parts == "mel power" else magnitude,) * 2
     filters = mel_filters(front.stft, front.sample_rate, front.bands)
     rows, columns = (np.asarray(s) @ filters for s in spectra)
-    # A frame is in many patches, and its skewness is the same in all of them.
+    # The skewness of a frame is the same in all patches that contain it.
     of_frames = patches(skew(columns)[:, None], length, hop)[:, :, 0]
     of_bands = [skew(patch.T) for patch in patches(rows, length, hop)]
     return np.concatenate([np.stack(of_bands), of_frames], axis=1).astype(np.float32)
@@ -79,11 +79,11 @@ def _scikit_learn(module: str) -> Any:
     return library(f"sklearn.{module}", "baselines", package="scikit-learn")
 
 
-# --- the picture ---------------------------------------------------------------------------------------------------------
+# --- embedding -----------------------------------------------------------------------------------------------------------
 
 
 class Embedding(NamedTuple):
-    """Points of a picture: what lies together in the many dimensions of skewness lies together here."""
+    """Two-dimensional embedding: neighbours in the space of skewness vectors are neighbours here."""
 
     points: Float[np.ndarray, "N 2"]
     speech: Bool[np.ndarray, " N"]  # which points are speech; the others are music
@@ -97,10 +97,10 @@ def embed(
     outliers: float | int = 1.0,
     seed: int = 0,
 ) -> Embedding:
-    """Both classes in two dimensions, as Figure 2: standardised, at most so many k-means centroids a class, and t-SNE.
+    """Embed both classes in two dimensions, as in Figure 2: standardised, at most `centroids` k-means centroids per class, t-SNE.
 
-    t-SNE has perplexity 30, learning rate 200, exaggeration 12 and starts from principal components. Points that lie further
-    from the mean than `outliers` times the sum of the deviations of both axes are left out.
+    t-SNE has perplexity 30, learning rate 200, exaggeration 12 and a PCA initialisation. Points further from the mean than
+    `outliers` times the sum of the standard deviations of both axes are left out.
 
     Raises:
         UserError: scikit-learn is not installed, or a class has fewer than two patches.
@@ -124,16 +124,16 @@ def embed(
     return Embedding(points[near], is_speech[near])
 
 
-# --- the number ----------------------------------------------------------------------------------------------------------
+# --- separability --------------------------------------------------------------------------------------------------------
 
 
 class Separability(NamedTuple):
-    """How well two classes can be told apart by their vectors."""
+    """Measures of how well two classes are separated by their vectors."""
 
-    accuracy: float  # mean recall of both classes by the nearest neighbour among other groups; 0.5 is chance
-    of_folds: Float[np.ndarray, " K"]  # the same, fold by fold
+    accuracy: float  # mean recall of nearest-neighbour classification among other groups; 0.5 is chance
+    of_folds: Float[np.ndarray, " K"]  # accuracy of each fold
     silhouette: float  # -1 to 1: how much nearer vectors are to their own class than to the other
-    patches: int  # that were used
+    patches: int  # number used
 
 
 def separability(
@@ -145,18 +145,18 @@ def separability(
     most: int = 200,
     seed: int = 0,
 ) -> Separability:
-    """What Figure 2 claims, measured where the vectors are, not in the picture.
+    """Measure the claim of Figure 2 in the space of the vectors rather than in the plot.
 
-    The nearest neighbour of each patch is looked for among groups (speakers, artists) of other folds, with the standardisation
-    of these. The silhouette is of all patches, standardised together.
+    The nearest neighbour of each patch is searched among the groups (speakers, artists) of other folds, which also give the
+    standardisation. The silhouette is that of all patches, standardised together.
 
     Args:
-        vectors: of patches, one a row (`skewness`).
+        vectors: one row per patch (`skewness`).
         speech: which are speech; the others are music.
         groups: the split group of each patch.
-        n_folds: into which groups are dealt.
-        most: patches of a group and class that are used, evenly spaced, so that none outweighs the others.
-        seed: of the deal.
+        n_folds: number of folds of groups.
+        most: maximum number of patches used per group and class, evenly spaced, so that none dominates.
+        seed: seed of the assignment to folds.
 
     Raises:
         UserError: scikit-learn is not installed, or a class has fewer groups than folds.

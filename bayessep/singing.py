@@ -1,8 +1,8 @@
-"""Songs made of speech and of music: for detectors that have heard few singers, and maskers that have heard few songs.
+"""Synthetic songs from speech and music, to train detectors on more singing and maskers on more songs.
 
-A voice that sings is speech whose pitch stays where a melody puts it and whose vowels last. So speech is sung here: its pitch is
-moved to notes of a scale (by the Rubber Band library, through pedalboard of extra ``train``), with glides and vibrato, and it
-is slowed down. Over music that is a song, and a song is music. Made of the recordings that are learned from, and of nothing else.
+Singing is speech whose pitch follows a melody and whose vowels last. So speech is turned into singing: its pitch is moved to notes
+of a scale (by the Rubber Band library, through pedalboard of extra ``train``), with glides and vibrato, and it is slowed down. Over
+music it makes a song, which counts as music. Only the given recordings are used.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from bayessep.detector_data import Item, Items, one_of
 SCALES = ((0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10), (0, 2, 4, 7, 9), (0, 3, 5, 7, 10))
 """Semitones above the tonic: major, minor, and both with five notes."""
 
-HOP = 0.016  # seconds between values of pitch
+HOP = 0.016  # seconds between pitch values
 GLIDE = 0.05  # seconds from note to note
-RATE = 48000  # Rubber Band looks at pitch every 1024 samples: every 21 ms here
-LOUDER = (-6.0, 8.0)  # dB that a voice is above what it sings over
-ALONE = 0.15  # of the voices sing over nothing, where nothing else is said
+RATE = 48000  # Hz; Rubber Band updates the pitch every 1024 samples, here every 21 ms
+LOUDER = (-6.0, 8.0)  # range of the level of a voice over its accompaniment, in dB
+ALONE = 0.15  # default share of unaccompanied voices
 
 
 def sung(speech: Float[np.ndarray, " N"], sample_rate: int, rng: np.random.Generator) -> Float[np.ndarray, " M"]:
-    """The words of speech, sung; one and a quarter to two and a half times as long."""
+    """Turn speech into singing of the same words, 1.25 to 2.5 times as long."""
     pitch = _pitch(speech, sample_rate)
     shift = np.clip(melody(pitch, rng) - pitch, -14, 14)
     x = resample(speech, sample_rate, RATE)
@@ -42,7 +42,7 @@ def sung(speech: Float[np.ndarray, " N"], sample_rate: int, rng: np.random.Gener
 
 
 def melody(pitch: Float[np.ndarray, " T"], rng: np.random.Generator) -> Float[np.ndarray, " T"]:
-    """Notes that follow a voice's pitch, both in semitones: held steps of a scale, with glides between them and vibrato."""
+    """Draw a melody that follows a voice's pitch, both in semitones: held notes of a scale, with glides and vibrato."""
     scale = np.array(SCALES[rng.integers(len(SCALES))])
     tonic, higher, wider = rng.uniform(0, 12), rng.uniform(-2, 7), rng.uniform(0.5, 2.0)
     steps = np.sort(np.add.outer(12 * np.arange(-2, 9), scale).ravel()) + tonic
@@ -60,7 +60,7 @@ def melody(pitch: Float[np.ndarray, " T"], rng: np.random.Generator) -> Float[np
 
 
 def _pitch(x: Float[np.ndarray, " N"], sample_rate: int) -> Float[np.ndarray, " T"]:
-    """Of a voice, in semitones above 55 Hz, every `HOP`; where there is none, a line between where there is."""
+    """Track the pitch of a voice in semitones above 55 Hz, every `HOP`, interpolating linearly over unvoiced frames."""
     librosa = extras.library("librosa", "train")
     hop = round(HOP * sample_rate)
     hz = librosa.yin(x, fmin=65, fmax=450, sr=sample_rate, frame_length=4 * hop, hop_length=hop)
@@ -72,7 +72,7 @@ def _pitch(x: Float[np.ndarray, " N"], sample_rate: int) -> Float[np.ndarray, " 
 
 
 class Sung(NamedTuple):
-    """A voice over music, of the split group of its music; silence in place of music where it sings alone."""
+    """A voice and its accompaniment, in the split group of the music; unaccompanied, `under` is silence."""
 
     name: str
     group: str
@@ -81,9 +81,9 @@ class Sung(NamedTuple):
 
 
 def songs(items: Items, sample_rate: int, rng: np.random.Generator, *, seconds: float = 30.0, alone: float = ALONE) -> list[Item]:
-    """Songs of all music, in pieces of `seconds` at most, each with a voice at random; of the voices, `alone` sing alone.
+    """Make songs from all music, in pieces of at most `seconds`, each with a random voice; a share `alone` is unaccompanied.
 
-    A song is of the split group of its music; so what is held out of music is held out of songs, where speech is divided too.
+    A song belongs to the split group of its music, so songs of held-out music are held out too, provided speech is also divided.
     """
     made = voices(items, sample_rate, rng, seconds=seconds, alone=alone)
     return [Item(song.name, song.group, song.voice + song.under) for song in made]
@@ -98,7 +98,7 @@ def voices(
     alone: float = ALONE,
     spoken: bool = False,
 ) -> Iterator[Sung]:
-    """`songs`, with what they are made of; or speech as it is in their place, where it is to be `spoken`."""
+    """Yield the parts of `songs`: voice and accompaniment; if `spoken`, the voice is unmodified speech."""
     n = round(seconds * sample_rate)
     for item in items.music:
         for k in range(0, len(item.samples), n):
@@ -113,7 +113,7 @@ def voices(
 def _voice(
     speech: Sequence[Item], n: int, sample_rate: int, rng: np.random.Generator, spoken: bool
 ) -> Float[np.ndarray, " {n}"]:
-    """n samples of singing with rests, or of speech, of one speaker."""
+    """Return n samples of singing, or of speech if `spoken`, by one speaker."""
     source = one_of(speech, rng).samples
     most = min(len(source), n)
     first = rng.integers(0, len(source) - most + 1)

@@ -1,4 +1,4 @@
-"""Speech whose words are known: from a folder with a manifest, or from LibriSpeech; and utterances that are drawn from it."""
+"""Transcribed speech, from a folder with a manifest or from LibriSpeech, and random utterances made of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bayessep.recognition import RATE, normalised
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 GAPS = (0.05, 0.35)
-"""Seconds of silence between recordings that are said one after another, and before and after all."""
+"""Range of the silence, in seconds, between concatenated recordings and before and after all of them."""
 
 
 class Spoken(NamedTuple):
@@ -23,12 +23,12 @@ class Spoken(NamedTuple):
 
     name: str
     group: str  # its speaker
-    samples: Float[np.ndarray, " N"]  # one channel at `RATE`, its greatest magnitude 1
+    samples: Float[np.ndarray, " N"]  # mono at `RATE`, with a peak magnitude of 1
     words: str  # `recognition.normalised`
 
 
 class Listed(NamedTuple):
-    """One of them before it is read."""
+    """A transcribed recording before it is read."""
 
     path: Path
     group: str
@@ -37,15 +37,15 @@ class Listed(NamedTuple):
 
 
 def listed(folder: str | Path, *, only: Collection[str] = (), redistributable: bool = False) -> list[Listed]:
-    """What has a transcript in a folder with manifest.csv, or in LibriSpeech as it is unpacked, sorted by path.
+    """List the recordings with transcripts in a folder with manifest.csv, or in unpacked LibriSpeech, sorted by path.
 
     Args:
         folder: as above.
-        only: words; recordings in which others are said are left out. Empty: none are.
-        redistributable: of a manifest, keep only what `corpora.may_be_redistributed`.
+        only: allowed words; recordings with other words are left out. Empty: all are kept.
+        redistributable: keep only recordings that `corpora.may_be_redistributed`; needs a manifest.
 
     Raises:
-        UserError: the folder is neither, a file of it is missing or says nothing, nothing is left, or jiwer is not installed.
+        UserError: the folder is neither, a file is missing or unreadable, nothing is left, or jiwer is not installed.
     """
     top = Path(folder)
     if (top / "manifest.csv").exists():
@@ -63,7 +63,7 @@ def listed(folder: str | Path, *, only: Collection[str] = (), redistributable: b
 
 
 def _librispeech(top: Path) -> Iterator[Listed]:
-    """Of folders speaker/chapter, each with a file of transcripts: its lines name a recording and say its words."""
+    """List LibriSpeech: folders speaker/chapter, each with a transcript file whose lines hold a recording's name and its words."""
     files = sorted(path for path in data.files_in(top) if path.name.endswith(".trans.txt"))
     if not files:
         raise UserError(f"{top} has neither a manifest.csv nor LibriSpeech's transcripts (*.trans.txt); give a folder that has.")
@@ -83,7 +83,7 @@ def _librispeech(top: Path) -> Iterator[Listed]:
 
 
 def read(every: Iterable[Listed]) -> list[Spoken]:
-    """The sound of recordings.
+    """Read listed recordings.
 
     Raises:
         UserError: one cannot be read, or is silent.
@@ -103,19 +103,19 @@ def _loud(path: Path) -> Float[np.ndarray, " N"]:
 
 
 class Utterances(NamedTuple):
-    """Several, each as long as the longest may be; behind their ends is silence."""
+    """A batch of utterances, zero-padded to the maximum length."""
 
     waveform: Float[np.ndarray, "B N"]
     samples: Int[np.ndarray, " B"]
     words: list[str]
-    groups: list[str]  # who speaks
+    groups: list[str]  # speakers
 
 
 def fitting(every: Sequence[Spoken], seconds: float, speed: float = 1.0) -> list[Spoken]:
-    """Recordings that are drawn: those that fit into so many seconds, pauses around them included, when they are slowed down.
+    """Return the recordings that fit into `seconds`, with pauses around them, even when slowed down by `speed`.
 
     Raises:
-        UserError: none is.
+        UserError: none does.
     """
     found = [one for one in every if len(one.samples) * speed + 2 * GAPS[1] * RATE <= round(seconds * RATE)]
     if not found:
@@ -126,13 +126,13 @@ def fitting(every: Sequence[Spoken], seconds: float, speed: float = 1.0) -> list
 def said(
     every: Sequence[Spoken], count: int, seconds: float, joined: int, rng: np.random.Generator, speed: float = 1.0
 ) -> Utterances:
-    """Utterances of recordings that are drawn: of one speaker, up to `joined` of them, and as many as `seconds` have room for.
+    """Draw utterances, each of up to `joined` random recordings of one speaker, as many as fit into `seconds`.
 
-    Each is played at a speed of its own, up to `speed` times faster or slower, as a tape is. Recordings that alone are longer than
-    that are not drawn.
+    Each recording is played at a random speed, up to `speed` times faster or slower, which also shifts its pitch. Recordings that
+    are too long on their own are not drawn (`fitting`).
 
     Raises:
-        UserError: all of them are.
+        UserError: all of them are too long.
     """
     room, fit = round(seconds * RATE), fitting(every, seconds, speed)
     of_speaker: dict[str, list[Spoken]] = {}
@@ -162,7 +162,7 @@ def _pause(rng: np.random.Generator) -> Float[np.ndarray, " n"]:
 
 
 def _played(samples: Float[np.ndarray, " N"], speed: float) -> Float[np.ndarray, " M"]:
-    """Faster or slower; samples between samples are on straight lines (`separator_training.SPEEDS`)."""
+    """Change the speed by linear interpolation between samples (`separator_training.SPEEDS`)."""
     if speed == 1.0:
         return samples
     return np.interp(np.arange(0, len(samples) - 1, speed), np.arange(len(samples)), samples).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Recordings of any length to words with times: whatever recognises a few seconds of speech can be plugged in (`Recogniser`).
+"""Transcribe recordings of any length to timed words; any recogniser of a few seconds of speech can be plugged in (`Recogniser`).
 
     from bayessep.recognition import Word
 
@@ -13,7 +13,7 @@
             segments, _ = self.model.transcribe(speech, word_timestamps=True)
             return [Word(w.word.strip(), w.start, w.end, w.probability) for s in segments for w in s.words]
 
-In a file my_recognisers.py, ``bayessep transcribe AUDIO --recogniser my_recognisers:Whisper`` calls it.
+In a file my_recognisers.py, ``bayessep transcribe AUDIO --recogniser my_recognisers:Whisper`` uses it.
 """
 
 from __future__ import annotations
@@ -37,33 +37,33 @@ from bayessep.separators import Progress, silent
 from bayessep.waveforms import check_mono
 
 FORMATS = {"text": ".txt", "srt": ".srt", "vtt": ".vtt", "json": ".json"}
-"""Ways to write transcripts, and the endings of their files."""
+"""Output formats of transcripts, and their file extensions."""
 BLOCK_SECONDS = 30.0
 QUIET = 0.05
-"""Seconds over which loudness is looked at, where a recording is cut."""
+"""Window in seconds over which power is measured to find where to cut a recording."""
 FAINT = 1e-3
-"""Of the greatest sample so far: a stretch in which nothing is louder holds no speech."""
+"""Relative to the peak so far: a piece that does not exceed it holds no speech."""
 LINE, LASTING, SHORTEST, PAUSE = 42, 6.0, 0.05, 0.8
-"""Of captions: characters of a line, of which there are two at most; seconds of a caption, at most and at least (players drop one
-of no length); seconds of a pause that ends one."""
+"""Limits of captions: characters per line, with two lines at most; longest and shortest duration in seconds (players drop captions
+of no length); pause in seconds that ends a caption."""
 
 
 @runtime_checkable
 class Recogniser(Protocol):
-    """What turns a stretch of speech into words."""
+    """A speech recogniser: turns a piece of speech into words."""
 
     @property
     def sample_rate(self) -> int:
-        """Of what it hears."""
+        """Sample rate of its input, in hertz."""
         ...
 
     @property
     def seconds(self) -> float:
-        """That it can hear at a time; longer recordings are cut where they are quiet."""
+        """Longest input in seconds; longer recordings are cut where they are quiet."""
         ...
 
     def recognise(self, speech: Float[np.ndarray, " N"]) -> Sequence[Word]:
-        """The words of one channel, with times in seconds from its first sample."""
+        """Return the words in a mono waveform, with times in seconds from its first sample."""
         ...
 
 
@@ -72,11 +72,11 @@ class Transcript(NamedTuple):
 
     words: list[Word]
     duration: float  # seconds
-    draws: int = 0  # that it was `compared` with
+    draws: int = 0  # number of draws it was `compared` with
 
     @property
     def text(self) -> str:
-        """All of them, with spaces between them."""
+        """The words, joined by spaces."""
         return " ".join(word.word for word in self.words)
 
 
@@ -84,10 +84,10 @@ class Transcript(NamedTuple):
 
 
 def transcribe(path: str | Path, recogniser: Recogniser | None = None, *, progress: Progress = silent) -> Transcript:
-    """The words of a recording of any length, in bounded memory.
+    """Transcribe a recording of any length, in bounded memory.
 
     Args:
-        path: the recording; its channels are mixed.
+        path: the recording, which is downmixed.
         recogniser: None takes `Pocketsphinx`.
         progress: called with "recognising", seconds done and seconds in all.
 
@@ -102,10 +102,10 @@ def transcribe(path: str | Path, recogniser: Recogniser | None = None, *, progre
 
 
 def transcribe_samples(samples: Float[np.ndarray, " N"], recogniser: Recogniser | None = None) -> Transcript:
-    """The same of one channel at the sample rate of the recogniser.
+    """Transcribe a mono waveform at the sample rate of the recogniser.
 
     Raises:
-        UserError: a sample is no number, or as the recogniser does.
+        UserError: a sample is not finite, or as the recogniser does.
     """
     check_mono(samples, "the waveform")
     return _recognised(recogniser or Pocketsphinx(), [np.asarray(samples, np.float32)], lambda _: None)
@@ -114,7 +114,7 @@ def transcribe_samples(samples: Float[np.ndarray, " N"], recogniser: Recogniser 
 def _recognised(
     recogniser: Recogniser, blocks: Iterable[Float[np.ndarray, " n"]], done: Callable[[float], None]
 ) -> Transcript:
-    """The words of what comes in blocks; `done` is told how many seconds of it were listened to."""
+    """Transcribe a waveform that comes in blocks; `done` is called with the number of seconds processed."""
     rate, words, begin, loudest = recogniser.sample_rate, [], 0, 0.0
     for piece in pieces(blocks, round(recogniser.seconds * rate), rate):
         loud = float(np.abs(piece).max())
@@ -127,17 +127,17 @@ def _recognised(
 
 
 def heard(recogniser: Recogniser, piece: Float[np.ndarray, " n"], begin: float) -> list[Word]:
-    """The words of a stretch that begins there, none of them outside of it, each after the one before.
+    """Recognise a piece that starts at `begin` seconds; clip word times to the piece and keep them in order.
 
     Raises:
-        UserError: the recogniser returns no words, or one whose numbers are none.
+        UserError: the recogniser fails, or returns no words with finite times and confidence, or times far beyond the piece.
     """
     end, last, found = begin + len(piece) / recogniser.sample_rate, begin, []
     try:
         every = list(recogniser.recognise(piece))
     except UserError:
         raise
-    except (Exception, SystemExit) as error:  # whatever the code of others raises
+    except (Exception, SystemExit) as error:  # third-party code may raise anything
         raise UserError(f"the recogniser {type(recogniser).__name__} failed ({type(error).__name__}: {error}).") from error
     for word in every:
         try:
@@ -157,14 +157,14 @@ def heard(recogniser: Recogniser, piece: Float[np.ndarray, " n"], begin: float) 
 
 
 def pieces(blocks: Iterable[Float[np.ndarray, " n"]], most: int, sample_rate: int) -> Iterator[Float[np.ndarray, " n"]]:
-    """A recording that comes in blocks, in pieces of so many samples at most, cut in the last half of them where it is quietest."""
+    """Split a recording that comes in blocks into pieces of at most `most` samples, cut where their second half is quietest."""
     held, size = np.zeros(0, np.float32), max(1, round(QUIET * sample_rate))
     for block in blocks:
         held = np.concatenate([held, block])
         while len(held) > most:
             late = held[most // 2 : most]
             powers = np.square(late[: len(late) // size * size].reshape(-1, size)).mean(-1)
-            # The last of those that are equally quiet, so that pieces of silence are long.
+            # The last of equally quiet windows, so that pieces of silence are long.
             cut = most if not len(powers) else most // 2 + (len(powers) - 1 - int(powers[::-1].argmin())) * size + size // 2
             yield held[:cut]
             held = held[cut:]
@@ -172,19 +172,19 @@ def pieces(blocks: Iterable[Float[np.ndarray, " n"]], most: int, sample_rate: in
         yield held
 
 
-# --- how sure a separation is of its words -------------------------------------------------------------------------------
+# --- agreement between draws of a separation -----------------------------------------------------------------------------
 
 UNSURE = "(?)"
-"""Behind words that change from draw to draw."""
+"""Marks words that change from draw to draw."""
 SLACK = 0.1
-"""Seconds between the times of a word in two draws, at most: as exact as recognisers are."""
+"""Largest gap in seconds between the times of a word in two draws: the precision of recognisers."""
 
 
 def compared(found: Transcript, draws: Sequence[Transcript]) -> Transcript:
-    """A transcript whose words know how many draws of the same speech say them, too, in their place.
+    """Set the agreement of each word: the share of draws whose transcripts have the same word in the same place.
 
-    Draws are other speech that a separation holds for possible (`bayessep.draws`): a word that changes between them is unsure,
-    however sure the recogniser is of each.
+    Draws are posterior samples of the separated speech (`bayessep.draws`): a word that changes between them is uncertain, however
+    confident the recogniser is of each.
     """
     agreed = np.zeros(len(found.words))
     for other in draws:
@@ -195,7 +195,7 @@ def compared(found: Transcript, draws: Sequence[Transcript]) -> Transcript:
 
 
 def _agreed(ours: Sequence[Word], theirs: Sequence[Word]) -> list[int]:
-    """Which of our words they say, too; each of theirs stands for one of ours, and the nearest find each other first."""
+    """Return the indices of our words that are matched one to one by the same words of theirs, nearest pairs first."""
     places: dict[str, list[int]] = {}
     for m, word in enumerate(theirs):
         places.setdefault(_bare(word), []).append(m)
@@ -214,7 +214,7 @@ def _agreed(ours: Sequence[Word], theirs: Sequence[Word]) -> list[int]:
 
 
 def _bare(word: Word) -> str:
-    """As it is compared: recognisers that punctuate do so by what comes next."""
+    """Return a word as compared, without punctuation, which recognisers set depending on the following words."""
     text = word.word
     for what, instead in PUNCTUATION.items():
         text = re.sub(what, instead.strip(), text)
@@ -225,19 +225,19 @@ def _bare(word: Word) -> str:
 
 
 def plugged_in(name: str) -> Recogniser:
-    """What a module outside of this project makes: ``module:callable``, looked for in the working folder, too.
+    """Make a recogniser from an external ``module:callable``, which may lie in the working folder.
 
     Raises:
-        UserError: there is none, or what it makes is no `Recogniser`.
+        UserError: it cannot be made, or the result is no `Recogniser`.
     """
     module, _, attribute = name.partition(":")
     if not module or not attribute:
         raise UserError(f"there is no recogniser {name!r}; choose pocketsphinx, attention-asr or your own as MODULE:CALLABLE.")
-    if "" not in sys.path:  # it stays: what is plugged in may import more when it is used
+    if "" not in sys.path:  # not removed again: a plug-in may import more when it is used
         sys.path.insert(0, "")
     try:
         made: Any = getattr(importlib.import_module(module), attribute)()
-    except (Exception, SystemExit) as error:  # whatever the code of others raises
+    except (Exception, SystemExit) as error:  # third-party code may raise anything
         raise UserError(f"recogniser {name} cannot be made ({type(error).__name__}: {error}).") from error
     if not isinstance(made, Recogniser):
         raise UserError(f"{name} made {type(made).__name__}, which lacks one of sample_rate, seconds and recognise.")
@@ -252,7 +252,7 @@ def plugged_in(name: str) -> Recogniser:
 
 
 class Caption(NamedTuple):
-    """A line or two that are read at once."""
+    """One or two lines that are shown together."""
 
     start: float
     end: float
@@ -260,7 +260,7 @@ class Caption(NamedTuple):
 
 
 def captions(words: Sequence[Word]) -> list[Caption]:
-    """Words in captions: two lines of `LINE` characters, `LASTING` seconds, and no pause of `PAUSE` at most."""
+    """Group words into captions of at most two lines of `LINE` characters and `LASTING` seconds, without a pause of `PAUSE`."""
     found: list[Caption] = []
     for word in words:
         word = word if word.agreement == 1 else word._replace(word=word.word + UNSURE)
@@ -279,7 +279,7 @@ _ANGLES = str.maketrans("<>", "‹›")
 
 
 def text_of(transcript: Transcript, format: str) -> str:
-    """A transcript in one of `FORMATS` but JSON, which is `document_of`."""
+    """Format a transcript as one of `FORMATS` except JSON, for which see `document_of`."""
     if format == "text":
         return "".join(" ".join(caption.lines) + "\n" for caption in captions(transcript.words))
     plain, comma = format == "srt", "," if format == "srt" else "."
@@ -287,7 +287,7 @@ def text_of(transcript: Transcript, format: str) -> str:
     for n, caption in enumerate(captions(transcript.words), start=1):
         lines = "\n".join(caption.lines)
         times = f"{_clock(caption.start, comma)} --> {_clock(caption.end, comma)}"
-        # Players take what is in angle brackets for tags: WebVTT has entities for those that are none, SubRip has not.
+        # Players take text in angle brackets for tags: WebVTT has entities to escape it, SubRip has not.
         head, lines = (f"{n}\n", lines.translate(_ANGLES)) if plain else ("", html.escape(lines, quote=False))
         blocks.append(f"{head}{times}\n{lines}\n")
     return ("" if plain else "WEBVTT\n\n") + "\n".join(blocks)
@@ -299,7 +299,7 @@ def _clock(seconds: float, comma: str) -> str:
 
 
 def document_of(transcript: Transcript) -> dict[str, Any]:
-    """In JSON: times in seconds to the millisecond, confidence to four digits; where there were draws, what they agree in."""
+    """Return the JSON document: times in seconds to the millisecond, confidence to four digits; with draws, also agreement."""
     words: list[dict[str, Any]] = []
     for w in transcript.words:
         one = {"word": w.word, "start": round(w.start, 3), "end": round(w.end, 3), "confidence": round(w.confidence, 4)}
@@ -309,6 +309,6 @@ def document_of(transcript: Transcript) -> dict[str, Any]:
 
 
 def transcript_of(document: Mapping[str, Any]) -> Transcript:
-    """The transcript that `document_of` wrote."""
+    """Read a transcript from a document of `document_of`."""
     words = [Word(**{name: value for name, value in one.items() if name in Word._fields}) for one in document["words"]]
     return Transcript(words, document["duration"], document.get("draws", 0))

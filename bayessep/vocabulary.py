@@ -1,6 +1,6 @@
-"""Words as labels of a recogniser, and back: subwords or characters, by the SentencePiece library (extra ``asr``).
+"""Conversion between words and recogniser labels (subwords or characters), by the SentencePiece library (extra ``asr``).
 
-The first two labels begin and end every utterance, the third stands for what the vocabulary has no label for.
+The first two labels start and end every utterance; the third stands for unknown symbols.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from bayessep.errors import UserError
 from bayessep.models.attention_asr import BEGIN, END
 
 CHARACTERS = 0
-"""Of a vocabulary's size: every character that occurs is a label."""
+"""Vocabulary size that makes every occurring character a label."""
 
 
 class Spelled(NamedTuple):
-    """A word, and which of the labels it was made of: from `first` to before `last`."""
+    """A word and the range of labels that spell it, from `first` up to but excluding `last`."""
 
     word: str
     first: int
@@ -27,7 +27,7 @@ class Spelled(NamedTuple):
 
 
 def learned(texts: Iterable[str], size: int = CHARACTERS) -> bytes:
-    """A vocabulary of the characters of texts, or of as many of their most telling subwords (byte pairs), if there are so many.
+    """Learn a vocabulary of the characters of texts, or of up to `size` labels by byte-pair encoding.
 
     Raises:
         UserError: the texts have no words, the size is too small for their characters, or SentencePiece is not installed.
@@ -46,37 +46,37 @@ def learned(texts: Iterable[str], size: int = CHARACTERS) -> bytes:
         vocab_size=size or len(characters) + 3,
         hard_vocab_limit=False,
         character_coverage=1.0,
-        max_sentence_length=max(4192, *(len(text.encode()) + 1 for text in texts)),  # longer ones would be left out in silence
+        max_sentence_length=max(4192, *(len(text.encode()) + 1 for text in texts)),  # longer ones would be dropped silently
         normalization_rule_name="identity",  # transcripts are normalised already
         bos_id=BEGIN,
         eos_id=END,
         unk_id=END + 1,
         pad_id=-1,
-        num_threads=1,  # so that the same comes out every time
+        num_threads=1,  # for reproducible results
         minloglevel=2,
     )
     return made.getvalue()
 
 
 def size_of(vocabulary: bytes) -> int:
-    """How many labels it has."""
+    """Return the number of labels of a vocabulary."""
     return _processor(vocabulary).get_piece_size()
 
 
 def labels_of(vocabulary: bytes, text: str) -> list[int]:
-    """The labels of an utterance, those that begin and end it included."""
+    """Return the labels of an utterance, including the start and end labels."""
     return [BEGIN, *_processor(vocabulary).encode(text), END]
 
 
 def spelled(vocabulary: bytes, labels: Sequence[int]) -> list[Spelled]:
-    """The words that labels spell, up to the one that ends them."""
+    """Return the words that labels spell, up to the end label."""
     processor = _processor(vocabulary)
     words: list[Spelled] = []
     for n, label in enumerate(labels):
         if label == END:
             break
         piece = "" if label == BEGIN else "\N{REPLACEMENT CHARACTER}" if label == END + 1 else processor.id_to_piece(label)
-        for k, part in enumerate(piece.split("\N{LOWER ONE EIGHTH BLOCK}")):  # by which the library writes a space
+        for k, part in enumerate(piece.split("\N{LOWER ONE EIGHTH BLOCK}")):  # the library's symbol for a space
             if k or (part and not words):
                 words.append(Spelled(part, n, n + 1))
             elif part:
@@ -89,5 +89,5 @@ def _processor(vocabulary: bytes) -> Any:
     library = extras.library("sentencepiece", "asr")
     try:
         return library.SentencePieceProcessor(model_proto=vocabulary)
-    except Exception:  # whatever the library raises at bytes that are none of its own
+    except Exception:  # the library may raise anything for foreign bytes
         raise UserError("this is no vocabulary of SentencePiece.") from None
