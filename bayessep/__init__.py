@@ -1,4 +1,4 @@
-"""Take speech, music and singing apart with generative models, and find where each of them is."""
+"""Separate speech, music and singing with generative models, and detect where each of them occurs."""
 
 from pathlib import Path as _Path
 

@@ -1,4 +1,4 @@
-"""A separation in files: its stems and labels, and what there is to say besides, as ``separation.json`` holds it."""
+"""Write a separation to files: stems and labels, and the contents of ``separation.json``."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from bayessep.pipeline import Separation
 from bayessep.streaming import LongSeparation
 
 FILES = {"speech": "speech.wav", "music": "music.wav", "labels": "labels.csv", "details": "separation.json"}
-"""What the folder of a separation holds."""
+"""Files in the folder of a separation."""
 
 
 def write(folder: Path, result: Separation, sample_rate: int, gain: float) -> None:
@@ -21,7 +21,7 @@ def write(folder: Path, result: Separation, sample_rate: int, gain: float) -> No
 
 
 def of_separation(result: Separation) -> dict[str, Any]:
-    """The account of a recording that was taken apart as a whole."""
+    """Return the contents of ``separation.json`` for a recording that was separated as a whole."""
     return _common(result) | {
         "bound": result.bound,
         "sweeps": result.steps,
@@ -34,7 +34,7 @@ def of_separation(result: Separation) -> dict[str, Any]:
 
 
 def of_long_separation(result: LongSeparation) -> dict[str, Any]:
-    """The same of one that was worked on in pieces: what is null here is known of pieces, if at all."""
+    """Return the same for a recording separated in blocks; null stands for what exists per block, if at all."""
     unknown = ("bound", "sweeps", "converged", "period_seconds", "gain", "frequencies", "filter")
     return _common(result) | dict.fromkeys(unknown)
 

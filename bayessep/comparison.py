@@ -1,7 +1,6 @@
-"""Several methods on one mixture: their stems, their scores, and one table.
+"""Compare several methods on one mixture: their stems, their scores, and one table.
 
-The first row, ``mixture``, is the mixture itself taken as the estimate of both stems: what was there before anybody
-separated anything.
+The first row, ``mixture``, takes the mixture itself as the estimate of both stems: the baseline without any separation.
 """
 
 import csv
@@ -38,28 +37,28 @@ STEMS = ("speech", "music")
 
 
 class Row(NamedTuple):
-    """One method. Scores are None where there is no reference, or nothing to score."""
+    """Results of one method. Scores are None if there is no reference or the estimate is silent."""
 
     method: str
     speech: StemScores | None
     music: StemScores | None
-    bound: float | None  # on the evidence; of icm the log posterior. Not comparable between methods
+    bound: float | None  # on the log evidence; for icm the log posterior. Not comparable between methods
     sweeps: int | None
-    seconds: float | None  # without the training that the methods share
+    seconds: float | None  # without the training shared by the methods
 
 
 class Comparison(NamedTuple):
-    """Rows in the order the methods were asked for, after the mixture; what they found, by method."""
+    """Results of all methods: rows in the order requested, after that of the mixture, and separations by method."""
 
     rows: list[Row]
     separations: dict[str, Separation]  # of the Bayesian methods
     sample_rate: int
     training_seconds: float  # shared by the methods that use trained templates
-    estimates: Mapping[str, Estimate] = {}  # of all others
+    estimates: Mapping[str, Estimate] = {}  # of all other methods
 
     @property
     def apart(self) -> dict[str, Separation | Estimate]:
-        """Both of them, in the order of the rows."""
+        """Separations and estimates by method, in the order of the rows."""
         every = {**self.separations, **self.estimates}
         return {row.method: every[row.method] for row in self.rows if row.method in every}
 
@@ -75,22 +74,22 @@ def compare(
     estimators: Mapping[str, Estimator] = {},
     progress: Progress = silent,
 ) -> Comparison:
-    """Run methods on one mixture; the Bayesian ones with the same settings and the same trained templates.
+    """Run several methods on one mixture; the Bayesian ones share settings and trained templates.
 
     Args:
-        mixture: float waveform, every channel of it.
+        mixture: float waveform with all channels.
         sample_rate: in Hz.
         known: training speech, music to look for, labels.
-        methods: keys of `METHODS` and of `estimators`; one named twice is run once.
-        settings: of the Bayesian methods; their `method` does not matter.
+        methods: keys of `METHODS` and of `estimators`; duplicates are run once.
+        settings: of the Bayesian methods; their `method` is ignored.
         references: true ``speech`` and ``music``, mono; without them nothing is scored. Estimates are scored by the
             mean of their channels, as references are mixed down (`downmix`).
-        estimators: other ways to separate, by name (`estimates`).
+        estimators: other separation methods, by name (`estimates`).
         progress: called now and then.
 
     Raises:
-        UserError: a method does not exist, has nothing to learn from, a reference is silent or of another length, or samples are no
-            numbers or not of the shapes above.
+        UserError: a method does not exist or has nothing to learn from, a reference is silent or of another length, or samples are
+            NaN or infinite or not of the shapes above.
     """
     names = list(dict.fromkeys(methods))
     if not names:
@@ -128,7 +127,7 @@ def score(
     speech: Float[np.ndarray, "C N"],
     music: Float[np.ndarray, "C N"],
 ) -> tuple[StemScores | None, StemScores | None]:
-    """Scores of both stems; None for one without a reference, or with nothing but silence in it."""
+    """Return the scores of both stems; None for a stem without a reference or a silent one."""
     estimates = {"speech": to_mono(speech), "music": to_mono(music)}
     audible = {name: w for name, w in estimates.items() if name in references and np.any(w)}
     scores = metrics.evaluate_stems(references, audible) if audible else {}
@@ -136,7 +135,7 @@ def score(
 
 
 def _checked(references: Mapping[str, np.ndarray], length: int) -> dict[str, np.ndarray]:
-    """The references, or an error before any work is done."""
+    """Validate the references before any work is done."""
     for name, waveform in references.items():
         if name not in STEMS:
             raise UserError(f"there is no stem {name!r} to refer to; name references speech or music.")
@@ -154,12 +153,12 @@ def _checked(references: Mapping[str, np.ndarray], length: int) -> dict[str, np.
 
 
 def number(value: float | int | None) -> float | int | None:
-    """None for what JSON has no word for."""
+    """Return the value, or None if it is infinite or NaN, which JSON cannot represent."""
     return None if value is None or not math.isfinite(value) else value
 
 
 def to_json(comparison: Comparison) -> dict[str, Any]:
-    """The rows as a JSON document; what is not finite (the SAR of the mixture) is null."""
+    """Return the rows as a JSON document; values that are not finite (the SAR of the mixture) become null."""
 
     def scores(found: StemScores | None) -> dict[str, float | int | None] | None:
         return None if found is None else {name: number(exact(value)) for name, value in found._asdict().items()}
@@ -179,7 +178,7 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
 
 
 class Column(NamedTuple):
-    """A column of the table for people: its heading, how it is read from a row, and which values are best."""
+    """A column of the printed table: its heading, its values, and the row with the best one."""
 
     heading: str
     values: list[float | int | None]  # one for each row
@@ -188,7 +187,7 @@ class Column(NamedTuple):
 
 
 def columns(comparison: Comparison) -> list[Column]:
-    """What the table shows, column by column. Mixture and ideal masks compete for no best value, and bounds do not compete."""
+    """Return the table's columns; mixture and ideal masks are never marked best, and bounds, sweeps and seconds have no best."""
     rows = comparison.rows
     competing = [n for n, row in enumerate(rows) if n > 0 and row.method not in ORACLES]
 
@@ -213,16 +212,16 @@ def columns(comparison: Comparison) -> list[Column]:
     return [Column(head, values, digits, best(values, sign) if sign else None) for head, values, digits, sign in wanted]
 
 
-ROUNDING = 99.0  # decibels
+ROUNDING = 99.0  # decibels; ratios at least this large are limited by rounding only
 
 
 def exact(decibels: float | int) -> float:
-    """Infinite where only rounding is left, as in the SAR of a mixture, which has no artefacts."""
+    """Return infinity for a ratio limited only by rounding errors, as the SAR of a mixture, which has no artefacts."""
     return math.inf if decibels >= ROUNDING else float(decibels)
 
 
 def cell(value: float | int | None, decimals: int) -> str:
-    """A number as the tables print it, 11.95 as 12.0 although it is held as a little less; a dash where there is none."""
+    """Format a number for the tables, rounding decimal halves up (11.95 to 12.0 despite its binary value); a dash for no value."""
     if value is None or math.isnan(value):
         return "–"
     if math.isinf(value):
@@ -240,12 +239,12 @@ CAPTION = (
 
 
 def plain_table(title: str, caption: str = "") -> Table:
-    """An empty table for a terminal; without rules between columns the usual ones fit into 80 characters."""
+    """Return an empty table for a terminal; without rules between columns, typical tables fit into 80 characters."""
     return Table(title=title, caption=caption or None, caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
 
 
 def table(comparison: Comparison) -> Table:
-    """The comparison for a terminal, the best value of each column in bold."""
+    """Return the comparison as a table for a terminal, with the best value of each column in bold."""
     shown = plain_table("Speech and music, separated", CAPTION)
     shown.add_column("method", no_wrap=True)
     found = columns(comparison)
@@ -263,16 +262,16 @@ FILES = {kind: f"compare.{kind}" for kind in ("png", "json", "csv")}
 
 
 EVERY = (*METHODS, *SUMMARIES)
-"""All methods there are, Bayesian and others."""
+"""All methods, Bayesian and others."""
 
 
 def files_of(method: str) -> list[str]:
-    """What is written of one method, in the folder of the comparison."""
+    """Return the files written for one method, relative to the folder of the comparison."""
     return [f"{method}/{name}" for name in accounts.FILES.values()]
 
 
 def earlier(folder: Path) -> list[str]:
-    """What a comparison that is in the folder already has written of its methods; nothing where there is none."""
+    """Return the files of all methods of a comparison already in the folder; an empty list if there is none."""
     try:
         methods = [row["method"] for row in json.loads((folder / FILES["json"]).read_text(encoding="utf-8"))["rows"]]
     except (OSError, ValueError, TypeError, KeyError):
@@ -290,10 +289,11 @@ def write(
 ) -> dict[str, Path]:
     """Write the audio of each method, a figure and the tables; all files appear together, or none.
 
-    FOLDER/<method>/ with speech.wav, music.wav and, of Bayesian methods, labels.csv and separation.json; and compare.png,
-    compare.json, compare.csv. Where any stem would clip, all of them are turned down by one gain, which compare.json then names.
+    These are FOLDER/<method>/ with speech.wav, music.wav and, for Bayesian methods, labels.csv and separation.json; and
+    compare.png, compare.json, compare.csv. If any stem would clip, all stems are attenuated by a common gain, which compare.json
+    then records.
 
-    Returns the paths of the three files by their extension.
+    Returns the paths of the last three files by their extension.
 
     Raises:
         UserError: the folder cannot be written to.

@@ -1,7 +1,7 @@
-"""Convolutive NMF on speech and music: templates of 20 frames from examples of both, and recordings taken apart by them.
+"""Convolutive NMF of speech and music: learn templates of 20 frames from examples of both, and separate recordings with them.
 
-What paper 004 compares its network with (`models.convolutive_nmf`), given what the Bayesian methods are given: examples of the
-speech, of the music, and labels. A learned one is a `neural.Windowed`: recordings of any length go through it in windows.
+The baseline of paper 004 (`models.convolutive_nmf`), with the input that the Bayesian methods get: examples of speech and of music,
+and labels. Learned templates are a `neural.Windowed`, so recordings of any length are separated window by window.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from bayessep.timeline import Segment
 
 @dataclass(frozen=True)
 class Convolutive:
-    """How to separate by templates of several frames.
+    """Settings of separation by convolutive NMF.
 
     Attributes:
-        templates: of each source; no more than there are windows to learn from. The paper has 1500, of fifty songs.
-        frames: of a template.
+        templates: number per source, limited by the number of training windows. The paper has 1500, from fifty songs.
+        frames: number per template.
         training_sweeps: multiplicative updates of the templates.
-        sweeps: of the activations in the mixture, the templates being kept.
-        alpha: above which mean share a cell is the speech's (equation 1 of paper 004); None shares each cell.
-        overlap: of one frame of the spectrogram with the next.
+        sweeps: multiplicative updates of the activations in the mixture, with fixed templates.
+        alpha: threshold on the mean share above which a cell goes to the speech (equation 1 of paper 004); None gives a soft mask.
+        overlap: of consecutive frames of the spectrogram.
         max_frequency: bins above (Hz) follow the mask of the highest modelled band.
-        seed: of the start of both.
+        seed: of the random starts of training and separation.
 
     Raises:
         UserError: a number is out of range.
@@ -66,60 +66,60 @@ class Convolutive:
 
     @property
     def common(self) -> Settings:
-        """What it has in common with the Bayesian methods; `Settings` checks it."""
+        """The settings shared with the Bayesian methods, which `Settings` validates."""
         return Settings(overlap=self.overlap, max_frequency=self.max_frequency, seed=self.seed)
 
 
 MOST_WINDOWS = 2000
-"""About as many windows of a source are learned from: they are held at once."""
+"""Approximate limit on the training windows of a source, which are all held in memory."""
 
 
 class Templates(NamedTuple):
-    """Of both sources, at one sample rate: a `neural.Windowed`."""
+    """Learned templates of both sources at one sample rate; implements `neural.Windowed`."""
 
     speech: Float[Array, "K D"]
     music: Float[Array, "J D"]
-    bins: int  # that are modelled
+    bins: int  # number of modelled bins
     labels: tuple[Segment, ...] | None
     sample_rate: int
     config: Convolutive
 
     @property
     def stft(self) -> Stft:
-        """Of which masks are made."""
+        """Settings of the spectrogram that is masked."""
         return stft_for_rate(self.sample_rate, overlap=self.config.overlap)
 
     @property
     def hop(self) -> int:
-        """Of the spectrogram."""
+        """Hop of the spectrogram, in samples."""
         return self.stft.hop
 
     @property
     def context(self) -> int:
-        """A cell depends on as many frames to each side as a template has, less one, and a sample on those it lies in."""
+        """Samples of context on each side: a template's frames less one, which affect a cell's share, plus one STFT frame."""
         return (self.config.frames - 1) * self.hop + self.stft.n_fft
 
     def level(self, power: float, peak: float) -> float:
-        """Shares do not depend on the scale; of one near 1, no float32 is too small."""
+        """Normalise recordings to a peak of 1: shares do not depend on the scale, but near 1 nothing underflows in float32."""
         del power
         return peak
 
     def predict(self, x: Float[np.ndarray, "C N"], length: int, begin: int) -> Float[np.ndarray, "C 2 N"]:
-        """Speech and music of a window; every channel has one mask, and labels settle what they label."""
+        """Separate a window into speech and music, with one mask for all channels; labelled frames follow their labels."""
         spectrum = np.asarray(stft(jnp.asarray(x), self.stft))
         times = frame_times(spectrum.shape[1], self.stft, self.sample_rate) + begin / self.sample_rate
         given = preparation.read_labels(self.labels, times, self.config.common.p_music)
         mask, _, _ = preparation.settled(given, self.bins)
-        heard = frame_count(length, self.stft)  # beyond its end, fewer windows cover a cell
+        heard = frame_count(length, self.stft)  # only frames of the recording: in padding behind it, fewer windows cover a cell
         rows = np.flatnonzero(given.target[:heard])
         if len(rows):
             mask[rows] = self.mask_of(np.abs(spectrum).mean(0)[:heard, : self.bins])[rows]
-        mask[heard:] = mask[heard - 1]  # frames that share its last samples
+        mask[heard:] = mask[heard - 1]  # later frames overlap the recording's last samples
         speech = masked(spectrum, mask, self.stft, x.shape[1], 1.0)
         return np.stack([speech, x - speech], axis=1)
 
     def mask_of(self, magnitude: Float[np.ndarray, "T F"]) -> Float[np.ndarray, "T F"]:
-        """The speech's mean share of each cell, or where it is above alpha."""
+        """Return the mean share of speech in each cell, thresholded at alpha if that is set."""
         c = self.config
         key = jax.random.fold_in(jax.random.key(c.seed), 2)
         mean = convolutive_nmf.averaged_shares(key, magnitude, self.speech, self.music, c.sweeps)
@@ -134,10 +134,10 @@ def learn(
     config: Convolutive,
     progress: Progress = silent,
 ) -> Templates:
-    """Templates of magnitudes of both; a window begins with each frame, or with fewer where there are many.
+    """Learn templates from magnitudes of both sources; the hop between windows is one frame, or more if there are many frames.
 
     Raises:
-        UserError: there is nothing to learn one of them from.
+        UserError: there are no frames, or only silent ones, of one of the sources.
     """
     found = []
     for n, (name, frames) in enumerate((("speech", speech), ("music", music))):
@@ -153,7 +153,7 @@ def learn(
 def learn_of(
     mixture: Float[np.ndarray, "C N"], sample_rate: int, known: Known, config: Convolutive, progress: Progress = silent
 ) -> Templates:
-    """Templates from what is known of a mixture that is held.
+    """Learn templates from what is known of a mixture in memory.
 
     Raises:
         UserError: as `pipeline.analyse` and `learn`.
@@ -163,7 +163,7 @@ def learn_of(
 
 
 def learn_of_file(path: Path, known: Known, config: Convolutive, progress: Progress = silent) -> Templates:
-    """The same of a mixture in a file of any length.
+    """Learn templates from what is known of a mixture in a file of any length.
 
     Raises:
         UserError: as `audio.read` and `learn`.

@@ -1,7 +1,7 @@
-"""Draws from the posterior of a separation: what else the speech and the music may have been.
+"""Draws from the posterior of a separation: plausible alternatives for the speech and the music.
 
-A separation holds posterior means and standard deviations; these draws keep what belongs together together, from bin to bin and
-from frame to frame, so that anything can be computed of them, or they can be listened to.
+A separation holds posterior means and standard deviations per bin; draws also keep the dependence between bins and frames, so that
+any statistic can be computed from them, and they can be listened to.
 """
 
 from collections.abc import Iterator
@@ -22,11 +22,11 @@ from bayessep.stft import stft
 
 
 def draw_masks(found: Separation, key: PRNGKeyArray, draws: int) -> Iterator[Float[np.ndarray, "T F"]]:
-    """Draws of the speech share of every modelled bin, around `found.mask`; what labels settle never varies, nor does what is all
-    speech because hardly any music was inferred there (`Settings.faint`).
+    """Yield draws of the speech share of every modelled bin, around `found.mask`.
 
-    Where the blocks are points (icm) the mask is their mean. Where they are uncertain it is not quite: the mask is made of their
-    geometric means.
+    Frames settled by labels never vary, nor do those given to the speech because hardly any music was inferred (`Settings.faint`).
+    If the blocks are points (icm), the mean of the draws is the mask; if they are uncertain, only approximately, because the mask
+    is computed from their geometric means.
     """
     problem, blocks, moments, readings, candidates, n_speech = found.posterior
     rows = target_rows(problem, int(found.target.sum()))
@@ -41,14 +41,14 @@ def draw_masks(found: Separation, key: PRNGKeyArray, draws: int) -> Iterator[Flo
 
 
 def key_of(found: Separation) -> PRNGKeyArray:
-    """For draws of a separation: of its seed, and out of reach of the keys that inference split off it."""
+    """Return a key for draws of a separation, derived from its seed but distinct from the keys that inference split off it."""
     return jax.random.fold_in(jax.random.key(found.settings.seed), 2**31)
 
 
 def draw_speech(
     found: Separation, mixture: Float[np.ndarray, "C N"], sample_rate: int, key: PRNGKeyArray, draws: int
 ) -> Iterator[Float[np.ndarray, "C N"]]:
-    """Draws of the speech as waveforms; the music of each is the mixture less its speech."""
+    """Yield draws of the speech as waveforms; the music of each is the mixture minus its speech."""
     window = window_of(found.settings, sample_rate)
     spectrum = np.asarray(stft(jnp.asarray(mixture, jnp.float32), window))
     for mask in draw_masks(found, key, draws):
@@ -56,10 +56,10 @@ def draw_speech(
 
 
 def to_arviz(found: Separation, key: PRNGKeyArray, draws: int = 200):
-    """Draws of the model's blocks in ArviZ's container, with the magnitudes that they explain as observed data.
+    """Return draws of the model's blocks in ArviZ's container, with the magnitudes that they explain as observed data.
 
-    Variables: templates, excitations and, where there is music, filter, gain and the learned entries of the catalogue. Blocks of
-    which the method has points (ICM, flat priors) are repeated. Frames are in seconds, frequencies in Hz.
+    Variables are templates, excitations and, if there is music, filter, gain and the learned catalogue entries. Blocks that are
+    points (ICM, flat priors) are repeated. Frame coordinates are in seconds, frequencies in Hz.
     """
     problem, blocks, moments, readings, _ = found.posterior[:5]
     frames = target_rows(problem, int(found.target.sum()))

@@ -1,4 +1,4 @@
-"""Sources without a posterior: what networks, convolutive NMF and ideal masks say of a recording, beside the Bayesian methods."""
+"""Point estimates of the sources, by networks, convolutive NMF or ideal masks, for comparison with the Bayesian methods."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -18,13 +18,13 @@ from bayessep.stft import bin_frequencies, frame_times, stft, stft_for_rate
 
 Mixture = Float[np.ndarray, "C N"]
 Estimator = Callable[[Mixture, int, Progress], Stems]
-"""From a mixture and its sample rate to its stems, which sum to it."""
+"""Function of a mixture, its sample rate and a progress callback, to stems that sum to the mixture."""
 
 ORACLES = {
     "ideal-binary-mask": "Each cell of the spectrogram goes to the louder source: made of the truth, a limit for binary masks",
     "ideal-ratio-mask": "Each cell is shared as the true magnitudes are: made of the truth, a limit for masks between 0 and 1",
 }
-"""Made of the truth: nobody can win against them."""
+"""Ideal masks, computed from the true sources: upper limits for the other methods."""
 SUMMARIES = {
     "conv-nmf": "Non-negative templates of 20 frames of both sources, learned from examples (paper 004)",
     "conv-tasnet": "Masks on a filter bank that was learned with them, by dilated convolutions (paper 001)",
@@ -32,11 +32,11 @@ SUMMARIES = {
     "deep-karaoke": "A mask of the spectrogram by one wide layer that was trained on songs (paper 004)",
     "idempotent-masker": "A mask that leaves music alone, learned from songs and unmatched music without vocals (paper 002)",
 } | ORACLES
-"""What each of them is, in a sentence."""
+"""One-line descriptions of the estimators."""
 
 
 class Estimate(NamedTuple):
-    """Both stems, and the share of the speech in the magnitudes of both: what a mask would have had to be."""
+    """Both stems, and the mask that they imply: the share of the speech in the sum of both magnitudes."""
 
     speech: Mixture
     music: Mixture
@@ -47,7 +47,7 @@ class Estimate(NamedTuple):
 
 
 def estimate_of(stems: Stems, sample_rate: int, seconds: float, top: float = 8000.0) -> Estimate:
-    """Stems with what can be seen of them, up to `top` Hz."""
+    """Complete stems to an `Estimate`, with the implied mask up to `top` Hz."""
     window = stft_for_rate(sample_rate)
     frequencies = bin_frequencies(window, sample_rate)
     keep = frequencies <= top
@@ -57,12 +57,12 @@ def estimate_of(stems: Stems, sample_rate: int, seconds: float, top: float = 800
 
 
 def by(separator: Windowed) -> Estimator:
-    """A trained network, or anything else that separates window by window."""
+    """Return the estimator of a trained network, or of anything else that separates window by window."""
     return lambda mixture, sample_rate, progress: neural.separate(mixture, sample_rate, separator, progress=progress)
 
 
 def by_templates(known: Known, config: Convolutive = Convolutive()) -> Estimator:
-    """Convolutive NMF of what is known of the mixture, which it learns from first."""
+    """Return the estimator by convolutive NMF, which first learns templates from what is known of the mixture."""
 
     def separate(mixture: Mixture, sample_rate: int, progress: Progress) -> Stems:
         learned = convolutive.learn_of(mixture, sample_rate, known, config, progress)
@@ -72,10 +72,10 @@ def by_templates(known: Known, config: Convolutive = Convolutive()) -> Estimator
 
 
 def by_truth(name: str, references: Mapping[str, Float[np.ndarray, " N"]]) -> Estimator:
-    """One of `ORACLES`, made of the true ``speech`` and ``music``.
+    """Return the estimator of one of `ORACLES`, from the true ``speech`` and ``music``.
 
     Raises:
-        UserError: one of them is not known.
+        UserError: one of them is missing in `references`.
     """
     if missing := {"speech", "music"} - references.keys():
         raise UserError(f"{name} is made of the truth, and the {min(missing)} is not known: give its reference, too.")

@@ -1,4 +1,4 @@
-"""Libraries that only some need: imported when they are asked for, and named, with their extra, where they are not there."""
+"""Import of optional libraries on demand; the error for a missing one names the extra that installs it."""
 
 import importlib
 from typing import Any
@@ -7,12 +7,12 @@ from bayessep.errors import UserError
 
 
 def library(module: str, extra: str, *, package: str | None = None) -> Any:
-    """Import a module of an extra of this project.
+    """Import a module that belongs to an extra of this project.
 
     Args:
         module: its dotted name.
-        extra: the extra of pyproject.toml that brings it.
-        package: the name to install, where it is another one.
+        extra: the extra of pyproject.toml that installs it.
+        package: name of the package, if it differs from that of the module.
 
     Raises:
         UserError: it is not installed.

@@ -1,8 +1,8 @@
-"""The Gamma distribution as conjugate inference reads it.
+"""The Gamma distribution for conjugate inference: moments, divergences, draws, updates and fits.
 
-Everywhere in this project a Gamma distribution is given by **shape and scale** (mean = shape * scale), as paper 000 does
-in its equation 15. The log of its geometric mean, E[log x] = psi(shape) + log(scale), is what a Poisson likelihood asks of
-it, so `geometric_mean` and `log_mean` are as important here as `mean`.
+Everywhere in this project a Gamma distribution is given by **shape and scale** (mean = shape * scale), as in equation 15 of
+paper 000. Expected Poisson log likelihoods involve the log of its geometric mean, E[log x] = psi(shape) + log(scale), so
+`geometric_mean` and `log_mean` are as important here as `mean`.
 
 In float32, psi and log Gamma come from short series with a recurrence, several times cheaper than the general special
 functions and accurate to a few units in the last place; in float64, the reference, the special functions themselves are used.
@@ -28,7 +28,7 @@ class Gamma(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """What a Poisson likelihood needs to know of a positive quantity: its arithmetic mean and its geometric mean.
+    """Moments of a positive quantity that enter a Poisson likelihood: its arithmetic mean and its geometric mean.
 
     For a point estimate or a sample both are the point itself.
     """
@@ -44,11 +44,11 @@ def point(value: Float[Array, "..."]) -> Moments:
 
 # --- special functions ---------------------------------------------------------------------------------------------------
 
-_SHIFT = 4  # the recurrence moves every argument to at least this before the asymptotic series is used
+_SHIFT = 4  # the recurrence shifts every argument by this much before the asymptotic series is used
 
 
 def _shifted(a):
-    """(a + 4, sum of 1/(a+k), product of (a+k)) for k = 0..3, with one division."""
+    """Return (a + 4, sum of 1/(a+k), product of (a+k)) for k = 0..3, with one division."""
     ends = a * (a + 3)
     middle = ends + 2  # (a + 1)(a + 2)
     product = ends * middle
@@ -79,7 +79,7 @@ def digamma(a: Float[Array, "*s"]) -> Float[Array, "*s"]:
 
 
 def log_minus_digamma(a: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """log(a) - psi(a) for a > 0, precise also where the two are large and nearly equal."""
+    """log(a) - psi(a) for a > 0, precise even where the two are large and nearly equal."""
     if a.dtype == jnp.float64:
         return jnp.log(a) - _digamma(a)
     z, reciprocals, _ = _shifted(a)
@@ -113,7 +113,7 @@ def _stirling_series(z):
 
 
 def _beside_stirling(a):
-    """The same for every a > 0."""
+    """log Gamma(a) - (a - 1/2) log a + a - log(2 pi) / 2 for every a > 0: the remainder of Stirling's formula."""
     plain = log_gamma(a) - ((a - 0.5) * jnp.log(a) - a + _HALF_LOG_2_PI)
     if a.dtype == jnp.float64:
         return plain
@@ -144,7 +144,7 @@ def log_mean(q: Gamma) -> Float[Array, "..."]:
 
 
 def mode(q: Gamma) -> Float[Array, "..."]:
-    """The most probable value, (shape - 1) * scale; 0 where the shape is below 1 and the density has its pole there."""
+    """The most probable value, (shape - 1) * scale; 0 where the shape is below 1, as the density has its pole there."""
     return jnp.maximum(q.shape - 1, 0) * q.scale
 
 
@@ -156,8 +156,8 @@ def log_prob(q: Gamma, x: Float[Array, "..."]) -> Float[Array, "..."]:
 def kl(q: Gamma, p: Gamma) -> Float[Array, "..."]:
     """KL(q || p), cell by cell.
 
-    In terms of the ratio of both means, and of what log Gamma and psi are beside Stirling's formula: none of them grows with the
-    shapes, as the terms of the textbook do, which in float32 leave nothing of a small divergence of large shapes.
+    It is computed from the ratio of the means and the remainders of log Gamma and psi after Stirling's formula. Unlike the terms of
+    the textbook formula these do not grow with the shapes, which in float32 would cancel out a small divergence of large shapes.
     A flat p (infinite scale) has no density to compare with; see `flat`.
     """
     ratio = q.shape / p.shape * (q.scale / p.scale)
@@ -176,20 +176,21 @@ def entropy(q: Gamma) -> Float[Array, "..."]:
 
 
 def sample(key: PRNGKeyArray, q: Gamma) -> Float[Array, "..."]:
-    """One draw for each cell, made as a logarithm: below shape 0.1, some are smaller than float32 can say, and 0."""
+    """Draw one value per cell, via its logarithm; below shape 0.1 some draws underflow to 0 in float32."""
     shape, scale = jnp.broadcast_arrays(q.shape, q.scale)
     return jnp.exp(draw_unit(key, shape)) * scale
 
 
-_BOOST = 4  # draws are made at this much more shape, where proposals are nearly always accepted
-_PROPOSALS = 3  # all of them are refused once in ten million draws; the last one is then taken
+_BOOST = 4  # added to the shape of draws, so that proposals are nearly always accepted
+_PROPOSALS = 3  # all of them are rejected once in ten million draws; the last one is then taken
 
 
 @jax.custom_jvp
 def _draw_large(shape: Float[Array, "*s"], uniform: Float[Array, "6 *s"]) -> Float[Array, "*s"]:
-    """A draw from Gamma(shape, 1), as its logarithm, for shapes of at least 4: cubes of normals (Marsaglia and Tsang 2000).
+    """Draw the logarithm of a Gamma(shape, 1) variate for shapes of at least 4: cubes of normals (Marsaglia and Tsang 2000).
 
-    Its derivative holds the accepted normal fixed. Acceptance makes this inexact: by 0.5 % at shape 4, falling as shape^-2.
+    Its derivative holds the accepted normal fixed. Ignoring the acceptance step makes it inexact: by 0.5 % at shape 4, falling as
+    shape^-2.
     """
     normal = jnp.sqrt(jnp.asarray(2, shape.dtype)) * jax.lax.erf_inv(2 * uniform[:_PROPOSALS] - 1)
     d = (shape - 1 / 3)[None]
@@ -208,12 +209,12 @@ def _draw_large_jvp(primals, tangents):
 
 
 def draw_unit(key: PRNGKeyArray, shape: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """A draw from Gamma(shape, 1), as its logarithm, differentiable in the shape.
+    """Draw the logarithm of a Gamma(shape, 1) variate, differentiable in the shape.
 
-    A draw of more shape is shrunk by powers of uniforms (X_a = X_{a+1} U^{1/a}, four times over), where nearly all of the
-    derivative then sits, exactly: in expectation it is off by less than 0.1 % at any shape.
+    A draw at a larger shape is shrunk by powers of uniforms (X_a = X_{a+1} U^{1/a}, four times over). These contribute nearly all
+    of the derivative, and exactly, so that in expectation it is off by less than 0.1 % at any shape.
     """
-    # One call for all that is random: compiling the generator costs a second each time.
+    # One call for all random numbers: compiling the generator costs a second each time.
     uniform = jax.random.uniform(key, (2 * _PROPOSALS + _BOOST, *shape.shape), shape.dtype, minval=1e-7)
     log_shrink = jnp.log(uniform[2 * _PROPOSALS :])
     log_draw = _draw_large(shape + _BOOST, uniform[: 2 * _PROPOSALS])
@@ -221,13 +222,13 @@ def draw_unit(key: PRNGKeyArray, shape: Float[Array, "*s"]) -> Float[Array, "*s"
 
 
 def sample_share(key: PRNGKeyArray, a: Float[Array, "*s"], b: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """A draw from Beta(a, b): the share of the first in the sum of two draws, of shapes a and b."""
+    """Draw from Beta(a, b): the share of the first in the sum of two Gamma draws, of shapes a and b."""
     first, second = draw_unit(key, jnp.stack([a, b]))
     return jax.nn.sigmoid(first - second)
 
 
 def around(mean: Float[Array, "*s"], shape: float | int) -> Gamma:
-    """Gamma distributions with the given means, and one shape for all: the larger, the closer to the mean."""
+    """Gamma distributions with the given means and one common shape: the larger, the more concentrated around the mean."""
     return Gamma(jnp.full_like(mean, shape), mean / shape)
 
 
@@ -237,7 +238,7 @@ def flat(like: Float[Array, "*s"]) -> Gamma:
 
 
 def multiply(prior: Gamma, counts: Float[Array, "..."], exposure: Float[Array, "..."]) -> Gamma:
-    """Posterior after Poisson counts at a rate of `exposure` per unit (paper 000, equations 14 and 15).
+    """Posterior after Poisson counts whose rate is the unknown times `exposure` (paper 000, equations 14 and 15).
 
     `exposure` must be positive where the prior is flat.
     """
@@ -246,10 +247,10 @@ def multiply(prior: Gamma, counts: Float[Array, "..."], exposure: Float[Array, "
 
 
 def read(q: Gamma, reading: Reading, key: PRNGKeyArray | None = None) -> Moments:
-    """Read a conditional: what separates variational Bayes, ICM and Gibbs from one another.
+    """Read a Gamma conditional as moments; the reading distinguishes variational Bayes, ICM and Gibbs sampling.
 
     - ``"mean"``: arithmetic and geometric mean (variational Bayes);
-    - ``"mode"``: the mode (ICM, MAP), kept above the smallest normal number so that a zero is not absorbing for ever;
+    - ``"mode"``: the mode (ICM, MAP), at least the smallest normal number so that zero is not an absorbing state;
     - ``"log_mode"``: the mode of log x, shape * scale, which exists for every shape and keeps MAP monotone below shape 1;
     - ``"sample"``: a draw (Gibbs).
     """
@@ -269,9 +270,9 @@ def read(q: Gamma, reading: Reading, key: PRNGKeyArray | None = None) -> Moments
 
 
 def log_prior(prior: Gamma, posterior: Gamma, moments: Moments, reading: Reading) -> Float[Array, "..."]:
-    """A block's own term in the objective that its reading ascends, cell by cell.
+    """Return a block's prior term in the objective of its reading, cell by cell.
 
-    Minus the KL divergence for a mean; the log density of the point for a mode (of log x for a log-mode), up to the
+    It is minus the KL divergence for a mean; for a mode, the log density of the point (of log x for a log-mode), up to the
     infinite constant of a flat prior.
     """
     if reading == "mean":
@@ -300,7 +301,7 @@ def _solve_shape(c: Float[Array, "*s"], steps: int = 6) -> Float[Array, "*s"]:
 
 
 def fit(mean_x: Float[Array, "*s"], mean_log_x: Float[Array, "*s"]) -> Gamma:
-    """The Gamma whose mean and log-mean are these: maximum likelihood from (expected) sufficient statistics."""
+    """Return the Gamma with this mean and log-mean: maximum likelihood from (expected) sufficient statistics."""
     shape = _solve_shape(jnp.log(mean_x) - mean_log_x)
     return Gamma(shape, mean_x / shape)
 
@@ -308,6 +309,6 @@ def fit(mean_x: Float[Array, "*s"], mean_log_x: Float[Array, "*s"]) -> Gamma:
 def fit_shape(
     prior_mean: Float[Array, "*s"], mean_ratio: Float[Array, "*s"], mean_log_ratio: Float[Array, "*s"]
 ) -> Gamma:
-    """Best shape with the mean held: ratios are x / prior_mean (Cemgil 2009, the mean form, one shape tied over cells)."""
+    """Fit the shape with the mean held fixed; ratios are x / prior_mean (Cemgil 2009, the mean form, one shape tied over cells)."""
     shape = _solve_shape(mean_ratio - mean_log_ratio - 1)
     return Gamma(shape, prior_mean / shape)

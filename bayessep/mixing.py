@@ -1,4 +1,4 @@
-"""Mixing speech and music at a ratio, cropping, looping, fading: pure functions of arrays and keys.
+"""Mix speech and music at a given ratio, crop, loop and fade: pure functions of arrays and keys.
 
 The ratio of a mixture is the speech-to-music ratio (SMR), 10 log10 of the power of the speech over that of
 the music. In a mixture made here the speech is left as it is and the music is scaled. A function works on one
@@ -44,13 +44,13 @@ def ratio_db(a: Float[Array | np.ndarray, "..."], b: Float[Array | np.ndarray, "
 def scale_to_ratio(
     speech: Float[Array | np.ndarray, "..."], music: Float[Array | np.ndarray, "..."], smr_db: Number
 ) -> Float[Array, ""]:
-    """The gain for the music that puts speech over music at ``smr_db`` decibels.
+    """Return the gain for the music that gives a speech-to-music ratio of ``smr_db`` decibels.
 
-    No gain does that if one of the two is silent. Under jit, vmap or grad, where nothing can be raised, the
+    If one of the two is silent, there is no such gain. Under jit, vmap or grad, where no error can be raised, the
     gain is then 1, with a zero gradient.
 
     Raises:
-        UserError: outside of them, the speech or the music is silent.
+        UserError: outside of these, the speech or the music is silent.
     """
     speech_power, music_power = power(speech), power(music)
     if not isinstance(speech_power, Tracer) and not isinstance(music_power, Tracer):
@@ -71,7 +71,7 @@ def mix_at_ratio(
     music: Float[Array | np.ndarray, "*channels N"],
     smr_db: Number,
 ) -> Mixture:
-    """Speech as it is, over music scaled to ``smr_db`` decibels (`scale_to_ratio`, also for silence)."""
+    """Mix unchanged speech with music scaled to a ratio of ``smr_db`` decibels (`scale_to_ratio`, also for silence)."""
     speech, music = jnp.asarray(speech), jnp.asarray(music)
     scaled = scale_to_ratio(speech, music, smr_db) * music
     return Mixture(speech + scaled, speech, scaled)
@@ -83,23 +83,23 @@ def mix_at_ratio(
 def repeat_to_length(
     x: Float[Array | np.ndarray, "*channels N"], n: int, offset: int | Int[Array, ""] = 0
 ) -> Float[Array, "*channels {n}"]:
-    """n samples of x played over and over, from sample ``offset`` of x (any integer, may be traced)."""
+    """Loop x and return n samples of it from sample ``offset`` of x (any integer, may be traced)."""
     period = x.shape[-1]
     start = jnp.asarray(offset) % period
-    # start + n may exceed the period many times, but not what an int32 counts (37 hours at 16 kHz).
+    # start + n may exceed the period many times, but not the range of int32 (37 hours at 16 kHz).
     return jnp.take(jnp.asarray(x), (start + jnp.arange(n, dtype=start.dtype)) % period, axis=-1)
 
 
 def fade(
     x: Float[Array | np.ndarray, "*channels N"], sample_rate: int, in_s: float | int, out_s: float | int
 ) -> Float[Array, "*channels N"]:
-    """x fading in over ``in_s`` seconds at its beginning and out over ``out_s`` at its end (raised cosine).
+    """Fade x in over ``in_s`` seconds at its beginning and out over ``out_s`` at its end (raised cosine).
 
-    Fades longer than x are cut off where x ends; 0 means no fade.
+    Fades longer than x are truncated where x ends; 0 means no fade.
     """
     x = jnp.asarray(x)
     n = x.shape[-1]
-    # Of the middle of each sample, so that a fade in and a fade out of equal length add up to one.
+    # Taken at the middle of each sample, so that a fade-in and a fade-out of equal length add up to one.
     position = np.arange(n) + 0.5
     envelope = _ramp(position, in_s * sample_rate) * _ramp(position[::-1], out_s * sample_rate)
     return x * jnp.asarray(envelope, x.dtype).reshape((1,) * (x.ndim - 1) + (n,))
@@ -115,7 +115,7 @@ def _ramp(position: np.ndarray, length: float | int) -> np.ndarray:
 def random_crop(
     key: PRNGKeyArray, x: Float[Array | np.ndarray, "*channels N"], n: int
 ) -> Float[Array, "*channels {n}"]:
-    """n consecutive samples of x, from anywhere in it; a shorter x lies anywhere in n samples of silence."""
+    """Return n consecutive samples of x from a random position; a shorter x is placed at random in n samples of silence."""
     x = jnp.asarray(x)
     spare = max(0, n - x.shape[-1])
     x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(spare, spare)])
@@ -129,7 +129,7 @@ def random_crop(
 def random_gain(
     key: PRNGKeyArray, x: Float[Array | np.ndarray, "*channels N"], low_db: Number, high_db: Number
 ) -> Float[Array, "*channels N"]:
-    """x times a gain that is uniform in decibels between ``low_db`` and ``high_db``."""
+    """Return x times a random gain, uniform in decibels between ``low_db`` and ``high_db``."""
     x = jnp.asarray(x)
     gain_db = _uniform(key, low_db, high_db, x.dtype)
     return x * jnp.asarray(10.0, x.dtype) ** (gain_db / 20)
@@ -144,17 +144,17 @@ def dynamic_mix(
     smr_high: Number = 0.0,
     smrs: Float[Array | np.ndarray, " K"] | Int[Array | np.ndarray, " K"] | None = None,
 ) -> Mixture:
-    """A new mixture of n samples each time: random parts of speech and music at a random ratio.
+    """Draw a random mixture of n samples: random excerpts of speech and music at a random ratio.
 
-    Speech shorter than n lies somewhere in silence; music shorter than n is played over and over, from a
-    random sample on. If the part of one is silent, the music is left as it is (see `scale_to_ratio`).
+    Speech shorter than n is placed at random in silence; music shorter than n is looped from a random sample on. If either
+    excerpt is silent, the music is left unscaled (see `scale_to_ratio`).
 
     Args:
-        key: decides everything.
-        speech, music: recordings to take parts of, with the same channels.
+        key: determines all random choices.
+        speech, music: recordings to take excerpts of, with the same channels.
         n: samples of the mixture.
         smr_low, smr_high: the ratio is uniform between these (dB) …
-        smrs: … or, if these are given, one of these (dB), such as ``jnp.arange(-5, 21)``.
+        smrs: … or, if given, drawn from these (dB), such as ``jnp.arange(-5, 21)``.
     """
     speech_key, music_key, ratio_key = jax.random.split(key, 3)
     speech, music = jnp.asarray(speech), jnp.asarray(music)
@@ -174,7 +174,7 @@ def dynamic_mix(
 def _mix_if_heard(
     speech: Float[Array, "*channels N"], music: Float[Array, "*channels N"], smr_db: Float[Array, ""]
 ) -> Mixture:
-    """`mix_at_ratio` as it is under jit: silence leaves the music as it is."""
+    """`mix_at_ratio` under jit, where silence leaves the music unscaled instead of raising an error."""
     return mix_at_ratio(speech, music, smr_db)
 
 

@@ -1,4 +1,4 @@
-"""A folder of results that appears whole or not at all, and a file in it that says what it holds."""
+"""Write folders of results atomically, with a file that records what a folder holds."""
 
 import json
 import os
@@ -19,12 +19,12 @@ ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if h
 
 @contextmanager
 def draft(folder: Path, replacing: Sequence[str] = ()) -> Iterator[Path]:
-    """A place to write results, which become the contents of `folder` when the ``with`` block ends well.
+    """Yield a temporary folder whose contents move to `folder` when the ``with`` block ends without an error.
 
-    Files that are there already are replaced one by one, each atomically; others stay, except the files of `replacing`, paths in
-    `folder` of an earlier result that these take the place of: they are removed, as far as that can be done. After an
-    exception, an interruption included, the folder is as it was before, and is not there if it was not. It is made at the
-    beginning of the block: a place that cannot be written is found out before the work is done.
+    Existing files are replaced one by one, each atomically; others stay, except those in `replacing`, paths within `folder` of an
+    earlier result that this one supersedes: they are removed if possible. After an exception, including an interruption, the
+    folder is as it was before, or absent if it did not exist. It is created at the beginning of the block, so that an unwritable
+    place is detected before the work is done.
 
     Raises:
         UserError: the folder cannot be written to, at the beginning or later (a full disk).
@@ -36,8 +36,8 @@ def draft(folder: Path, replacing: Sequence[str] = ()) -> Iterator[Path]:
         try:
             for path in (*reversed(folder.parents), folder):
                 if not path.exists():
-                    made.append(path)  # before it is there: an interruption may come as soon as it is
-                    path.mkdir(exist_ok=True)  # others may begin just now, too
+                    made.append(path)  # recorded before mkdir: an interruption may come right after it
+                    path.mkdir(exist_ok=True)  # another process may create it at the same time
             part.mkdir()
         except OSError as error:
             raise _unwritable(folder, error) from error
@@ -45,16 +45,16 @@ def draft(folder: Path, replacing: Sequence[str] = ()) -> Iterator[Path]:
             yield part
             _publish(part, folder, replacing)
         except OSError as error:
-            # What was read has been checked long ago: what fails here is the writing.
+            # Inputs have been read and checked before: an OSError here comes from writing.
             raise _unwritable(folder, error) from error
         except UserError as error:
-            # Whoever wrote there named the place that he knew.
+            # The error names the temporary folder: name the final one instead.
             raise UserError(str(error).replace(str(part), str(folder))) from error
     except BaseException:
-        with _uninterrupted():  # by the next signal, of which some programs send two
+        with _uninterrupted():  # some programs send a second signal
             shutil.rmtree(part, ignore_errors=True)
             for path in reversed(made):
-                with suppress(OSError):  # no longer empty: somebody else wrote there too
+                with suppress(OSError):  # not empty: another process wrote there too
                     path.rmdir()
         raise
     shutil.rmtree(part, ignore_errors=True)
@@ -66,14 +66,14 @@ def _unwritable(folder: Path, error: OSError) -> UserError:
 
 
 def _publish(part: Path, folder: Path, replacing: Sequence[str]) -> None:
-    """Move every file to its place. Whatever can fail comes first; an interruption during the moves is ignored.
+    """Move every file to its place, after everything that can fail; interruptions are ignored during the moves.
 
-    What vouches for the others, an account in JSON, is moved last, and an earlier one is removed first: whatever ends the process
-    in between leaves none that speaks of files that are not its own.
+    JSON files describe the others, so they are moved last, and earlier ones are removed first: even if the process is killed in
+    between, no JSON file describes files that it does not belong to.
     """
     def last(path: Path) -> tuple[bool, int, Path]:
         vouches = path.suffix == ".json"
-        return vouches, -len(path.parts) if vouches else 0, path  # and of accounts that which speaks of the others
+        return vouches, -len(path.parts) if vouches else 0, path  # of JSON files the outermost last, as it describes the others
 
     files = sorted((path for path in part.rglob("*") if path.is_file()), key=last)
     moves = [(path, folder / path.relative_to(part)) for path in files]
@@ -82,8 +82,8 @@ def _publish(part: Path, folder: Path, replacing: Sequence[str]) -> None:
         no_folder(target)
     old = {folder / name for name in replacing} - {target for _, target in moves}
     with _uninterrupted():
-        for path in old:  # while the account is there that says whose they are
-            with suppress(OSError):  # it is gone already, or is no file; or other files are in its folder
+        for path in old:  # removed while the JSON file that they belong to still exists
+            with suppress(OSError):  # already gone, or not a file; or its folder holds other files
                 path.unlink()
                 path.parent.rmdir()
         for _, target in moves[1:]:
@@ -94,13 +94,13 @@ def _publish(part: Path, folder: Path, replacing: Sequence[str]) -> None:
 
 
 def no_folder(target: Path) -> None:
-    """Raise a UserError where a folder is in the way of a result: `draft` would find it out when the work is done."""
+    """Raise a UserError if a folder is in the way of a result; `draft` would detect it only after the work is done."""
     if os.path.isdir(target):
         raise UserError(f"cannot write {target}: it is a folder; remove it, or choose another folder with -o.")
 
 
 def keep_inputs(folder: Path, names: Iterable[str], inputs: Iterable[str | Path]) -> None:
-    """Raise a UserError where a result, one of `names` in `folder`, would take the place of an input."""
+    """Raise a UserError if a result, one of `names` in `folder`, would overwrite an input."""
     results = {(Path(folder) / name).resolve() for name in names}
     for path in map(Path, inputs):
         if path.resolve() in results:
@@ -108,14 +108,15 @@ def keep_inputs(folder: Path, names: Iterable[str], inputs: Iterable[str | Path]
 
 
 def settle(path: Path, setup: Mapping[str, Any], other: Callable[[Any, dict[str, Any]], str], *, writes: bool = True) -> None:
-    """Write down in JSON what a folder holds, whole or not at all, unless the file says that it holds something else.
+    """Record in a JSON file, written atomically, what a folder holds, unless the file says that it holds something else.
 
     Args:
-        path: of the file; its folder is made if need be.
-        setup: what the folder is to hold.
-        other: told what the file says and what it is to say (`setup` as JSON has it, still to be changed), names what the folder
-            holds instead; nothing if it may go on. A file that it cannot make sense of is one that cannot be read.
-        writes: whether this process writes; otherwise it only compares.
+        path: of the file; its folder is created if necessary.
+        setup: description of what the folder is to hold.
+        other: called with the contents of an existing file and the new contents (`setup` after a round trip through JSON, which it
+            may still change); returns a name of what the folder holds instead, or an empty string if the two agree. If it raises
+            an exception of malformed contents (ValueError, TypeError, KeyError, AttributeError), the file counts as unreadable.
+        writes: whether this process writes the file; otherwise it only compares.
 
     Raises:
         UserError: the folder holds something else or cannot be written to, or the file cannot be read.

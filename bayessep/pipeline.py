@@ -1,11 +1,11 @@
-"""Separation of one recording: waveforms in, waveforms out, with any of the Bayesian methods (`bayessep.separators`).
+"""Separation of one recording, from waveforms to waveforms, with any of the Bayesian methods (`bayessep.separators`).
 
-What the methods share:
+The methods share these steps:
 
 1. magnitudes of mixture, training speech and labelled music, up to `Settings.max_frequency`, scaled to a common level;
 2. speech templates from the training speech, by Gamma-Poisson NMF;
-3. a catalogue from the labelled music; with `Settings.chain` it is played in order, and where its repeats are found in the
-   mixture, the part of the period that nobody labelled is added as latent entries (`bayessep.repetition`);
+3. a catalogue from the labelled music; with `Settings.chain` it is played in order, and if repeats of it are found in the
+   mixture, the unlabelled part of the period is added as latent entries (`bayessep.repetition`);
 4. inference on the mixed frames, and the posterior share of speech in each bin as a mask on the complex mixture.
 """
 
@@ -39,60 +39,60 @@ from bayessep.waveforms import check_mixture
 
 
 class Separation(NamedTuple):
-    """Stems and what the posterior says about them. Frames are those of `times`."""
+    """Stems, and their posterior, frame by frame at `times`."""
 
     speech: Float[np.ndarray, "C N"]
-    music: Float[np.ndarray, "C N"]  # exactly the mixture less the speech
+    music: Float[np.ndarray, "C N"]  # exactly the mixture minus the speech
     times: Float[np.ndarray, " T"]  # seconds
     frequencies: Float[np.ndarray, " F"]  # Hz, of the mask and of the filter
     mask: Float[np.ndarray, "T F"]  # posterior mean share of speech
     mask_std: Float[np.ndarray, "T F"]  # standard deviation of the true share (`tempering`); 0 where labels settle it
     p_music: Float[np.ndarray, " T"]
     filter: Float[np.ndarray, " F"]
-    gain: Float[np.ndarray, " T"]  # NaN where the model did not look
-    segments: list[Segment]  # the labels given, and the model's where none were
-    trace: Float[np.ndarray, " steps"]
-    bound: float  # its last value; for icm, of the log posterior
+    gain: Float[np.ndarray, " T"]  # NaN in frames that were not inferred
+    segments: list[Segment]  # the labels given, completed by the model's where there were none
+    trace: Float[np.ndarray, " steps"]  # objective that each step reports: evidence lower bound, for icm the log posterior
+    bound: float  # last value of `trace`
     converged: bool
     steps: int
     seconds: float
-    period: float | None  # of the repeating music, in seconds, where one was found
-    notes: tuple[str, ...]  # what the user may have expected and did not get
+    period: float | None  # of the repeating music in seconds, if one was found
+    notes: tuple[str, ...]  # for the user: what was expected but not done
     settings: Settings
     posterior: Posterior
-    target: Bool[np.ndarray, " T"]  # the frames that it speaks of; all others are settled by labels
+    target: Bool[np.ndarray, " T"]  # the inferred frames; all others are settled by labels
 
     def interval(self, level: float) -> tuple[Float[np.ndarray, "T F"], Float[np.ndarray, "T F"]]:
-        """Between which shares the true one lies with probability `level`, bin by bin; one point where labels settle it."""
+        """Return the central interval of the true share with probability `level` per bin; a point where labels settle it."""
         low, high = interval(self.mask, self.mask_std, level, tempering(self.settings))
         inferred = self.target[:, None]
         return np.where(inferred, low, self.mask), np.where(inferred, high, self.mask)
 
     def uncertainty(self, magnitude: Float[np.ndarray, "T F"]) -> dict[str, Float[np.ndarray, " T"]]:
-        """Relative standard deviation of each stem's magnitude, frame by frame."""
+        """Return the relative standard deviation of each stem's magnitude, frame by frame."""
         return relative_spread(self.mask, self.mask_std, magnitude)
 
 
 def relative_spread(
     mask: Float[np.ndarray, "T F"], std: Float[np.ndarray, "T F"], magnitude: Float[np.ndarray, "T F"]
 ) -> dict[str, Float[np.ndarray, " T"]]:
-    """Standard deviation of each stem's magnitude in a frame, relative to it, from that of the mask."""
+    """Return the relative standard deviation of each stem's magnitude per frame, given that of the mask."""
     spread = np.sqrt(((std * magnitude) ** 2).sum(1))
     shares = {"speech": mask, "music": 1 - mask}
     return {k: spread / np.maximum(np.sqrt(((m * magnitude) ** 2).sum(1)), 1e-9) for k, m in shares.items()}
 
 
 def tempering(settings: Settings) -> Tempering | None:
-    """How uncertainty is read, if not as the posterior has it."""
+    """Return how uncertainty is tempered, or None to take it from the posterior as it is."""
     return None if settings.spread is None else Tempering(settings.temperature, settings.spread)
 
 
 def analyse(
     mixture: Float[np.ndarray, "C N"], sample_rate: int, known: Known, settings: Settings
 ) -> tuple[Complex[np.ndarray, "C T K"], Plan]:
-    """The spectrogram of the mixture, all bins of it, and what there is to infer.
+    """Compute the full spectrogram of the mixture and the plan of what to infer.
 
-    Raises UserError where that is nothing or the mixture is no (C, N), and as `prepare` does.
+    Raises UserError if nothing is left to infer or the mixture is not of shape (C, N), and as `prepare` does.
     """
     check_mixture(mixture)
     window = window_of(settings, sample_rate)
@@ -113,19 +113,19 @@ def separate(
     progress: Progress = silent,
     trained: Trained | None = None,
 ) -> Separation:
-    """Take speech and music apart.
+    """Separate speech and music.
 
     Args:
-        mixture: float waveform, every channel of it; the stems have its shape, and sum to it but for rounding.
+        mixture: float waveform with all channels; the stems have its shape and sum to it up to rounding.
         sample_rate: in Hz.
         known: training speech, music to look for, labels; all at `sample_rate`.
-        settings: method and numbers.
+        settings: the method and its parameters.
         progress: called now and then.
-        trained: templates of the same training material, to save the training for many mixtures or methods; `known` then needs
-            speech for ``joint`` alone. They are ``separators.train(analyse(…)[1].spectra.speech, settings)``.
+        trained: templates trained on the same material, ``separators.train(analyse(…)[1].spectra.speech, settings)``, to train
+            only once for several mixtures or methods; only ``joint`` then still needs speech in `known`.
 
     Raises:
-        UserError: nothing is known of the speech or of the music, or it is silent, or some samples are none.
+        UserError: examples of speech or music are missing or silent, or some samples are NaN or infinite.
     """
     started = time.perf_counter()
     spectrum, plan = analyse(mixture, sample_rate, known, settings)
@@ -144,15 +144,14 @@ def predictive_score(
     held_out: float = 0.1,
     progress: Progress = silent,
 ) -> float:
-    """How well a method foretells bins of the mixture that it has not seen: for choosing a method or the number of bases.
+    """Return a method's log predictive density of held-out bins, for choosing a method or the number of bases; higher is better.
 
-    A share `held_out` of all bins of the mixed frames, drawn with the seed, is hidden from inference, and from the search for
-    repeats; all that is seen of them is what they add to the level of the recording. Returns their mean log predictive density
-    (`sources.log_predictive`); higher is better. Comparable between methods and numbers of bases on one recording at one
-    `level`, `held_out` and seed.
+    A random share `held_out` of all bins of the mixed frames, drawn with the seed, is hidden from inference and from the search
+    for repeats; they affect only the level of the recording. The result is their mean (`sources.log_predictive`). It is comparable
+    between methods and numbers of bases on one recording at the same `level`, `held_out` and seed.
 
     Raises:
-        UserError: as `separate`, and where `held_out` is not between 0 and 1.
+        UserError: as `separate`, or `held_out` is not between 0 and 1.
     """
     if not 0 < held_out < 1:
         raise UserError(f"held_out is {held_out}, but must be between 0 and 1: it is the share of bins that are hidden.")
@@ -175,7 +174,7 @@ def take_apart(
     labels: Sequence[Segment] = (),
     progress: Progress = silent,
 ) -> Separation:
-    """Infer what a plan leaves open, and make stems and labels of it; `labels` stand as they are, the model's between them."""
+    """Infer the frames that a plan leaves open, and make stems and labels; given `labels` are kept, the model labels the rest."""
     started = time.perf_counter()
     inferred = infer(plan.spectra, trained, settings, progress)
     given, x = plan.given, plan.spectra.target
@@ -225,6 +224,6 @@ def take_apart(
 def masked(
     spectrum: Complex[np.ndarray, "C T K"], mask: Float[np.ndarray, "T F"], window: Stft, length: int, power: float
 ) -> Float[np.ndarray, "C N"]:
-    """The waveform that a mask of the modelled bins takes out of a spectrogram (`preparation.full_mask`)."""
+    """Apply a mask of the modelled bins to a spectrogram (`preparation.full_mask`) and return the waveform."""
     full = full_mask(mask, power, np.abs(spectrum).mean(0), spectrum.shape[2])
     return np.asarray(istft(jnp.asarray(spectrum * full[None]), window, length), np.float32)

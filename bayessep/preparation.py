@@ -1,7 +1,7 @@
-"""From waveforms and labels to the numbers that inference sees, and from its masks back to labels.
+"""Prepare waveforms and labels for inference, and turn the resulting masks back into labels.
 
-Magnitudes of mixture, training speech and labelled music, silent frames left out, at one scale; what the labels settle frame by
-frame, and what is left to infer.
+Inference gets magnitudes of mixture, training speech and labelled music at one scale, the training material without silent frames;
+labels settle some frames of the mixture, and the others are left to infer.
 """
 
 from collections.abc import Sequence
@@ -21,10 +21,10 @@ from bayessep.waveforms import check_mono
 
 
 class Known(NamedTuple):
-    """What a user knows of a mixture, as mono waveforms at its sample rate.
+    """Training material and labels of a mixture; waveforms are mono, at the sample rate of the mixture.
 
-    `labels` are stretches of the mixture itself; its speech and music stretches are training material too.
-    `bandwidth` is the highest frequency (Hz) that all the material has, its original Nyquist frequency.
+    `labels` are segments of the mixture itself; those of speech or music alone are training material too.
+    `bandwidth` is the highest frequency (Hz) present in all the material: the lowest of their original Nyquist frequencies.
     """
 
     speech: Sequence[Float[np.ndarray, " n"]] = ()
@@ -36,33 +36,33 @@ class Known(NamedTuple):
 class Spectra(NamedTuple):
     """Scaled magnitudes of one problem, modelled bins only."""
 
-    target: Float[np.ndarray, "T F"]  # frames to take apart
-    speech: Float[np.ndarray, "Ts F"]
-    music: Float[np.ndarray, "Tm F"]
-    p_music: Float[np.ndarray, " T"]  # what speaks for music in the target frames: the switch of `jingle_mixture`
-    times: Int[np.ndarray, " T"] | None = None  # which frames of the recording the target has; None: one after another
-    stretches: tuple[int, ...] | None = None  # frames of the music that are played one after another; None: all of them
+    target: Float[np.ndarray, "T F"]  # frames of the mixture to separate
+    speech: Float[np.ndarray, "Ts F"]  # training frames
+    music: Float[np.ndarray, "Tm F"]  # catalogue frames
+    p_music: Float[np.ndarray, " T"]  # evidence for music in the target frames: the music switch of `jingle_mixture`
+    times: Int[np.ndarray, " T"] | None = None  # index of each target frame in the recording; None: consecutive frames
+    stretches: tuple[int, ...] | None = None  # number of frames in each contiguous stretch of the music; None: one stretch
 
 
 def window_of(settings: Settings, sample_rate: int) -> Stft:
-    """The transform that a separation with these settings works on."""
+    """Return the STFT settings of a separation."""
     return stft_for_rate(sample_rate, overlap=settings.overlap)
 
 
 def magnitude(waveform: Float[np.ndarray, "... N"], settings: Stft) -> Float[np.ndarray, "... T F"]:
-    """Magnitude spectrogram as a numpy array."""
+    """Return the magnitude spectrogram as a numpy array."""
     return np.abs(np.asarray(stft(jnp.asarray(waveform, jnp.float32), settings)))
 
 
 AT_ONCE = 2**24
-"""Samples that are transformed at a time: complex spectra are many times as large as what is kept of them."""
+"""Samples transformed at a time: complex spectra are many times as large as the magnitudes that are kept."""
 
 
 def modelled(waveform: Float[np.ndarray, " N"], settings: Stft, n_bins: int) -> Float[np.ndarray, "T F"]:
-    """The first `n_bins` of its magnitude spectrogram.
+    """Return the first `n_bins` bins of the magnitude spectrogram of a waveform.
 
     Raises:
-        UserError: it is no (N,), or some of its samples are no numbers.
+        UserError: the waveform is not of shape (N,), or contains NaN or infinite samples.
     """
     check_mono(waveform, "a waveform that is learned from")
     if len(waveform) <= AT_ONCE:
@@ -76,29 +76,29 @@ def modelled(waveform: Float[np.ndarray, " N"], settings: Stft, n_bins: int) -> 
 
 
 def stack(waveforms: Sequence[np.ndarray], settings: Stft, n_bins: int) -> Float[np.ndarray, "T F"]:
-    """The frames of several waveforms, silent ones left out."""
+    """Return the frames of several waveforms, concatenated, without silent ones."""
     return joined(known_parts(waveforms, settings, n_bins), n_bins)[0]
 
 
 def known_parts(waveforms: Sequence[np.ndarray], settings: Stft, n_bins: int) -> list[Float[np.ndarray, "_ F"]]:
-    """The same, each by itself."""
+    """Return the frames of each waveform, without silent ones."""
     return loud_parts([modelled(w, settings, n_bins) for w in waveforms])
 
 
 def joined(parts: Sequence[Float[np.ndarray, "_ F"]], n_bins: int) -> tuple[Float[np.ndarray, "T F"], tuple[int, ...]]:
-    """Stretches one behind the other, and how many frames each has (`Spectra.stretches`)."""
+    """Concatenate stretches of frames; return them with the number of frames of each (`Spectra.stretches`)."""
     return np.concatenate([*parts, np.zeros((0, n_bins), np.float32)]), tuple(map(len, parts))
 
 
 def modelled_bins(settings: Stft, sample_rate: int, max_frequency: float) -> int:
-    """Number of bins up to `max_frequency`, at least two."""
+    """Return the number of bins up to `max_frequency`, at least two."""
     return max(2, int((bin_frequencies(settings, sample_rate) <= max_frequency + 1e-6).sum()))
 
 
 def extend_mask(
     mask: Float[np.ndarray, "T F"], magnitude: Float[np.ndarray, "T N"], n_bins: int
 ) -> Float[np.ndarray, "T N"]:
-    """A mask for all bins: above the modelled ones, the energy-weighted mean of the top eighth of the modelled band."""
+    """Extend a mask to `n_bins` bins: above the modelled band by the energy-weighted mean over the top eighth of that band."""
     top = max(1, mask.shape[1] // 8)
     energy = magnitude[:, mask.shape[1] - top : mask.shape[1]] ** 2 + 1e-12
     edge = (mask[:, -top:] * energy).sum(1, keepdims=True) / energy.sum(1, keepdims=True)
@@ -108,22 +108,22 @@ def extend_mask(
 def full_mask(
     mask: Float[np.ndarray, "T F"], power: float, magnitude: Float[np.ndarray, "T N"], n_bins: int
 ) -> Float[np.ndarray, "T N"]:
-    """What a spectrogram is multiplied by: a mask of the modelled bins, sharpened, and extended to all."""
+    """Return the mask to multiply a spectrogram by: that of the modelled bins, sharpened and extended to all bins."""
     return extend_mask(sharpen(mask, power), magnitude, n_bins).astype(np.float32)
 
 
 class Given(NamedTuple):
-    """What the labels say of each frame, or that there are none."""
+    """What the labels say about each frame; without labels, every frame is to be inferred."""
 
     target: Bool[np.ndarray, " T"]  # to be inferred: mixed or unlabelled
     speech: Bool[np.ndarray, " T"]  # may hold speech
     only_speech: Bool[np.ndarray, " T"]
     only_music: Bool[np.ndarray, " T"]
-    p_music: Float[np.ndarray, " T"]  # what speaks for music, 1 where labels settle it
+    p_music: Float[np.ndarray, " T"]  # evidence for music (`Spectra.p_music`); 1 in every labelled frame
 
 
 def read_labels(labels: Sequence[Segment] | None, times: Float[np.ndarray, " T"], p_music: float) -> Given:
-    """Frame by frame, what is known; without labels every frame is to be inferred."""
+    """Convert labels to frames; `p_music` is the evidence for music in unlabelled frames."""
     if labels is None:
         yes, no = np.ones(len(times), bool), np.zeros(len(times), bool)
         return Given(yes, yes, no, no, np.full(len(times), p_music, np.float32))
@@ -134,7 +134,7 @@ def read_labels(labels: Sequence[Segment] | None, times: Float[np.ndarray, " T"]
 
 
 class Lessons(NamedTuple):
-    """What is settled frame by frame, and which of these frames are good to learn from."""
+    """What the labels say about each frame, and which frames to train on."""
 
     given: Given
     speech: Bool[np.ndarray, " T"]  # speech alone
@@ -142,7 +142,7 @@ class Lessons(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What is inferred and what the labels already settle."""
+    """Input of inference, and the frames already settled by labels."""
 
     spectra: Spectra
     given: Given
@@ -160,9 +160,9 @@ def prepare(
     level: float,
     p_music: float,
 ) -> Plan:
-    """Magnitudes of everything known, at one scale, and the frames that are left to infer.
+    """Compute magnitudes of mixture and training material at one scale, and find the frames left to infer.
 
-    Raises UserError where the music is unknown or silent.
+    Raises UserError if the music is unknown or silent.
     """
     n_bins = modelled_bins(window, sample_rate, min(max_frequency, known.bandwidth))
     times = frame_times(spectrum.shape[1], window, sample_rate)
@@ -180,12 +180,12 @@ def prepare(
 
 
 def loud(frames: Float[np.ndarray, "T F"]) -> Float[np.ndarray, "loud F"]:
-    """The frames that are not silent: silence says nothing, and a silent catalogue entry is the null one."""
+    """Return the frames that are not silent: silence teaches nothing, and a silent catalogue entry would equal the null entry."""
     return loud_parts([frames])[0]
 
 
 def loud_parts(parts: Sequence[Float[np.ndarray, "_ F"]]) -> list[Float[np.ndarray, "_ F"]]:
-    """The same of each of several stretches, beside the loudest frame of all of them."""
+    """Return the non-silent frames of each stretch; silence is relative to the loudest frame of all stretches."""
     levels = [frames.sum(1) for frames in parts]
     most = max((level.max(initial=0.0) for level in levels), default=0.0)
     return [frames[level > 1e-4 * most] for frames, level in zip(parts, levels, strict=True)]
@@ -201,34 +201,35 @@ def require(frames: np.ndarray, what: str) -> None:
 
 
 def settled(given: Given, n_bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(mask, its standard deviation, P(music)) as the labels alone settle them, to be filled in where they do not.
+    """Return mask, its standard deviation and P(music) as far as labels settle them; target frames are to be filled in.
 
-    What is labelled as neither speech nor music goes to the music, whose stem holds all that is not speech.
+    Frames labelled as neither speech nor music go to the music, whose stem holds everything that is not speech.
     """
     mask = np.repeat(given.speech[:, None].astype(np.float32), n_bins, axis=1)
     return mask, np.zeros_like(mask), given.only_music.astype(np.float32)
 
 
 def speech_share(speech: Float[ArrayLike, "T F"], x: Float[np.ndarray, "T F"]) -> Float[np.ndarray, "T F"]:
-    """The share of speech in the magnitudes x: a mask. Silence has no shares, and is given to the speech."""
+    """Return the mask: the share of speech in the magnitudes x, and 1 where x is zero."""
     return np.where(x > 0, np.asarray(speech) / np.maximum(x, 1e-9), 1.0)
 
 
 DOUBTED = 0.75
-"""P(music) of a detector, up to which an inference that hardly hears any music is believed rather than the detector."""
+"""P(music) of a detector below which the inference overrules it, if it finds hardly any music (`without_faint`)."""
 
 
 def without_faint(
     mask: Float[np.ndarray, "T F"], x: Float[np.ndarray, "T F"], given: Given, frame_rate: float, faint: float | None
 ) -> Float[np.ndarray, "T F"]:
-    """A mask that gives the speech all of the frames in which so little music was inferred that there is likely none.
+    """Return a mask that gives whole frames to the speech if so little music was inferred there that there is likely none.
 
     Args:
-        mask: the share of speech, whatever settled it.
+        mask: the share of speech, from labels or inference.
         x: magnitudes of the mixture, consecutive frames.
-        given: what is known of each frame; nothing but what was inferred is changed.
-        frame_rate: frames a second.
-        faint: by how many decibels the energy of the music lies below that of the mixture there, over about a second; None: never.
+        given: what is known of each frame; only inferred frames are changed.
+        frame_rate: frames per second.
+        faint: threshold in decibels: a frame is changed if the music's energy, averaged over about a second, lies more than this
+            below that of the mixture; None changes nothing.
     """
     if faint is None:
         return mask
@@ -239,14 +240,14 @@ def without_faint(
 
 
 def passed(mask: Float[np.ndarray, "T F"], faint: float | None) -> Bool[np.ndarray, " T"]:
-    """Frames that are all speech, be it for what is known of them or by `without_faint`: nothing is left to be unsure of."""
+    """Return which frames are all speech, by labels or by `without_faint`, and so have no uncertainty; none if `faint` is None."""
     return np.zeros(len(mask), bool) if faint is None else (mask == 1).all(1)
 
 
 def sharpen(mask: Float[np.ndarray, "T F"], power: float) -> Float[np.ndarray, "T F"]:
-    """The mask that goes with magnitudes to a power: 1 leaves the share as it is, 2 makes that of energies (a Wiener filter).
+    """Return the mask for magnitudes raised to a power: 1 leaves it unchanged, 2 gives shares of energies (a Wiener filter).
 
-    A share of magnitudes says how loud a source is; of waveforms, whose phases differ, something sharper loses less.
+    A share of magnitudes tells how loud a source is; applied to waveforms, whose phases differ, a sharper mask loses less.
     """
     return mask if power == 1 else special.expit(power * special.logit(np.clip(mask, 0, 1)))
 
@@ -254,10 +255,10 @@ def sharpen(mask: Float[np.ndarray, "T F"], power: float) -> Float[np.ndarray, "
 def label_frames(
     p_music: Float[np.ndarray, " T"], mask: Float[np.ndarray, "T F"], magnitudes: Float[np.ndarray, "T N"], frame_rate: float
 ) -> list[str]:
-    """A label for each frame, as the posterior says; `timeline.complete` puts those of a person in their place.
+    """Return a label for each frame from the posterior; `timeline.complete` replaces them where a user gave labels.
 
-    Music where it is more probable than not; speech where it has at least a tenth of the magnitude over half a second.
-    `frame_rate` is frames a second.
+    Music is labelled where it is more probable than not. Where it is, speech is labelled too if it has more than a tenth of the
+    magnitude over half a second; everywhere else the label is speech. `frame_rate` is frames per second.
     """
     modelled = magnitudes[:, : mask.shape[1]]
     n = max(1, round(frame_rate / 2))

@@ -1,4 +1,4 @@
-"""From the files that a user names to what the library works on: a mixture, and what is known of it, at one sample rate."""
+"""Read and check a user's files: the mixture, training material and labels, at one sample rate."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -17,47 +17,47 @@ from bayessep.stft import stft_for_rate
 from bayessep.timeline import BOTH, MUSIC, SPEECH, UNLABELLED, Segment, fill_gaps, total
 
 LONG_SECONDS = 600.0
-"""Recordings longer than this are worked on in pieces, in bounded memory (`bayessep.streaming`)."""
+"""Recordings longer than this are separated in blocks, in bounded memory (`bayessep.streaming`)."""
 LONG_SAMPLES = round(LONG_SECONDS) * 48_000 * 2
-"""And so are those of more samples, of all channels together, whatever their length."""
+"""So are recordings with more samples than this, all channels together, whatever their duration."""
 
 Warn = Callable[[str], None]
 Mono = Float[np.ndarray, " N"]
 
 
 def is_long(info: AudioInfo) -> bool:
-    """Whether a recording should be worked on in pieces."""
+    """Return whether a recording should be separated in blocks."""
     return info.frames > LONG_SECONDS * info.sample_rate or info.frames * info.channels > LONG_SAMPLES
 
 
 class Material(NamedTuple):
-    """What a user gave, checked. Only the mixture itself is still on disk (`read_mixture`)."""
+    """A user's material, read and checked, except the mixture, which is still on disk (`read_mixture`)."""
 
     path: Path  # of the mixture
     info: AudioInfo
     known: Known  # at the sample rate of the mixture
-    files: dict[str, list[str]]  # which files `known` came from
+    files: dict[str, list[str]]  # the files that `known` was read from
 
     @property
     def seconds(self) -> float:
-        """Length of the mixture."""
+        """Duration of the mixture."""
         return self.info.frames / self.info.sample_rate
 
     @property
     def labels(self) -> list[Segment] | None:
-        """The labels, cut where the mixture ends."""
+        """The labels, truncated at the end of the mixture."""
         if self.known.labels is None:
             return None
         return [s._replace(end=min(s.end, self.seconds)) for s in self.known.labels]
 
     @property
     def inputs(self) -> list[str]:
-        """Every file that was read, the labels' included."""
+        """All input files, including the labels."""
         return [str(self.path), *(name for names in self.files.values() for name in names)]
 
     @property
     def is_long(self) -> bool:
-        """Whether the mixture should be worked on in pieces."""
+        """Whether the mixture should be separated in blocks."""
         return is_long(self.info)
 
 
@@ -66,12 +66,12 @@ def _needs_speech(method: str) -> bool:
 
 
 def _there(speech: Sequence[object], music: Sequence[object], labels: Sequence[Segment] | None) -> set[str]:
-    """Of which of the two there are examples: by themselves, or in stretches that are labelled so."""
+    """Which of speech and music have examples: files of their own, or labelled segments of the mixture."""
     return {what for what, own in ((SPEECH, speech), (MUSIC, music)) if own or total(labels or [], what)}
 
 
 def enough(method: str, material: Material) -> bool:
-    """Whether a method that learns from the material can do with what is known."""
+    """Return whether the material contains the examples that a method needs to learn from."""
     there = _there(material.known.speech, material.known.music, material.known.labels)
     return there >= ({SPEECH, MUSIC} if _needs_speech(method) else {MUSIC})
 
@@ -85,20 +85,20 @@ def gather(
     methods: Iterable[str],
     warn: Warn,
 ) -> Material:
-    """Read everything that is known of a mixture.
+    """Read and check everything that is known of a mixture.
 
-    Training speech and music are mixed down to one channel and resampled to the rate of the mixture. Folders stand for the
-    audio in them.
+    Training speech and music are mixed down to one channel and resampled to the rate of the mixture. A folder stands for the
+    audio files in it.
 
     Args:
-        mixture: the recording to take apart.
-        speech, music: files or folders.
+        mixture: the recording to separate.
+        speech, music: files or folders of examples.
         labels: a file of labelled segments of the mixture.
-        methods: what is going to be done, which decides what must be known; nothing where there is none.
-        warn: told of what may not be what the user meant.
+        methods: the methods to be run, which decide which examples are required; without methods, none are.
+        warn: called with a message about input that may not be what the user meant.
 
     Raises:
-        UserError: a file is missing, unreadable, not audio, silent or too short; or too little is known for the methods.
+        UserError: a file is missing, unreadable, not audio, silent or too short; or examples that a method needs are missing.
     """
     info = audio.probe(mixture)
     known_labels = None if labels is None else _read_labels(labels, info.frames / info.sample_rate, warn)
@@ -123,19 +123,19 @@ def gather(
 
 
 def warn_of_long_music(material: Material, settings: Settings, warn: Warn) -> None:
-    """Say so where more music is known than the catalogue holds."""
+    """Warn if more music is known than the catalogue can hold."""
     rate = material.info.sample_rate
     known = sum(len(m) for m in material.known.music) / rate + total(material.labels or [], MUSIC)
     held = settings.max_catalogue * window_of(settings, rate).hop / rate
-    if known > 1.05 * held:  # frames at edges and silent ones are few
+    if known > 1.05 * held:  # a margin for edge frames and silent frames
         warn(f"{known:.1f} s of music are known, of which the first {held:.1f} s are used; --max-catalogue N takes more.")
 
 
 def read_mixture(material: Material) -> Float[np.ndarray, "C N"]:
-    """The waveform to take apart, every channel of it.
+    """Read the waveform to separate, with all its channels.
 
     Raises:
-        UserError: it cannot be read to its end, holds NaN, or is silent.
+        UserError: it cannot be read to its end, contains NaN, or is silent.
     """
     samples = audio.read(material.path).samples
     if not samples.any():
@@ -144,10 +144,10 @@ def read_mixture(material: Material) -> Float[np.ndarray, "C N"]:
 
 
 def read_reference(path: Path, material: Material) -> Mono:
-    """A true stem of the mixture: one channel, as long as the mixture, not silent.
+    """Read a true stem of the mixture, mixed down to one channel.
 
     Raises:
-        UserError: it is anything else, or cannot be read.
+        UserError: it differs from the mixture in length or sample rate, is silent, or cannot be read.
     """
     info = audio.probe(path)
     _require_alike(path, info, material.path, material.info)
@@ -155,10 +155,10 @@ def read_reference(path: Path, material: Material) -> Mono:
 
 
 def read_pairs(references: Sequence[Path], estimates: Sequence[Path], note: Warn) -> tuple[np.ndarray, np.ndarray, int]:
-    """True and estimated sources, (S, N) each and mixed down to one channel, and their sample rate.
+    """Read true and estimated sources, (S, N) each, mixed down to one channel; return them with their sample rate.
 
     Raises:
-        UserError: they are not equally many, differ in length or rate, are silent, or cannot be read.
+        UserError: their numbers differ, or one differs in length or sample rate, is silent, or cannot be read.
     """
     if len(references) != len(estimates):
         counts = f"{len(references)} references and {len(estimates)} estimates"
@@ -174,7 +174,11 @@ def read_pairs(references: Sequence[Path], estimates: Sequence[Path], note: Warn
 
 
 def read_mono(path: Path, sample_rate: int | None = None) -> Mono:
-    """The mean of the channels of a file that is not silent."""
+    """Read a file, mixed down to one channel.
+
+    Raises:
+        UserError: it is silent or cannot be read.
+    """
     samples = audio.read(path, mono=True, sample_rate=sample_rate).samples[0]
     if not samples.any():
         raise UserError(f"{path} is silent: give a file in which there is something to hear.")
@@ -191,10 +195,10 @@ def _require_alike(path: Path, info: AudioInfo, other: Path, expected: AudioInfo
 
 
 def _read_labels(path: Path, duration: float, warn: Warn) -> list[Segment]:
-    """The labels of the recording; one that reaches its end is drawn out, as the last frame is centred on the end.
+    """Read the labels of the recording; one that reaches its end is extended by a second, as the last frame is centred on the end.
 
     Raises:
-        UserError: none of them lies within the recording, or they leave nothing to take apart.
+        UserError: none of them lies within the recording, or they leave nothing to separate.
     """
     read = segments.read(path)
     inside = [s for s in read if s.start < duration - 1e-3] or [s for s in read if s.start < duration]
@@ -211,12 +215,12 @@ def _read_labels(path: Path, duration: float, warn: Warn) -> list[Segment]:
 
 
 def _none_in(labels: Path | None, what: str) -> str:
-    """Words that continue "--labels" where labels were given already."""
+    """Words that continue "--labels" in an error message, depending on whether labels were given."""
     return f" with a stretch of {what} alone" + ("" if labels is None else f" ({labels} has none)")
 
 
 def _files(paths: Sequence[Path]) -> list[Path]:
-    """The files, with those of folders in the place of the folders."""
+    """List the files, replacing each folder by the audio files in it."""
     found: list[Path] = []
     for path in map(Path, paths):
         found += [r.path for r in data.read_folder(path)] if os.path.isdir(path) else [path]
@@ -224,7 +228,7 @@ def _files(paths: Sequence[Path]) -> list[Path]:
 
 
 def _examples(paths: Sequence[Path], sample_rate: int, what: str, warn: Warn) -> list[Mono]:
-    """Training material. A silent file among others is left out; if there is nothing else, that is an error."""
+    """Read training material, leaving out silent files with a warning; a UserError if all are silent or one is too short."""
     shortest = stft_for_rate(sample_rate).n_fft / sample_rate
     examples, silent = [], []
     for path in paths:

@@ -1,10 +1,10 @@
-"""Find out how music repeats when only a part of it is known: where it starts over, and what a missing part sounds like.
+"""Find the repetition of partly known music in a mixture: its period, and an estimate of its unknown part.
 
-The known frames are slid along the mixture; the correlation peaks wherever they are played, so its period is the period of
-the music. Where they are played, the mixture over the known frames says how loudly (fades) and with which equalisation. The
-rest of the period is then read off its repeats, bin by bin: not their median (as REPET does), which over three or four repeats
-is half speech, but at most nearly their least, and less where speech is so loud that even this says little. All of these are
-prior means and starting values: the model learns the rest.
+The known frames are correlated with the mixture at every position; the correlation peaks wherever they are played, so its period is
+that of the music. There, the ratio of the mixture to the known frames gives the music's gain (fades) and equalisation. The rest of
+the period is then estimated from its repeats, bin by bin: not as their median (as in REPET), which over three or four repeats is
+half speech, but at most as nearly their minimum, and less where speech is so loud that even this is uninformative. All results
+serve as prior means and starting values, from which the model learns.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,25 +16,25 @@ from jaxtyping import Float, Int
 from scipy.ndimage import median_filter, uniform_filter1d
 
 _FINE = 5  # bins
-_USUAL = 0.3  # quantile of the ratios to what is known: speech only ever adds to them, but for what its phase takes away
+_USUAL = 0.3  # quantile of mixture-to-known ratios taken as the music's: speech only adds to them, except by phase cancellation
 
 
 class Repetition(NamedTuple):
-    """A period in frames, and the frames of it that were not known, in playing order after the known ones."""
+    """A period in frames, with the estimated unknown frames of it, in playing order after the known ones."""
 
     period: int
-    first: int  # frame of the mixture, on its own time, in which the known part first starts
-    missing: Float[np.ndarray, "L F"]  # those alone that are played in a frame of the mixture
-    score: float  # how much of the variance of `similarity` comes again one period later; about 1 at most
-    gain: Float[np.ndarray, " T"]  # how loudly the music is played around each frame; 1: as known
-    filter: Float[np.ndarray, " F"]  # with which equalisation, the known part's mean level left as it was
+    first: int  # frame in which the known part first starts, counted from the first frame of the mixture, gaps included
+    missing: Float[np.ndarray, "L F"]  # unknown frames of the period, without those never played in a frame of the mixture
+    score: float  # autocorrelation of `similarity` at the period, relative to its variance; about 1 at most
+    gain: Float[np.ndarray, " T"]  # of the music around each frame, relative to the known part
+    filter: Float[np.ndarray, " F"]  # equalisation of the music, normalised to keep the known part's mean level
 
 
 def fine_structure(x: Float[np.ndarray, "T F"]) -> Float[np.ndarray, "T F"]:
-    """What music is recognised by: where its spectrum rises above what lies around it.
+    """Return the spectral fine structure by which music is recognised: peaks relative to their neighbourhood.
 
-    Log magnitudes less their mean over `_FINE` bins, which takes away loudness and every filter, and less their mean over time,
-    which takes away a steady hum. Weak music shows there between the harmonics of speech.
+    It is the log magnitude minus its mean over `_FINE` bins, which removes loudness and any smooth filter, and minus its mean over
+    time, which removes a steady hum. Weak music shows in it between the harmonics of speech.
     """
     level = np.log(x + 0.01 * x.mean())
     fine = level - uniform_filter1d(level, _FINE, axis=1, mode="nearest")
@@ -42,12 +42,12 @@ def fine_structure(x: Float[np.ndarray, "T F"]) -> Float[np.ndarray, "T F"]:
 
 
 def similarity(a: Float[np.ndarray, "T F"], b: Float[np.ndarray, "K F"]) -> Float[np.ndarray, " n"]:
-    """Normalised correlation of the fine structures of a mixture, a, and of known frames, b, for each frame they may start in."""
+    """Return the normalised correlation of the fine structures of a mixture, a, and known frames, b, for every possible start."""
     return _normalised(scipy.signal.oaconvolve(a, b[::-1], mode="valid", axes=0).sum(1), (a**2).sum(1), b)
 
 
 def _of_few(a: Float[np.ndarray, "T F"], energy: Float[np.ndarray, " T"], b: Float[np.ndarray, "K F"]) -> Float[np.ndarray, " n"]:
-    """The same for few known frames, many times faster. `energy` is that of each frame of a."""
+    """`similarity` for few known frames, many times faster; `energy` is that of each frame of a."""
     n, frames = len(a) - len(b) + 1, a @ b.T
     products = np.sum([frames[k : n + k, k] for k in range(len(b))], axis=0)
     return _normalised(products, energy, b)
@@ -57,7 +57,7 @@ def _normalised(
     products: Float[np.ndarray, " n"], energy: Float[np.ndarray, " T"], b: Float[np.ndarray, "K F"]
 ) -> Float[np.ndarray, " n"]:
     norm = np.sqrt(np.convolve(energy, np.ones(len(b)), mode="valid") * (b**2).sum())
-    # Where there are no frames, rounding is all that is left of the products.
+    # Where there are no frames, the products are nothing but rounding errors.
     return np.where(norm > 1e-5 * norm.max(initial=0.0), products, 0) / np.maximum(norm, 1e-12)
 
 
@@ -70,36 +70,36 @@ def find(
     *,
     threshold: float = 0.5,
 ) -> Repetition | None:
-    """The period of the known music in the mixture, or None where it is not met at least twice.
+    """Find the period of the known music in the mixture; None if it does not repeat clearly, or the mixture is too short.
 
     Args:
-        mixture: the frames in which it is looked for.
-        known: frames of music, one after another as they are played.
-        align: find gain and filter, which are 1 otherwise.
-        weigh: weigh what is missing between its repeats and what the known part lets one expect; otherwise take the median of its
-            repeats.
-        times: when the frames of the mixture are, in frames, ascending: of what lies between them nothing is known. One after
-            another by default.
-        threshold: the least autocorrelation of `similarity` at the period, relative to its variance.
+        mixture: frames to search.
+        known: consecutive frames of the music.
+        align: estimate gain and filter, which are 1 otherwise.
+        weigh: estimate missing frames from their repeats and from the statistics of the known part; otherwise by the median of
+            their repeats.
+        times: index in time of each frame of the mixture, ascending; nothing is known of the frames in between. By default the
+            frames are consecutive.
+        threshold: least autocorrelation of `similarity` at the period, relative to its variance.
     """
     times = np.arange(len(mixture)) if times is None else times - times[:1]
     length, n_known = int(times[-1]) + 1 if len(times) else 0, len(known)
     if n_known < 4 or length < 2 * n_known + 4:
         return None
     fine = np.zeros((length, mixture.shape[1]), mixture.dtype)
-    fine[times] = fine_structure(mixture)  # what is not there is like nothing
+    fine[times] = fine_structure(mixture)  # absent frames stay zero, which correlates with nothing
     score = similarity(fine, fine_structure(known))
     centred = score - score.mean()
     longest = len(centred) // 2  # at least two periods to compare
     if longest <= n_known:
         return None
     raw = scipy.signal.correlate(centred, centred, mode="full", method="fft")[len(centred) - 1 :]
-    # Dividing by the number of pairs keeps long periods comparable; 5 frames of grace on that number keep chance peaks down.
+    # Dividing by the number of pairs makes lags comparable; adding 5 to that number damps chance peaks at long lags.
     strength = raw / (np.arange(len(centred), 0, -1) + 5) / max(centred.var(), 1e-12)
     lags = strength[n_known : longest + 1]
     if lags.max() <= 0:
         return None
-    # Multiples of the period correlate as well as the period does: take the first lag that comes near the best.
+    # Multiples of the period correlate as well as the period itself: take the first lag close to the best.
     near = np.flatnonzero(lags >= 0.85 * lags.max())
     first = near[: np.argmax(np.diff(near, append=near[-1] + 2) > 1) + 1]  # the lags of the first peak
     period = n_known + int(first[np.argmax(lags[first])])
@@ -121,7 +121,7 @@ def find(
 
 
 def _refined(a: Float[np.ndarray, "T F"], period: int, *, least: int, within: int = 4) -> int:
-    """The period near `period` at which the whole mixture, whose fine structure is a, is most like itself."""
+    """The lag near `period` at which the mixture's fine structure, a, has its highest normalised autocorrelation."""
 
     def alike(lag: int) -> float:
         here, there = a[lag:], a[:-lag]
@@ -133,13 +133,12 @@ def _refined(a: Float[np.ndarray, "T F"], period: int, *, least: int, within: in
 def _played(
     mixture: Float[np.ndarray, "T F"], known: Float[np.ndarray, "K F"], times: Int[np.ndarray, " T"], place: Int[np.ndarray, " T"]
 ) -> tuple[Float[np.ndarray, " T"], Float[np.ndarray, " F"]]:
-    """Gain of the music in every frame, and its filter, from where its known part is played: at these times, in that place of it.
+    """Estimate the music's gain per frame, and its filter, where the known part is played (`place`: position in the period).
 
-    Ratios of the mixture to the known part are at least those of the music alone, so a low quantile of them is taken: over the
-    loud bins of a frame for its gain, over the frames of a bin for its filter, in turns. Between the known parts the gain is
-    interpolated.
+    Speech raises the ratio of the mixture to the known part, so a low quantile is taken: alternately over the loud bins of a frame
+    for its gain, and over the loud frames of a bin for the filter. Between the known parts the gain is interpolated.
     """
-    margin = min(2, (len(known) - 1) // 2)  # the outermost known frames hold silence, too
+    margin = min(2, (len(known) - 1) // 2)  # the outermost known frames partly hold silence
     here = (place >= margin) & (place < len(known) - margin)
     if not here.any():
         here = place < len(known)
@@ -157,7 +156,7 @@ def _played(
 
 
 def _low_ratio(x: np.ndarray, rate: np.ndarray, counts: np.ndarray, *, axis: int) -> np.ndarray:
-    """The `_USUAL` quantile of x / rate over the cells that count; 1 where none does."""
+    """The `_USUAL` quantile of x / rate along an axis over the cells in `counts` with a positive rate; 1 if there are none."""
     ratio = np.where(counts & (rate > 0), x / np.maximum(rate, 1e-12), np.inf)
     n = np.isfinite(ratio).sum(axis)
     # Cells that do not count are infinite and sort last.
@@ -168,16 +167,16 @@ def _low_ratio(x: np.ndarray, rate: np.ndarray, counts: np.ndarray, *, axis: int
 
 # --- every part of the music once ----------------------------------------------------------------------------------------
 
-_CHUNK = 32  # frames that are compared at once: half a second
+_CHUNK = 32  # frames compared at once: half a second
 
 
 def distinct(
     stretches: Sequence[Float[np.ndarray, "_ F"]], mixture: Float[np.ndarray, "T F"], most: int, alike: float = 0.7
 ) -> Float[np.ndarray, "K F"]:
-    """The frames of several stretches of music, each repeat of it once, in playing order.
+    """Return the frames of several stretches of music, without repeats: longest stretch first, in playing order within each.
 
-    Chunks whose `similarity` to what is there already reaches `alike` are left out. Of more than `most` frames, those are kept
-    that the mixture is most like.
+    Chunks whose `similarity` to the frames kept so far reaches `alike` are left out. If more than `most` frames remain, the chunks
+    most similar to the mixture are kept.
     """
     if not stretches:
         return np.zeros((0, mixture.shape[1]), mixture.dtype)
@@ -208,7 +207,7 @@ def distinct(
 
 
 def _joined(parts: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Neighbours as one."""
+    """Join adjacent parts."""
     joined: list[tuple[int, int]] = []
     for start, stop in parts:
         if joined and joined[-1][1] == start:
@@ -220,9 +219,9 @@ def _joined(parts: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 
 # --- what the missing part sounds like -----------------------------------------------------------------------------------
 
-_LEAST = 0.1  # quantile of the repeats of a bin that the music is thought not to exceed
+_LEAST = 0.1  # quantile of the repeats of a bin that is taken as the upper bound of the music
 _SPEECH_SHAPE = 0.5  # of the Gamma distribution of speech in a bin
-_PLACES = np.linspace(0.02, 1.0, 30)[:, None]  # where the density is evaluated, as shares of the most that is thought possible
+_PLACES = np.linspace(0.02, 1.0, 30)[:, None]  # grid on which the density is evaluated, relative to that upper bound
 
 
 def _median(repeats: Float[np.ndarray, "K F"]) -> Float[np.ndarray, " F"]:
@@ -230,10 +229,10 @@ def _median(repeats: Float[np.ndarray, "K F"]) -> Float[np.ndarray, " F"]:
 
 
 def _weighed(alone: Float[np.ndarray, "T F"], known: Float[np.ndarray, "K F"]) -> Callable[[np.ndarray], np.ndarray]:
-    """The posterior mean of a missing frame, as a function of its repeats, bin by bin.
+    """Return a function from the repeats of a missing frame to its posterior mean, bin by bin.
 
-    Its prior is the Gamma distribution that the bin has in the known part. Each repeat is the music and Gamma speech beside it,
-    whose mean is what the whole mixture (its filter and gain taken out) has more than the known part.
+    The prior of a bin is a Gamma distribution with the moments of that bin in the known part. Each repeat is music plus Gamma
+    speech, whose mean is the excess of the whole mixture (filter and gain removed) over the known part.
     """
 
     def smooth(values: np.ndarray) -> np.ndarray:
@@ -247,7 +246,7 @@ def _weighed(alone: Float[np.ndarray, "T F"], known: Float[np.ndarray, "K F"]) -
         values = _PLACES * np.quantile(repeats, _LEAST, axis=0)
         log_density = (shape - 1) * np.log(values + 1e-12) - values * shape / music
         for x in repeats:
-            beside = np.maximum(x - values, 0) + 0.1 * x  # magnitudes do not add up to better than a tenth or so
+            beside = np.maximum(x - values, 0) + 0.1 * x  # magnitudes add up only to within a tenth or so
             log_density += (_SPEECH_SHAPE - 1) * np.log(beside + 1e-12) - beside / speech
         density = np.exp(log_density - log_density.max(0))
         return (density * values).sum(0) / density.sum(0)

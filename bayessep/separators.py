@@ -1,7 +1,7 @@
-"""The Bayesian methods on spectrograms: magnitudes and what is known of them in, posterior out.
+"""The Bayesian methods on spectrograms: from magnitudes, training material and settings to a posterior.
 
-This is where models and inference meet. The methods of paper 000 differ in three choices (`METHODS`): whether the templates were
-trained, whether they move on the mixture, and how conditionals are read.
+Models and inference are combined here. The methods of paper 000 differ in three choices (`METHODS`): whether the templates are
+trained, whether they adapt to the mixture, and how conditionals are read.
 """
 
 import dataclasses
@@ -36,22 +36,22 @@ def silent(what: str, done: int, most: int, objective: float) -> None:
 
 
 class Trained(NamedTuple):
-    """Speech templates as the training speech leaves them."""
+    """Speech templates after training: their posterior and the learned priors."""
 
     templates: Gamma
     prior: Blocks
-    n_speech: int | None = None  # where music has templates, too: the first so many are of speech
+    n_speech: int | None = None  # if music has templates too: the number of speech templates, which come first
 
 
 def beside(speech: Trained, music: Trained) -> Trained:
-    """Templates of speech and of music as those of one problem without a catalogue."""
+    """Concatenate templates of speech and of music, for a problem without a catalogue."""
     pairs = zip(speech.templates, music.templates, strict=True)
     both = Gamma(*(jnp.concatenate([a, b]) for a, b in pairs))
     return Trained(both, speech.prior, len(speech.templates.shape))
 
 
 def train_templates(speech: Float[np.ndarray, "T F"], settings: Settings, progress: Progress = silent) -> Trained:
-    """Gamma-Poisson NMF of the training speech with learned, tied hyper-parameters (paper 000, section 2.3.1)."""
+    """Train templates by Gamma-Poisson NMF of the speech, with learned, tied hyper-parameters (paper 000, section 2.3.1)."""
     x = jnp.asarray(speech, jnp.float32)
     prior = jingle_mixture.priors(x.shape[1], float(x.mean()), n_bases=settings.bases)
     problem = jingle_mixture.build(x, prior=prior, learn=Learn(templates=True, excitations=True))
@@ -61,10 +61,10 @@ def train_templates(speech: Float[np.ndarray, "T F"], settings: Settings, progre
 
 
 def train(speech: Float[np.ndarray, "T F"], settings: Settings, progress: Progress = silent) -> Trained | None:
-    """What the method learns from speech alone, before it sees the mixture; None if it learns nothing.
+    """Train templates on speech alone, before the mixture is seen; None if the method needs no training speech.
 
     Raises:
-        UserError: the method needs speech to learn from, and there is none.
+        UserError: the method needs training speech, and there is none.
     """
     if not METHODS[settings.method].needs_speech:
         return None
@@ -73,7 +73,7 @@ def train(speech: Float[np.ndarray, "T F"], settings: Settings, progress: Progre
 
 
 def warm_up(settings: Settings, sweeps: int) -> int:
-    """Sweeps in which entries to be learned stay as they start."""
+    """Return the number of sweeps during which latent catalogue entries stay at their start."""
     return min(settings.warm_up, sweeps // 2)
 
 
@@ -104,18 +104,18 @@ def _run(
 
 
 class Posterior(NamedTuple):
-    """What inference leaves behind: all that sources, draws and predictions are made from."""
+    """Result of inference, from which sources, draws and predictions are computed."""
 
-    problem: JingleMixture  # with what was learned of its priors
+    problem: JingleMixture  # with the learned hyper-parameters
     blocks: Blocks  # of Gamma
-    moments: Blocks  # of Moments, as `readings` says
+    moments: Blocks  # of Moments, read according to `readings`
     readings: Blocks
     candidates: Int[Array, "T K"] | None
     n_speech: int | None = None  # as `Trained.n_speech`
 
 
 class Inferred(NamedTuple):
-    """Posterior of the sources in the target frames, and how it was reached."""
+    """Posterior of the sources in the target frames, with filter, gain and the run that led to it."""
 
     sources: sources.Sources
     filter: Float[np.ndarray, " F"]
@@ -133,10 +133,12 @@ def build_problem(
     *,
     mean: float | None = None,
 ) -> tuple[JingleMixture, repetition.Repetition | None]:
-    """The jingle mixture of the target frames: priors, catalogue and chain as the settings say.
+    """Build the jingle mixture of the target frames: priors, catalogue and chain according to the settings.
 
-    `observed` is 0 for bins of the target that inference must not see. `mean` is the magnitude that priors expect where nothing
-    was trained, of a target that is a part of something; that of the target itself by default.
+    `observed` is 0 for bins of the target that inference must not see. `mean` is the mean magnitude that untrained priors assume,
+    by default that of the target; pass it if the target is only part of a recording.
+
+    Returns the problem, and the repetition of the music if it was searched for and found.
     """
     method = METHODS[settings.method]
     x = jnp.asarray(spectra.target, jnp.float32)
@@ -166,7 +168,7 @@ def build_problem(
             prior = prior._replace(templates=trained.templates)
     entry = frame_prior.uniform(n)
     if settings.chain and n:
-        # Each stretch is played from its first frame to its last and again; what is missing follows on that of which it is.
+        # Each stretch is played from its first frame to its last and starts over; missing frames follow the stretch they complete.
         turns = [np.r_[a:b, len(known) : n] if a == first else np.arange(a, b) for a, b in stretches]
         order = np.zeros(n + 1, int)
         for turn in turns:
@@ -183,7 +185,7 @@ def build_problem(
         music = np.concatenate([np.zeros(n_speech), music])
         weight = np.concatenate([np.ones(n_speech), np.full(len(weight), settings.joint_weight)])
         speech = np.ones(len(x))
-        if settings.gain_shape is not None and len(prior.gain.shape) > 1:  # one for each frame, and around 1 where only speech is
+        if settings.gain_shape is not None and len(prior.gain.shape) > 1:  # one prior per frame; around 1 in the training speech
             aside = gamma.around(jnp.ones(n_speech), settings.gain_shape)
             prior = prior._replace(gain=Gamma(*(jnp.concatenate(pair) for pair in zip(aside, prior.gain, strict=True))))
         if observed is not None:
@@ -209,21 +211,21 @@ def build_problem(
 
 
 def _stretches(spectra: Spectra, n: int) -> list[tuple[int, int]]:
-    """The first and the next after the last of the first n frames of music that are played one after another."""
+    """(first, stop) of each contiguous stretch of music, within its first n frames."""
     ends = np.minimum(np.cumsum(spectra.stretches or (len(spectra.music),)), n)
     return [(a, b) for a, b in zip([0, *ends.tolist()], ends.tolist(), strict=False) if b > a]
 
 
-_FAINT = 1e-4  # no entry to be learned, gain or filter is expected to be less: what starts at nothing stays there
+_FAINT = 1e-4  # least prior mean of latent entries, gain and filter: multiplicative updates never leave zero
 
 
 def _prior_of_repeats(
     prior: Blocks, found: repetition.Repetition, catalogue: Float[np.ndarray, "J F"], n_known: int, settings: Settings
 ) -> Blocks:
-    """Priors around what the repeats show: gain, filter and the entries that are learned.
+    """Centre the priors of gain, filter and latent entries on the estimates from the repeats.
 
-    A prior that knew only their level would have to be outweighed in every bin of an entry by the three or four frames that play
-    it: they would rather be explained by other entries, and this one would never be learned.
+    A prior that knew only the level of an entry would have to be outweighed in every bin by the three or four frames that play
+    it: these would rather be explained by other entries, and this one would never be learned.
     """
 
     def around(mean: np.ndarray, shape: float) -> Gamma:
@@ -240,9 +242,9 @@ def _prior_of_repeats(
 
 
 def infer(spectra: Spectra, trained: Trained | None, settings: Settings, progress: Progress = silent) -> Inferred:
-    """Run one method on the target frames."""
+    """Run one method on the target frames and return the posterior of the sources."""
     problem, found = build_problem(spectra, trained, settings)
-    # What weighs nothing has no place in a program of gradients.
+    # SVI cannot be padded: the NumPyro program requires positive frame weights.
     roomy = problem if settings.method == "svi" else _with_room(problem)
     posterior, fit = _infer(roomy, trained, settings, progress)
     rows = target_rows(problem, len(spectra.target))
@@ -252,11 +254,11 @@ def infer(spectra: Spectra, trained: Trained | None, settings: Settings, progres
     return Inferred(of_target, np.asarray(posterior.moments.filter.mean), gain, fit, found and found.period, posterior)
 
 
-_ROOM = 2**15  # frames, up to which compiling takes longer than what is computed for nothing
+_ROOM = 2**15  # frames; for shorter problems, compiling again would cost more than computing the padding
 
 
 def _with_room(problem: JingleMixture) -> JingleMixture:
-    """Filled up to one of a few sizes, so that recordings of about the same length share what is compiled."""
+    """Pad a problem to one of a few sizes, so that recordings of similar length share compiled code."""
 
     def size(n: int, an_octave: int) -> int:
         step = max(2 ** ((n - 1).bit_length() - 1) // an_octave, 1)
@@ -266,7 +268,7 @@ def _with_room(problem: JingleMixture) -> JingleMixture:
     if n_frames >= _ROOM:
         return problem
     of_entries = size(n_entries, 1)
-    # Candidates are looked for as they were without room.
+    # Padding must not change whether candidates are short-listed.
     if n_candidates:
         before, after = (entries.are_short_listed(n, n_bins, n_candidates) for n in (n_entries, of_entries))
         of_entries = of_entries if before == after else n_entries
@@ -274,10 +276,10 @@ def _with_room(problem: JingleMixture) -> JingleMixture:
 
 
 def _without_room(posterior: Posterior, problem: JingleMixture) -> Posterior:
-    """Of the frames and entries of the problem alone."""
+    """Remove the padding of `_with_room`: keep only the frames and entries of the original problem."""
     n_frames, n_entries = len(problem.frames.x), len(problem.catalogue)
 
-    def first(values: Any, n: int) -> Any:  # by numpy, which compiles nothing
+    def first(values: Any, n: int) -> Any:  # in numpy, to avoid compilation
         return jax.tree.map(lambda array: jnp.asarray(np.asarray(array)[:n]), values)
 
     def own(blocks: Blocks) -> Blocks:
@@ -294,7 +296,7 @@ def _without_room(posterior: Posterior, problem: JingleMixture) -> Posterior:
 
 
 def target_rows(problem: JingleMixture, n_target: int) -> slice:
-    """Where the target frames of a problem are: last, as a stacked method's speech comes before them."""
+    """Return the rows of a problem's target frames, which come last, after the training speech of a stacked method."""
     n_frames = len(problem.frames.x)
     return slice(n_frames - n_target, n_frames)
 
@@ -323,9 +325,9 @@ def _fit(
 def score_hidden(
     spectra: Spectra, trained: Trained | None, settings: Settings, hidden: Bool[np.ndarray, "T F"], progress: Progress = silent
 ) -> float:
-    """Mean log predictive density of the hidden bins of the target (`sources.log_predictive`) after inference without them."""
+    """Return the mean log predictive density of hidden bins of the target (`sources.log_predictive`), inferred without them."""
     x = spectra.target
-    # What a hidden bin holds takes no part in inference, but start values and repeats are read off all bins.
+    # Hidden bins do not enter inference, but start values and repeats are derived from all bins: fill in the mean of the others.
     known_mean = (x * ~hidden).sum(0) / np.maximum((~hidden).sum(0), 1)
     seen = spectra._replace(target=np.where(hidden, known_mean[None, :], x).astype(np.float32))
     problem, _ = build_problem(seen, trained, settings, (~hidden).astype(np.float32))
@@ -349,13 +351,13 @@ def read_blocks(problem: JingleMixture, blocks: Blocks, readings: Blocks) -> Blo
 
 
 def fit_problem(problem: JingleMixture, trained: Trained | None, settings: Settings) -> Posterior:
-    """Fit a problem that was put together elsewhere."""
+    """Fit a problem that was built elsewhere."""
     templates = None if trained is None else trained.templates
     return _fit(problem, templates, settings, silent)[0]._replace(n_speech=trained and trained.n_speech)
 
 
 def sources_of(posterior: Posterior) -> sources.Sources:
-    """Its sources, as numpy arrays."""
+    """Return the sources of a posterior, as numpy arrays."""
     if posterior.n_speech is not None:
         return jax.tree.map(np.asarray, _of_templates(posterior.problem, posterior.moments, posterior.n_speech))
     found = _sources(posterior.problem, posterior.problem.hyper, posterior.moments, posterior.candidates)
@@ -363,7 +365,7 @@ def sources_of(posterior: Posterior) -> sources.Sources:
 
 
 def readings_for(settings: Settings, *, has_latent: bool) -> Blocks:
-    """How the method reads each block on the mixture."""
+    """Return how the method reads each block on the mixture."""
     method = METHODS[settings.method]
     own = "log_mode" if method.excitations == "mode" and settings.log_modes else method.excitations
     return Blocks(

@@ -1,4 +1,4 @@
-"""The methods of separation, and the numbers that one can choose."""
+"""The separation methods and their settings."""
 
 import dataclasses
 import math
@@ -7,7 +7,7 @@ from typing import NamedTuple
 from bayessep.errors import UserError
 from bayessep.gamma import Reading
 
-SVI_STEPS = 5  # gradient steps for each sweep of the settings
+SVI_STEPS = 5  # gradient steps of svi per sweep of the settings
 
 
 class Method(NamedTuple):
@@ -18,11 +18,11 @@ class Method(NamedTuple):
     excitations: Reading
     stacked: bool  # training speech and mixture share one inference
     summary: str
-    unit: str = "sweeps"  # what its steps are
+    unit: str = "sweeps"  # name of its steps
 
     @property
     def needs_speech(self) -> bool:
-        """Whether there must be training speech."""
+        """Whether the method requires training speech."""
         return self.trained or self.stacked
 
 
@@ -38,42 +38,44 @@ METHODS = {
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How to separate. The defaults are those of the command line.
+    """Settings of a separation; the defaults are those of the command line.
 
     Attributes:
         method: a key of `METHODS`.
         bases: number of speech templates, B.
-        sweeps: most sweeps on the mixture (for svi, `SVI_STEPS` gradient steps each, rounded up to five equal parts).
-        training_sweeps: most sweeps on the training speech.
-        tolerance: a run has converged when its objective changes by no more than this share of itself over 5 sweeps; it then
-            stops, after 20 sweeps at least; svi takes all its steps.
+        sweeps: maximum number of sweeps on the mixture (for svi, `SVI_STEPS` gradient steps each, rounded up to five equal parts).
+        training_sweeps: maximum number of sweeps on the training speech.
+        tolerance: a run has converged when its objective changes by at most this fraction of itself over 5 sweeps; it then
+            stops, after at least 20 sweeps; svi takes all its steps.
         seed: of all randomness.
         level: mean scaled magnitude of the mixture: how many counts a bin is worth against the priors.
-        overlap: of one frame with the next, as a share. The more, the less it matters that music falls out of step with them.
+        overlap: of consecutive frames, as a fraction. A larger one makes it less critical that repeats of the music are not
+            aligned with the frames.
         max_frequency: bins above (Hz) are not modelled; they follow the mask of the highest modelled band.
         chain: play the catalogue in order (left-to-right chain) rather than draw frames independently, as the paper does.
-        complete: learn the part of a repeating jingle that nobody labelled (needs `chain` and speech to learn from).
-        align: take prior means of the music's filter and gain from the places where known music is played (needs `completes`).
-        weigh: weigh what repeats of the unlabelled part say against what the labelled part lets one expect; or take their median.
-        entry_shape: shape of the Gamma prior of what is learned so, around that.
-        warm_up: sweeps in which the unlabelled part stays as it starts (half of all, if there are fewer than twice as many): what
-            speech has not explained yet would be learned as music.
+        complete: learn the unlabelled part of a repeating jingle (needs `chain` and a method other than ``unsupervised``).
+        align: estimate prior means of the music's filter and gain where known music is played (needs `completes`).
+        weigh: combine the repeats of the unlabelled part with what the labelled part suggests; otherwise take their median.
+        entry_shape: shape of the Gamma prior of the unlabelled part's entries, centred on that estimate.
+        warm_up: sweeps in which the unlabelled part stays at its start (at most half of all sweeps): otherwise it would learn as
+            music what the speech templates have not explained yet.
         joint_weight: weight of the mixed frames in ``joint``: 1 is the paper's method, 0 learns from the speech alone.
-        p_music: what speaks for music in each frame where nothing is labelled (the switch of `models.jingle_mixture`). Half: no
-            more than the model's own prior, by which nine frames of ten have music.
+        p_music: evidence for music in each unlabelled frame (the switch of `models.jingle_mixture`). One half adds nothing to
+            the model's own prior, by which nine frames in ten have music.
         filter_shape: shape of the Gamma prior on each bin of the music's filter; None is flat, as in the paper. Its mean is 1
-            (see `align`).
-        gain_shape: the same of the music's gain in each frame.
-        candidates: catalogue entries kept for a frame after pruning.
-        max_catalogue: catalogue frames at most; of longer music, the first are used, and nothing that does not fit is completed.
-        speech_shape: how closely a bin of speech is held to its templates when the sources are read: shape of a Gamma prior; None
-            holds it fast, as in the paper.
-        mask_power: stems share each bin by their magnitudes to this power: 1 as in the paper, 2 as a Wiener filter.
-        faint: where P(music) is in doubt and the music inferred is so many decibels below the mixture, all is speech; None: never.
-        temperature: how many times too sure the model is of a bin: its log-odds are divided by this where uncertainty is read
-            (`tempering`); the mask itself stays.
-        spread: standard deviation of the true log-odds around these; None leaves the posterior as sure as it is.
-        log_modes: ``icm`` takes the modes of the logarithms of excitations and music, too, which any prior has, and not their own.
+            (but see `align`).
+        gain_shape: the same for the music's gain in each frame.
+        candidates: catalogue entries kept per frame after pruning.
+        max_catalogue: most catalogue frames; of longer music the first ones are used, and a period that does not fit is not
+            completed.
+        speech_shape: how closely a bin of speech is held to its templates when the sources are computed: shape of a Gamma prior;
+            None holds it to them exactly, as in the paper.
+        mask_power: stems share each bin in proportion to their magnitudes to this power: 1 as in the paper, 2 as a Wiener filter.
+        faint: frames with doubtful P(music) whose inferred music lies more than this many decibels below the mixture become all
+            speech; None: never.
+        temperature: overconfidence of the model: log-odds are divided by this for uncertainties (`tempering`), not for the mask.
+        spread: standard deviation of the true log-odds around the tempered ones; None takes the posterior's own uncertainty.
+        log_modes: ``icm`` also takes the modes of log excitations and log music blocks, which exist for any prior.
         rule: q(r) by exact coordinate ascent, or as the paper prints it (then `chain` must be off; svi is always exact).
     """
 
@@ -130,10 +132,10 @@ class Settings:
             raise UserError("the printed rule of q(r) is for independent frames; switch the chain off.")
 
     def holds(self, period: int) -> bool:
-        """Whether the catalogue may hold so many frames: a part of what is missing would be worse than none of it."""
+        """Return whether the catalogue can hold a whole period: adding only part of the missing frames is worse than none."""
         return period <= self.max_catalogue
 
     @property
     def completes(self) -> bool:
-        """Whether unlabelled parts of the music are learned. Free entries beside free templates: nothing tells which is music."""
+        """Whether unlabelled parts of the music are learned; not if templates are free too, as nothing would tell them apart."""
         return self.chain and self.complete and self.method != "unsupervised"

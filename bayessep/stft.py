@@ -5,12 +5,12 @@ Every spectrogram of the project comes from here. Time is the first of the two a
 argument under ``jax.jit``.
 
 Values are those of librosa (transposed). Framing needs no index arithmetic: with q = ceil(n_fft / hop), the
-waveform is cut into blocks of one hop, and a frame is q neighbouring blocks laid side by side; overlap-add is
-the same read backwards, q shifted blocks added up. That is q contiguous copies for any hop, forwards and in
+waveform is cut into blocks of one hop, and a frame is q consecutive blocks concatenated; overlap-add is
+the reverse, a sum of q shifted blocks. That is q contiguous copies for any hop, both forwards and in
 the gradient. (Compiling takes a second for q of about 50; nobody needs more.)
 
 Long audio goes through `stream_init`, `stream_push`, `stream_finish` and their inverses `istream_*`, which
-give the very frames and samples of the one-shot functions in bounded memory.
+return exactly the frames and samples of the one-shot functions in bounded memory.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ WINDOWS = (*_COSINES, "bartlett", "sqrt_hann")
 PAD_MODES = ("constant", "reflect")
 Shape = Sequence[int]
 
-# A window that is this small beside its largest value would be zero but for rounding: Blackman's first value is -1e-17.
+# Window values this small relative to the largest are zero up to rounding: Blackman's first value is -1e-17.
 _ROUNDED_ZERO = 1e-12
 # scipy.signal.check_NOLA calls a window/hop pair invertible when the summed squared windows stay above this.
 _NOLA_TOLERANCE = 1e-10
@@ -51,11 +51,11 @@ class Stft:
         window: one of `WINDOWS`, in its periodic form; ``sqrt_hann`` is the square root of ``hann``.
         win_length: samples of the window, zero-padded on both sides to ``n_fft``; None for ``n_fft``.
         center: frame t is centred on sample t * hop, with half a frame of padding at the ends;
-            else it starts there.
-        pad_mode: what that padding holds, zeros ("constant") or the mirrored signal ("reflect").
-        pad_end: add a frame where the last sample would not lie well inside one. Without it (as in librosa)
-            the last samples may be covered by the faint edge of one window only: they come back from an
-            unchanged spectrum, but what was done to a spectrum is magnified there a thousandfold: a click.
+            otherwise it starts there.
+        pad_mode: content of that padding, zeros ("constant") or the mirrored signal ("reflect").
+        pad_end: add a frame if the last sample would not lie well inside one. Without it (as in librosa)
+            the last samples may be covered only by the faint edge of one window: they are recovered from an
+            unchanged spectrum, but changes to a spectrum are magnified there a thousandfold, into a click.
 
     Raises:
         UserError: a setting is out of range.
@@ -83,15 +83,15 @@ class Stft:
 
     @property
     def n_bins(self) -> int:
-        """Frequencies from 0 to half the sample rate: F = n_fft // 2 + 1."""
+        """Number of frequency bins from 0 to half the sample rate: F = n_fft // 2 + 1."""
         return self.n_fft // 2 + 1
 
 
 def stft_for_rate(sample_rate: int, window_seconds: float | int = 0.064, overlap: float | int = 0.5) -> Stft:
-    """Settings for separation at any sample rate: frames of about ``window_seconds``, 1024/512 at 16 kHz.
+    """Return settings for separation at any sample rate: frames of about ``window_seconds``, 1024/512 at 16 kHz.
 
     n_fft is the nearest even number without prime factors above 5, for which the transform is fast. The end
-    is padded (`Stft.pad_end`), because the spectra will be changed and listened to.
+    is padded (`Stft.pad_end`), because the spectra will be modified and listened to.
 
     Raises:
         UserError: the rate or the window is not positive, or the overlap is not in [0, 1).
@@ -106,7 +106,7 @@ def stft_for_rate(sample_rate: int, window_seconds: float | int = 0.064, overlap
 
 def _nearest_even_smooth(target: float | int) -> int:
     """The number 2^a 3^b 5^c with a >= 1 that is nearest to ``target``."""
-    limit = 2 * max(target, 2)  # there is a power of two between target and this
+    limit = 2 * max(target, 2)  # there is a power of two between target and limit
     exponents = range(int(math.log2(limit)) + 1)
     smooth = (2 ** (a + 1) * 3**b * 5**c for a in exponents for b in exponents for c in exponents)
     return min(smooth, key=lambda n: (abs(n - target), n))
@@ -116,7 +116,7 @@ def _nearest_even_smooth(target: float | int) -> int:
 
 
 def frame_count(n_samples: int, settings: Stft) -> int:
-    """Number of frames T of a waveform; 0 if it is too short for one, which centred is only what has no sample."""
+    """Return the number of frames T of a waveform; 0 if it is too short for one (`stft` then raises an error)."""
     beyond_first = n_samples - settings.n_fft + 2 * _lead(settings)
     if settings.pad_end:
         return 1 + max(0, -(-beyond_first // settings.hop))
@@ -124,12 +124,12 @@ def frame_count(n_samples: int, settings: Stft) -> int:
 
 
 def frame_times(n_frames: int, settings: Stft, sample_rate: int) -> Float[np.ndarray, " T"]:
-    """Centre of each frame in seconds (float64)."""
+    """Return the centre of each frame in seconds (float64)."""
     return (np.arange(n_frames) * settings.hop + _centre_of_first(settings)) / sample_rate
 
 
 def bin_frequencies(settings: Stft, sample_rate: int) -> Float[np.ndarray, " F"]:
-    """Frequency of each bin in hertz (float64)."""
+    """Return the frequency of each bin in hertz (float64)."""
     return np.arange(settings.n_bins) * (sample_rate / settings.n_fft)
 
 
@@ -174,14 +174,14 @@ def _window(settings: Stft) -> Float[np.ndarray, " n_fft"]:
 
 @lru_cache(maxsize=64)
 def _squared_blocks(settings: Stft) -> Float[np.ndarray, "q hop"]:
-    """The squared window in hop-long blocks, the last one filled up with zeros."""
+    """The squared window in hop-long blocks, the last one padded with zeros."""
     q = _hops_per_frame(settings)
     squared = np.pad(_window(settings) ** 2, (0, q * settings.hop - settings.n_fft))
     return squared.reshape(q, settings.hop)
 
 
 def is_invertible(settings: Stft) -> bool:
-    """Whether overlapping squared windows leave no gap (nonzero overlap-add), as `istft` requires."""
+    """Return whether overlapping squared windows leave no gap (nonzero overlap-add), as `istft` requires."""
     return bool(_squared_blocks(settings).sum(axis=0).min() > _NOLA_TOLERANCE)
 
 
@@ -196,16 +196,16 @@ def _require_invertible(settings: Stft) -> None:
 
 @lru_cache(maxsize=64)
 def _synthesis_window(settings: Stft) -> Float[np.ndarray, " n_fft"]:
-    """The window divided by the sum of squared windows, as it is where q windows overlap."""
+    """The window divided by the sum of squared windows, where all q windows overlap."""
     total = _squared_blocks(settings).sum(axis=0)
     return _window(settings) / np.tile(total, _hops_per_frame(settings))[: settings.n_fft]
 
 
 def _edge_gain(blocks: np.ndarray, n_frames: int | None, settings: Stft) -> Float[np.ndarray, "B hop"]:
-    """What blocks of one hop with these numbers lack after synthesis when only frames 0 … n_frames-1 exist.
+    """Gain that numbered blocks of one hop need after synthesis when only frames 0 … n_frames-1 exist.
 
-    (None: frames go on.) It is the full sum of squared windows over the sum that is
-    there: 1 but for q-1 blocks at either end. Samples which no window reaches are left as they are (gain 1).
+    (None: frames continue without end.) It is the full sum of squared windows over the sum of those present:
+    1 except in q-1 blocks at either end. Samples that no window reaches are left unchanged (gain 1).
     """
     squared = _squared_blocks(settings)
     frame_of_part = blocks[:, None] - np.arange(len(squared))  # part i of frame b-i falls into block b
@@ -221,10 +221,10 @@ def _edge_gain(blocks: np.ndarray, n_frames: int | None, settings: Stft) -> Floa
 
 @partial(jax.jit, static_argnames="settings")
 def stft(signal: Float[Array | np.ndarray, "*batch N"], settings: Stft) -> Complex[Array, "*batch T F"]:
-    """Short-time Fourier transform of waveforms: T = `frame_count` frames of F = ``settings.n_bins`` bins.
+    """Return the short-time Fourier transform of waveforms: T = `frame_count` frames of F = ``settings.n_bins`` bins.
 
     Args:
-        signal: waveforms in float32 or float64 (complex64 or complex128 comes out), any leading dimensions.
+        signal: waveforms in float32 or float64 (giving complex64 or complex128), with any leading dimensions.
         settings: see `Stft`; static under jit.
 
     Raises:
@@ -245,7 +245,7 @@ def stft(signal: Float[Array | np.ndarray, "*batch N"], settings: Stft) -> Compl
             raise UserError(f'a waveform of {n_samples} sample cannot be mirrored; use pad_mode "constant".')
         around = [(0, 0)] * (signal.ndim - 1) + [(lead, max(tail, 0))]
         signal, lead, tail = jnp.pad(signal, around, mode="reflect"), 0, min(tail, 0)
-    # Blocks go on to the end of the last frame's last block; what lies beyond the frame is cut off again.
+    # Blocks extend to the end of the last frame's last block; samples beyond the frame are cut off again.
     tail += _hops_per_frame(settings) * settings.hop - settings.n_fft
     return _analyse(_pad(signal, lead, tail), n_frames, settings)
 
@@ -254,7 +254,7 @@ def stft(signal: Float[Array | np.ndarray, "*batch N"], settings: Stft) -> Compl
 def istft(
     spectrum: Complex[Array | np.ndarray, "*batch T F"], settings: Stft, length: int
 ) -> Float[Array, "*batch {length}"]:
-    """The waveform whose `stft` is nearest to a spectrogram by least squares (Griffin and Lim, 1984).
+    """Return the waveform whose `stft` is nearest to a spectrogram by least squares (Griffin and Lim, 1984).
 
     Frames are windowed again, added up and divided by the sum of squared windows. For the spectrogram of a
     waveform of ``length`` samples this is that waveform; samples that no frame reaches are zero.
@@ -279,12 +279,12 @@ def istft(
 
 
 def _row(rows: Array | np.ndarray, like: Float[Array, "*batch B hop"]) -> Float[Array, "..."]:
-    """A constant of rows in the type and rank of an array, to be multiplied with it."""
+    """Cast a constant to the dtype and rank of an array, for multiplication with it."""
     return jnp.asarray(rows, like.dtype).reshape((1,) * (like.ndim - rows.ndim) + rows.shape)
 
 
 def _pad(signal: Float[Array, "*batch N"], before: int, after: int) -> Float[Array, "*batch M"]:
-    """Zeros added before and after; negative amounts cut samples off."""
+    """Pad with zeros before and after; negative amounts cut samples off."""
     widths = [(0, 0, 0)] * (signal.ndim - 1) + [(before, after, 0)]
     return lax.pad(signal, jnp.zeros((), signal.dtype), widths)
 
@@ -299,7 +299,7 @@ def _analyse(padded: Float[Array, "*batch M"], n_frames: int, settings: Stft) ->
 
 
 def _overlap_add(spectrum: Complex[Array, "*batch T F"], settings: Stft) -> Float[Array, "*batch B hop"]:
-    """Windowed frames added up where they overlap, in B = T + q - 1 blocks of one hop."""
+    """Window the frames and overlap-add them into B = T + q - 1 blocks of one hop."""
     q = _hops_per_frame(settings)
     frames = jnp.fft.irfft(spectrum, settings.n_fft)
     frames = _pad(frames * _row(_synthesis_window(settings), frames), 0, q * settings.hop - settings.n_fft)
@@ -313,7 +313,7 @@ def _overlap_add(spectrum: Complex[Array, "*batch T F"], settings: Stft) -> Floa
 
 
 class StreamState(NamedTuple):
-    """What `stream_push` carries from block to block."""
+    """State that `stream_push` carries from block to block."""
 
     recent: Float[np.ndarray, "*batch B"]  # the last samples pushed, as many as a later frame can still need
     n_samples: int  # pushed so far
@@ -321,39 +321,39 @@ class StreamState(NamedTuple):
 
 
 def stream_init(settings: Stft, batch_shape: Shape = (), dtype: Any = np.float32) -> StreamState:
-    """Begin an analysis block by block of waveforms (\\*batch_shape, N)."""
-    del settings  # nothing of the beginning depends on them
+    """Begin a block-by-block analysis of waveforms (\\*batch_shape, N)."""
+    del settings  # the initial state does not depend on them
     return StreamState(np.zeros((*batch_shape, 0), dtype), 0, 0)
 
 
 def stream_push(
     state: StreamState, block: Float[Array | np.ndarray, "*batch B"], settings: Stft
 ) -> tuple[StreamState, Complex[Array, "*batch T F"]]:
-    """Take in the next block, of any length, and hand out the frames it completes (possibly none).
+    """Push the next block, of any length, and return the frames it completes (possibly none).
 
     The state lives on the host and only whole frames enter the compiled transform, so blocks of constant
-    length lead to two shapes of work, not to a new one each time.
+    length lead to only two shapes to compile for, not to a new one each time.
     """
     recent = np.concatenate([state.recent, np.asarray(block, state.recent.dtype)], axis=-1)
     n_samples, lead = state.n_samples + block.shape[-1], _lead(settings)
-    # This many frames do not reach beyond the last sample.
+    # Number of frames that do not reach beyond the last sample.
     complete = max(0, 1 + (n_samples + lead - settings.n_fft) // settings.hop)
     if settings.pad_mode == "reflect" and n_samples <= lead:
-        complete = 0  # there is not enough to mirror yet
+        complete = 0  # not enough samples to mirror yet
     frames = _stream_frames(recent, n_samples, state.n_frames, complete, 0, settings)
-    # Keep what the next frame begins with, and enough for mirroring at the end.
+    # Keep the samples from the start of the next frame, and enough for mirroring at the end.
     keep = max(n_samples - (complete * settings.hop - lead), settings.n_fft + settings.hop)
     return StreamState(recent[..., max(0, recent.shape[-1] - keep) :], n_samples, complete), frames
 
 
 def stream_finish(state: StreamState, settings: Stft) -> Complex[Array, "*batch T F"]:
-    """The last frames, which need the end of the waveform. All frames together equal `stft` of all blocks.
+    """Return the last frames, which need the end of the waveform. All frames together equal `stft` of all blocks.
 
     Raises:
         UserError: as `stft` does.
     """
     n_frames = frame_count(state.n_samples, settings)
-    if state.n_frames == 0:  # too short to have begun; nothing has been forgotten yet
+    if state.n_frames == 0:  # no frame was complete so far; all samples are still held
         return stft(state.recent, settings)
     tail = _reach(n_frames, settings) - state.n_samples
     return _stream_frames(state.recent, state.n_samples, state.n_frames, n_frames, max(tail, 0), settings)
@@ -378,7 +378,7 @@ def _stream_frames(
 
 
 class InverseStreamState(NamedTuple):
-    """What `istream_push` carries from frames to frames."""
+    """State that `istream_push` carries from call to call."""
 
     overlap: Float[Array, "*batch K hop"]  # K = q-1 blocks of sums to which later frames will still add
     held: Float[np.ndarray, "*batch H"]  # finished samples kept back: the waveform may end before them
@@ -401,7 +401,7 @@ def istream_init(settings: Stft, batch_shape: Shape = (), dtype: Any = np.float3
 def istream_push(
     state: InverseStreamState, frames: Complex[Array | np.ndarray, "*batch T F"], settings: Stft
 ) -> tuple[InverseStreamState, Float[np.ndarray, "*batch n"]]:
-    """Take in the next frames, any number of them, and hand out samples that are final (possibly none)."""
+    """Push any number of further frames and return the samples that are final (possibly none)."""
     count = frames.shape[-2]
     if count == 0:
         return state, state.held[..., :0]
@@ -416,7 +416,7 @@ def istream_push(
 
 
 def istream_finish(state: InverseStreamState, settings: Stft, length: int) -> Float[np.ndarray, "*batch n"]:
-    """The rest of a waveform of ``length`` samples. All samples together equal `istft` of all frames.
+    """Return the rest of a waveform of ``length`` samples. All samples together equal `istft` of all frames.
 
     Raises:
         UserError: more than ``length`` samples have been handed out already.
@@ -439,7 +439,7 @@ def _synthesise(
     gains: Float[Array | np.ndarray, "T hop"],
     settings: Stft,
 ) -> tuple[Float[Array, "*batch n"], Float[Array, "*batch K hop"]]:
-    """Add frames to the sums carried over; the finished samples and the new sums."""
+    """Add frames to the sums carried over; return the finished samples and the new sums."""
     count = frames.shape[-2]
     blocks = _overlap_add(jnp.asarray(frames), settings)
     blocks = blocks.at[..., : overlap.shape[-2], :].add(overlap)

@@ -1,10 +1,10 @@
-"""Separation of recordings too long to hold: bounded memory, no seams, the same models.
+"""Separation of recordings too long for memory: bounded memory, no audible seams, the same models.
 
-Three passes over the file. The first measures its level; the second, for methods whose templates move on the mixture, fits the
-templates online, a minute at a time (`bayessep.inference.online`); the third separates each
-minute with them held, together with a few seconds of context on both sides that are inferred too and thrown away, so that no
-frame is estimated from a cut end. Spectra and waveforms pass through the block-wise transforms of `bayessep.stft`, so the joins
-are exact.
+There are three passes over the file. The first, `survey`, counts the samples (reading the file once for that alone), then measures
+the level of the frames to infer and collects the labelled frames to train on. The second, for methods whose templates adapt to the
+mixture, fits the templates online, a block of a minute at a time (`bayessep.inference.online`). The third separates each block with
+the templates fixed; a few seconds of context on both sides are inferred as well and discarded, so that no kept frame lies at a cut.
+Spectra and waveforms pass through the block-wise transforms of `bayessep.stft`, so the joins are exact.
 
 Stems are written as 32-bit float: they cannot clip, so no common gain has to be known before the end.
 """
@@ -43,13 +43,13 @@ from bayessep.tempering import tempered_std
 from bayessep.timeline import Segment, complete, runs
 
 BLOCK_SECONDS = 60.0
-BLOCK_SAMPLES = 2**24  # of all channels; what has more in `BLOCK_SECONDS` has shorter blocks
+BLOCK_SAMPLES = 2**24  # most samples of a block, all channels together; blocks are shorter than `BLOCK_SECONDS` if need be
 CONTEXT_SECONDS = 3.0
-_MAX_SWEEPS = 30  # on a piece whose templates start from what others have taught them, or are held
+_MAX_SWEEPS = 30  # per block: its templates start from those of earlier blocks, or are fixed
 
 
 class LongSeparation(NamedTuple):
-    """What is known once the stems are on disk."""
+    """Results of a separation whose stems are on disk."""
 
     segments: list[Segment]
     times: Float[np.ndarray, " T"]
@@ -58,11 +58,11 @@ class LongSeparation(NamedTuple):
     trace: Float[np.ndarray, " blocks"]  # objective of each block when the templates were fitted
     seconds: float
     settings: Settings
-    notes: tuple[str, ...]  # `limits`
+    notes: tuple[str, ...]  # for the user: `limits`, and a cap on the training frames
 
 
 class _Block(NamedTuple):
-    """Frames `first` to `first + keep` of the recording, with `before` and up to as many frames of context around them."""
+    """Frames `first` to `first + keep` of the recording, preceded by `before` frames of context and followed by about as many."""
 
     spectrum: Complex[np.ndarray, "C T F"]
     before: int
@@ -71,25 +71,25 @@ class _Block(NamedTuple):
 
 
 class Survey(NamedTuple):
-    """The first pass: what must be known of the whole file before any of it can be taken apart."""
+    """Result of the first pass: properties of the whole file that are needed before any of it can be separated."""
 
     lessons: Lessons
     n_samples: int
     n_frames: int
-    level: float  # mean magnitude of the modelled bins of what is left to infer
-    silent: bool  # throughout
-    speech: Float[np.ndarray, "Ts F"]  # the recording's own, to learn from
-    music: Float[np.ndarray, "Tm F"]
-    target: Float[np.ndarray, "T F"]  # a minute of what is left to infer, of all over it
+    level: float  # mean magnitude of the modelled bins in the frames to infer
+    silent: bool  # whether the whole recording is silent
+    speech: Float[np.ndarray, "Ts F"]  # training frames from the recording itself
+    music: Float[np.ndarray, "Tm F"]  # the same of music
+    target: Float[np.ndarray, "T F"]  # a minute of the frames to infer, spread over the whole recording
 
     def stretches(self) -> list[Float[np.ndarray, "_ F"]]:
-        """The music as it is played, one stretch after another."""
+        """Split the music into its contiguous stretches."""
         ends = np.cumsum([b - a for a, b in runs(self.lessons.music)])
         return np.split(self.music, ends[ends < len(self.music)])
 
 
 def limits(settings: Settings) -> tuple[str, ...]:
-    """What a user of these settings may expect, and does not get in a recording that is worked on in pieces."""
+    """Return notes on what these settings promise but separation in blocks does not deliver."""
     notes = []
     if settings.completes:  # its repeats may lie hours apart
         notes.append("the music of a recording worked on in pieces is taken as given: its other parts are not learned.")
@@ -107,10 +107,10 @@ def separate_file(
     *,
     progress: Progress = separators.silent,
 ) -> LongSeparation:
-    """Take a file of any length apart, writing both stems as they are made.
+    """Separate a file of any length, writing both stems block by block.
 
-    `known` is as for `pipeline.separate`, at the file's own sample rate. What is done otherwise than there, `limits` says; the
-    settings of the result are those it was done with.
+    `known` is as for `pipeline.separate`, at the file's own sample rate. `limits` lists the differences from it; the settings of
+    the result are those that were actually used.
 
     Raises:
         UserError: as `audio.read` and `pipeline.separate`; no stem is left half written.
@@ -142,7 +142,7 @@ def separate_file(
 def take_apart(
     job: "Job", trained: Trained | None, given: Sequence[Segment], speech_path: str | Path, music_path: str | Path
 ) -> LongSeparation:
-    """The second and the third pass; labels that were given stand as they are, the model's between them."""
+    """Run the second and third pass; given labels are kept, and the model labels the rest."""
     started = time.perf_counter()
     settings, window, rate = job.settings, job.window, job.sample_rate
     trace = np.zeros(0)
@@ -175,7 +175,7 @@ def take_apart(
 
 
 def _uncertainty(job: "Job", mask: np.ndarray, own: np.ndarray, magnitudes: np.ndarray, rows: slice) -> dict[str, np.ndarray]:
-    """As `pipeline.Separation.uncertainty`; `own` is the standard deviation of the mask by the posterior as it is."""
+    """The same as `pipeline.Separation.uncertainty`; `own` is the untempered posterior standard deviation of the mask."""
     temper = tempering(job.settings)
     std = own if temper is None else tempered_std(mask, temper)
     unsure = job.survey.lessons.given.target[rows] & ~preparation.passed(mask, job.settings.faint)
@@ -184,7 +184,7 @@ def _uncertainty(job: "Job", mask: np.ndarray, own: np.ndarray, magnitudes: np.n
 
 
 class Job(NamedTuple):
-    """Everything the later passes share."""
+    """Inputs and settings shared by the second and third pass."""
 
     path: str | Path
     sample_rate: int
@@ -213,13 +213,13 @@ class Job(NamedTuple):
         return -(-self.survey.n_frames // self.frames_per_block)
 
     def is_settled(self, index: int, context: int = 0) -> bool:
-        """Whether nothing is left to infer in a block, and in so many frames on both sides of it."""
+        """Whether a block, with `context` frames on both sides, contains no frames to infer."""
         first = index * self.frames_per_block
         return not self.survey.lessons.given.target[max(0, first - context) : first + self.frames_per_block + context].any()
 
     @property
     def n_unsettled(self) -> int:
-        """Blocks that are inferred, their context included."""
+        """Number of blocks with frames to infer in them or in their context."""
         return sum(not self.is_settled(index, self.context) for index in range(self.n_blocks))
 
 
@@ -227,7 +227,7 @@ class Job(NamedTuple):
 
 
 def spectra(path: str | Path, window: Stft) -> Iterator[Complex[np.ndarray, "C T F"]]:
-    """The spectrogram of a file, some frames at a time."""
+    """Yield the spectrogram of a file, some frames at a time."""
     state = None
     for block in audio.blocks(path, 10.0):
         if state is None:
@@ -241,7 +241,10 @@ def spectra(path: str | Path, window: Stft) -> Iterator[Complex[np.ndarray, "C T
 def survey(
     path: str | Path, window: Stft, n_bins: int, read: Callable[[np.ndarray], Lessons], *, most: int | None = None
 ) -> Survey:
-    """The first pass. `read` says what is known at the times of all frames; of speech and of music, `most` frames are kept."""
+    """Run the first pass: count samples and frames, measure the level and collect frames to train on.
+
+    `read` maps the times of all frames to what is known of them. At most `most` frames of speech and of music each are kept.
+    """
     sizes = [block.samples.shape[1] for block in audio.blocks(path, 10.0)]
     n_samples, rate = sum(sizes), audio.probe(path).sample_rate
     lessons = read(frame_times(frame_count(n_samples, window), window, rate))
@@ -259,14 +262,14 @@ def survey(
         n_target += int(target.sum())
         for wanted, at_most, pieces in kept:
             room = None if at_most is None else at_most - sum(map(len, pieces))
-            pieces.append(mixed[wanted[rows]][:room].copy())  # or all that is wanted would be held, and not that part of it
+            pieces.append(mixed[wanted[rows]][:room].copy())  # a copy: a view would keep all wanted frames in memory
         first += len(mixed)
     level = total / max(n_target * n_bins, 1)
     return Survey(lessons, n_samples, first, level, loudest == 0, *(np.concatenate(pieces) for _, _, pieces in kept))
 
 
 def _all_over(on: Bool[np.ndarray, " T"], most: int, together: int) -> Bool[np.ndarray, " T"]:
-    """About so many of the frames that are on, some `together`, as far apart as that allows."""
+    """Select about `most` of the frames that are on, in runs of `together` frames spread evenly over them."""
     frames = np.flatnonzero(on)
     if len(frames) <= most:
         return on
@@ -277,7 +280,7 @@ def _all_over(on: Bool[np.ndarray, " T"], most: int, together: int) -> Bool[np.n
 
 
 MOST_SECONDS = 600.0
-"""Of each source of a recording that are learned from: what is learned from is held at once."""
+"""Limit on the labelled speech, and on the labelled music, of a recording to train on, which is held in memory as a whole."""
 
 
 def _most(sample_rate: int, window: Stft) -> int:
@@ -287,8 +290,10 @@ def _most(sample_rate: int, window: Stft) -> int:
 def material(
     path: str | Path, sample_rate: int, known: Known, window: Stft, n_bins: int, p_music: float
 ) -> tuple[Survey, Float[np.ndarray, "Ts F"], list[Float[np.ndarray, "_ F"]]]:
-    """The first pass with the labels that are known; and the speech and stretches of music to learn from, of the file's own the
-    first `_most` frames of each."""
+    """Run the first pass with the known labels; return its result, the speech frames and the stretches of music to train on.
+
+    Of the file's own labelled speech and music, the first `_most` frames each are used.
+    """
 
     def read(times: np.ndarray) -> Lessons:
         given = preparation.read_labels(known.labels, times, p_music)
@@ -300,7 +305,7 @@ def material(
 
 
 def _blocks(job: Job) -> Iterator[_Block]:
-    """The spectrogram in blocks of equal shape: short ones at the ends are filled up with silence."""
+    """Yield the spectrogram in overlapping blocks of equal shape; short ones at either end are padded with silence."""
     held, held_first = None, 0
     incoming = spectra(job.path, job.window)
     for index in range(job.n_blocks):
@@ -319,7 +324,7 @@ def _blocks(job: Job) -> Iterator[_Block]:
 
 
 def _problem(job: Job, block: _Block, trained: Trained | None, settings: Settings) -> jingle_mixture.JingleMixture:
-    """The block's frames as one problem; padding and frames settled by labels do not count."""
+    """Build the problem of a block's frames; padding and frames settled by labels get weight 0."""
     n = block.spectrum.shape[1]
     frames = np.arange(block.first - block.before, block.first - block.before + n)
     inside = (frames >= 0) & (frames < job.survey.n_frames)
@@ -328,21 +333,24 @@ def _problem(job: Job, block: _Block, trained: Trained | None, settings: Setting
     speech = job.speech if METHODS[settings.method].stacked else job.speech[:0]
     p_music = job.survey.lessons.given.p_music[frames]
     known = preparation.Spectra(x, speech, job.music, p_music, stretches=job.stretches)
-    problem, _ = separators.build_problem(known, trained, settings, mean=settings.level)  # that of the whole recording
+    problem, _ = separators.build_problem(known, trained, settings, mean=settings.level)  # mean level of the whole recording
     counts = (inside & job.survey.lessons.given.target[frames]).astype(np.float32)
     if METHODS[settings.method].stacked:
         counts *= np.float32(settings.joint_weight)
-    # A stacked method's speech is in every block, and every block stands for all of them: it must count once.
+    # The training speech of a stacked method is in every block, but must count only once over all blocks.
     weight = np.concatenate([np.full(len(speech), 1 / max(1, job.n_unsettled), np.float32), counts])
     return dataclasses.replace(problem, frames=problem.frames._replace(weight=jax.numpy.asarray(weight)))
 
 
 _QUIET = 0.1
-"""A block with less than this of the mean magnitude of the recording is none to begin with."""
+"""Without trained templates, inference does not begin with a block of less than this fraction of the recording's mean magnitude."""
 
 
 def _fit_templates(job: Job, trained: Trained | None) -> tuple[Trained | None, Float[np.ndarray, " blocks"]]:
-    """One pass of online inference over the file. Blocks that are settled say nothing, and would only pull towards the prior."""
+    """Fit the templates by one pass of online inference over the file.
+
+    Blocks without frames to infer are skipped: they carry no evidence and would only pull the templates towards the prior.
+    """
     settings = job.settings
     readings = separators.readings_for(settings, has_latent=False)
     algorithm = online.online(conditionals, readings, shared=("templates",), sweeps=min(settings.sweeps, _MAX_SWEEPS))
@@ -353,14 +361,14 @@ def _fit_templates(job: Job, trained: Trained | None) -> tuple[Trained | None, F
             continue
         problem = _problem(job, block, trained, settings)
         if state is None and trained is None and problem.frames.x.mean() < _QUIET * settings.level and index < job.n_blocks - 1:
-            continue  # nothing could start from there
+            continue  # too quiet to initialise from
         start = Partial(jingle_mixture.Start(settings.bases), problem, trained and trained.templates)
         key, key_step, key_start = jax.random.split(key, 3)
         if state is None:
-            # Without training, the first block's own fit is a far better start than chance.
+            # Without training, a full fit to the first block is a far better start than random templates.
             first = start(key_start) if trained else separators.fit_problem(problem, None, settings).blocks
             state, prior = algorithm.init(first), problem.hyper.prior
-        # One prior for all blocks: what a block learned of its own would count as evidence, many times over.
+        # One prior for all blocks: hyper-parameters learned from a block would count its evidence many times over.
         problem = dataclasses.replace(problem, hyper=problem.hyper._replace(prior=prior), learn=jingle_mixture.Learn())
         state, info = algorithm.step(key_step, state, problem, start, float(job.n_unsettled))
         trace.append(float(info.objective))
@@ -373,9 +381,9 @@ def _fit_templates(job: Job, trained: Trained | None) -> tuple[Trained | None, F
 
 
 def _separated(job: Job, trained: Trained | None) -> Iterator[tuple[_Block, np.ndarray, np.ndarray, np.ndarray]]:
-    """Each block with the mask, its standard deviation by the posterior, and P(music) of the frames it keeps.
+    """Yield each block with mask, posterior standard deviation of the mask, and P(music) of the frames to keep.
 
-    Templates are held. What is settled is not inferred.
+    Templates are fixed. Frames settled by labels get their mask and P(music) from the labels.
     """
     settings = dataclasses.replace(job.settings, method="nmf", sweeps=min(job.settings.sweeps, _MAX_SWEEPS))
     given, last = job.survey.lessons.given, job.survey.n_frames - 1
@@ -397,14 +405,14 @@ def _separated(job: Job, trained: Trained | None) -> Iterator[tuple[_Block, np.n
 
 
 class Held:
-    """Sound that comes in pieces, as many samples at a time as asked for; where it is `padded`, zeros after the last piece."""
+    """Buffer over pieces of audio that returns any number of samples at a time; if `padded`, zeros follow the last piece."""
 
     def __init__(self, pieces: Iterable[Float[np.ndarray, "_ _"]], *, padded: bool = False) -> None:
         self._pieces, self._padded = iter(pieces), padded
         self._held: list[np.ndarray] = []
 
     def take(self, n: int) -> Float[np.ndarray, "C n"]:
-        """The next n samples."""
+        """Return the next n samples."""
         there = sum(piece.shape[1] for piece in self._held)
         while there < n or not self._held:
             more = next(self._pieces, None) if self._padded else next(self._pieces)

@@ -1,11 +1,11 @@
-"""Whether a posterior is as sure of its masks as it may be, and what makes it less sure.
+"""Calibration of the uncertainty of masks: temper an overconfident posterior, and measure how well uncertainty predicts error.
 
-The model's own posterior of a bin's share is too narrow: magnitudes do not add up, mean field loses what blocks have in
-common, and templates are not speech. On recordings (the tables of ``bayessep reproduce``) the log-odds of the
+The model's own posterior of a bin's share is too narrow: magnitudes do not add up, mean field ignores dependence between
+blocks, and templates are not speech. On recordings (the tables of ``bayessep reproduce``) the log-odds of the
 true share lie around *half* of those of the mask, about normally distributed, with a standard deviation that hardly depends on
-how sure the mask is. So that is how uncertainty is read: log-odds divided by a temperature, and a spread around them. The
-mask itself is not moved: the standard deviation is around the mean of that distribution, which is nearer to even shares. The
-defaults of both were chosen on six mixtures, at 0 and 15 dB, none of which is in those tables.
+how sure the mask is. Uncertainty is therefore read from this distribution: log-odds divided by a temperature, with a spread around
+them. The mask itself is not changed: the standard deviation is around the mean of that distribution, which is nearer to even
+shares. The defaults of both were chosen on six mixtures, at 0 and 15 dB, none of which is in those tables.
 """
 
 from typing import NamedTuple
@@ -18,24 +18,24 @@ from jaxtyping import Array, Float
 from scipy import special
 
 LEVELS = (0.5, 0.8, 0.95)
-_EDGE = 1e-6  # shares nearer to none and all than this have no finite log-odds
+_EDGE = 1e-6  # shares are clipped this far from 0 and 1, to keep their log-odds finite
 
 
 class Tempering(NamedTuple):
-    """How the log-odds of true shares lie around those of a mask: normal, around a part of them."""
+    """Distribution of the log-odds of true shares: normal around those of the mask, divided by `temperature`."""
 
     temperature: float
     spread: float
 
 
 def tempered_std(mask: Float[np.ndarray, "*s"], tempering: Tempering) -> Float[np.ndarray, "*s"]:
-    """Standard deviation of the share in each bin."""
+    """Return the standard deviation of the share in each bin under the tempered distribution."""
     return np.asarray(_std(jnp.asarray(mask, jnp.float32), *map(jnp.float32, tempering)), mask.dtype)
 
 
 @jax.jit
 def _std(mask: Float[Array, "*s"], temperature: Float[Array, ""], spread: Float[Array, ""]) -> Float[Array, "*s"]:
-    """By Gauss-Hermite quadrature, on the side where the share is small: it is as uncertain as what is left."""
+    """Compute it by Gauss-Hermite quadrature for the smaller of the share and its complement, which have equal deviations."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(15)
     small = jnp.clip(jnp.minimum(mask, 1 - mask), _EDGE, 0.5)
     centre = jnp.log(small / (1 - small)) / temperature
@@ -47,10 +47,10 @@ def _std(mask: Float[Array, "*s"], temperature: Float[Array, ""], spread: Float[
 def interval(
     mask: Float[np.ndarray, "*s"], std: Float[np.ndarray, "*s"], level: float, tempering: Tempering | None
 ) -> tuple[Float[np.ndarray, "*s"], Float[np.ndarray, "*s"]]:
-    """The central interval of the share that holds `level` of its probability, bin by bin: (lowest, highest).
+    """Return the central interval (low, high) of each bin's share with probability `level`.
 
-    Without `tempering`, that of the Beta distribution with the mean and standard deviation that are given. An end within a
-    hundredth of nothing or all is put there: silence has a share of exactly nothing, which no log-odds reach.
+    Without `tempering` it is that of the Beta distribution with the given mean and standard deviation. An end within 0.01 of 0 or 1
+    is moved there: a silent source has a share of exactly 0, which finite log-odds cannot reach.
     """
     tails = (0.5 - level / 2, 0.5 + level / 2)
     if tempering is not None:
@@ -60,7 +60,7 @@ def interval(
     mean = np.clip(mask, 1e-4, 1 - 1e-4).astype(np.float64)
     most = mean * (1 - mean)
     counts = most / np.clip(std.astype(np.float64) ** 2, 1e-9, 0.999 * most) - 1
-    # To twelve digits: of intervals that end at nothing, the inner one may come out a smallest number above the outer one.
+    # Round to twelve digits: otherwise rounding could put the end of an inner interval at 0 slightly outside the outer one.
     low, high = (special.betaincinv(mean * counts, (1 - mean) * counts, tail).round(12) for tail in tails)
     return _to_the_end(low, high)
 
@@ -74,15 +74,15 @@ def _log_odds(mask: np.ndarray) -> np.ndarray:
 
 
 def rank_correlation(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
-    """Spearman's: the correlation of ranks."""
+    """Return Spearman's rank correlation."""
     return float(np.corrcoef(scipy.stats.rankdata(x), scipy.stats.rankdata(y))[0, 1])
 
 
 class Calibration(NamedTuple):
-    """How uncertainty and error go together."""
+    """Agreement of uncertainty and error."""
 
     rank_correlation: float  # Spearman's, of the posterior standard deviation and the true error, over bins
-    coverage: tuple[float, ...]  # of the central intervals at `LEVELS`: the share of bins whose truth lies inside
+    coverage: tuple[float, ...]  # of the central intervals at `LEVELS`: fraction of bins whose true share lies inside
 
 
 def calibrate(
@@ -92,10 +92,10 @@ def calibrate(
     music: Float[np.ndarray, "T F"],
     tempering: Tempering | None,
 ) -> Calibration:
-    """Compare a mask and its uncertainty with the truth.
+    """Compare a mask and its uncertainty with the true shares.
 
-    The truth is the share of the speech in the sum of both magnitudes, which is what the model's latent share is. Bins below a
-    hundredth of the mean magnitude, which nobody hears, are left out.
+    The true share is that of the speech in the sum of both magnitudes, as in the model. Inaudible bins, below a hundredth of the
+    mean magnitude, are left out.
     """
     total = speech + music
     heard = total > 0.01 * total.mean()

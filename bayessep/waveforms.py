@@ -1,4 +1,4 @@
-"""What functions that take samples may rely on; anything else is refused in a sentence that says what to give."""
+"""Validation of waveforms: unsuitable arrays are rejected with a message that says what to pass instead."""
 
 import numpy as np
 from jaxtyping import ArrayLike
@@ -6,7 +6,7 @@ from jaxtyping import ArrayLike
 from bayessep.errors import UserError
 
 MOST_CHANNELS = 64
-"""Of an array with fewer samples than channels: there is sound of one sample."""
+"""Most channels of an array with fewer samples than channels, beyond which its axes are taken to be swapped."""
 
 
 def check_mixture(samples: ArrayLike, name: str = "the mixture") -> None:
@@ -28,7 +28,7 @@ def check_mono(samples: ArrayLike, name: str) -> None:
 
 
 def check_one_channel(samples: ArrayLike, name: str) -> None:
-    """The same without a look at the samples themselves."""
+    """Raise a UserError unless the samples have one channel, (N,), without checking their values."""
     if np.ndim(samples) != 1:
         raise UserError(f"{name} has shape (samples,), not {np.shape(samples)}; of (1, samples), give samples[0].")
 
@@ -39,5 +39,5 @@ def _check_finite(samples: ArrayLike, name: str) -> None:
 
 
 def not_finite(name: str) -> UserError:
-    """What is said of samples that are no numbers."""
+    """Return the error for samples that are NaN or infinite."""
     return UserError(f"{name} holds a NaN or infinite sample; leave it out.")

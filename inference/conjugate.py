@@ -1,6 +1,6 @@
 """Coordinate updates of a conditionally conjugate model: the sweep that CAVI, ICM and Gibbs share.
 
-Each block's full conditional is a Gamma distribution. How it is read (`bayessep.gamma.read`) makes the algorithm:
+Each block's full conditional is a Gamma distribution. How it is read (`bayessep.gamma.read`) determines the algorithm:
 arithmetic and geometric mean for CAVI, mode for ICM, a draw for Gibbs. The model supplies the algebra through the functions of
 `ConjugateModel` and is otherwise opaque.
 """
@@ -18,15 +18,16 @@ from bayessep.inference.loop import Algorithm
 
 @runtime_checkable
 class ConjugateModel(Protocol):
-    """What a module has to define for its problems to be inferred here (`models.jingle_mixture` is one).
+    """Interface of a model module whose problems can be inferred here (`models.conditionals` implements it).
 
-    Every function takes the problem first. `moments`, `posterior` and `readings` are NamedTuples over the same blocks, which a
-    `Schedule` of one's own names, where they are not those of the jingle mixture.
+    Every function but `rescale` takes the problem first (`draw_local` after the key). `moments`, `posterior` and `readings` are
+    NamedTuples over the same blocks; if these are not the blocks of the jingle mixture, pass a `Schedule` that names them.
 
-    A problem has `hyper` (what the functions are handed), `candidates` (None, or how many entries of its `catalogue` a frame
-    keeps), `unit_filter` (whether `rescale` follows each sweep) and `learn` (a NamedTuple of bool: what `learn` may move); to be
-    sampled, `has_music` too, and `frames` with `x` and `weight`, if there are any. What `local`, `recount` and `draw_local` return
-    has `responsibility`, which `Info` reports, and `jumps`, which `learn` is handed; all else is between them and the others.
+    A problem has `hyper` (the initial hyper-parameters), `candidates` (None, or how many entries of its `catalogue` a frame
+    keeps), `unit_filter` (whether `rescale` follows each sweep) and `learn` (a NamedTuple of bool: what `learn` may change); for
+    Gibbs sampling also `has_music`, and optionally `frames` with `x` and `weight`. The results of `local`, `recount` and
+    `draw_local` have `responsibility`, which `Info` reports, and `jumps`, which is passed to `learn`; their other fields are used
+    by the model alone.
     """
 
     Blocks: Any
@@ -46,37 +47,37 @@ class ConjugateModel(Protocol):
 
 
 def usual(module: ConjugateModel, problem: Any, reading: str) -> Any:
-    """All blocks read so; those with flat priors, which are parameters, as their mode: the maximum-likelihood estimate."""
+    """Return `reading` for every block except those with flat priors: parameters, read as their mode (maximum likelihood)."""
     return module.Blocks(*("mode" if flat else reading for flat in module.flat(problem)))
 
 
 class Schedule(NamedTuple):
-    """Order of updates within a sweep: the local step is taken before the first group, and its counts anew before the others.
+    """Order of updates within a sweep: the full local step precedes the first group, an update of its counts each further group.
 
-    Two groups converge in fewer sweeps than one, like multiplicative updates; any order is monotone.
+    Two groups converge in fewer sweeps than one, as in multiplicative updates; any order is monotone.
     """
 
     groups: tuple[tuple[str, ...], ...] = (("excitations", "gain"), ("templates", "filter", "catalogue"))
     learn_after: int = 10  # sweeps before hyper-parameters move
     learn_every: int = 1
-    prune_after: int = 3  # sweeps in which candidates are chosen anew every time
-    prune_every: int = 10
-    hold: tuple[tuple[str, int], ...] = ()  # blocks kept as they start for their first so many sweeps
+    prune_after: int = 3  # candidates are chosen anew in each of the first so many sweeps,
+    prune_every: int = 10  # and in every so many-th sweep after that
+    hold: tuple[tuple[str, int], ...] = ()  # (block, sweeps): blocks kept at their start during their first sweeps
 
 
 class State(NamedTuple):
-    """What a sweep starts from."""
+    """State before a sweep: posterior, moments, hyper-parameters and candidates."""
 
     posterior: Any  # blocks of Gamma
     moments: Any  # blocks of Moments, as read
     hyper: Any
     candidates: Int[Array, "T K"] | None
     sweep: Int[Array, ""]
-    of_data: Any  # the part of the objective that never changes
+    of_data: Any  # the constant part of the objective (`ConjugateModel.constant`)
 
 
 class Info(NamedTuple):
-    """What a sweep reports: the objective at the state it started from, with its local step at the optimum."""
+    """Report of a sweep: the objective at the state it started from, with the local step at its optimum."""
 
     objective: Float[Array, ""]
     responsibility: Float[Array, "T K"]
@@ -85,14 +86,14 @@ class Info(NamedTuple):
 def make_state(
     key, module: ConjugateModel, problem, posterior: Any, readings: Any, fixed: Literal["mean", "log_mode"] = "mean"
 ) -> State:
-    """State with the moments read from a given posterior; fixed blocks as distributions, or with "log_mode" as points."""
+    """Return a state with moments read from a given posterior; `fixed` reads fixed blocks as distributions ("mean") or points."""
     moments = {}
     for name, k in zip(readings._fields, jax.random.split(key, len(readings._fields)), strict=True):
         reading = getattr(readings, name)
         reading = fixed if reading == "fixed" else reading
         moments[name] = module.read(problem, name, getattr(posterior, name), reading, k)
     state = State(posterior, type(posterior)(**moments), problem.hyper, None, jnp.zeros((), jnp.int32), module.constant(problem))
-    # Any candidates do: the first sweep begins by choosing, and choosing here as well would be compiled once more.
+    # Arbitrary candidates will do: the first sweep begins by choosing, and choosing here too would be compiled a second time.
     return state._replace(candidates=module.any_candidates(problem)) if _pruned(problem) else state
 
 
@@ -103,7 +104,7 @@ def _pruned(problem) -> bool:
 def sweep(
     key: PRNGKeyArray, state: State, problem: Any, *, module: Any, readings: Any, schedule: Schedule, sampled: bool
 ) -> tuple[State, Info]:
-    """Update every block that is not fixed, once."""
+    """Update every block that is not fixed, once; return the new state and the report."""
     posterior, moments, hyper, candidates, count, of_data = state
     keys = iter(jax.random.split(key, 2 * len(readings._fields) + 2))
     if _pruned(problem):
@@ -158,11 +159,11 @@ def algorithm(
     sampled: bool = False,
     fixed: Literal["mean", "log_mode"] = "mean",
 ) -> Algorithm:
-    """The pair (init, step) over a problem of `module`; `initial(key)` gives the starting posterior.
+    """Return the pair (init, step) for a problem of `module`; `initial(key)` returns the starting posterior.
 
     Blocks read as ``"fixed"`` stay as they start: Gamma distributions, or with ``fixed="log_mode"`` points at their means.
 
-    An `initial` that is a `jax.tree_util.Partial` over a hashable function compiles once for all problems of equal shapes.
+    An `initial` that is a `jax.tree_util.Partial` over a hashable function is compiled once for all problems of equal shapes.
     """
     choices = _Choices(module, readings, schedule, sampled, fixed)
     initial = initial if isinstance(initial, Partial) else Partial(initial)

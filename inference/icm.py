@@ -1,9 +1,9 @@
-"""Iterated conditional modes: EM for the most probable templates and excitations, sources and indices summed out.
+"""Iterated conditional modes (ICM): EM for the most probable templates and excitations, with sources and indices summed out.
 
 Every conditional is read as its mode (paper 000, section 2.3.2). Below shape 1 a Gamma has its mode at zero, where its density is
-infinite: ``"mode"`` then stops at the smallest number, from where a cell hardly comes back. The objective still rises, much of
-it by cells that end there: they are sparse. The mode of the logarithm, ``"log_mode"``, exists for every shape and is the default,
-but for blocks with flat priors: these are parameters and have their maximum-likelihood estimate, the ``"mode"``.
+infinite: ``"mode"`` then stops at the smallest normal number, from which a cell hardly recovers. The objective still rises, largely
+through cells that end there, which makes the solution sparse. The mode of the logarithm, ``"log_mode"``, exists for every shape and
+is the default, except for blocks with flat priors: these are parameters and get their maximum-likelihood estimate, the ``"mode"``.
 """
 
 from collections.abc import Callable
@@ -23,9 +23,9 @@ def icm(
     readings: Any = None,
     schedule: Schedule = Schedule(),
 ) -> Algorithm:
-    """The pair (init, step) that raises the log joint density of `problem` monotonically; arguments as for `cavi`.
+    """Return (init, step) that raise the log joint density of `problem` monotonically; arguments as for `cavi`.
 
-    Raises ValueError where the shape of a prior is learned of a block that is read as its mode: the density of zeros has no bound.
+    Raises ValueError if the prior's shape is to be learned for a block read as its mode: the density at zero has no upper bound.
     """
     if readings is None:
         readings = conjugate.usual(module, problem, mode)

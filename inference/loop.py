@@ -1,4 +1,4 @@
-"""The one loop that runs any algorithm: under jit, until its objective stops moving, with progress and interruption.
+"""The loop that runs every algorithm: under jit, until the objective converges, with progress reports and interruption.
 
 An algorithm is a pair of pure functions, `init(key) -> state` and `step(key, state) -> (state, info)`, whose info has a
 scalar `objective`. Both are `jax.tree_util.Partial` objects, so that a second problem of the same shapes compiles nothing.
@@ -21,7 +21,7 @@ class Algorithm(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """What a run leaves behind. `trace[i]` is the objective that step i reports; `trace` has `steps` entries."""
+    """Result of a run: final state and info, and `trace`, whose i-th of `steps` entries is the objective that step i reports."""
 
     state: Any
     info: Any
@@ -41,7 +41,7 @@ class _Carry(NamedTuple):
 
 @partial(jax.jit, inline=True)
 def _step(algorithm_step, key, state):
-    """One step, jitted on its own so that it is traced once, though both functions below ask for it."""
+    """One step, jitted on its own so that it is traced once although both functions below call it."""
     return algorithm_step(key, state)
 
 
@@ -65,7 +65,7 @@ def _advance(algorithm_step, carry: _Carry, until, tolerance, *, window: int, mi
 
 @partial(jax.jit, static_argnames="max_steps")
 def _begin(algorithm_step, key, state, *, max_steps: int) -> _Carry:
-    """A carry of the loop's own: its buffers are donated from chunk to chunk. Compiled, as the step is traced for its shapes."""
+    """Initial carry, copied because its buffers are donated from chunk to chunk; jitted, as the step is traced for its shapes."""
     _, info = jax.eval_shape(_step, algorithm_step, key, state)
     blank = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), info)
     trace = jnp.zeros(max_steps, info.objective.dtype)
@@ -85,10 +85,12 @@ def fit(
     progress: Callable[[int, float], None] | None = None,
     report_every: int = 10,
 ) -> Fit:
-    """Run until the objective changes by at most `tolerance` of itself over `window` steps, or `max_steps` are done.
+    """Run until the objective changes by at most `tolerance`, relatively, over `window` steps, or `max_steps` are done.
 
-    Raises FloatingPointError if the objective stops being finite: the state is then of no use to anybody. `progress(steps
-    done, objective)` is called between chunks of `report_every` steps, so a KeyboardInterrupt is served there too.
+    Convergence is tested only after `min_steps` steps. `progress(steps done, objective)` is called between chunks of
+    `report_every` steps, where a KeyboardInterrupt is served too.
+
+    Raises FloatingPointError if the objective becomes infinite or NaN: the state is then useless.
     """
     key_init, key_run = jax.random.split(key)
     if state is None:
@@ -126,7 +128,7 @@ def collect(
     keep: Callable[[Any], Any] = lambda state: state,
     state: Any = None,
 ) -> tuple[Any, Any]:
-    """Run a sampler: `warmup` steps are dropped, then every `thin`-th of the following is kept, as `keep(state)`.
+    """Run a sampler: discard `warmup` steps, then keep every `thin`-th of the following states, as `keep(state)`.
 
     Returns the last state and the kept values, stacked along a first axis of length `samples`.
     """

@@ -1,4 +1,4 @@
-"""The No-U-Turn sampler on any NumPyro program: a thin layer over NumPyro's own, a yardstick on small problems."""
+"""The No-U-Turn sampler on any NumPyro program: a thin layer over NumPyro's own, as a reference on small problems."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -16,7 +16,7 @@ from bayessep.gamma import Gamma
 
 
 class Draws(NamedTuple):
-    """Posterior draws with what says whether to believe them."""
+    """Posterior draws with their convergence diagnostics."""
 
     values: dict[str, Array]  # site -> (chains, samples, *shape of the site)
     r_hat: dict[str, Float[Array, "..."]]  # split R-hat of every cell: near 1 once the chains agree
@@ -38,13 +38,13 @@ def nuts(
     progress: bool = False,
     **static: Any,
 ) -> Draws:
-    """Sample the posterior of `program(*args, **static)`; the chains run side by side on one device.
+    """Sample the posterior of `program(*args, **static)`, with all chains vectorised on one device.
 
-    `start` gives the value (of a Gamma, its mean) that sites start from, the same in every chain; other sites start at
-    their prior's median. Raises ValueError for a program with `numpyro.param` sites, which NumPyro would hold at their
-    initial value without a word: give such blocks a proper prior or a value.
+    `start` holds initial values of sites (for a Gamma, its mean), the same in every chain; other sites start at the median of
+    their prior. Raises ValueError for a program with `numpyro.param` sites, which NumPyro would silently hold at their
+    initial value: give such blocks a proper prior or a value.
     """
-    # NumPyro's sampler would rebuild its arguments with numbers in place of arrays, which classes that check refuse.
+    # Bind the arguments: NumPyro's sampler would rebuild them with numbers in place of arrays, which checked classes refuse.
     program = partial(program, *args, **static)
     parameters = _parameters(program)
     if parameters:

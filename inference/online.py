@@ -1,8 +1,8 @@
-"""Online variational inference: recordings that do not fit in memory, a batch of frames at a time.
+"""Online variational inference for recordings that do not fit in memory, one batch of frames at a time.
 
-Stochastic natural-gradient ascent (Hoffman et al. 2013): for each batch its local blocks are fitted with the shared blocks
-held, the batch's counts are taken as if the whole recording sounded like it, and the shared Gamma posteriors move towards the
-conditional this gives, by a step that shrinks as (delay + t) ** -forget. With one batch of everything and a step of one it is CAVI.
+Stochastic natural-gradient ascent (Hoffman et al. 2013): for each batch the local blocks are fitted with the shared blocks held
+fixed, the batch's counts are scaled up as if the whole recording were like it, and the shared Gamma posteriors move towards the
+resulting conditional by a step size of (delay + t) ** -forget. A single batch of everything with a step size of one is CAVI.
 """
 
 import dataclasses
@@ -20,21 +20,21 @@ from bayessep.inference.conjugate import Schedule
 
 
 class Rate(NamedTuple):
-    """Step t moves the shared blocks by (delay + t) ** -forget; `forget` in (0.5, 1] makes it converge."""
+    """Step size of batch t = 0, 1, …: (delay + t) ** -forget; it converges for `forget` in (0.5, 1]."""
 
     delay: float = 1.0
     forget: float = 0.7
 
 
 class State(NamedTuple):
-    """What is carried from batch to batch: the shared blocks, by name, and how many batches were seen."""
+    """State carried from batch to batch: the shared blocks, by name, and the number of batches seen."""
 
     shared: dict[str, Gamma]
     batches: Int[Array, ""]
 
 
 class Info(NamedTuple):
-    """Of one batch: its objective, as the last of the local sweeps met it, and the local state (posterior of its own frames)."""
+    """Report of one batch: the objective at the start of its last local sweep, and the local state (posterior of its frames)."""
 
     objective: Float[Array, ""]
     local: conjugate.State
@@ -56,11 +56,11 @@ def online(
     rate: Rate = Rate(),
     schedule: Schedule = Schedule(),
 ) -> OnlineAlgorithm:
-    """Online inference over problems of `module` (`conjugate.ConjugateModel`) that share some blocks.
+    """Return an online algorithm over problems of `module` (`conjugate.ConjugateModel`) that share some blocks.
 
-    `step` takes the next batch as a `problem`, a function `start(key)` for its starting posterior (the shared blocks of which are
-    replaced by the state's) and `share`, how many times the batch goes into the whole. Batches of equal shapes compile once.
-    Shared blocks that are read as ``"fixed"`` stay as they are. Hyper-parameters are not learned.
+    `step` takes the next batch as a `problem`, a function `start(key)` that returns its starting posterior (whose shared blocks are
+    replaced by those of the state) and `share`, the size of the whole relative to the batch. Batches of equal shapes compile once.
+    Shared blocks read as ``"fixed"`` stay as they are. Hyper-parameters are not learned.
     """
     choices = _Choices(module, readings, tuple(n for n in shared if getattr(readings, n) != "fixed"), sweeps, rate, schedule)
 
@@ -85,11 +85,11 @@ class _Choices(NamedTuple):
 
 def _step_untraced(key, state: State, problem, start, share, *, choices: _Choices) -> tuple[State, Info]:
     module, readings = choices.module, choices.readings
-    problem = dataclasses.replace(problem, learn=type(problem.learn)())  # of a batch alone it would be none of the whole
+    problem = dataclasses.replace(problem, learn=type(problem.learn)())  # hyper-parameters of one batch would not suit the whole
     key_start, key_read, key_sweep = jax.random.split(key, 3)
     posterior = start(key_start)._replace(**state.shared)
     local = conjugate.make_state(key_read, module, problem, posterior, readings)
-    # The shared blocks enter as they would in a sweep, but only the batch's own blocks move.
+    # The shared blocks enter as in any sweep, but only the batch's own blocks are updated.
     own = readings._replace(**dict.fromkeys(choices.shared, "fixed"))
 
     def one(carry, key):
@@ -119,7 +119,7 @@ _step = jax.jit(_step_untraced, static_argnames="choices")
 
 
 def _towards(now: Gamma, prior: Gamma, batch: Gamma, share, step_size) -> Gamma:
-    """A step in natural parameters (shape and inverse scale) towards the prior plus `share` times the batch's evidence."""
+    """Step in the natural parameters (shape and inverse scale) towards the prior plus `share` times the batch's evidence."""
     inverse = 1 / now.scale
     shape_target = prior.shape + share * (batch.shape - prior.shape)
     inverse_target = 1 / prior.scale + share * (1 / batch.scale - 1 / prior.scale)

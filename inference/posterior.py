@@ -1,6 +1,6 @@
-"""Posteriors in the form that ArviZ reads: InferenceData before its version 1.0, an xarray DataTree from there on.
+"""Export posteriors to ArviZ: as InferenceData before its version 1.0, as an xarray DataTree from then on.
 
-ArviZ is imported when it is asked for.
+ArviZ is imported only when needed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,10 +23,10 @@ def to_arviz(
     sample_stats: Mapping[str, Array] | None = None,
     observed: Mapping[str, Array] | None = None,
 ) -> Any:
-    """Draws of shape (chains, draws, ...) under their names, with any of the other groups, as ArviZ's container.
+    """Return ArviZ's container of named draws of shape (chains, draws, ...), with the other groups if given.
 
     `dims` names the axes of a variable after the first two (for observed data, all of them) and `coords` labels them.
-    Raises ValueError, naming the variable, where the first two axes are missing or not those of the other variables.
+    Raises ValueError, naming the variable, if its first two axes are missing or differ from those of the other variables.
     """
     import arviz
 
@@ -40,10 +40,10 @@ def to_arviz(
 
 
 def draw(key: PRNGKeyArray, posterior: Mapping[str, Any] | tuple, draws: int) -> dict[str, Array]:
-    """Independent draws, of shape (1, draws, ...), from a mean-field posterior: Gammas, or points, by name.
+    """Draw independently, with shape (1, draws, ...), from a mean-field posterior of Gammas or points, by name.
 
-    A NamedTuple does as well as a mapping; what is None is left out. In the `posterior` of a conjugate state every block is a
-    Gamma, those that are read as points and entries that are known as well: put arrays in their place, or they are drawn, too.
+    `posterior` is a mapping or a NamedTuple; values that are None are left out. In the `posterior` of a conjugate state every block
+    is a Gamma, even if it is read as points or holds known entries: replace such blocks by arrays, or they are drawn too.
     """
     named = posterior if isinstance(posterior, Mapping) else cast(Any, posterior)._asdict()
     named = {name: q for name, q in named.items() if q is not None}
@@ -51,7 +51,7 @@ def draw(key: PRNGKeyArray, posterior: Mapping[str, Any] | tuple, draws: int) ->
     def many(q, key):
         if not isinstance(q, Gamma):
             return jnp.broadcast_to(q, (1, draws, *q.shape))
-        return jax.lax.map(lambda k: gamma.sample(k, q), jax.random.split(key, draws))[None]  # one after another: memory
+        return jax.lax.map(lambda k: gamma.sample(k, q), jax.random.split(key, draws))[None]  # one at a time, to save memory
 
     keys = jax.random.split(key, len(named))
     return {name: many(q, k) for (name, q), k in zip(named.items(), keys, strict=True)}

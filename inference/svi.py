@@ -1,12 +1,11 @@
 """Stochastic variational inference: gradient steps on a sampled evidence lower bound of any NumPyro program.
 
-NumPyro makes the objective (`TraceMeanField_ELBO`: sampled likelihood, closed-form divergences where there are any) and
-optax the steps; this file joins them to the one loop (`loop.fit`, with a `window` of some ten steps, since the objective
-is noisy).
+NumPyro computes the objective (`TraceMeanField_ELBO`: sampled likelihood, closed-form divergences where available), optax
+makes the steps, and this file connects both to `loop.fit` (use a `window` of some ten steps, since the objective is noisy).
 
-Two kinds of guide are ready: `GammaGuide`, independent Gamma distributions started at a given posterior, and NumPyro's
-own autoguides, `normal_guide` among them (independent log-normals for positive variables). The first draws through
-`gamma.draw_unit`, whose gradient is some hundred times cheaper on a processor than that of jax.random.gamma.
+Two kinds of guide are supported: `GammaGuide`, independent Gamma distributions started at a given posterior, and NumPyro's
+own autoguides, such as `normal_guide` (independent log-normals for positive variables). The first draws through
+`gamma.draw_unit`, whose gradient is some hundred times cheaper on a CPU than that of jax.random.gamma.
 """
 
 import functools
@@ -36,7 +35,7 @@ from bayessep.inference.loop import Algorithm
 class PathwiseGamma(dist.Gamma):
     """NumPyro's Gamma, drawn by `gamma.draw_unit`; its divergence from another Gamma is `bayessep.gamma.kl`.
 
-    `unit` is a draw from Gamma(concentration, 1), as its logarithm, that was made beforehand: it is then the only one.
+    `unit` is the logarithm of a ready-made draw from Gamma(concentration, 1), which `sample` then returns, rescaled.
     """
 
     def __init__(self, concentration: Any, rate: Any, unit: Array | None = None):
@@ -61,10 +60,10 @@ def _kl(q, p):
 
 
 class GammaGuide(NamedTuple):
-    """Independent Gammas for every latent site of a program. Guides of equal programs are equal, and compile once.
+    """Guide of independent Gammas for every latent site of a program; guides of equal programs are equal and compile once.
 
-    Parameters are the logarithms of shape and mean (unlike shape and scale, orthogonal in the Fisher metric), named after
-    their site; `start` makes them.
+    Its parameters are the logarithms of shape and mean (orthogonal in the Fisher metric, unlike shape and scale), named after
+    their site; `start` creates them.
     """
 
     program: Callable[..., None]
@@ -72,7 +71,7 @@ class GammaGuide(NamedTuple):
     def __call__(self, *args: Any, **static: Any) -> None:
         sites = _latent_sites(self.program, *args, **static)
         shapes = {name: jnp.exp(_parameter(f"{name}.log_shape")) for name in sites}
-        # One draw for all sites: the generator is compiled once, which takes most of a second each time.
+        # One draw for all sites, so that the generator, which takes most of a second to compile, is compiled only once.
         key = numpyro.prng_key()
         ends = np.cumsum([shape.size for shape in shapes.values()])[:-1]
         units: Sequence[Any] = [None] * len(sites)
@@ -85,7 +84,7 @@ class GammaGuide(NamedTuple):
 
     @staticmethod
     def start(found: Mapping[str, Gamma | Array]) -> dict[str, Array]:
-        """Parameters of the guide at a given posterior; arrays are values of the program's own parameters."""
+        """Return the guide's parameters at a given posterior; arrays are values of the program's own parameters."""
         parameters: dict[str, Array] = {}
         for name, q in found.items():
             if isinstance(q, Gamma):
@@ -97,7 +96,7 @@ class GammaGuide(NamedTuple):
 
     @staticmethod
     def posterior(parameters: Mapping[str, Array]) -> dict[str, Gamma | Array]:
-        """Inverse of `start`."""
+        """Return the posterior at given parameters: the inverse of `start`."""
         found: dict[str, Gamma | Array] = {}
         for name, value in parameters.items():
             site, _, which = name.partition(".")
@@ -119,23 +118,23 @@ def _parameter(name: str) -> Array:
 def normal_guide(
     program: Callable[..., None], found: Mapping[str, Gamma | Array], *, scale: float = 0.1
 ) -> AutoGuide:
-    """NumPyro's AutoNormal, independent log-normals for positive sites, started at the means of `found`.
+    """Return NumPyro's AutoNormal (independent log-normals for positive sites), started at the means of `found`.
 
-    Any other autoguide can take its place; those with a joint latent site do not know of frame weights.
+    Any other autoguide can be used instead, but those with a joint latent site ignore frame weights.
     """
     values = {name: gamma.mean(q) if isinstance(q, Gamma) else q for name, q in found.items()}
     return AutoNormal(program, init_loc_fn=init_to_value(values=values), init_scale=scale)
 
 
 def _latent_sites(program: Callable[..., None], *args: Any, **static: Any) -> dict[str, dict[str, Any]]:
-    """The program's random sites, for their shapes and scales; under jit, the values are never computed."""
+    """Trace the program's latent sites for their shapes and scales; under jit, the values are never computed."""
     with numpyro.handlers.block(), numpyro.handlers.trace() as trace, _Ones():
         program(*args, **static)
     return {name: s for name, s in trace.items() if s["type"] == "sample" and not s["is_observed"]}
 
 
 class _Scaled(NamedTuple):
-    """A guide whose sites count as often as the program's (frame weights), which autoguides do not see to."""
+    """A guide with the scales of the program's sites (frame weights), which autoguides do not take over."""
 
     guide: Callable[..., Any]
     program: Callable[..., None]
@@ -147,7 +146,7 @@ class _Scaled(NamedTuple):
 
 
 class _Ones(Messenger):
-    """Gives every random site the value one, where only its shape matters."""
+    """Set every random site to ones, where only its shape matters."""
 
     def process_message(self, msg):
         if msg["type"] == "sample" and msg["value"] is None:
@@ -170,13 +169,13 @@ class _SiteScale(Messenger):
 
 
 class State(NamedTuple):
-    """Parameters of guide and program in unconstrained space, with the optimiser's memory (NumPyro's form)."""
+    """Parameters of guide and program in unconstrained space, with the optimiser's state (NumPyro's form)."""
 
     optimizer: Any
 
 
 class Info(NamedTuple):
-    """What a step reports: an unbiased estimate of the evidence lower bound at the state it started from."""
+    """Report of a step: an unbiased estimate of the evidence lower bound at the state it started from."""
 
     objective: Float[Array, ""]
 
@@ -185,17 +184,17 @@ class Info(NamedTuple):
 def adam(
     rate: float = 0.1, *, steps: int = 300, final: float = 0.05, hold: tuple[tuple[str, int], ...] = ()
 ) -> optax.GradientTransformation:
-    """Adam whose rate falls from `rate` to `final * rate` over `steps` along a cosine.
+    """Return Adam with cosine decay of the learning rate from `rate` to `final * rate` over `steps`.
 
-    `hold` names sites of a `GammaGuide` that stay as they start for their first so many steps. Equal settings give the same
-    object, so that a second problem of the same shapes compiles nothing.
+    `hold` holds pairs (site of a `GammaGuide`, steps): the site stays at its start for that many steps. Equal settings return the
+    same object, so that a second problem of the same shapes compiles nothing.
     """
     falling = optax.adam(optax.cosine_decay_schedule(rate, steps, final), b1=0.9, b2=0.99)
     return optax.chain(falling, _held(dict(hold))) if hold else falling
 
 
 def _held(steps: Mapping[str, int]) -> optax.GradientTransformation:
-    """Takes away the updates of the named sites until their time has come."""
+    """Suppress the updates of each named site during its first `steps[site]` steps."""
 
     def init(params: Any) -> Any:
         del params
@@ -218,14 +217,14 @@ def svi(
     particles: int = 1,
     **static: Any,
 ) -> Algorithm:
-    """The pair (init, step) that raises a sampled bound of `program(*args, **static)`.
+    """Return (init, step) that raise a sampled evidence lower bound of `program(*args, **static)`.
 
-    `args` are traced, `static` must be hashable. `start` holds starting values by parameter, for a `GammaGuide` all of
-    them (`GammaGuide.start`). The bound is that of the program: where it sums out variables that CAVI factorises, it lies
-    above CAVI's at equal posteriors of the rest.
+    `args` are traced, `static` must be hashable. `start` holds initial values by parameter; a `GammaGuide` needs all of
+    them (`GammaGuide.start`). The bound is that of the program: if it sums out variables that CAVI factorises, it lies
+    above CAVI's bound at equal posteriors of the other variables.
     """
     if isinstance(guide, AutoGuide) and guide.prototype_trace is None:
-        # An autoguide looks at its program on its first call and must not do so under jit. Its start is deterministic.
+        # An autoguide traces its program on its first call, which must not happen under jit. Its start is deterministic.
         numpyro.handlers.seed(guide, jax.random.key(0))(*args, **static)
     choices = _Choices(program, guide, optimizer or adam(), particles, tuple(sorted(static.items())))
     values = None if start is None else dict(start)
@@ -240,7 +239,7 @@ class _Choices(NamedTuple):
     static: tuple[tuple[str, Any], ...]
 
     def engine(self, args, values, particles: int | None = None) -> SVI:
-        """NumPyro's SVI object, which learns the constraints of the parameters from an init; only its trace is made."""
+        """Return NumPyro's SVI object, which gets the parameters' constraints from an init; this is traced, not computed."""
         loss = TraceMeanField_ELBO(particles or self.particles, vectorize_particles=False)
         made = SVI(self.program, _Scaled(self.guide, self.program), self.optimizer, loss, **dict(self.static))
         jax.eval_shape(lambda: made.init(jax.random.key(0), *args, init_params=values).optim_state)
@@ -268,26 +267,26 @@ class _Step(NamedTuple):
 
 
 class Bound(NamedTuple):
-    """An evidence lower bound by sampling, and the standard error of the estimate."""
+    """A sampled evidence lower bound, with the standard error of the estimate."""
 
     mean: Float[Array, ""]
     error: Float[Array, ""]
 
 
 def parameters(algorithm: Algorithm, state: State) -> dict[str, Array]:
-    """Parameters of guide and program at a state, each in its own space."""
+    """Return the parameters of guide and program at a state, each in its constrained space."""
     step = cast(Any, algorithm.step)  # a Partial over the static choices
     choices, (args, values) = step.func.choices, step.args
     return choices.engine(args, values).get_params(SVIState(state.optimizer, None, None))
 
 
 def posterior(algorithm: Algorithm, state: State) -> dict[str, Gamma | Array]:
-    """What a `GammaGuide` has learned: a Gamma for each site, a value for each parameter of the program."""
+    """Return the posterior that a `GammaGuide` has learned: a Gamma per site, a value per parameter of the program."""
     return GammaGuide.posterior(parameters(algorithm, state))
 
 
 def bound(algorithm: Algorithm, state: State, key: PRNGKeyArray, *, particles: int = 100) -> Bound:
-    """The evidence lower bound at a state, from `particles` draws."""
+    """Estimate the evidence lower bound at a state from `particles` draws."""
     return _bound(algorithm.step, state, key, particles)
 
 
