@@ -162,6 +162,7 @@ class Learned(NamedTuple):
 
     trained: Trained
     music: Float[np.ndarray, "K F"]  # catalogue; empty where music has general templates
+    stretches: tuple[int, ...]  # of the catalogue (`Spectra.stretches`)
     speech_from: str
     music_from: str
     speech_seconds: float  # of speech alone that was learned from
@@ -194,7 +195,7 @@ def learn(
     speech_seconds = len(speech) / frame_rate
     heard = [m for m in stretches if m.any()]
     heard_seconds = sum(map(len, heard)) / frame_rate  # repeats count here (such music is known best); they are left out below
-    music = repetition.distinct(heard, target, model.max_catalogue, settings.alike)
+    music, lengths = preparation.joined(repetition.distinct(heard, target, model.max_catalogue, settings.alike), target.shape[1])
     music_seconds = len(music) / frame_rate
     if speech_seconds >= settings.least_speech:
         trained, speech_from = separators.train_templates(speech, model, progress), RECORDING
@@ -206,8 +207,8 @@ def learn(
     if heard_seconds < settings.least_music:
         trained, music_from = separators.beside(trained, general.trained("music", frequencies)), GENERAL
         notes.append(f"{_heard('music', heard_seconds)}: it is told by what music sounds like in general, which is far less sure.")
-        music, music_seconds = music[:0], 0.0
-    return Learned(trained, music, speech_from, music_from, speech_seconds, music_seconds, tuple(notes))
+        music, lengths, music_seconds = music[:0], (), 0.0
+    return Learned(trained, music, lengths, speech_from, music_from, speech_seconds, music_seconds, tuple(notes))
 
 
 def _heard(what: str, seconds: float) -> str:
@@ -281,7 +282,9 @@ def clean(
     stretches = [mixed[a:b] for a, b in runs(lessons.music)]
     frequencies = bin_frequencies(window, sample_rate)[:n_bins]
     learned = learn(mixed[lessons.speech], stretches, target, frequencies, sample_rate / window.hop, settings, progress)
-    plan = Plan(Spectra(target, mixed[:0], learned.music, given.p_music[given.target]), given, times, n_bins)
+    open_ = np.flatnonzero(given.target)
+    spectra = Spectra(target, mixed[:0], learned.music, given.p_music[open_], open_, learned.stretches)
+    plan = Plan(spectra, given, times, n_bins)
     found = pipeline.take_apart(
         mixture, sample_rate, spectrum, plan, learned.trained, model, labels=detection.segments, progress=progress
     )
@@ -336,10 +339,10 @@ def clean_file(
     frequencies = bin_frequencies(window, rate)[:n_bins]
     given = found.lessons.given
     notes, learned = _nothing_mixed(given, detection.segments), None
-    trained, music = general.trained("speech", frequencies), found.music[:0]
+    trained, music, parts = general.trained("speech", frequencies), found.music[:0], None
     if found.level > 0:
         learned = learn(found.speech * scale, stretches, found.target * scale, frequencies, frame_rate, settings, progress)
-        trained, music, notes = learned.trained, learned.music, learned.notes
-    job = streaming.Job(path, rate, info.channels, window, n_bins, found, scale, found.speech[:0], music, model, progress)
+        trained, music, parts, notes = learned.trained, learned.music, learned.stretches, learned.notes
+    job = streaming.Job(path, rate, info.channels, window, n_bins, found, scale, found.speech[:0], music, model, progress, parts)
     done = streaming.take_apart(job, trained, detection.segments, speech_path, music_path)
     return Cleaned(done.times, done.p_music, done.uncertainty, learned, notes)

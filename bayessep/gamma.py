@@ -288,8 +288,11 @@ def log_prior(prior: Gamma, posterior: Gamma, moments: Moments, reading: Reading
 
 
 def _solve_shape(c: Float[Array, "*s"], steps: int = 6) -> Float[Array, "*s"]:
-    """Solve log a - psi(a) = c for a > 0 by Newton's method in log a, where the left side is nearly linear in 1/a."""
-    c = jnp.maximum(c, 1e-6)
+    """Solve log a - psi(a) = c for a > 0 by Newton's method in log a, where the left side is nearly linear in 1/a.
+
+    At smaller c the shape is bounded, where the left side and its slope are still more than rounding: about 1 / (2 c).
+    """
+    c = jnp.maximum(c, 1e-6 if c.dtype == jnp.float64 else 1e-5)
     # Minka's start, within 1.5 % of the root everywhere.
     start = (3 - c + jnp.sqrt((c - 3) ** 2 + 24 * c)) / (12 * c)
 

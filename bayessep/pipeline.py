@@ -63,9 +63,12 @@ class Separation(NamedTuple):
     target: Bool[np.ndarray, " T"]  # the inferred frames; all others are settled by labels
 
     def interval(self, level: float) -> tuple[Float[np.ndarray, "T F"], Float[np.ndarray, "T F"]]:
-        """Return the central interval of the true share with probability `level` per bin; a point where labels settle it."""
+        """Return the central interval of the true share with probability `level` per bin; a point where nothing is left open.
+
+        That is where labels settle the share, and where the frame passes as speech (`preparation.passed`).
+        """
         low, high = interval(self.mask, self.mask_std, level, tempering(self.settings))
-        inferred = self.target[:, None]
+        inferred = (self.target & ~passed(self.mask, self.settings.faint))[:, None]
         return np.where(inferred, low, self.mask), np.where(inferred, high, self.mask)
 
     def uncertainty(self, magnitude: Float[np.ndarray, "T F"]) -> dict[str, Float[np.ndarray, " T"]]:

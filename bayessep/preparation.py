@@ -211,7 +211,8 @@ def settled(given: Given, n_bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 def speech_share(speech: Float[ArrayLike, "T F"], x: Float[np.ndarray, "T F"]) -> Float[np.ndarray, "T F"]:
     """Return the mask: the share of speech in the magnitudes x, and 1 where x is zero."""
-    return np.where(x > 0, np.asarray(speech) / np.maximum(x, 1e-9), 1.0)
+    share = np.asarray(speech)
+    return np.divide(share, x, out=np.ones(x.shape, np.result_type(share, x)), where=x > 0)
 
 
 DOUBTED = 0.75

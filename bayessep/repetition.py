@@ -172,15 +172,15 @@ _CHUNK = 32  # frames compared at once: half a second
 
 def distinct(
     stretches: Sequence[Float[np.ndarray, "_ F"]], mixture: Float[np.ndarray, "T F"], most: int, alike: float = 0.7
-) -> Float[np.ndarray, "K F"]:
-    """Return the frames of several stretches of music, without repeats: longest stretch first, in playing order within each.
+) -> list[Float[np.ndarray, "_ F"]]:
+    """Return stretches of music without repeats: parts of those given, of the longest first, in playing order within each.
 
     Chunks whose `similarity` to the frames kept so far reaches `alike` are left out. If more than `most` frames remain, the chunks
     most similar to the mixture are kept.
     """
-    if not stretches:
-        return np.zeros((0, mixture.shape[1]), mixture.dtype)
     ordered = sorted((s for s in stretches if s.any()), key=len, reverse=True)
+    if not ordered:
+        return []
     everything = np.concatenate(ordered)
     fine = fine_structure(everything)
     energy = (fine**2).sum(1)
@@ -203,14 +203,15 @@ def distinct(
             if sum(b - a for a, b in best) + kept[n][1] - kept[n][0] <= most:
                 best.append(kept[n])
         kept = sorted(best)
-    return np.concatenate([everything[a:b] for a, b in kept] or [everything[:0]])
+    edges = np.cumsum([len(stretch) for stretch in ordered]).tolist()
+    return [everything[a:b] for a, b in _joined(kept, edges)]
 
 
-def _joined(parts: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Join adjacent parts."""
+def _joined(parts: Sequence[tuple[int, int]], edges: Sequence[int] = ()) -> list[tuple[int, int]]:
+    """Join adjacent parts, except at `edges`."""
     joined: list[tuple[int, int]] = []
     for start, stop in parts:
-        if joined and joined[-1][1] == start:
+        if joined and joined[-1][1] == start and start not in edges:
             joined[-1] = (joined[-1][0], stop)
         else:
             joined.append((start, stop))

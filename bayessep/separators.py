@@ -77,6 +77,9 @@ def warm_up(settings: Settings, sweeps: int) -> int:
     return min(settings.warm_up, sweeps // 2)
 
 
+_WINDOW = 5  # sweeps over which the objective must not change
+
+
 def _run(
     problem: JingleMixture,
     readings: Blocks,
@@ -88,14 +91,15 @@ def _run(
 ) -> Fit:
     start = Partial(jingle_mixture.Start(settings.bases), problem, templates)
     hold = (("catalogue", warm_up(settings, sweeps)),) if readings.catalogue != "fixed" else ()
+    held = max((n for _, n in hold), default=0)  # what is held must move before anything can have converged
     schedule = conjugate.Schedule(hold=hold)
     return loop.fit(
         conjugate.algorithm(conditionals, problem, start, readings=readings, schedule=schedule),
         jax.random.key(settings.seed),
         max_steps=sweeps,
         tolerance=settings.tolerance,
-        window=5,
-        min_steps=20,
+        window=_WINDOW,
+        min_steps=max(20, held + _WINDOW),
         progress=lambda done, value: progress(what, done, sweeps, value),
     )
 
@@ -148,7 +152,8 @@ def build_problem(
     found = None
     if settings.completes:
         found = repetition.find(spectra.target, known[first:after], settings.align, settings.weigh, spectra.times)
-    missing = np.maximum(found.missing, _FAINT) if found is not None and settings.holds(found.period) else known[:0]
+    completed = found is not None and settings.holds(found.period)
+    missing = np.maximum(found.missing, _FAINT_ENTRY * float(x.mean())) if found is not None and completed else known[:0]
     catalogue = np.concatenate([known, missing])
     n = len(catalogue)
     latent = (np.arange(n) >= len(known)).astype(np.float32)
@@ -177,14 +182,14 @@ def build_problem(
     else:
         r = frame_prior.independent(entry)
 
-    music, weight, speech = spectra.p_music, np.ones(len(x)), np.ones(len(x))
+    music, weight, speech, starts = spectra.p_music, np.ones(len(x)), np.ones(len(x)), _starts(spectra)
     if method.stacked:
         require(spectra.speech, "speech")
         n_speech = len(spectra.speech)
         x = jnp.concatenate([jnp.asarray(spectra.speech, jnp.float32), x])
         music = np.concatenate([np.zeros(n_speech), music])
         weight = np.concatenate([np.ones(n_speech), np.full(len(weight), settings.joint_weight)])
-        speech = np.ones(len(x))
+        speech, starts = np.ones(len(x)), np.concatenate([_FIRST[:n_speech], np.zeros(max(0, n_speech - 1)), starts])
         if settings.gain_shape is not None and len(prior.gain.shape) > 1:  # one prior per frame; around 1 in the training speech
             aside = gamma.around(jnp.ones(n_speech), settings.gain_shape)
             prior = prior._replace(gain=Gamma(*(jnp.concatenate(pair) for pair in zip(aside, prior.gain, strict=True))))
@@ -204,10 +209,20 @@ def build_problem(
         candidates=settings.candidates if settings.candidates < n + 1 else None,
         unit_filter=settings.filter_shape is None and settings.gain_shape is None,
         observed=None if observed is None else jnp.asarray(observed, jnp.float32),
+        starts=jnp.asarray(starts, jnp.float32),
         learn=Learn(templates=not method.trained, excitations=not method.trained),
         speech_shape=settings.speech_shape,
     )
     return problem, found
+
+
+_FIRST = np.ones(1)
+
+
+def _starts(spectra: Spectra) -> Float[np.ndarray, " T"]:
+    """Return 1 for each target frame that does not follow the one before it in the recording, 0 for the others."""
+    times = np.arange(len(spectra.target)) if spectra.times is None else spectra.times
+    return np.concatenate([_FIRST[: len(times)], np.diff(times) != 1])
 
 
 def _stretches(spectra: Spectra, n: int) -> list[tuple[int, int]]:
@@ -216,7 +231,8 @@ def _stretches(spectra: Spectra, n: int) -> list[tuple[int, int]]:
     return [(a, b) for a, b in zip([0, *ends.tolist()], ends.tolist(), strict=False) if b > a]
 
 
-_FAINT = 1e-4  # least prior mean of latent entries, gain and filter: multiplicative updates never leave zero
+# Least prior means of gain and filter, and of a latent entry relative to the target: multiplicative updates never leave zero.
+_FAINT, _FAINT_ENTRY = 1e-4, 5e-5
 
 
 def _prior_of_repeats(
@@ -229,12 +245,12 @@ def _prior_of_repeats(
     """
 
     def around(mean: np.ndarray, shape: float) -> Gamma:
-        return gamma.around(jnp.asarray(np.maximum(mean, _FAINT), jnp.float32), shape)
+        return gamma.around(jnp.asarray(mean, jnp.float32), shape)
 
     if settings.filter_shape is not None:
-        prior = prior._replace(filter=around(found.filter, settings.filter_shape))
+        prior = prior._replace(filter=around(np.maximum(found.filter, _FAINT), settings.filter_shape))
     if settings.gain_shape is not None:
-        prior = prior._replace(gain=around(found.gain, settings.gain_shape))
+        prior = prior._replace(gain=around(np.maximum(found.gain, _FAINT), settings.gain_shape))
     if len(catalogue) > n_known:
         mean = np.concatenate([np.ones((1 + n_known, catalogue.shape[1])), catalogue[n_known:]])
         prior = prior._replace(catalogue=around(mean, settings.entry_shape))

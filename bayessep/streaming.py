@@ -331,10 +331,12 @@ def _problem(job: Job, block: _Block, trained: Trained | None, settings: Setting
     frames = np.clip(frames, 0, job.survey.n_frames - 1)
     x = (np.abs(block.spectrum).mean(0)[:, : job.n_bins] * job.scale).astype(np.float32)
     speech = job.speech if METHODS[settings.method].stacked else job.speech[:0]
-    p_music = job.survey.lessons.given.p_music[frames]
+    given = job.survey.lessons.given
+    # In a chain, frames that are settled tell their neighbours what they are, whatever their weight.
+    p_music = np.where(given.only_speech, 0, given.p_music)[frames].astype(np.float32)
     known = preparation.Spectra(x, speech, job.music, p_music, stretches=job.stretches)
     problem, _ = separators.build_problem(known, trained, settings, mean=settings.level)  # mean level of the whole recording
-    counts = (inside & job.survey.lessons.given.target[frames]).astype(np.float32)
+    counts = (inside & given.target[frames]).astype(np.float32)
     if METHODS[settings.method].stacked:
         counts *= np.float32(settings.joint_weight)
     # The training speech of a stacked method is in every block, but must count only once over all blocks.

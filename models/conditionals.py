@@ -81,14 +81,11 @@ def _expected_counts(model: JingleMixture, moments: Blocks, along: Any) -> tuple
     x, speech, weight = seen_data(model), geometric_speech(model, moments), model.frames.weight
     e, d, switch = moments.excitations.geometric, moments.templates.geometric, model.frames.speech
     if model.has_music:
-        inverse, catalogue = _visit_rates(model, moments, x, speech, rho, candidates)
+        share, catalogue = _visit_rates(model, moments, x, speech, rho, candidates)
+        # What music does not take is speech's; the difference is clipped because rounding may make it negative.
+        of_music, ratio = x * share, x * jnp.maximum(rho.sum(1, keepdims=True) - share, 0) / speech
     else:
-        inverse, catalogue = None, jnp.zeros_like(model.catalogue)
-    ratio = x / speech if inverse is None else x * inverse  # W = x sum_j rho_tj / (G + lambda_j)
-    of_music = jnp.zeros_like(x)
-    if model.has_music:
-        # Counts not attributed to speech belong to music; the difference is clipped because rounding may make it negative.
-        of_music = jnp.maximum(x * rho.sum(1, keepdims=True) - speech * ratio, 0)
+        of_music, ratio, catalogue = jnp.zeros_like(x), x / speech, jnp.zeros_like(model.catalogue)
     per_frame = {"excitations": e * (switch[:, None] * (ratio @ d.T)), "gain": of_music.sum(1)}
     sums = {
         "templates": d * ((e * (switch * weight)[:, None]).T @ ratio),
@@ -99,13 +96,19 @@ def _expected_counts(model: JingleMixture, moments: Blocks, along: Any) -> tuple
 
 
 def _visit_rates(model, moments, x, speech, rho, candidates):
-    """Return sum_j rho_tj / (G + lambda_j) and the counts of each catalogue entry (equation 12)."""
+    """Return the share of music, sum_j rho_tj lambda_j / (G + lambda_j), and the counts of each catalogue entry (equation 12).
+
+    The share of music is accumulated, and that of speech is the difference: rounding then costs each count of speech at most the
+    precision of x, while music without a rate gets exactly no counts. Filter and gain need that, for under a flat prior they are
+    counts divided by exposures, which may vanish.
+    """
     n_entries, entry = visit_entries(model, moments, candidates)
     pull = (model.frames.weight * moments.gain.geometric)[:, None] * rho  # w_t v_t rho_tj, here with the geometric mean of v_t
 
     def one(carry, k):
-        inverse, catalogue = carry
-        share = 1 / (speech + entry(k))
+        music, catalogue = carry
+        rate = entry(k)
+        share = 1 / (speech + rate)
         pull_k = jax.lax.dynamic_index_in_dim(pull, k, 1)
         if candidates is None:
             counts = (pull_k * x * share).sum(0)
@@ -113,11 +116,11 @@ def _visit_rates(model, moments, x, speech, rho, candidates):
         else:
             index = jax.lax.dynamic_index_in_dim(candidates, k, 1, keepdims=False)
             catalogue = catalogue.at[index].add(pull_k * x * share)
-        return (inverse + jax.lax.dynamic_index_in_dim(rho, k, 1) * share, catalogue), None
+        return (music + jax.lax.dynamic_index_in_dim(rho, k, 1) * (rate / (speech + rate)), catalogue), None
 
     start = (jnp.zeros_like(x), jnp.zeros_like(moments.catalogue.mean))
-    (inverse, catalogue), _ = jax.lax.scan(one, start, jnp.arange(n_entries), unroll=min(n_entries, UNROLL))
-    return inverse, catalogue * moments.catalogue.geometric * moments.filter.geometric[None, :]
+    (music, catalogue), _ = jax.lax.scan(one, start, jnp.arange(n_entries), unroll=min(n_entries, UNROLL))
+    return music, catalogue * moments.catalogue.geometric * moments.filter.geometric[None, :]
 
 
 def draw_local(key: PRNGKeyArray, model: JingleMixture, hyper: Hyper, moments: Blocks) -> Local:

@@ -19,6 +19,9 @@ import numpy as np
 from jax.scipy.special import logsumexp, xlogy
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+RAREST = 1e-6
+"""Least probability of an entry to which the index may jump."""
+
 
 class FramePrior(NamedTuple):
     """Initial and transition probabilities of the index; J includes the null entry, which comes first."""
@@ -67,7 +70,7 @@ def left_to_right(
         if follow.shape != (n,) or follow[0] != 0 or not np.array_equal(np.sort(follow), np.arange(n)):
             raise ValueError("successor must be a permutation of all entries that leaves the null entry, 0, where it is")
     null = jnp.arange(n) == 0
-    floor = jnp.maximum(entry, 1e-6)  # every entry stays reachable, whatever the likelihood says
+    floor = jnp.maximum(entry, RAREST)  # every entry stays reachable, whatever the likelihood says
     return FramePrior(
         floor / floor.sum(),
         jnp.where(null, stay_null, stay).astype(entry.dtype),
@@ -198,9 +201,16 @@ def is_led_to(prior: FramePrior) -> Bool[Array, " J"]:
 
 
 def learn_entry(prior: FramePrior, jumps: Float[Array, " J"], concentration: float = 1.0) -> FramePrior:
-    """M-step of pi from the expected jumps, under a Dirichlet prior of the given concentration (1: maximum likelihood)."""
+    """M-step of pi from the expected jumps, under a Dirichlet prior of the given concentration (1: maximum likelihood).
+
+    Entries that had a probability keep at least `RAREST`. At zero they could not return, and a frame that no entry may play, such
+    as one that the labels say holds music, would have no evidence.
+    """
     mass = jumps + (concentration - 1)
-    return prior._replace(entry=mass / mass.sum())
+    entry = mass / mass.sum()
+    rare = (entry < RAREST) & (prior.entry > 0)
+    others = jnp.where(rare, 0, entry)
+    return prior._replace(entry=jnp.where(rare, RAREST, others * (1 - RAREST * rare.sum(dtype=entry.dtype)) / others.sum()))
 
 
 def log_dirichlet(prior: FramePrior, concentration: float) -> Float[Array, ""]:

@@ -144,8 +144,10 @@ def build(
 
     `catalogue` and `latent` are given without the null entry, which is added here; `frames_prior` includes it.
 
-    Raises ValueError if the concentration is below 1.
+    Raises ValueError if the concentration is below 1, or for the printed rule in a chain, whose transitions it does not count.
     """
+    if choices.get("rule") == "printed" and choices.get("chain"):
+        raise ValueError("the printed rule is for independent frames, not for a chain")
     if choices.get("concentration", 1.0) < 1:
         raise ValueError(f"concentration is {choices['concentration']}, but must be at least 1: pi has no mode inside below that")
     n_frames, n_bins = x.shape

@@ -575,3 +575,31 @@ def test_room_behind_changes_nothing(x64, music: str):
     own, other = fitted(problem), fitted(roomy)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-8, atol=1e-12), other[:-1], own[:-1])
     assert not other[-1].any()
+
+
+@pytest.mark.parametrize("chain", [False, True])
+def test_music_without_a_rate_gets_no_counts(chain):
+    """Under flat priors, gain and filter are counts divided by exposures: where these vanish, rounding must not be left over."""
+    rng = np.random.default_rng(0)
+    n_frames, n_bins, n_entries = 30, 40, 6
+    catalogue = rng.gamma(0.3, 1, (n_entries, n_bins)) * (np.arange(n_bins) != 5)  # a bin in which no music ever sounds
+    speech = rng.gamma(0.3, 1, (n_frames, 4)) @ rng.gamma(0.3, 1, (4, n_bins))
+    music = np.where(np.arange(n_frames) < 10, 0, np.where(np.arange(n_frames) < 20, 1, 0.5))
+    x = 10 * speech + 10 * (music == 1)[:, None] * catalogue[np.arange(n_frames) % n_entries]
+    order = jnp.asarray([0, *(1 + (np.arange(n_entries) + 1) % n_entries)])
+    entry = frame_prior.uniform(n_entries)
+    problem = jingle_mixture.build(
+        jnp.asarray(x, jnp.float32),
+        prior=jingle_mixture.priors(n_bins, float(x.mean()), n_bases=4),
+        catalogue=jnp.asarray(catalogue, jnp.float32),
+        frames_prior=frame_prior.left_to_right(entry, order) if chain else frame_prior.independent(entry),
+        music=jnp.asarray(music, jnp.float32),
+        unit_filter=True,
+        chain=chain,
+    )
+    start = jax.tree_util.Partial(jingle_mixture.Start(4), problem, None)
+    fit = loop.fit(cavi.cavi(co, problem, start), jax.random.key(0), max_steps=60, tolerance=0.0)
+    moments = fit.state.moments
+    assert np.isfinite(fit.trace).all()
+    assert moments.gain.mean[:10].max() < 1e-6 and moments.filter.mean[5] < 1e-6, "what has no exposure has no counts"
+    assert moments.gain.mean.max() < 100 and moments.filter.mean.max() < 100

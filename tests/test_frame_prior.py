@@ -210,6 +210,19 @@ def test_a_dirichlet_without_a_mode_inside_is_refused():
         jingle_mixture.build(jnp.ones((2, 3)), prior=jingle_mixture.Blocks(*5 * [None]), concentration=0.5)
 
 
+def test_entries_that_were_not_played_may_return(x64):
+    """They keep `RAREST`, which is the best that their jumps allow; entries without a probability get none."""
+    prior = fp.independent(jnp.array([0.2, 0.3, 0.5, 0.0]))
+    learned = fp.learn_entry(prior, jnp.array([3.0, 1.0, 0.0, 0.0]))
+    rest = 1 - fp.RAREST
+    np.testing.assert_allclose(learned.entry, [0.75 * rest, 0.25 * rest, fp.RAREST, 0.0], rtol=1e-12)
+
+
+def test_the_printed_rule_is_refused_in_a_chain():
+    with pytest.raises(ValueError, match="independent frames"):
+        jingle_mixture.build(jnp.ones((2, 3)), prior=jingle_mixture.Blocks(*5 * [None]), chain=True, rule="printed")
+
+
 @pytest.mark.parametrize("concentration", [1.0, 2.5])
 def test_learned_entry_maximises_its_part_of_the_objective(x64, concentration):
     rng = np.random.default_rng(0)

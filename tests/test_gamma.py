@@ -220,6 +220,14 @@ def test_fit_inverts_the_moments(dtype):
     np.testing.assert_allclose(fitted.shape * fitted.scale, shape * scale, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("dtype", "most"), [(np.float32, 5e4), (np.float64, 5e5)])
+def test_what_does_not_vary_has_a_bounded_shape(dtype, most):
+    with precision(dtype):
+        for log_mean in (0.0, -1e-7, 1e-7):
+            fitted = gamma.fit(jnp.asarray(1.0, dtype), jnp.asarray(log_mean, dtype))
+            np.testing.assert_allclose(fitted.shape, most, rtol=0.02)
+
+
 def test_fit_is_maximum_likelihood(x64):
     x = st.gamma(2.3, scale=0.8).rvs(200, random_state=0)
     fitted = gamma.fit(jnp.asarray(x.mean()), jnp.asarray(np.log(x).mean()))

@@ -147,6 +147,44 @@ def test_room_for_others_changes_nothing(broadcast, known, monkeypatch: pytest.M
     np.testing.assert_allclose(shared.fit.trace, alone.fit.trace, rtol=1e-5)
 
 
+def _repeating(level: float = 2.0, times: np.ndarray | None = None) -> preparation.Spectra:
+    """A jingle of 60 frames, five times, of which 40 frames are known."""
+    rng = np.random.default_rng(0)
+    jingle = rng.gamma(0.4, 2.0, (60, 30))
+    target = np.tile(jingle, (5, 1)) + rng.gamma(0.2, 2.0, (300, 30))
+    scale = level / target.mean()
+    known, target = ((scale * x).astype(np.float32) for x in (jingle[:40], target))
+    return preparation.Spectra(target, target[:0], known, np.full(300, 0.5, np.float32), times, (40,))
+
+
+def test_nothing_has_converged_while_entries_are_held() -> None:
+    few = dataclasses.replace(SMALL, chain=True, bases=4, warm_up=30, sweeps=100, tolerance=1e-2)
+    found = separators.infer(_repeating(), None, dataclasses.replace(few, complete=True))
+    problem, moments = found.posterior.problem, found.posterior.moments
+    latent = np.asarray(problem.latent) > 0
+    assert latent.any() and found.fit.converged and found.fit.steps >= 35
+    assert np.abs(np.asarray(moments.catalogue.mean)[latent] / np.asarray(problem.catalogue)[latent] - 1).max() > 0.01
+
+
+@pytest.mark.parametrize("level", [2.0, 1e-6])
+def test_what_repeats_is_estimated_at_every_level(level: float) -> None:
+    settings = dataclasses.replace(SMALL, chain=True, complete=True)
+    (problem, _), (usual, _) = (separators.build_problem(_repeating(at), None, settings) for at in (level, 2.0))
+    assert np.asarray(problem.latent).any()
+    np.testing.assert_allclose(problem.catalogue / level, usual.catalogue / 2, rtol=1e-3, atol=1e-5)
+    share = preparation.speech_share(np.full((1, 3), 0.5 * level, np.float32), np.float32(level) * np.ones((1, 3), np.float32))
+    np.testing.assert_allclose(share, 0.5)
+
+
+def test_frames_on_both_sides_of_a_gap_are_no_neighbours() -> None:
+    times = np.r_[0:100, 150:350]
+    for method, before in (("variational", 0), ("joint", 7)):
+        settings = dataclasses.replace(SMALL, chain=True, method=method)
+        spectra = _repeating(times=times)._replace(speech=np.ones((before, 30), np.float32))
+        problem, _ = separators.build_problem(spectra, None, settings)
+        assert np.flatnonzero(problem.frames.starts).tolist() == ([0] if before else []) + [before, before + 100]
+
+
 @pytest.mark.parametrize("n_entries", [2, 60, 65, 70, 76, 77, 100, 300])
 def test_room_does_not_change_how_candidates_are_looked_for(n_entries: int) -> None:
     prior, catalogue = jingle_mixture.priors(513, 1.0, n_bases=2), jnp.ones((n_entries - 1, 513))
@@ -456,6 +494,9 @@ def test_of_what_passes_nothing_is_unsure(broadcast, known) -> None:
     magnitude = np.abs(np.asarray(stft(jnp.asarray(mixture), preparation.window_of(few, RATE))))
     of_music = result.uncertainty(magnitude[:, : result.mask.shape[1]])["music"]
     assert not of_music[passes].any() and of_music[~passes].any() and of_music.max() < 100
+    low, high = result.interval(0.95)
+    np.testing.assert_array_equal(low[passes], 1)
+    assert (high - low)[~passes & result.target].max() > 0.1
 
 
 def test_the_power_of_the_mask_changes_stems_alone(broadcast, known) -> None:
