@@ -262,7 +262,7 @@ def clean(
     """
     check_mixture(mixture, "the recording")
     if not mixture.any():
-        raise UserError("the recording is silent: there is nothing to take apart.")
+        raise UserError("the recording is silent: there is nothing to separate.")
     model = settings.model
     window = preparation.window_of(model, sample_rate)
     spectrum = np.asarray(stft(jnp.asarray(mixture, jnp.float32), window))
@@ -333,7 +333,7 @@ def clean_file(
     most = round(max(settings.most_music, settings.most_speech) * frame_rate)
     found = streaming.survey(path, window, n_bins, lambda times: hear(detection, times, settings), most=most)
     if found.silent:
-        raise UserError(f"{path} is silent: there is nothing to take apart.")
+        raise UserError(f"{path} is silent: there is nothing to separate.")
     scale = np.float32(model.level / (found.level or 1.0))
     stretches = [one * scale for one in found.stretches()]
     frequencies = bin_frequencies(window, rate)[:n_bins]

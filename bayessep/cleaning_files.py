@@ -268,7 +268,7 @@ def _stems(
         return cleaning.clean_file(recording, heard, speech, music, settings, progress=progress), 1.0, ()
     mixture, rate = audio.read(recording)
     if not mixture.any():
-        raise UserError(f"{recording} is silent: there is nothing to take apart; give another recording.")
+        raise UserError(f"{recording} is silent: there is nothing to separate; give another recording.")
     stems = cleaning.clean(mixture, rate, heard, settings, draws=draws, progress=progress)
     gain = audio.common_gain(stems.speech, stems.music, mixture)
     audio.write(speech, stems.speech * np.float32(gain), rate)

@@ -220,11 +220,11 @@ def separate(
         (_by_templates if method == "conv-nmf" else _by_network)(options, terminal)
         return
     if weights is not None:
-        raise UserError(f"--weights is of the methods that are networks; {method} learns from --speech and --music.")
+        raise UserError(f"--weights applies only to network methods; {method} learns from --speech and --music.")
     if alpha is not None:
-        raise UserError(f"--alpha is of the methods deep-karaoke and conv-nmf; {method} has none.")
+        raise UserError(f"--alpha applies only to deep-karaoke and conv-nmf, not to {method}.")
     if smoothing is not None:
-        raise UserError(f"--smoothing is of the method idempotent-masker; {method} has none.")
+        raise UserError(f"--smoothing applies only to idempotent-masker, not to {method}.")
     settings = _settings(options, [method], terminal)
     material = recordings.gather(mix, speech or [], music or [], labels, methods=[settings.method], warn=terminal.warn)
     commands.separate(material, settings, output, _begin(device, terminal), terminal, draws=draws)

@@ -63,7 +63,7 @@ def read_musan(
     top = Path(folder)
     top = top / "musan" if (top / "musan").is_dir() else top
     if unknown := sorted(set(parts) - set(MUSAN)):
-        raise UserError(f"{', '.join(unknown)} is no part of MUSAN; choose from {', '.join(MUSAN)}.")
+        raise UserError(f"{', '.join(unknown)} is not a part of MUSAN; choose from {', '.join(MUSAN)}.")
     if not any((top / part).is_dir() for part in parts):
         raise UserError(f"{top} holds none of the folders {', '.join(parts)}; give the folder that MUSAN was unpacked to.")
 

@@ -85,7 +85,7 @@ def shipped_network() -> Network:
     return network_of(shipped.read(MODEL))
 
 
-_NONE = "these are no weights of a detector"
+_NONE = "these are not the weights of a detector"
 
 
 def network_of(weights: Weights) -> Network:
@@ -309,7 +309,7 @@ def detect(path: str | Path, *, network: Network | None = None, progress: Progre
 
     level = loudness(measured(), rate)
     if level == -np.inf:
-        raise UserError(f"{path} is silent: there is nothing to hear in it; give another recording.")
+        raise UserError(f"{path} is silent: there is nothing to detect in it; give another recording.")
     gain = level_gain(level)
     found = logits_of((gain * block for block in told(held if length <= HELD else read(), length)), network)
     # The duration in the header, unless it is off by more than the rounding of resampling.
@@ -327,7 +327,7 @@ def detect_samples(samples: Float[np.ndarray, " N"], network: Network | None = N
     network = network or shipped_network()
     check_mono(samples, "the waveform")
     if not samples.any():
-        raise UserError("the waveform is silent: there is nothing to hear in it; give another one.")
+        raise UserError("the waveform is silent: there is nothing to detect in it; give another one.")
     said = logits_of([levelled(samples, network)], network)
     return _made(said, len(samples), len(samples) / network.recipe.front.sample_rate, network)
 

@@ -75,9 +75,9 @@ class Recipe:
             raise UserError(f"crops of {self.crop_seconds} s are shorter than a patch of {self.patch} frames; make them longer.")
         feature = FEATURES[self.feature]
         if not self.standardised and not feature.log:
-            raise UserError(f"features are left as they are only in decibels, and {self.feature} is none; take LMHPS-EF or LMS.")
+            raise UserError(f"standardised = false needs a feature in decibels, and {self.feature} is not; take LMHPS-EF or LMS.")
         if self.network in ("b4", "b4-nofc") and feature.mel:
-            raise UserError(f"{self.network} makes bands of bins, and {self.feature} has bands; take LS or LHPS-EF.")
+            raise UserError(f"{self.network} learns its own mel bands, and {self.feature} has them already; take LS or LHPS-EF.")
         if self.network == "frames":
             if not self.neither or self.standardised:
                 needs = "the network frames needs neither = true and standardised = false"
@@ -139,7 +139,7 @@ def read_settings(path: str | Path | None, kind: type) -> dict[str, Any]:
             raise UserError(f"{path} is neither TOML nor JSON ({error}).") from None
         for name, value in found.items():
             if name not in kinds:
-                raise UserError(f"{path}: {name!r} is no setting; the settings are {', '.join(kinds)}.")
+                raise UserError(f"{path}: {name!r} is not a setting; the settings are {', '.join(kinds)}.")
             if type(value) is int and kinds[name] is float:
                 found[name] = float(value)
             elif type(value) is not kinds[name]:
@@ -163,7 +163,7 @@ def divide(items: Parts, share: float, seed: int) -> tuple[Parts, Parts]:
     classes = cast(Any, items)._asdict().items()
     for what, own in classes:
         if len(own) < 2:
-            raise UserError(f"there is too little {what} to learn from and to validate with; give recordings of several.")
+            raise UserError(f"there is too little {what} for training and validation; give at least two recordings of it.")
         groups: dict[str, list[Any]] = {}
         for item in own:
             groups.setdefault(item.group, []).append(item)

@@ -267,7 +267,7 @@ def karaoke_of(weights: Weights) -> Karaoke:
         like = jax.eval_shape(lambda key: deep_karaoke.init(config, key), jax.random.key(0))
         parameters = shipped.numbers(weights, like.parameters)
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"these are no weights of deep-karaoke ({error}); bayessep train deep-karaoke makes some.") from None
+        raise UserError(f"these are not the weights of deep-karaoke ({error}); bayessep train deep-karaoke makes some.") from None
     return Karaoke(config, parameters, scale)
 
 

@@ -119,7 +119,7 @@ def _check(target: Path) -> None:
     if os.path.isdir(target):
         raise UserError(f"{target} is a folder; name a file with -o, or give several recordings.")
     if os.path.exists(target) and not os.path.isfile(target):
-        raise UserError(f"{target} is no file that could be replaced; leave -o out, and standard output has it.")
+        raise UserError(f"{target} is not a file that can be replaced; leave out -o to write to standard output.")
 
 
 class _Tried(Exception):

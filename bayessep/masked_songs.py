@@ -96,7 +96,7 @@ class Masker(NamedTuple):
             state, spectrum = stream_push(state, piece, settings)
             extent(spectrum)
         if state is None:
-            raise UserError("the recording is empty: there is nothing to take apart.")
+            raise UserError("the recording is empty: there is nothing to separate.")
         extent(stream_finish(state, settings))
         least, greatest = (np.stack(of) for of in zip(*found, strict=True))
         return self._replace(extent=Extent(least.min(0), greatest.max(0)))
@@ -191,7 +191,7 @@ def masker_of(file: File) -> Masker:
         like: Parts = jax.eval_shape(lambda key: idempotent_masker.begin(config, key), jax.random.key(0))
         return Masker(config, shipped.numbers(file, like))
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"these are no weights of {NAME} ({error}); bayessep train {NAME} makes some.") from None
+        raise UserError(f"these are not the weights of {NAME} ({error}); bayessep train {NAME} makes some.") from None
 
 
 def check_power(power: float | None) -> None:

@@ -251,7 +251,7 @@ def models_info(name: str, terminal: Terminal) -> None:
     """Print the card and the settings of a model.
 
     Raises:
-        UserError: there is no model of that name, or it is damaged.
+        UserError: there is not a model of that name, or it is damaged.
     """
     model = shipped.info(name)
     document = model._asdict() | {"path": str(model.path), "licence": licence_of(model.card)}
@@ -263,7 +263,7 @@ def models_verify(names: Sequence[str], terminal: Terminal) -> bool:
     """Compare models, by default all, with their published checksums; return whether there are any and all are undamaged.
 
     Raises:
-        UserError: there is no model of a given name.
+        UserError: there is not a model of a given name.
     """
     known = shipped.published()
     for name in names:

@@ -173,7 +173,7 @@ def separator_of(weights: Weights) -> Separator:
         like = jax.eval_shape(lambda key: module.init(config, key), jax.random.key(0))
         parameters = shipped.numbers(weights, like.parameters)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"these are no weights of a separator ({error}); bayessep train conv-tasnet makes some.") from None
+        raise UserError(f"these are not the weights of a separator ({error}); bayessep train conv-tasnet makes some.") from None
     return Separator(name, config, parameters, rate, settings.get("both_signs") is True)
 
 
@@ -309,7 +309,7 @@ def speech_of(
     mean_square = power / max(count, 1) - float(np.mean(np.square(offset, dtype=np.float64)))
     scale = separator.level(max(mean_square, 0.0), float(np.maximum(highest - offset, offset - lowest).max()))
     if not power or mean_square <= 1e-12 * power / count or scale < _FAINTEST:
-        raise UserError(f"{name} is silent: there is nothing to take apart; give another recording.")
+        raise UserError(f"{name} is silent: there is nothing to separate; give another recording.")
     rate = separator.sample_rate
 
     def at_its_rate() -> Iterable[Samples]:

@@ -94,7 +94,7 @@ def recogniser_of(weights: Weights) -> AttentionRecogniser:
         like: State = jax.eval_shape(lambda key: attention_asr.init(config, key), jax.random.key(0))
         tree = shipped.numbers(Weights(arrays, settings), {"parameters": like.parameters, "statistics": like.statistics})
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"these are no weights of a recogniser ({error}); bayessep train {ATTENTION} makes some.") from None
+        raise UserError(f"these are not the weights of a recogniser ({error}); bayessep train {ATTENTION} makes some.") from None
     return AttentionRecogniser(config, tree["parameters"], tree["statistics"], words, seconds, labels)
 
 

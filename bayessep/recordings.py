@@ -139,7 +139,7 @@ def read_mixture(material: Material) -> Float[np.ndarray, "C N"]:
     """
     samples = audio.read(material.path).samples
     if not samples.any():
-        raise UserError(f"{material.path} is silent: there is nothing to take apart; give another recording.")
+        raise UserError(f"{material.path} is silent: there is nothing to separate; give another recording.")
     return samples
 
 

@@ -258,7 +258,7 @@ def read(folder: Path, names: Sequence[str] = KEY) -> list[dict[str, Any]]:
     """Return all results in a folder; of several with equal fields `names`, the last.
 
     Raises:
-        UserError: a line is no result of this experiment.
+        UserError: a line is not a result of this experiment.
     """
     path = folder / RESULTS
     whole, _, _ = path.read_bytes().rpartition(b"\n") if path.is_file() else (b"", b"", b"")  # without an incomplete last line
@@ -268,7 +268,7 @@ def read(folder: Path, names: Sequence[str] = KEY) -> list[dict[str, Any]]:
             result = json.loads(line)
             key_of(result, names)
         except (ValueError, TypeError, KeyError):
-            raise UserError(f"{path}, line {n}, is no result of this experiment; choose another folder with -o.") from None
+            raise UserError(f"{path}, line {n}, is not a result of this experiment; choose another folder with -o.") from None
         results.append(result)
     return list({key_of(result, names): result for result in results}.values())
 

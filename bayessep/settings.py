@@ -129,7 +129,7 @@ class Settings:
         if not 0 < self.p_music <= 1:
             raise UserError(f"p_music is {self.p_music}, but must be above 0 and at most 1.")
         if self.rule == "printed" and self.chain:
-            raise UserError("the printed rule of q(r) is for independent frames; switch the chain off.")
+            raise UserError("the printed rule is for independent frames; use --independent (chain=False).")
 
     def holds(self, period: int) -> bool:
         """Return whether the catalogue can hold a whole period: adding only part of the missing frames is worse than none."""

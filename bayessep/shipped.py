@@ -58,7 +58,7 @@ def info(name: str) -> Model:
     """Read the metadata of a model.
 
     Raises:
-        UserError: there is no model of that name, or a part of it is missing or damaged.
+        UserError: there is not a model of that name, or a part of it is missing or damaged.
     """
     path = FOLDER / f"{name}.safetensors"
     if name not in names():

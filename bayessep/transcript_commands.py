@@ -124,7 +124,7 @@ def train_recogniser(
     """
     recipe = read_recipe(config, given, Recipe)
     if music is not None and not recipe.mixture:
-        raise UserError(f"--music {music} would not be heard: only with --mixture music is learned from.")
+        raise UserError(f"--music {music} has no effect without --mixture; add that, or leave --music out.")
     listed = spoken.listed(data, only=recipe.words, redistributable=redistributable)
     played = []
     if recipe.mixture:

@@ -144,9 +144,9 @@ def heard(recogniser: Recogniser, piece: Float[np.ndarray, " n"], begin: float) 
             text = "".join(c if c.isprintable() else " " for c in str(word.word))
             said = Word(" ".join(text.split()), float(word.start), float(word.end), float(word.confidence))
         except (AttributeError, TypeError, ValueError, OverflowError):
-            raise UserError(f"the recogniser says {word!r}, which is no word with start, end and confidence.") from None
+            raise UserError(f"the recogniser says {word!r}, which is not a word with start, end and confidence.") from None
         if not all(map(math.isfinite, said[1:])):
-            raise UserError(f"the recogniser says {said.word!r} from {said.start} to {said.end}, which are no times.")
+            raise UserError(f"the recogniser says {said.word!r} from {said.start} to {said.end}, which are not valid times.")
         if said.start > 2 * (length := end - begin) + 1:
             raise UserError(f"the recogniser says {said.word!r} at {said.start:g} s of {length:g} s; times are in seconds.")
         if said.word:

@@ -90,4 +90,4 @@ def _processor(vocabulary: bytes) -> Any:
     try:
         return library.SentencePieceProcessor(model_proto=vocabulary)
     except Exception:  # the library may raise anything for foreign bytes
-        raise UserError("this is no vocabulary of SentencePiece.") from None
+        raise UserError("this is not a SentencePiece vocabulary.") from None

@@ -102,9 +102,9 @@ class ConvTasNet:
         if self.bank == "fourier" and self.filters != 2 * self.length:
             raise UserError(f"filters is {self.filters}, but must be twice the length {self.length} where the bank is fourier.")
         if self.kernel % 2 == 0:
-            raise UserError(f"kernel is {self.kernel}, but must be odd: it has a middle.")
+            raise UserError(f"kernel is {self.kernel}, but must be odd, so that it is centred.")
         if self.causal and self.norm == "global":
-            raise UserError("a causal network cannot be normalised by what it has not heard; take the norm cumulative or frame.")
+            raise UserError("a causal network cannot have the norm global, which looks ahead; take cumulative or frame.")
         check_rate(self.rate, self.steps)
 
     @property
@@ -412,7 +412,7 @@ def stream_init(config: ConvTasNet) -> Stream:
         UserError: the network is not causal.
     """
     if not config.causal:
-        raise UserError("a recording can be separated as it comes by causal networks alone; train one with --causal.")
+        raise UserError("only causal networks can separate a stream; train one with --causal.")
     c = config
     past = tuple(jnp.zeros((c.repeats, (c.kernel - 1) * 2**x, c.hidden)) for x in range(c.blocks))
     return Stream(jnp.zeros(c.hop), jnp.zeros((2, c.hop)), past, jnp.zeros((), jnp.int32), jnp.zeros((c.repeats, c.blocks, 2, 2)))

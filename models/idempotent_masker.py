@@ -131,10 +131,13 @@ class IdempotentMasker:
             raise UserError(
                 f"hop is {self.hop}, but frames of {2 * self.bins} samples must overlap by half: give {self.bins} at most."
             )
-        if not 0 < self.rate < math.inf or not 0 <= self.decay < math.inf or self.pool < 0:
-            raise UserError(f"rate is {self.rate}, decay {self.decay}, pool {self.pool}: the first must be above 0, none below.")
-        if self.listening < 0 or not math.isfinite(self.logit):
-            raise UserError(f"listening is {self.listening}, logit {self.logit}: the first must be at least 0, the other finite.")
+        if not 0 < self.rate < math.inf:
+            raise UserError(f"rate is {self.rate}, but must be above 0, and finite.")
+        for name in ("decay", "pool", "listening"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"{name} is {getattr(self, name)}, but must be at least 0, and finite.")
+        if not math.isfinite(self.logit):
+            raise UserError(f"logit is {self.logit}, but must be finite.")
 
 
 PRESETS = {

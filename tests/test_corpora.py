@@ -99,7 +99,7 @@ def test_musan_is_read(musan: Path, above: bool) -> None:
 def test_parts_of_musan_and_music_without_vocals(musan: Path) -> None:
     assert {r.category for r in read_musan(musan, parts=("speech",))} == {"speech"}
     assert len(read_musan(musan, parts=["music"], vocals=False)) == 5
-    with pytest.raises(UserError, match="babble is no part"):
+    with pytest.raises(UserError, match="babble is not a part"):
         read_musan(musan, parts=("babble",))
 
 

@@ -318,8 +318,8 @@ def test_written_and_read_it_says_the_same(tmp_path: Path) -> None:
         ({"standardised": True}, "standardised = false"),
         ({"feature": "MHPS-EF"}, "decibels"),
         ({"feature": "none"}, "choose one of"),
-        ({"colour": 3}, "no weights of a detector"),
-        ({"songs": 1}, "no weights of a detector"),
+        ({"colour": 3}, "not the weights of a detector"),
+        ({"songs": 1}, "not the weights of a detector"),
     ],
 )
 def test_weights_of_other_networks_are_refused(change: dict, words: str) -> None:
@@ -338,12 +338,12 @@ def test_weights_of_other_networks_are_refused(change: dict, words: str) -> None
 )
 def test_weights_of_no_detector_are_refused(settings: dict) -> None:
     weights = detection.weights_of(SMALL, _network().states)
-    with pytest.raises(UserError, match="no weights of a detector"):
+    with pytest.raises(UserError, match="not the weights of a detector"):
         detection.network_of(weights._replace(settings=(weights.settings | settings) if settings else {}))
 
 
 @pytest.mark.parametrize("change", [lambda x: x * np.float32(np.nan), lambda x: x.astype(np.int32)], ids=["nan", "whole"])
 def test_what_are_no_numbers_label_nothing(change: Callable[[np.ndarray], np.ndarray]) -> None:
     weights = detection.weights_of(SMALL, _network().states)
-    with pytest.raises(UserError, match="no weights of a detector .*no finite numbers"):
+    with pytest.raises(UserError, match="not the weights of a detector .*no finite numbers"):
         detection.network_of(weights._replace(arrays={name: change(x) for name, x in weights.arrays.items()}))

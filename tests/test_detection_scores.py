@@ -164,7 +164,7 @@ def test_what_has_no_calibration_is_refused() -> None:
         with pytest.raises(UserError, match="have no calibration"):
             reliability(np.array(p, float), np.array(truth, bool), bins)
     for wrong in (1.5, np.nan):
-        with pytest.raises(UserError, match=f"{wrong} is no probability"):
+        with pytest.raises(UserError, match=f"{wrong} is not a probability"):
             reliability(np.array([0.5, wrong]), np.array([True, False]))
 
 

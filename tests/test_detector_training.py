@@ -65,7 +65,7 @@ def test_recipes_are_read_and_flags_come_first(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("colour = 3", "'colour' is no setting; the settings are network"),
+        ("colour = 3", "'colour' is not a setting; the settings are network"),
         ("bands = 12.5", "bands is 12.5, but must be of the kind int"),
         ("bands = true", "bands is True"),
         ("rate = true", "rate is True"),

@@ -64,9 +64,9 @@ def test_there_are_as_many_parameters_as_in_the_code() -> None:
         ({"bins": 8, "layers": 1, "scales": 1}, "at least 16"),
         ({"hop": 300}, "hop is 300"),
         ({"rate": 0.0}, "rate is 0.0"),
-        ({"pool": -1}, "pool -1"),
+        ({"pool": -1}, "pool is -1"),
         ({"listening": -1}, "listening is -1"),
-        ({"logit": float("nan")}, "logit nan"),
+        ({"logit": float("nan")}, "logit is nan"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict, words: str) -> None:

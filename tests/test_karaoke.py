@@ -125,7 +125,7 @@ def test_what_cannot_be_is_refused(small: None) -> None:
         _vocals(np.zeros((1, 100), np.float32), RATE, network)
     with pytest.raises(UserError, match="alpha is 1"):
         karaoke.load(None, 1.0)
-    with pytest.raises(UserError, match="no weights of deep-karaoke"):
+    with pytest.raises(UserError, match="not the weights of deep-karaoke"):
         karaoke.karaoke_of(shipped.Weights({}, {"network": "conv-tasnet"}))
 
 

@@ -102,14 +102,14 @@ def test_what_cannot_be_is_refused(masker: Masker, tmp_path: Path) -> None:
         neural.separate(np.zeros((1, 100), np.float32), RATE, masker)
     good = masked_songs.weights_of(masker)
     for wrong in ({"config": good.settings["config"] | {"hop": 8.0}}, {"config": {}}, {"sample_rate": 44100}):
-        with pytest.raises(UserError, match="no weights of idempotent-masker"):
+        with pytest.raises(UserError, match="not the weights of idempotent-masker"):
             masked_songs.masker_of(good._replace(settings=good.settings | wrong))
     with pytest.raises(UserError, match="no finite numbers"):
         masked_songs.masker_of(good._replace(arrays={name: np.nan * x for name, x in good.arrays.items()}))
     half = masked_songs.masker_of(good._replace(arrays={name: x.astype(np.float16) for name, x in good.arrays.items()}))
     assert all(x.dtype == np.float32 for x in jax.tree.leaves(half.parts))
     for settings in ({"network": "conv-tasnet"}, {"network": "idempotent-masker", "config": {"weights": {"R9": 1.0}}}, {}):
-        with pytest.raises(UserError, match="no weights of idempotent-masker"):
+        with pytest.raises(UserError, match="not the weights of idempotent-masker"):
             masked_songs.masker_of(shipped.Weights({}, settings))
     shipped.write_file(tmp_path / "w.safetensors", masked_songs.weights_of(masker))
     again = masked_songs.load(tmp_path / "w.safetensors", 9.0, True)

@@ -225,11 +225,11 @@ def test_weights_come_back_from_files(tmp_path: Path) -> None:
     jax.tree.map(np.testing.assert_array_equal, found.parameters, separator.parameters)
     with pytest.raises(UserError, match="w.safetensors holds weights of conv-tasnet, not of blstm-mask"):
         neural.load("blstm-mask", tmp_path / "w.safetensors")
-    with pytest.raises(UserError, match="no weights of a separator"):
+    with pytest.raises(UserError, match="not the weights of a separator"):
         neural.separator_of(shipped.Weights({}, {"network": "frames"}))
     good = neural.weights_of(separator)
     for changes in ({"sample_rate": 0}, {"sample_rate": float("inf")}, {"config": good.settings["config"] | {"blocks": 2.0}}):
-        with pytest.raises(UserError, match="no weights of a separator"):
+        with pytest.raises(UserError, match="not the weights of a separator"):
             neural.separator_of(good._replace(settings=good.settings | changes))
     with pytest.raises(UserError, match="no finite numbers"):
         neural.separator_of(good._replace(arrays={name: np.nan * x for name, x in good.arrays.items()}))

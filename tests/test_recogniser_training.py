@@ -226,7 +226,7 @@ def test_words_are_where_their_labels_looked(monkeypatch: pytest.MonkeyPatch) ->
         ({"seconds": 1e9}, "utterances of"),
         ({"config": {"layers": 0}}, "layers is 0"),
         ({"config": {**vars(TINY), "labels": 99}}, "a vocabulary of"),
-        ({"labels": None}, "no weights of a recogniser"),
+        ({"labels": None}, "not the weights of a recogniser"),
     ],
 )
 def test_other_weights_are_refused(changes: dict, says: str) -> None:

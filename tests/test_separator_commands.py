@@ -129,9 +129,9 @@ def test_what_is_missing_is_named(call: Caller, mix: Path, weights: Path, tmp_pa
     other = call("separate", mix, "--method", "blstm-mask", "--weights", weights, "-o", tmp_path / "apart")
     assert other.code == 2 and "holds weights of conv-tasnet" in other.err
     bayes = call("separate", mix, "--method", "nmf", "--weights", weights, "-o", tmp_path / "apart")
-    assert bayes.code == 2 and "--weights is of the methods that are networks" in bayes.err
+    assert bayes.code == 2 and "--weights applies only to network methods" in bayes.err
     bayes = call("separate", mix, "--method", "nmf", "--smoothing", "-o", tmp_path / "apart")
-    assert bayes.code == 2 and "--smoothing is of the method idempotent-masker" in bayes.err
+    assert bayes.code == 2 and "--smoothing applies only to idempotent-masker" in bayes.err
     audio.write(tmp_path / "silent.wav", np.zeros((1, 4000), np.float32), RATE)
     silent = _separate(call, tmp_path / "silent.wav", weights, tmp_path)
     assert silent.code == 2 and "silent" in silent.err
@@ -251,5 +251,5 @@ def test_deep_karaoke_is_trained_and_separates_from_the_command_line(
     none = call("separate", song, "--method", "deep-karaoke", "-o", tmp_path / "bad")
     assert none.code == 2 and "no deep-karaoke is installed" in none.err
     other = call("separate", song, "--method", "nmf", "--alpha", "0.5", "-o", tmp_path / "bad")
-    assert other.code == 2 and "--alpha is of the methods deep-karaoke and conv-nmf" in other.err
+    assert other.code == 2 and "--alpha applies only to deep-karaoke and conv-nmf" in other.err
     assert not (tmp_path / "bad").exists()

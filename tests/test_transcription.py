@@ -251,7 +251,7 @@ def test_links_are_followed_and_pipes_are_left_alone(call: Caller, ones: Path) -
     call.succeeded("transcribe", "claps.wav", "-o", "link.txt", *using)
     assert (ones / "link.txt").is_symlink() and (ones / "there" / "said.txt").read_text() == "ha ha\n"
     os.mkfifo(ones / "pipe.txt")
-    assert "is no file that could be replaced" in call.refused("transcribe", "claps.wav", "-o", "pipe.txt", *using)
+    assert "is not a file that can be replaced" in call.refused("transcribe", "claps.wav", "-o", "pipe.txt", *using)
     assert (ones / "pipe.txt").is_fifo()
 
 

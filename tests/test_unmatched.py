@@ -180,7 +180,7 @@ def test_every_clip_comes_before_one_comes_again(small: None) -> None:
         ({"preset": "huge"}, "no preset 'huge'"),
         ({"batch": 0}, "batch is 0"),
         ({"without": "R1,GAN"}, "no loss 'GAN'"),
-        ({"pool": -1}, "pool -1"),
+        ({"pool": -1}, "pool is -1"),
         ({"rate": -1.0}, "rate is -1"),
         ({"epochs": 0}, "epochs is 0"),
     ],
