@@ -16,9 +16,9 @@ from bayessep import (
     __version__,
     audio,
     cleaning,
-    commands,
     data,
     detection,
+    devices,
     general,
     output,
     recognisers,
@@ -144,7 +144,7 @@ def clean(
         with spared(task.recording, failures.append, alone=len(planned) == 1):
             document = clean_one(task, settings, device, terminal, writing)
             row |= {name: document[name] for name in ("seconds", "seconds_of", "learned", "notes")}
-        commands.forget_programs()
+        devices.forget_programs()
         for failure in failures:
             row |= {"status": FAILED, "error": failure}
             terminal.warn(failure)

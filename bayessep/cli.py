@@ -88,10 +88,10 @@ def _options(
 
 
 def _begin(device: Device, terminal: Terminal) -> str:
-    """Call `commands.begin`, which is imported only when a verb runs."""
-    from bayessep import commands
+    """Call `devices.begin`, which is imported only when a verb runs."""
+    from bayessep import devices
 
-    return commands.begin(device, terminal)
+    return devices.begin(device, terminal)
 
 
 def _settings(options: Mapping[str, Any], methods: Sequence[str], terminal: Terminal) -> "Settings":
@@ -364,9 +364,9 @@ def evaluate(
     are the interference; with a single reference there is no SIR. In JSON, a missing or infinite score is null.
     """
     terminal = Terminal(json=json, quiet=quiet)
-    from bayessep import commands
+    from bayessep import commands, devices
 
-    commands.use_cache()
+    devices.use_cache()
     commands.evaluate(reference, estimate, terminal)
 
 

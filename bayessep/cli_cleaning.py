@@ -76,12 +76,12 @@ def clean(
     and the exit code is 1.
     """
     terminal = Terminal(json=json, quiet=quiet)
-    from bayessep import cleaning_files, commands
+    from bayessep import cleaning_files, devices
     from bayessep.cleaning import Cleaning
 
     model = {"bases": bases, "sweeps": sweeps, "training_sweeps": training_sweeps, "seed": seed}
     settings = Cleaning(dataclasses.replace(Cleaning().model, **{k: v for k, v in model.items() if v is not None}))
     writing = cleaning_files.writing(recogniser, weights, draws)
-    described = commands.begin(device, terminal)
+    described = devices.begin(device, terminal)
     failed = cleaning_files.clean(recordings, output, settings, described, terminal, skip_existing=skip_existing, writing=writing)
     raise typer.Exit(1 if failed else 0)

@@ -130,7 +130,7 @@ def reproduce(
     same command resumes.
     """
     terminal = Terminal(json=json, quiet=quiet)
-    from bayessep import commands, experiment_commands
+    from bayessep import devices, experiment_commands
     from bayessep.errors import UserError
 
     given = {"development": development, "jobs": jobs, "transfer": transfer, "long": long, "part": part, "speech": speech}
@@ -141,7 +141,7 @@ def reproduce(
         raise UserError("--quick runs a part of the experiment, --long all of it; take one of the two.")
     if experiment == Experiment.woo2020:
         part = part or Part.recognition
-    described, output = commands.begin(device, terminal), output or Path("-".join(filter(None, (experiment, part))))
+    described, output = devices.begin(device, terminal), output or Path("-".join(filter(None, (experiment, part))))
     recognition = partial(experiment_commands.reproduce_recognition, speech=speech)
     if part == Part.separation and speech is not None:
         raise UserError("--speech is of --part recognition; leave it out of the separation.")

@@ -1,17 +1,14 @@
 """Implementation of the verbs of `bayessep.cli`, which imports this module only to run one."""
 
-import contextlib
 import dataclasses
 import json
 import math
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -22,88 +19,6 @@ from bayessep.recordings import Material
 from bayessep.separators import Progress
 from bayessep.settings import METHODS, Settings
 from bayessep.terminal import Terminal, to_json
-
-# --- set-up --------------------------------------------------------------------------------------------------------------
-
-
-def begin(device: str, terminal: Terminal) -> str:
-    """Set up the compilation cache and the device before the first computation; return the name of the device."""
-    use_cache()
-    return use_device(device, terminal)
-
-
-def use_device(name: str, terminal: Terminal) -> str:
-    """Select ``cpu``, ``cuda`` or JAX's preferred device (``auto``); announce it and return its name.
-
-    Raises:
-        UserError: JAX finds no such device.
-    """
-    if name == "cuda":
-        try:
-            device = jax.devices("cuda")[0]
-        except (RuntimeError, AssertionError):
-            problem = "--device cuda: JAX finds no CUDA device here"
-            raise UserError(f"{problem}; install jax[cuda12] on a machine with one, or use --device cpu.") from None
-    elif name == "cpu":
-        jax.config.update("jax_platforms", "cpu")  # leaves accelerators alone, unless one is in use already
-        device = _first_device("cpu")
-    else:
-        device = _first_device()
-    if device.platform != jax.devices()[0].platform:
-        jax.config.update("jax_default_device", device)
-    described = device.platform if device.device_kind == device.platform else f"{device.platform} ({device.device_kind})"
-    terminal.note(f"device: {described}")
-    return described
-
-
-def _first_device(platform: str | None = None) -> Any:
-    """Return the first device of a platform, by default of the one that JAX prefers."""
-    try:
-        return jax.devices(platform)[0]
-    except (RuntimeError, AssertionError) as error:  # JAX_PLATFORMS names a platform that is not available
-        asked = os.environ.get("JAX_PLATFORMS") or "what JAX looks for"
-        reason = f"JAX finds no device ({asked}: {str(error) or 'none there'})"
-        raise UserError(f"{reason}; unset JAX_PLATFORMS, or use --device cpu.") from None
-
-
-def cache_folder() -> Path | None:
-    """Return the folder of the compilation cache; None where the user has turned it off or the folder is not writable."""
-    if os.environ.get("BAYESSEP_CACHE", "").lower() in ("off", "0", "no", "false"):
-        return None
-    base = os.environ.get("XDG_CACHE_HOME")
-    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: there is no home folder
-        folder = (Path(base) if base else Path.home() / ".cache") / "bayessep" / "jax"
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    return None
-
-
-def use_cache() -> None:
-    """Turn on JAX's persistent compilation cache, if there is a folder for it."""
-    folder = cache_folder()
-    if folder is not None:
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        # Cache all programs: the many small ones take longer to compile than to read, and hardly any space.
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-
-
-MOST_MAPPINGS = 20_000
-"""Memory mappings of the process above which compiled programs are dropped. Linux allows 65,530 (vm.max_map_count)."""
-
-
-def forget_programs() -> None:
-    """Clear JAX's compiled programs if there are very many; call it between recordings.
-
-    Recordings of different lengths need programs of their own, each of which takes some memory mappings: sooner or later the next
-    compilation would crash the process. Systems without /proc/self/maps do not limit mappings.
-    """
-    with contextlib.suppress(OSError):
-        with open("/proc/self/maps", "rb") as mappings:
-            if sum(1 for _ in mappings) <= MOST_MAPPINGS:
-                return
-        jax.clear_caches()
-
 
 # --- separate ------------------------------------------------------------------------------------------------------------
 

@@ -368,7 +368,7 @@ Release = Callable[..., dict[str, Any]]
 
 def main(release: Release = release, description: str | None = __doc__) -> None:
     """Make a release from the command line."""
-    from bayessep.commands import use_cache
+    from bayessep.devices import use_cache
     from bayessep.terminal import Terminal
 
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bayessep import __version__, commands, pipeline
+from bayessep import __version__, devices, pipeline
 from bayessep.preparation import Known
 from bayessep.settings import Settings
 from bayessep.stft import istft, stft, stft_for_rate
@@ -36,7 +36,7 @@ def examine(device: str) -> dict[str, Any]:
     """Return versions, devices, extras and the results of a few seconds of checks as a document; ``ok`` says if all passed."""
     packages = {name: _version(name) for name in _NEEDED}
     checks = [_check("installation", lambda: _nothing_missing(packages)), *(_check(*check) for check in _CHECKS)]
-    cache = commands.cache_folder()
+    cache = devices.cache_folder()
     return {
         "ok": all(check["ok"] for check in checks),
         "bayessep": __version__,

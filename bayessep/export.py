@@ -20,7 +20,7 @@ from flax import nnx
 from jaxtyping import PyTree
 
 from bayessep import __version__, neural, output
-from bayessep.commands import begin
+from bayessep.devices import begin
 from bayessep.errors import UserError
 from bayessep.extras import library
 from bayessep.models import conv_tasnet

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bayessep import commands, data, output
+from bayessep import data, devices, output
 from bayessep.errors import UserError
 from bayessep.terminal import Terminal, spared, to_json
 from bayessep.train import Progress
@@ -100,7 +100,7 @@ def run(verb: Listening, recordings: Sequence[Path], place: Path | None, format:
                 text = verb.text_of(document, chosen, path)
                 with output.draft(target.parent) as part:
                     (part / target.name).write_text(text, encoding="utf-8", errors="replace", newline="")
-        commands.forget_programs()
+        devices.forget_programs()
         if len(failures) > before:
             documents.append({"path": str(path), "error": failures[-1]})
             continue

@@ -350,7 +350,7 @@ def _check_setup(folder: Path, seed: int, *, writes: bool = True) -> None:
 
 def work(task: Task, folder: Path, data: Path, seed: int) -> int:
     """Run the rows of a task and append their results; return their number."""
-    from bayessep.commands import forget_programs, use_cache
+    from bayessep.devices import forget_programs, use_cache
 
     use_cache()
     forget_programs()

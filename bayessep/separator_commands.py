@@ -29,10 +29,11 @@ from bayessep import (
     train,
     unmatched,
 )
-from bayessep.commands import begin, earlier_draws
+from bayessep.commands import earlier_draws
 from bayessep.convolutive import Convolutive
 from bayessep.detector_data import Items, about_items, read_items
 from bayessep.detector_training import divide, read_recipe, read_settings
+from bayessep.devices import begin
 from bayessep.errors import UserError
 from bayessep.estimates import Estimator
 from bayessep.network_commands import SHARE, WEIGHTS, Processes, begin_together, conclude, licences_of

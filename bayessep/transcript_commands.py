@@ -10,9 +10,10 @@ from typing import Any
 import jax
 
 from bayessep import audio, corpora, listening_commands, recognisers, spoken, train, transcription, vocabulary
-from bayessep.commands import begin, draws_in
+from bayessep.commands import draws_in
 from bayessep.detector_data import read_items
 from bayessep.detector_training import read_recipe
+from bayessep.devices import begin
 from bayessep.errors import UserError
 from bayessep.network_commands import SHARE, Processes, begin_together, conclude
 from bayessep.recogniser_training import RATE, Material, Recipe, about_material, divided, most_labels, task

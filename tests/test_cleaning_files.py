@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bayessep import cleaning, cleaning_files, commands, detection, recordings, shipped, streaming
+from bayessep import cleaning, cleaning_files, detection, recordings, shipped, streaming
 from bayessep.audio import AudioInfo
 from bayessep.cleaning import Cleaned, Stems
 from bayessep.detection import Detection
@@ -136,7 +136,7 @@ def test_no_recording_is_replaced_by_the_stems_of_another(call: Caller, heard: l
 
 def test_programs_are_let_go_of_after_each(call: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     let_go: list[int] = []
-    monkeypatch.setattr(commands, "forget_programs", lambda: let_go.append(1))
+    monkeypatch.setattr(devices, "forget_programs", lambda: let_go.append(1))
     for name in ("a.wav", "b.wav", "c.wav"):
         recording(tmp_path / "in" / name)
     call.succeeded("clean", tmp_path / "in", "-o", tmp_path / "out")

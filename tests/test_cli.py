@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from jax import Array
 from rich.table import Table
 
-from bayessep import cli, commands, doctor, estimates, output, recordings, separator_commands, shipped, terminal
+from bayessep import cli, commands, devices, doctor, estimates, output, recordings, separator_commands, shipped, terminal
 from bayessep.errors import UserError
 from bayessep.settings import METHODS, Settings
 from bayessep.terminal import spread, to_json
@@ -452,15 +452,15 @@ def test_draft_does_not_replace_a_folder(tmp_path: Path) -> None:
 
 def test_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert commands.cache_folder() is None
+    assert devices.cache_folder() is None
     monkeypatch.delenv("BAYESSEP_CACHE")
-    assert commands.cache_folder() == tmp_path / "bayessep" / "jax"
+    assert devices.cache_folder() == tmp_path / "bayessep" / "jax"
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert commands.cache_folder() is None
+    assert devices.cache_folder() is None
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert commands.cache_folder() == tmp_path / "home" / ".cache" / "bayessep" / "jax"
+    assert devices.cache_folder() == tmp_path / "home" / ".cache" / "bayessep" / "jax"
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="this system does not say how memory is mapped")
@@ -474,12 +474,12 @@ def test_programs_are_forgotten_where_there_are_many(monkeypatch: pytest.MonkeyP
 
     for n in (10, 11, 10, 11):
         doubled(jnp.ones(n))
-    commands.forget_programs()
+    devices.forget_programs()
     doubled(jnp.ones(10))
     assert traced == [10, 11], "these are few"
-    monkeypatch.setattr(commands, "MOST_MAPPINGS", 0)
+    monkeypatch.setattr(devices, "MOST_MAPPINGS", 0)
     before = len(Path("/proc/self/maps").read_bytes().splitlines())
-    commands.forget_programs()
+    devices.forget_programs()
     assert len(Path("/proc/self/maps").read_bytes().splitlines()) < before
     np.testing.assert_array_equal(doubled(jnp.ones(10)), 2.0)
     assert traced == [10, 11, 10]

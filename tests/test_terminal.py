@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bayessep import cli, commands
+from bayessep import cli, devices
 from bayessep.errors import UserError
 from bayessep.terminal import Terminal, leave, told_of
 from tests.commandline import Caller
@@ -71,11 +71,11 @@ def test_what_the_system_refuses_is_a_sentence(call: Caller, tmp_path: Path, mon
 
 def test_the_cpu_is_used_where_something_else_is_preferred(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a notebook in which JAX has used an accelerator already."""
-    cpu, other = commands.jax.devices("cpu")[0], SimpleNamespace(platform="gpu", device_kind="H")
+    cpu, other = devices.jax.devices("cpu")[0], SimpleNamespace(platform="gpu", device_kind="H")
     set_to: dict[str, Any] = {}
-    monkeypatch.setattr(commands.jax, "devices", lambda platform=None: [cpu if platform == "cpu" else other])
-    monkeypatch.setattr(commands.jax.config, "update", set_to.__setitem__)
-    assert commands.use_device("cpu", Terminal(quiet=True)) == "cpu"
+    monkeypatch.setattr(devices.jax, "devices", lambda platform=None: [cpu if platform == "cpu" else other])
+    monkeypatch.setattr(devices.jax.config, "update", set_to.__setitem__)
+    assert devices.use_device("cpu", Terminal(quiet=True)) == "cpu"
     assert set_to == {"jax_platforms": "cpu", "jax_default_device": cpu}
 
 
@@ -84,8 +84,8 @@ def test_a_platform_that_is_not_there_is_a_sentence(monkeypatch: pytest.MonkeyPa
         raise AssertionError
 
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")
-    monkeypatch.setattr(commands.jax, "devices", none)
+    monkeypatch.setattr(devices.jax, "devices", none)
     for device in ("auto", "cuda"):
         with pytest.raises(UserError, match="JAX finds no") as error:
-            commands.use_device(device, Terminal(quiet=True))
+            devices.use_device(device, Terminal(quiet=True))
     assert "--device cpu" in str(error.value)

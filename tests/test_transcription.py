@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bayessep import cli_transcripts, commands, transcription
+from bayessep import cli_transcripts, transcription
 from bayessep.errors import UserError
 from bayessep.recognition import Word
 from bayessep.transcription import Transcript, captions, pieces, plugged_in, text_of, transcribe, transcribe_samples
@@ -196,7 +196,7 @@ def test_several_recordings_are_transcribed_though_one_fails(
     call: Caller, ones: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     let_go: list[int] = []
-    monkeypatch.setattr(commands, "forget_programs", lambda: let_go.append(1))
+    monkeypatch.setattr(devices, "forget_programs", lambda: let_go.append(1))
     (ones / "in").mkdir()
     save(ones / "in" / "b.wav", _claps(2.0), rate=8000)
     (ones / "in" / "a.wav").write_bytes(b"no sound")
