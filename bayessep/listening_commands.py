@@ -17,7 +17,7 @@ Listen = Callable[[Path, Progress], dict[str, Any]]
 """Analyse one recording; returns the result as a JSON document."""
 
 
-class Listening(NamedTuple):
+class BatchVerb(NamedTuple):
     """A verb that analyses recordings."""
 
     name: str
@@ -37,7 +37,7 @@ class Task(NamedTuple):
     target: Path | None
 
 
-def tasks(verb: Listening, recordings: Sequence[Path], place: Path | None, format: str, several: bool) -> list[Task]:
+def tasks(verb: BatchVerb, recordings: Sequence[Path], place: Path | None, format: str, several: bool) -> list[Task]:
     """List the recordings and their output files; a folder stands for the audio files in it and in its subfolders.
 
     With several recordings `place` is a folder, else a file. A file in that folder is named after its recording, without the
@@ -64,7 +64,7 @@ def tasks(verb: Listening, recordings: Sequence[Path], place: Path | None, forma
     return planned
 
 
-def run(verb: Listening, recordings: Sequence[Path], place: Path | None, format: str | None, terminal: Terminal) -> int:
+def run(verb: BatchVerb, recordings: Sequence[Path], place: Path | None, format: str | None, terminal: Terminal) -> int:
     """Analyse recordings one after the other; return how many failed.
 
     A recording that fails does not stop the others; if it is the only one, its error is raised.

@@ -39,7 +39,7 @@ def detect(
         return lambda path, progress: document_of(detection.detect(path, network=network, progress=progress))
 
     reads = [] if weights is None else [weights]
-    verb = listening_commands.Listening("detect", ENDINGS, "csv", segments.format_of, begun, text_of, reads, frozenset({"rttm"}))
+    verb = listening_commands.BatchVerb("detect", ENDINGS, "csv", segments.format_of, begun, text_of, reads, frozenset({"rttm"}))
     return listening_commands.run(verb, recordings, place, format, terminal)
 
 

@@ -61,7 +61,7 @@ def transcribe(
         return transcription.text_of(transcription.transcript_of(document), format)
 
     reads = [*drawn, *([] if weights is None else [weights])]
-    verb = listening_commands.Listening("transcribe", FORMATS, "text", _format_of, begun, text, reads)
+    verb = listening_commands.BatchVerb("transcribe", FORMATS, "text", _format_of, begun, text, reads)
     return listening_commands.run(verb, recordings, place, format, terminal)
 
 

@@ -26,7 +26,7 @@ from bayessep.detector_data import Item, Items
 from bayessep.errors import UserError
 from bayessep.models import masker_training
 from bayessep.models.idempotent_masker import PRESETS, IdempotentMasker, Weights
-from bayessep.models.masker_training import Batch, Listening, State
+from bayessep.models.masker_training import Batch, Pretraining, State
 from bayessep.preparation import magnitude
 from bayessep.stft import Stft
 from bayessep.train import Progress, Task, Training, fixed, settings_besides, training_of
@@ -315,7 +315,7 @@ def task(recipe: Recipe, sounds: Unmatched, about: Mapping[str, Any] = {}, heard
     return Task(init, step, lambda n: images.batch(n, recipe.batch), validate, settings | dict(about), latest=True)
 
 
-def listening(recipe: Recipe, sounds: Unmatched, about: Mapping[str, Any] = {}) -> Task[Listening, Batch]:
+def pretraining(recipe: Recipe, sounds: Unmatched, about: Mapping[str, Any] = {}) -> Task[Pretraining, Batch]:
     """Task of the pre-training of a discriminator, on the same clips.
 
     Raises:
@@ -324,16 +324,16 @@ def listening(recipe: Recipe, sounds: Unmatched, about: Mapping[str, Any] = {}) 
     # It depends neither on loss weights nor on switched-off losses: all ablations can share one pre-training.
     config, images = dataclasses.replace(recipe.config, weights=Weights()), _Images(recipe, sounds)
 
-    def validate(state: Listening) -> dict[str, float]:
-        return {"loss": float(np.mean([masker_training.heard(config, state.critic, pair) for pair in images.held()]))}
+    def validate(state: Pretraining) -> dict[str, float]:
+        return {"loss": float(np.mean([masker_training.pretraining_loss(config, state.critic, pair) for pair in images.held()]))}
 
     def batch(n: int) -> Batch:
         # A multiple of the recipe's batch size, so that it can be divided among the same devices.
         return images.batch(n, recipe.batch * -(-masker_training.TOGETHER // recipe.batch))
 
     settings = settings_besides(dataclasses.replace(recipe, without="", identities=1.0)) | {"config": asdict(config)}
-    step = fixed(masker_training.listen, config)
-    return Task(lambda key: masker_training.listening(config, key), step, batch, validate, settings | dict(about), latest=True)
+    step = fixed(masker_training.pretrain, config)
+    return Task(lambda key: masker_training.pretraining(config, key), step, batch, validate, settings | dict(about), latest=True)
 
 
 def learn(
@@ -361,5 +361,5 @@ def learn(
         def named(_: str, *counts: Any) -> None:
             progress("listening", *counts)
 
-        heard = train.train(listening(recipe, sounds, about), lasting, place, progress=named).state.critic
+        heard = train.train(pretraining(recipe, sounds, about), lasting, place, progress=named).state.critic
     return train.train(task(recipe, sounds, about, heard), recipe.training, folder, progress=progress)

@@ -33,7 +33,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 from bayessep.errors import UserError
 from bayessep.features import log_mel
 from bayessep.models.detector_networks import Noise, convolved
-from bayessep.models.recurrent import Lstm, remembered, uniform
+from bayessep.models.recurrent import Lstm, lstm_step, uniform
 from bayessep.models.waveform_separation import check_rate, optimiser
 from bayessep.stft import Stft
 
@@ -157,7 +157,7 @@ def within(size: int, count: Int[Array, " B"]) -> Bool[Array, "B {size}"]:
 # --- encoder -------------------------------------------------------------------------------------------------------------
 
 
-def places(config: AttentionAsr, samples: Int[Array, " B"]) -> Int[Array, " B"]:
+def state_count(config: AttentionAsr, samples: Int[Array, " B"]) -> Int[Array, " B"]:
     """Number S of encoder states (one for every fourth frame) of utterances with the given numbers of samples."""
     frames = (samples - config.window) // config.hop + 1
     for _ in range(2):
@@ -199,7 +199,7 @@ class Encoder(nnx.Module):
         self.norm = nnx.LayerNorm(2 * config.units, epsilon=1e-5, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B T M"], count: Int[Array, " B"], noise: Noise = None) -> Float[Array, "B S E"]:
-        """Encoder states, of which the first `count` of each utterance are valid (see `places`) and the rest are zero."""
+        """Encoder states, of which the first `count` of each utterance are valid (see `state_count`) and the rest are zero."""
         y = x[..., None]
         for layer, double in zip(self.convolutions, (2, 1), strict=True):
             # For `count` valid outputs, the second convolution reads 2 count + 1 frames of the first.
@@ -216,7 +216,7 @@ class Encoder(nnx.Module):
 # --- decoder -------------------------------------------------------------------------------------------------------------
 
 
-class Memory(NamedTuple):
+class DecoderState(NamedTuple):
     """Decoder state between labels: hidden and cell states of both LSTM layers, and the last attention weights."""
 
     said: Float[Array, "B D"]
@@ -226,11 +226,11 @@ class Memory(NamedTuple):
     attention: Float[Array, "B S"]
 
 
-class Heard(NamedTuple):
+class EncoderMemory(NamedTuple):
     """Encoder states, with everything the decoder derives from them once per utterance."""
 
-    places: Float[Array, "B S E"]  # encoder states
-    compared: Float[Array, "B S A"]  # their projection for the attention energies, V h + b
+    states: Float[Array, "B S E"]  # encoder states
+    keys: Float[Array, "B S A"]  # their projection for the attention energies, V h + b
     inside: Bool[Array, "B S"]  # padding mask
     bands: Float[Array, "S Z"]  # of `Attention.bands`
 
@@ -255,9 +255,9 @@ class Attention(nnx.Module):
         taken = self.kernel[...][np.clip(apart, 0, self.reach - 1)]
         return jnp.where(within[..., None], taken, jnp.float32(0)).reshape(size, -1)
 
-    def __call__(self, heard: Heard, said: Float[Array, "B D"], before: Float[Array, "B S"]) -> Float[Array, "B S"]:
+    def __call__(self, heard: EncoderMemory, said: Float[Array, "B D"], before: Float[Array, "B S"]) -> Float[Array, "B S"]:
         seen = (before @ heard.bands).reshape(*before.shape, -1) @ self.of_before[...]
-        compared = jnp.tanh((said @ self.of_said[...])[:, None] + heard.compared + seen)
+        compared = jnp.tanh((said @ self.of_said[...])[:, None] + heard.keys + seen)
         return jax.nn.softmax(jnp.where(heard.inside, compared @ self.energy[...], jnp.float32(-1e9)))
 
 
@@ -277,40 +277,42 @@ class Decoder(nnx.Module):
         self.bias_state = nnx.Param(uniform(rngs.params(), (4 * d,), d))
         self.units = d
 
-    def listens(self, heard: Float[Array, "B S E"], count: Int[Array, " B"]) -> Heard:
+    def prepare(self, heard: Float[Array, "B S E"], count: Int[Array, " B"]) -> EncoderMemory:
         """Compute everything that is the same at every label."""
         attend = self.attend
         inside, bias = within(heard.shape[1], count), attend.bias[...][None, None]
-        return Heard(heard, heard @ attend.of_heard[...] + bias, inside, attend.bands(heard.shape[1]))
+        return EncoderMemory(heard, heard @ attend.of_heard[...] + bias, inside, attend.bands(heard.shape[1]))
 
-    def begin(self, heard: Heard) -> Memory:
+    def begin(self, heard: EncoderMemory) -> DecoderState:
         """Initial decoder state: all zeros."""
-        nothing = jnp.zeros((len(heard.places), self.units))
-        return Memory(nothing, nothing, nothing, nothing, jnp.zeros(heard.inside.shape))
+        nothing = jnp.zeros((len(heard.states), self.units))
+        return DecoderState(nothing, nothing, nothing, nothing, jnp.zeros(heard.inside.shape))
 
-    def looks(self, heard: Heard, memory: Memory) -> tuple[Float[Array, "B D"], Float[Array, "B S"], Float[Array, "B E"]]:
-        """Attend, and return the features for the output layer (`says`), the attention weights and the context vector."""
+    def attended(
+        self, heard: EncoderMemory, memory: DecoderState
+    ) -> tuple[Float[Array, "B D"], Float[Array, "B S"], Float[Array, "B E"]]:
+        """Attend, and return the features for the output layer (`logits`), the attention weights and the context vector."""
         attention = self.attend(heard, memory.said, memory.attention)
-        glimpse = jnp.einsum("bs,bse->be", attention, heard.places)
+        glimpse = jnp.einsum("bs,bse->be", attention, heard.states)
         return jnp.tanh(self.of_glimpse(glimpse) + self.of_state(memory.state)), attention, glimpse
 
-    def says(self, looked: Float[Array, "*B D"]) -> Float[Array, "*B K"]:
+    def logits(self, looked: Float[Array, "*B D"]) -> Float[Array, "*B K"]:
         """Logits of the next label."""
         return self.out(looked)
 
     def embedded(self, label: Int[Array, "*B"]) -> Float[Array, "*B _"]:
-        """Label embedding, as `told` adds it to the gates of the first layer."""
+        """Label embedding, as `advance` adds it to the gates of the first layer."""
         return self.embedding[...][label]
 
-    def told(
-        self, memory: Memory, embedded: Float[Array, "B _"], attention: Float[Array, "B S"], glimpse: Float[Array, "B E"]
-    ) -> Memory:
+    def advance(
+        self, memory: DecoderState, embedded: Float[Array, "B _"], attention: Float[Array, "B S"], glimpse: Float[Array, "B E"]
+    ) -> DecoderState:
         """Advance both LSTM layers by one step, given the embedding of the label and the context vector."""
         entered = jnp.concatenate([memory.said, glimpse], axis=-1) @ self.enter_said[...] + self.bias_said[...][None]
-        said, said_cell = remembered(entered + embedded, memory.said_cell)
+        said, said_cell = lstm_step(entered + embedded, memory.said_cell)
         entered = jnp.concatenate([said, memory.state, glimpse], axis=-1) @ self.enter_state[...] + self.bias_state[...][None]
-        state, state_cell = remembered(entered, memory.state_cell)
-        return Memory(said, said_cell, state, state_cell, attention)
+        state, state_cell = lstm_step(entered, memory.state_cell)
+        return DecoderState(said, said_cell, state, state_cell, attention)
 
 
 class Recogniser(nnx.Module):
@@ -323,16 +325,16 @@ class Recogniser(nnx.Module):
         self, x: Float[Array, "B T M"], count: Int[Array, " B"], labels: Int[Array, "B L"], noise: Noise = None
     ) -> Float[Array, "B L K"]:
         """Logits of every label under teacher forcing."""
-        heard = self.decoder.listens(self.encoder(x, count, noise), count)
+        heard = self.decoder.prepare(self.encoder(x, count, noise), count)
 
         @jax.checkpoint  # storing the attention activations of every label would take L times the memory
-        def one(memory: Memory, embedded: Float[Array, "B _"]) -> tuple[Memory, Float[Array, "B D"]]:
-            looked, attention, glimpse = self.decoder.looks(heard, memory)
-            return self.decoder.told(memory, embedded, attention, glimpse), looked
+        def one(memory: DecoderState, embedded: Float[Array, "B _"]) -> tuple[DecoderState, Float[Array, "B D"]]:
+            looked, attention, glimpse = self.decoder.attended(heard, memory)
+            return self.decoder.advance(memory, embedded, attention, glimpse), looked
 
         # With many labels, embedding and output layer are large; inside the scan their gradients would be summed at every step.
         embedded = self.decoder.embedded(labels.swapaxes(0, 1))
-        return self.decoder.says(lax.scan(one, self.decoder.begin(heard), embedded)[1]).swapaxes(0, 1)
+        return self.decoder.logits(lax.scan(one, self.decoder.begin(heard), embedded)[1]).swapaxes(0, 1)
 
 
 @lru_cache
@@ -377,7 +379,7 @@ def losses(
     labels, length = jnp.asarray(batch.labels), jnp.asarray(batch.length)
     samples = jnp.asarray(batch.samples)
     x = features(config, jnp.asarray(batch.waveform), samples)
-    said = model(x, places(config, samples), labels, None if key is None else nnx.Rngs(key))
+    said = model(x, state_count(config, samples), labels, None if key is None else nnx.Rngs(key))
     likely = jax.nn.log_softmax(said)
     true = jnp.take_along_axis(likely, labels[..., None], -1)[..., 0]
     others = (likely.sum(-1) - true) / (config.labels - 1)

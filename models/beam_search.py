@@ -11,7 +11,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from bayessep.models.attention_asr import END, AttentionAsr, Memory, features, graph, places
+from bayessep.models.attention_asr import END, AttentionAsr, DecoderState, features, graph, state_count
 
 MOST = 200
 """Longest label sequence of an utterance."""
@@ -28,7 +28,7 @@ class Found(NamedTuple):
 
 
 class _Beams(NamedTuple):
-    memory: Memory  # of B W hypotheses
+    memory: DecoderState  # of B W hypotheses
     labels: Int[Array, "B W L"]
     probability: Float[Array, "B W L"]
     place: Int[Array, "B W L"]
@@ -51,10 +51,10 @@ def decode(
     The search stops once the best hypothesis of every utterance has ended, as in the authors' code, or after `most` labels.
     """
     model = nnx.merge(graph(config), parameters, statistics)
-    count = places(config, samples)
+    count = state_count(config, samples)
     encoded = model.encoder(features(config, waveform, samples), count)
     size = len(waveform)
-    heard = model.decoder.listens(jnp.repeat(encoded, width, axis=0), jnp.repeat(count, width))
+    heard = model.decoder.prepare(jnp.repeat(encoded, width, axis=0), jnp.repeat(count, width))
 
     def apart(x: Array) -> Array:
         return x.reshape(size, width, *x.shape[1:])
@@ -68,8 +68,8 @@ def decode(
 
     def one(carried: tuple[Int[Array, ""], _Beams]) -> tuple[Int[Array, ""], _Beams]:
         n, beams = carried
-        looked, attention, glimpse = model.decoder.looks(heard, beams.memory)
-        likely = jnp.where(beams.ended[..., None], only_end, apart(jax.nn.log_softmax(model.decoder.says(looked))))
+        looked, attention, glimpse = model.decoder.attended(heard, beams.memory)
+        likely = jnp.where(beams.ended[..., None], only_end, apart(jax.nn.log_softmax(model.decoder.logits(looked))))
         score, best = lax.top_k((beams.score[..., None] + likely).reshape(size, -1), width)
         parent, label = best // config.labels, best % config.labels
 
@@ -78,7 +78,7 @@ def decode(
 
         attention = followed(attention)
         embedded = model.decoder.embedded(label.reshape(-1))
-        memory = model.decoder.told(jax.tree.map(followed, beams.memory), embedded, attention, followed(glimpse))
+        memory = model.decoder.advance(jax.tree.map(followed, beams.memory), embedded, attention, followed(glimpse))
         now = label, jnp.exp(score - chosen(beams.score, parent)), apart(attention).argmax(-1).astype(jnp.int32)
         before = (chosen(x, parent) for x in (beams.labels, beams.probability, beams.place))
         labels, probability, place = (x.at[..., n].set(value) for x, value in zip(before, now, strict=True))

@@ -96,7 +96,7 @@ class IdempotentMasker:
         decay: factor of the L2 penalty: this share of each parameter is added to its gradient.
         halved: steps after which the learning rate is halved, repeatedly.
         pool: size of the replay buffer, from which discriminators see an earlier image in half of the cases; 0: no buffer.
-        listening: steps of discriminator pre-training, before all others (`masker_training.listen`).
+        listening: steps of discriminator pre-training, before all others (`masker_training.pretrain`).
         logit: added to the bias of the generator's last layer: roughly the logit of the initial masks.
 
     Raises:
@@ -280,7 +280,7 @@ def voice_taken(b: Images, abar: Images, g_abar: Images) -> Loss:
     return distance(taken_off(abar, g_abar), b)
 
 
-def deceives(fake: Sequence[Maps]) -> Loss:
+def generator_loss(fake: Sequence[Maps]) -> Loss:
     """Generator's adversarial loss: squared distance of the scores from 1 (“real”), summed over scales.
 
     This is GAN_C for g(a) and GAN_A for synthetic mixtures. Least squares (LSGAN) as in the code; the poster leaves the loss open.
@@ -288,6 +288,6 @@ def deceives(fake: Sequence[Maps]) -> Loss:
     return jnp.stack([((said - 1) ** 2).mean() for said in fake]).sum()
 
 
-def told_apart(fake: Sequence[Maps], real: Sequence[Maps]) -> Loss:
+def discriminator_loss(fake: Sequence[Maps], real: Sequence[Maps]) -> Loss:
     """Discriminator's LSGAN loss: target 0 for generated images and 1 for real ones, summed over scales."""
-    return jnp.stack([(said**2).mean() for said in fake]).sum() + deceives(real)
+    return jnp.stack([(said**2).mean() for said in fake]).sum() + generator_loss(real)

@@ -1,6 +1,6 @@
 """Adversarial training of the idempotent masker on mixtures and unmatched instrumental music (paper 002).
 
-Networks and losses are in `models.idempotent_masker`. The discriminators may be pre-trained (`listen`).
+Networks and losses are in `models.idempotent_masker`. The discriminators may be pre-trained (`pretrain`).
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from bayessep.models.idempotent_masker import (
     accompaniment_kept,
     added,
     begin,
-    deceives,
+    discriminator_loss,
+    generator_loss,
     idempotence,
     identity,
     magnitudes,
     masked,
     predict,
     taken_off,
-    told_apart,
     voice_taken,
 )
 from bayessep.models.image_layers import Pool, shown
@@ -71,7 +71,7 @@ def critics_of(config: IdempotentMasker) -> dict[str, float]:
 
 
 def init(config: IdempotentMasker, key: Key[Array, ""], heard: PyTree = None) -> State:
-    """Initialise generator, discriminators and optimisers; `heard` are pre-trained discriminator parameters (`Listening.critic`).
+    """Initialise generator, discriminators and optimisers; `heard` are pre-trained discriminator parameters (`Pretraining.critic`).
 
     Not jitted: dozens of random draws in one program take minutes to compile.
     """
@@ -82,7 +82,7 @@ def init(config: IdempotentMasker, key: Key[Array, ""], heard: PyTree = None) ->
         keys = jax.random.split(of_critics, max(1, len(names)))
         critics = {name: _critic(config, key) for name, key in zip(names, keys, strict=False)}
     else:
-        both = {"C": jax.tree.map(jnp.array, heard), "A": reversed_of(heard)}
+        both = {"C": jax.tree.map(jnp.array, heard), "A": inverted(heard)}
         critics = {name: both[name] for name in names}
     optimisers = optimiser(config).init(generator.parameters), optimiser(config).init(critics)
     pools = {name: Pool(jnp.zeros((config.pool, config.frames, config.bins)), jnp.zeros((), jnp.int32)) for name in names}
@@ -96,7 +96,7 @@ def _critic(config: IdempotentMasker, key: Key[Array, ""]) -> PyTree:
 # --- pre-training of the discriminators ----------------------------------------------------------------------------------
 
 
-class Listening(NamedTuple):
+class Pretraining(NamedTuple):
     """Pre-training state of a discriminator, before there is a generator."""
 
     critic: PyTree
@@ -107,13 +107,15 @@ TOGETHER, LISTENING_RATE = 4, 5e-4
 """Batch size (images of each kind) and learning rate of the pre-training."""
 
 
-def listening(config: IdempotentMasker, key: Key[Array, ""]) -> Listening:
+def pretraining(config: IdempotentMasker, key: Key[Array, ""]) -> Pretraining:
     """Initialise a discriminator and its optimiser for pre-training."""
     critic = _critic(config, key)
-    return Listening(critic, optimiser(_to_listen(config)).init(critic))
+    return Pretraining(critic, optimiser(_for_pretraining(config)).init(critic))
 
 
-def listen(config: IdempotentMasker, state: Listening, batch: Batch, key: Key[Array, ""]) -> tuple[Listening, dict[str, Loss]]:
+def pretrain(
+    config: IdempotentMasker, state: Pretraining, batch: Batch, key: Key[Array, ""]
+) -> tuple[Pretraining, dict[str, Loss]]:
     """Pre-train a discriminator to tell mixtures (fake, 0) from instrumental music (real, 1). The key is not used.
 
     This is the task of d_C while g is still the identity, g(a) = a. Against untrained discriminators, g tends to collapse to a
@@ -123,18 +125,18 @@ def listen(config: IdempotentMasker, state: Listening, batch: Batch, key: Key[Ar
     del key
     fake, real = map(jnp.asarray, batch)
     loss, slope = jax.value_and_grad(partial(_judged, config))(state.critic, fake, real, 1.0)
-    critic, carried = _moved(_to_listen(config), slope, state.optimiser, state.critic)
-    return Listening(critic, carried), {"loss": loss}
+    critic, carried = _moved(_for_pretraining(config), slope, state.optimiser, state.critic)
+    return Pretraining(critic, carried), {"loss": loss}
 
 
 @partial(jax.jit, static_argnames=("config",))
-def heard(config: IdempotentMasker, critic: PyTree, batch: Batch) -> Loss:
-    """Loss that `listen` minimises: 0.5 per scale for a discriminator that cannot tell the two apart."""
+def pretraining_loss(config: IdempotentMasker, critic: PyTree, batch: Batch) -> Loss:
+    """Loss that `pretrain` minimises: 0.5 per scale for a discriminator that cannot tell the two apart."""
     fake, real = map(jnp.asarray, batch)
     return _judged(config, critic, fake, real, 1.0)
 
 
-def reversed_of(critic: PyTree) -> PyTree:
+def inverted(critic: PyTree) -> PyTree:
     """Return parameters of the discriminator 1 - D, for which mixtures are real and music is fake.
 
     That is the task of d_A while g is still the identity, as synthetic mixtures are then music alone.
@@ -150,7 +152,7 @@ def reversed_of(critic: PyTree) -> PyTree:
     return jax.tree.map_with_path(turned, critic)
 
 
-def _to_listen(config: IdempotentMasker) -> IdempotentMasker:
+def _for_pretraining(config: IdempotentMasker) -> IdempotentMasker:
     return dataclasses.replace(config, rate=LISTENING_RATE)
 
 
@@ -243,11 +245,11 @@ def step(config: IdempotentMasker, state: State, batch: Batch, key: Key[Array, "
 
 def _judged(config: IdempotentMasker, critic: PyTree, fake: Images, real: Images, weight: float) -> Loss:
     said = nnx.merge(abstract(Discriminator, config).graph, critic)(jnp.concatenate([fake, real]))
-    return np.float32(weight) * told_apart(*zip(*(jnp.split(of, 2) for of in said), strict=True))
+    return np.float32(weight) * discriminator_loss(*zip(*(jnp.split(of, 2) for of in said), strict=True))
 
 
 def _deceived(config: IdempotentMasker, fake: Images, critic: PyTree, weight: float) -> Loss:
-    return np.float32(weight) * deceives(nnx.merge(abstract(Discriminator, config).graph, critic)(fake))
+    return np.float32(weight) * generator_loss(nnx.merge(abstract(Discriminator, config).graph, critic)(fake))
 
 
 def _from_pools(pools: dict[str, Pool], fake: dict[str, Images], key: Key[Array, ""]) -> tuple[dict[str, Pool], dict[str, Images]]:

@@ -14,7 +14,7 @@ def uniform(key: Key[Array, ""], shape: tuple[int, ...], units: int) -> Float[Ar
     return jax.random.uniform(key, shape, minval=-(units**-0.5), maxval=units**-0.5)
 
 
-def remembered(entered: Float[Array, "B n"], cell: Float[Array, "B m"]) -> tuple[Float[Array, "B m"], Float[Array, "B m"]]:
+def lstm_step(entered: Float[Array, "B n"], cell: Float[Array, "B m"]) -> tuple[Float[Array, "B m"], Float[Array, "B m"]]:
     """Take one LSTM step: return the new hidden and cell states, given the pre-activations (input, forget, cell, output gates)."""
     keep, forget, write, say = jnp.split(entered, 4, axis=-1)
     cell = jax.nn.sigmoid(forget) * cell + jax.nn.sigmoid(keep) * jnp.tanh(write)
@@ -40,7 +40,7 @@ class Lstm(nnx.Module):
 
         def one(carried: tuple[Array, Array], now: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
             (entered, heard), (hidden, cell) = now, carried
-            hidden, cell = remembered(entered + hidden @ again, cell)
+            hidden, cell = lstm_step(entered + hidden @ again, cell)
             # The state is reset at padding, so that a backward pass starts at the end of each recording.
             carried = jnp.where(heard[:, None], hidden, jnp.float32(0)), jnp.where(heard[:, None], cell, jnp.float32(0))
             return carried, carried[0]

@@ -12,7 +12,7 @@ from flax import nnx
 
 from bayessep.errors import UserError
 from bayessep.models import attention_asr as asr
-from bayessep.models.attention_asr import BEGIN, END, PRESETS, AttentionAsr, Batch, Recogniser, State, features, graph, places
+from bayessep.models.attention_asr import BEGIN, END, PRESETS, AttentionAsr, Batch, Recogniser, State, features, graph, state_count
 from bayessep.models.beam_search import decode
 
 TINY = AttentionAsr(
@@ -48,11 +48,11 @@ def test_the_papers_network_has_the_size_of_its_sentence() -> None:
 def test_places_are_those_that_the_encoder_makes() -> None:
     for n in (40, 41, 55, 56, 160):
         x = features(TINY, jnp.ones((1, n)), jnp.array([n]))
-        count = places(TINY, jnp.array([n]))
+        count = state_count(TINY, jnp.array([n]))
         made = jax.eval_shape(lambda x, c: Recogniser(TINY, nnx.Rngs(0)).encoder(x, c), x, count)
         assert made.shape == (1, int(count[0]), 6)
-    assert int(places(TINY, jnp.array([TINY.shortest]))[0]) == 1
-    assert int(places(TINY, jnp.array([TINY.shortest - 1]))[0]) == 0
+    assert int(state_count(TINY, jnp.array([TINY.shortest]))[0]) == 1
+    assert int(state_count(TINY, jnp.array([TINY.shortest - 1]))[0]) == 0
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -86,7 +86,7 @@ def test_attention_says_what_the_equations_say(state: State) -> None:
     model = nnx.merge(graph(TINY), state.parameters, state.statistics)
     rng = np.random.default_rng(1)
     places_, said, before = rng.normal(size=(2, 7, 6)), rng.normal(size=(2, 3)), rng.dirichlet(np.ones(7), 2)
-    heard = model.decoder.listens(jnp.asarray(places_, jnp.float32), jnp.array([7, 5]))
+    heard = model.decoder.prepare(jnp.asarray(places_, jnp.float32), jnp.array([7, 5]))
     found = model.decoder.attend(heard, jnp.asarray(said, jnp.float32), jnp.asarray(before, jnp.float32))
     a = model.decoder.attend
     w, v, b, u, energy, kernel = (
@@ -103,7 +103,7 @@ def test_attention_says_what_the_equations_say(state: State) -> None:
 @jax.jit
 def _likely(state: State, waveform: jax.Array, samples: jax.Array, labels: jax.Array) -> jax.Array:
     model = nnx.merge(graph(TINY), state.parameters, state.statistics)
-    heard = (jnp.repeat(x, len(labels), axis=0) for x in (features(TINY, waveform, samples), places(TINY, samples)))
+    heard = (jnp.repeat(x, len(labels), axis=0) for x in (features(TINY, waveform, samples), state_count(TINY, samples)))
     return jax.nn.log_softmax(model(*heard, labels))
 
 
@@ -137,7 +137,7 @@ def test_a_search_of_one_takes_the_likeliest_label_each_time(state: State) -> No
     for _ in range(int(found.length[0])):
         said += (int(np.argmax(_log_probabilities(state, batch, [(*said, label) for label in range(4)]))),)
     assert said == tuple(np.asarray(found.labels[0, : len(said)]).tolist())
-    count = places(TINY, jnp.asarray(batch.samples))
+    count = state_count(TINY, jnp.asarray(batch.samples))
     assert (np.asarray(found.place) < np.asarray(count)[:, None]).all()
 
 
@@ -161,7 +161,7 @@ def test_the_loss_is_the_smoothed_cross_entropy_of_all_labels(state: State) -> N
     batch = _batch()
     model = nnx.merge(graph(TINY), state.parameters, state.statistics)
     samples = jnp.asarray(batch.samples)
-    said = model(features(TINY, jnp.asarray(batch.waveform), samples), places(TINY, samples), jnp.asarray(batch.labels))
+    said = model(features(TINY, jnp.asarray(batch.waveform), samples), state_count(TINY, samples), jnp.asarray(batch.labels))
     likely = np.asarray(jax.nn.log_softmax(said), np.float64)
     expected = 0.0
     for n, count in enumerate(batch.length):

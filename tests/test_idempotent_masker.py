@@ -246,8 +246,8 @@ def test_losses_of_a_network_that_takes_the_same_share_everywhere(share: float) 
 
 def test_least_squares_of_all_scales_are_added_up() -> None:
     fake, real = ([jnp.full((1, n, n, 1), value) for n in (4, 2)] for value in (0.25, 0.5))
-    assert float(masker.deceives(fake)) == pytest.approx(2 * 0.75**2)
-    assert float(masker.told_apart(fake, real)) == pytest.approx(2 * 0.25**2 + 2 * 0.5**2)
+    assert float(masker.generator_loss(fake)) == pytest.approx(2 * 0.75**2)
+    assert float(masker.discriminator_loss(fake, real)) == pytest.approx(2 * 0.25**2 + 2 * 0.5**2)
 
 
 @pytest.mark.parametrize("off", LOSSES)
@@ -297,12 +297,12 @@ def _says(critic: nnx.State, images: np.ndarray) -> list[jax.Array]:
 @pytest.mark.loose_arrays  # optax
 def test_discriminators_listen_first() -> None:
     """One learns to tell mixtures from music; the other begins by saying the reverse; and the generator lets all pass."""
-    state, step = training.listening(TINY, jax.random.key(0)), jax.jit(lambda *given: training.listen(TINY, *given))
+    state, step = training.pretraining(TINY, jax.random.key(0)), jax.jit(lambda *given: training.pretrain(TINY, *given))
     a, c = _images(4, 1) / 2 - 0.5, _images(4, 2) / 2 + 0.5
-    first = float(training.heard(TINY, state.critic, Batch(a, c)))
+    first = float(training.pretraining_loss(TINY, state.critic, Batch(a, c)))
     for n in range(300):
         state, losses = step(state, Batch(a, c), jax.random.key(n))
-    assert losses.keys() == {"loss"} and float(training.heard(TINY, state.critic, Batch(a, c))) < 0.6 * first
+    assert losses.keys() == {"loss"} and float(training.pretraining_loss(TINY, state.critic, Batch(a, c))) < 0.6 * first
     of_a, of_c = (sum(float(said.mean()) for said in _says(state.critic, x)) for x in (a, c))
     assert of_a < of_c
     begun = training.init(dataclasses.replace(TINY, logit=3.0), jax.random.key(1), state.critic)
@@ -332,13 +332,14 @@ def test_an_iteration_is_that_of_two_optimizers() -> None:
         made = fakes(before.generator.parameters)
         pairs = ((made.accompaniment, batch.music), (made.synthetic, batch.mixture))
         told = [
-            masker.told_apart(critic(parameters, n, x), critic(parameters, n, jnp.asarray(y))) for n, (x, y) in enumerate(pairs)
+            masker.discriminator_loss(critic(parameters, n, x), critic(parameters, n, jnp.asarray(y)))
+            for n, (x, y) in enumerate(pairs)
         ]
         return 10 * sum(told)
 
     def objective(parameters: nnx.State, critics: nnx.State) -> jax.Array:
         made = fakes(parameters)
-        gans = [masker.deceives(critic(critics, n, x)) for n, x in enumerate((made.accompaniment, made.synthetic))]
+        gans = [masker.generator_loss(critic(critics, n, x)) for n, x in enumerate((made.accompaniment, made.synthetic))]
         return 20 * sum(made.losses.values()) + 10 * sum(gans)
 
     def first(parameters: nnx.State, gradient: nnx.State) -> nnx.State:

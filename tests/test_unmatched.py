@@ -105,7 +105,7 @@ def test_a_task_is_made_of_mixtures_and_music_alone() -> None:
     """There is no argument by which a voice could come to it, and no field of a batch in which it could lie."""
     assert Unmatched._fields == ("mixtures", "music")
     assert list(unmatched.task.__annotations__) == ["recipe", "sounds", "about", "heard", "return"]
-    assert list(unmatched.listening.__annotations__) == ["recipe", "sounds", "about", "return"]
+    assert list(unmatched.pretraining.__annotations__) == ["recipe", "sounds", "about", "return"]
     assert unmatched.Batch._fields == ("mixture", "music")
     assert set(unmatched.KINDS.values()) == {"songs", "music"}
 
@@ -202,7 +202,7 @@ def test_losses_are_left_out_by_name() -> None:
 
 
 def test_all_weights_begin_with_the_same_listening() -> None:
-    plain, other = (unmatched.listening(given, _sounds(2.0)) for given in (Recipe(), Recipe(identities=0.5, without="R2")))
+    plain, other = (unmatched.pretraining(given, _sounds(2.0)) for given in (Recipe(), Recipe(identities=0.5, without="R2")))
     assert plain.config == other.config
 
 
