@@ -23,10 +23,11 @@ from bayessep.preparation import (
     Plan,
     full_mask,
     label_frames,
-    passed,
     prepare,
     settled,
+    share_std,
     speech_share,
+    unsettled,
     window_of,
     without_faint,
 )
@@ -68,7 +69,7 @@ class Separation(NamedTuple):
         That is where labels settle the share, and where the frame passes as speech (`preparation.passed`).
         """
         low, high = interval(self.mask, self.mask_std, level, tempering(self.settings))
-        inferred = (self.target & ~passed(self.mask, self.settings.faint))[:, None]
+        inferred = unsettled(self.mask, self.target, self.settings.faint)[:, None]
         return np.where(inferred, low, self.mask), np.where(inferred, high, self.mask)
 
     def uncertainty(self, magnitude: Float[np.ndarray, "T F"]) -> dict[str, Float[np.ndarray, " T"]]:
@@ -186,9 +187,9 @@ def take_apart(
     mask[given.target] = speech_share(inferred.sources.speech, x)
     window, magnitudes = window_of(settings, sample_rate), np.abs(spectrum).mean(0)
     mask = without_faint(mask, magnitudes[:, : plan.n_bins], given, sample_rate / window.hop, settings.faint)
-    own = np.sqrt(inferred.sources.variance) / np.maximum(x, 1e-9)
-    std[given.target] = own if (temper := tempering(settings)) is None else tempered_std(mask[given.target], temper)
-    std[passed(mask, settings.faint)] = 0
+    std[given.target] = share_std(inferred.sources.variance, x)
+    std = std if (temper := tempering(settings)) is None else tempered_std(mask, temper)
+    std = np.where(unsettled(mask, given.target, settings.faint)[:, None], std, 0)
     p_music[given.target] = inferred.sources.p_music
     gain[given.target] = inferred.gain
 

@@ -211,8 +211,17 @@ def settled(given: Given, n_bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 def speech_share(speech: Float[ArrayLike, "T F"], x: Float[np.ndarray, "T F"]) -> Float[np.ndarray, "T F"]:
     """Return the mask: the share of speech in the magnitudes x, and 1 where x is zero."""
-    share = np.asarray(speech)
-    return np.divide(share, x, out=np.ones(x.shape, np.result_type(share, x)), where=x > 0)
+    return _relative(speech, x, 1.0)
+
+
+def share_std(variance: Float[ArrayLike, "T F"], x: Float[np.ndarray, "T F"]) -> Float[np.ndarray, "T F"]:
+    """Return the standard deviation of the share of speech, given the variance of its magnitudes; 0 where x is zero."""
+    return _relative(np.sqrt(variance), x, 0.0)
+
+
+def _relative(values: ArrayLike, x: np.ndarray, of_nothing: float) -> np.ndarray:
+    values = np.asarray(values)
+    return np.divide(values, x, out=np.full(x.shape, of_nothing, np.result_type(values, x)), where=x > 0)
 
 
 DOUBTED = 0.75
@@ -238,6 +247,11 @@ def without_faint(
     energy = uniform_filter1d(np.stack([((1 - mask) * x) ** 2, x**2]).sum(2, dtype=np.float64), reach, axis=1, mode="nearest")
     passes = given.target & (given.p_music < DOUBTED) & (energy[0] < 10 ** (-faint / 10) * energy[1])
     return np.where(passes[:, None], np.float32(1), mask)
+
+
+def unsettled(mask: Float[np.ndarray, "T F"], given: Bool[np.ndarray, " T"], faint: float | None) -> Bool[np.ndarray, " T"]:
+    """Return which of the frames to infer, `given`, are uncertain: all of them but those that pass as speech (`passed`)."""
+    return given & ~passed(mask, faint)
 
 
 def passed(mask: Float[np.ndarray, "T F"], faint: float | None) -> Bool[np.ndarray, " T"]:

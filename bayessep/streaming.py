@@ -178,8 +178,7 @@ def _uncertainty(job: "Job", mask: np.ndarray, own: np.ndarray, magnitudes: np.n
     """The same as `pipeline.Separation.uncertainty`; `own` is the untempered posterior standard deviation of the mask."""
     temper = tempering(job.settings)
     std = own if temper is None else tempered_std(mask, temper)
-    unsure = job.survey.lessons.given.target[rows] & ~preparation.passed(mask, job.settings.faint)
-    std = np.where(unsure[:, None], std, 0)
+    std = np.where(preparation.unsettled(mask, job.survey.lessons.given.target[rows], job.settings.faint)[:, None], std, 0)
     return relative_spread(mask, std, magnitudes[:, : job.n_bins])
 
 
@@ -399,7 +398,7 @@ def _separated(job: Job, trained: Trained | None) -> Iterator[tuple[_Block, np.n
             found = separators.sources_of(separators.fit_problem(problem, trained, settings))
             x = np.asarray(problem.frames.x)
             mask = np.where(rows.target[:, None], preparation.speech_share(found.speech, x), mask)
-            own = np.sqrt(found.variance) / np.maximum(x, 1e-9)
+            own = preparation.share_std(found.variance, x)
             mask = preparation.without_faint(mask, x, rows, job.sample_rate / job.window.hop, settings.faint)
             p_music = np.where(rows.target, found.p_music, p_music)
         yield block, mask[keep], own[keep], p_music[keep]
