@@ -67,7 +67,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Take speech and music apart with Bayesian models. Start with: bayessep demo",
+    help="Separate speech and music with Bayesian models. Start with: bayessep demo",
 )
 
 
@@ -81,7 +81,7 @@ def _print_version(wanted: bool | None) -> None:
 def _options(
     version: Annotated[
         bool | None,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop."),
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = None,
 ) -> None:
     pass
@@ -199,7 +199,8 @@ def separate(
             "--draws",
             metavar="N",
             min=0,
-            help="Also write N speech stems drawn from the posterior: DIR/draws/speech-1.wav … (up to 10 min of 48 kHz stereo).",
+            help="Also write N posterior samples of the speech: DIR/draws/speech-1.wav … (recordings up to 10 min of "
+            "48 kHz stereo).",
         ),
     ] = 0,
     seed: Seed = 0,
@@ -247,10 +248,10 @@ def compare(
     music: Music = None,
     labels: Labels = None,
     reference_speech: Annotated[
-        Path | None, typer.Option("--reference-speech", metavar="FILE", help="The true speech in MIX, to score against.")
+        Path | None, typer.Option("--reference-speech", metavar="FILE", help="The true speech in MIX, for scores.")
     ] = None,
     reference_music: Annotated[
-        Path | None, typer.Option("--reference-music", metavar="FILE", help="The true music in MIX, to score against.")
+        Path | None, typer.Option("--reference-music", metavar="FILE", help="The true music in MIX, for scores.")
     ] = None,
     methods: Annotated[
         str | None,
@@ -258,12 +259,12 @@ def compare(
             "--methods",
             metavar="A,B,...",
             show_default="all that can be run",
-            help=f"Of: {', '.join((*AnyMethod, *ORACLES))}. The last two are made of the references.",
+            help=f"Methods to run, out of {', '.join((*AnyMethod, *ORACLES))}. The last two are computed from the references.",
         ),
     ] = None,
     weights: Annotated[
         list[Path] | None,
-        typer.Option("--weights", metavar="FILE...", help="Of the networks among the methods: what bayessep train has made."),
+        typer.Option("--weights", metavar="FILE...", help="Weights files from bayessep train, for networks among the methods."),
     ] = None,
     bases: Bases = None,
     sweeps: Sweeps = None,

@@ -41,7 +41,7 @@ def clean(
     output: Output,
     skip_existing: Annotated[
         bool,
-        typer.Option("--skip-existing", help="Leave out what DIR has results of, made by this version with these settings."),
+        typer.Option("--skip-existing", help="Skip recordings that have results in DIR, made by this version with these settings."),
     ] = False,
     recogniser: Annotated[
         str | None,
@@ -49,14 +49,18 @@ def clean(
             "--recogniser",
             metavar="NAME",
             show_default="no transcript",
-            help=f"Also write down what is said in the speech. {RECOGNISERS}",
+            help=f"Also transcribe the speech. {RECOGNISERS}",
         ),
     ] = None,
     weights: RecogniserWeights = None,
     draws: Annotated[
         int,
         typer.Option(
-            "--draws", metavar="N", min=0, max=100, help="Mark words as unsure that change in N draws of the speech (up to 10 min)."
+            "--draws",
+            metavar="N",
+            min=0,
+            max=100,
+            help="Mark transcribed words as uncertain if they change in N posterior samples of the speech (up to 10 min).",
         ),
     ] = 0,
     bases: Bases = None,

@@ -69,8 +69,9 @@ def reproduce(
     experiment: Annotated[
         Experiment,
         typer.Argument(
-            help="Which paper's: demir2011 is 000 (separation), woo2020 001 (words through music), michelashvili2019 002 "
-            "(vocals, learned without any), bhattacharjee2022 003 (detection), simpson2015 004 (vocals).",
+            help="Paper to reproduce: demir2011 is 000 (separation), woo2020 001 (speech recognition over music), "
+            "michelashvili2019 002 (vocals, learned without isolated ones), bhattacharjee2022 003 (detection), "
+            "simpson2015 004 (vocals).",
             show_default=False,
         ),
     ],
@@ -80,38 +81,50 @@ def reproduce(
             "--data",
             metavar="DIR",
             show_default=False,
-            help="Recordings and a manifest.csv; of 003, or MUSAN; of 002 and 004 with stems, or MUSDB18, DSD100, plain folders.",
+            help="Recordings with a manifest.csv (003: or MUSAN; 002 and 004: with stems, or MUSDB18, DSD100, plain folders).",
         ),
     ],
     output: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--output", metavar="DIR", show_default="EXPERIMENT[-PART]", help="Results; what is there is not run again."
+            "-o",
+            "--output",
+            metavar="DIR",
+            show_default="EXPERIMENT[-PART]",
+            help="Folder for the results; what is there is not run again.",
         ),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A small part of it: five to ten minutes or so.")] = False,
-    long: Annotated[bool, typer.Option("--long", help="Of 003: as long as on a GPU, on any device.")] = False,
-    finished: Annotated[bool, typer.Option("--finished", help="Run nothing, make tables of what is there.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Run only a small part, in about five to ten minutes.")] = False,
+    long: Annotated[bool, typer.Option("--long", help="Paper 003: train as long as on a GPU, on any device.")] = False,
+    finished: Annotated[bool, typer.Option("--finished", help="Run nothing; make tables of the results so far.")] = False,
     part: Annotated[
         Part | None,
-        typer.Option(
-            "--part", metavar="recognition|separation", show_default="recognition", help="Of 001: which part of the paper."
-        ),
+        typer.Option("--part", metavar="recognition|separation", show_default="recognition", help="Paper 001: which part to run."),
     ] = None,
     speech: Annotated[
         Path | None,
-        typer.Option("--speech", metavar="DIR", help="Of 001: other speech than digits, any words: a manifest's, or LibriSpeech."),
+        typer.Option(
+            "--speech",
+            metavar="DIR",
+            help="Paper 001, recognition: speech with any words instead of digits; a folder with a manifest.csv, or LibriSpeech.",
+        ),
     ] = None,
     development: Annotated[
-        bool, typer.Option("--development", help="Of 000: also other mixtures, by which settings are weighed, another hour.")
+        bool,
+        typer.Option("--development", help="Paper 000: also run the development mixtures, for comparing settings; another hour."),
     ] = False,
     transfer: Annotated[
-        Path | None, typer.Option("--transfer", metavar="DIR", help="Of 003: labelled broadcasts, in folders train, valid, test-….")
+        Path | None,
+        typer.Option("--transfer", metavar="DIR", help="Paper 003: labelled broadcasts, in folders train, valid, test-…."),
     ] = None,
     jobs: Annotated[
         int | None,
         typer.Option(
-            "--jobs", metavar="N", min=1, show_default="cores, at most 4; 1 on a GPU", help="Of 000: processes, each up to 4 GB."
+            "--jobs",
+            metavar="N",
+            min=1,
+            show_default="cores, at most 4; 1 on a GPU",
+            help="Paper 000: number of parallel processes, each of up to 4 GB.",
         ),
     ] = None,
     seed: Seed = 0,

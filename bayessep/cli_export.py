@@ -8,7 +8,7 @@ import typer
 from bayessep.options import Json, Quiet
 from bayessep.terminal import Terminal, Verb
 
-exports = typer.Typer(no_args_is_help=True, help="Write a network as a file that other programs run.")
+exports = typer.Typer(no_args_is_help=True, help="Export a network to a file that other programs can run.")
 
 
 def register(app: typer.Typer) -> None:
@@ -27,12 +27,12 @@ bayessep export conv-tasnet --weights trained/weights.safetensors -o separator.o
 )
 def conv_tasnet(
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", show_default=False, help="The file to write, such as separator.onnx.")
+        Path, typer.Option("--output", "-o", metavar="FILE", show_default=False, help="File to write, such as separator.onnx.")
     ],
     weights: Annotated[
         Path | None,
         typer.Option(
-            "--weights", metavar="FILE", help="A separator that bayessep train conv-tasnet has made; else the installed one."
+            "--weights", metavar="FILE", help="Weights file from bayessep train conv-tasnet; by default the installed one."
         ),
     ] = None,
     json: Json = False,

@@ -12,8 +12,8 @@ from bayessep.terminal import Resumable, Terminal, Verb
 
 Format = StrEnum("Format", ["csv", "tsv", "rttm", "textgrid", "audacity", "json"])
 
-train = typer.Typer(no_args_is_help=True, help="Train a network on recordings of your own.")
-models = typer.Typer(no_args_is_help=True, help="The networks that are installed: what they are, and whether they are undamaged.")
+train = typer.Typer(no_args_is_help=True, help="Train a network on your own recordings.")
+models = typer.Typer(no_args_is_help=True, help="List, describe and verify the installed networks.")
 
 
 class Listener(Verb):
@@ -49,16 +49,16 @@ def detect(
             "-o",
             metavar="FILE",
             show_default="standard output",
-            help="File for the labels; of several recordings, a folder, which gets a file named after each.",
+            help="File for the labels; for several recordings, a folder, which gets a file named after each.",
         ),
     ] = None,
     format: Annotated[
         Format | None,
-        typer.Option("--format", show_default="by the ending of FILE, else csv", help="How the labels are written."),
+        typer.Option("--format", show_default="by the ending of FILE, else csv", help="Format of the labels."),
     ] = None,
     weights: Annotated[
         Path | None,
-        typer.Option("--weights", metavar="FILE", help="A detector that bayessep train detector has made; else the installed one."),
+        typer.Option("--weights", metavar="FILE", help="Weights file from bayessep train detector; by default the installed one."),
     ] = None,
     device: TheDevice = Device.auto,
     json: Json = False,
@@ -81,11 +81,12 @@ def detect(
 
 # --- train ---------------------------------------------------------------------------------------------------------------
 
-recipe = partial(typer.Option, rich_help_panel="The recipe, as the keys of --config")
-_processes = partial(typer.Option, rich_help_panel="Several processes")
+recipe = partial(typer.Option, rich_help_panel="Training recipe (also keys of --config)")
+_processes = partial(typer.Option, rich_help_panel="Distributed training")
 
 Data = Annotated[
-    Path, typer.Option("--data", metavar="DIR", show_default=False, help="Folder with a manifest.csv, or MUSAN as unpacked.")
+    Path,
+    typer.Option("--data", metavar="DIR", show_default=False, help="Folder of recordings with a manifest.csv, or unpacked MUSAN."),
 ]
 Trained = Annotated[
     Path,
@@ -94,24 +95,29 @@ Trained = Annotated[
         "-o",
         metavar="DIR",
         show_default=False,
-        help="Folder for weights.safetensors, checkpoints and metrics. Called again, the training goes on there.",
+        help="Folder for weights.safetensors, checkpoints and metrics. Called again, it resumes the training.",
     ),
 ]
 Config = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="A recipe in TOML or JSON; the options below come before it.")
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="Training recipe in TOML or JSON; the recipe options below override it."),
 ]
 Redistributable = Annotated[
-    bool, typer.Option("--redistributable", help="Leave out recordings whose licence does not let weights be passed on.")
+    bool, typer.Option("--redistributable", help="Leave out recordings whose licence does not allow weights to be redistributed.")
 ]
 Coordinator = Annotated[
-    str | None, _processes("--coordinator", metavar="HOST:PORT", help="Of process 0; all see the same -o DIR.")
+    str | None,
+    _processes("--coordinator", metavar="HOST:PORT", help="Address of process 0; all processes must see the same -o DIR."),
 ]
-Processes = Annotated[int | None, _processes("--processes", metavar="N", min=1, help="How many there are.")]
+Processes = Annotated[int | None, _processes("--processes", metavar="N", min=1, help="Total number of processes.")]
 MinDelta = Annotated[
-    float | None, recipe("--min-delta", metavar="X", show_default="0.0", help="By how much better it must be.")
+    float | None,
+    recipe(
+        "--min-delta", metavar="X", show_default="0.0", help="Smallest improvement in validation loss that counts for --patience."
+    ),
 ]
-TheSeed = Annotated[int | None, recipe("--seed", metavar="N", show_default="0", help="Of all randomness.")]
-Process = Annotated[int | None, _processes("--process", metavar="I", min=0, help="Which of them this is, from 0.")]
+TheSeed = Annotated[int | None, recipe("--seed", metavar="N", show_default="0", help="Seed of all random numbers.")]
+Process = Annotated[int | None, _processes("--process", metavar="I", min=0, help="Index of this process, from 0.")]
 
 
 @train.command(
@@ -129,64 +135,113 @@ def detector(
     redistributable: Redistributable = False,
     network: Annotated[
         str | None,
-        recipe("--network", metavar="b1|b2|b3|b4|b4-nofc|frames", show_default="b3", help="Of paper 003; detect runs frames."),
+        recipe(
+            "--network",
+            metavar="b1|b2|b3|b4|b4-nofc|frames",
+            show_default="b3",
+            help="Network of paper 003; or frames, the one that detect runs.",
+        ),
     ] = None,
     head: Annotated[
         str | None,
-        recipe("--head", metavar="single|multi|cascaded", show_default="multi", help="Classes alone, or related tasks, too."),
+        recipe(
+            "--head",
+            metavar="single|multi|cascaded",
+            show_default="multi",
+            help="Output heads: classes only, multi-task or cascaded multi-task.",
+        ),
     ] = None,
     feature: Annotated[
-        str | None, recipe("--feature", metavar="NAME", show_default="LMHPS-EF", help="Of paper 003, such as LMS.")
+        str | None, recipe("--feature", metavar="NAME", show_default="LMHPS-EF", help="Input feature of paper 003, such as LMS.")
     ] = None,
-    bands: Annotated[int | None, recipe("--bands", metavar="N", show_default="120", help="Bands of the mel scale.")] = None,
+    bands: Annotated[int | None, recipe("--bands", metavar="N", show_default="120", help="Number of mel bands.")] = None,
     patch: Annotated[
-        int | None, recipe("--patch", metavar="N", show_default="68", help="Frames of 10 ms that the network looks at.")
+        int | None, recipe("--patch", metavar="N", show_default="68", help="Length of the network's input, in frames of 10 ms.")
     ] = None,
     dropout: Annotated[
-        float | None, recipe("--dropout", metavar="X", show_default="0.2", help="Of the networks b3 and frames.")
+        float | None, recipe("--dropout", metavar="X", show_default="0.2", help="Dropout rate of the networks b3 and frames.")
     ] = None,
     rate: Annotated[
-        float | None, recipe("--rate", metavar="X", show_default="0.001", help="Of Adam's steps; 0: as paper 003's code.")
+        float | None,
+        recipe("--rate", metavar="X", show_default="0.001", help="Learning rate of Adam; 0: the optimiser of paper 003's code."),
     ] = None,
     each: Annotated[
         int | None,
-        recipe("--each", metavar="N", show_default="16", help="Patches of each class in a batch; of frames, scenes."),
+        recipe(
+            "--each",
+            metavar="N",
+            show_default="16",
+            help="Patches of each class per batch; for the network frames, scenes per batch.",
+        ),
     ] = None,
-    crops: Annotated[int | None, recipe("--crops", metavar="N", show_default="24", help="Of each class in an epoch.")] = None,
+    crops: Annotated[
+        int | None,
+        recipe(
+            "--crops",
+            metavar="N",
+            show_default="24",
+            help="Crops of each class per epoch; for the network frames, scenes, three times as many.",
+        ),
+    ] = None,
     crop_seconds: Annotated[
-        float | None, recipe("--crop-seconds", metavar="S", show_default="20.0", help="How long crops and scenes are.")
+        float | None, recipe("--crop-seconds", metavar="S", show_default="20.0", help="Length of crops and scenes, in seconds.")
     ] = None,
     augment: Annotated[
         bool | None,
-        recipe("--augment/--no-augment", show_default="augment", help="Through filters, rooms, codecs and noise (extra train)."),
+        recipe(
+            "--augment/--no-augment",
+            show_default="augment",
+            help="Augment the data by filters, rooms, codecs and noise (extra train).",
+        ),
     ] = None,
     plain: Annotated[
-        float | None, recipe("--plain", metavar="X", show_default="0.0", help="Share of the sound left as it was recorded.")
+        float | None,
+        recipe("--plain", metavar="X", show_default="0.0", help="Fraction of crops, or scenes, that --augment leaves as recorded."),
     ] = None,
     songs: Annotated[
         bool | None,
-        recipe("--songs/--no-songs", show_default="no-songs", help="Voices made to sing over it, too (extra train)."),
+        recipe(
+            "--songs/--no-songs", show_default="no-songs", help="Add music with singing synthesised from the speech (extra train)."
+        ),
     ] = None,
     neither: Annotated[
-        bool | None, recipe("--neither/--no-neither", show_default="no-neither", help="A class of noise and pauses, too.")
+        bool | None,
+        recipe(
+            "--neither/--no-neither", show_default="no-neither", help="Add a class for neither speech nor music: noise and pauses."
+        ),
     ] = None,
     standardised: Annotated[
         bool | None,
-        recipe("--standardised/--not-standardised", show_default="standardised", help="Bands standardised over each crop."),
+        recipe(
+            "--standardised/--not-standardised",
+            show_default="standardised",
+            help="Standardise each band over a crop; or only scale levels.",
+        ),
     ] = None,
-    epochs: Annotated[int | None, recipe("--epochs", metavar="N", show_default="50", help="At most.")] = None,
+    epochs: Annotated[int | None, recipe("--epochs", metavar="N", show_default="50", help="Maximum number of epochs.")] = None,
     steps_per_epoch: Annotated[
-        int | None, recipe("--steps-per-epoch", metavar="N", show_default="200", help="Steps between validations.")
+        int | None,
+        recipe(
+            "--steps-per-epoch",
+            metavar="N",
+            show_default="200",
+            help="Training steps per epoch; each epoch ends with a validation.",
+        ),
     ] = None,
     patience: Annotated[
         int | None,
-        recipe("--patience", metavar="N", show_default="5", help="Epochs without a better validation after which it ends."),
+        recipe("--patience", metavar="N", show_default="5", help="Stop after N epochs without a better validation loss."),
     ] = None,
     min_delta: MinDelta = None,
     seed: TheSeed = None,
     average: Annotated[
         float | None,
-        recipe("--average", metavar="X", show_default="0.0", help="Moving mean of the weights, of which so much stays each step."),
+        recipe(
+            "--average",
+            metavar="X",
+            show_default="0.0",
+            help="Decay per step of an exponential moving average of the weights; 0: none.",
+        ),
     ] = None,
     coordinator: Coordinator = None,
     processes: Processes = None,
@@ -227,7 +282,7 @@ def models_list(json: Json = False, quiet: Quiet = False) -> None:
 
 @models.command("info", cls=Verb, epilog="**Example**\n\nbayessep models info detector")
 def models_info(
-    name: Annotated[str, typer.Argument(metavar="NAME", show_default=False, help="One of bayessep models list.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", show_default=False, help="Name of a model, as in bayessep models list.")],
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -240,7 +295,8 @@ def models_info(
 @models.command("verify", cls=Verb, epilog="**Example**\n\nbayessep models verify")
 def models_verify(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME...]", show_default="all", help="Of bayessep models list.")
+        list[str] | None,
+        typer.Argument(metavar="[NAME...]", show_default="all", help="Names of models, as in bayessep models list."),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,

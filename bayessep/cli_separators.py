@@ -21,45 +21,61 @@ from bayessep.options import Device, Json, Quiet, TheDevice
 from bayessep.terminal import Resumable, Terminal
 
 Preset = Annotated[
-    str | None, recipe("--preset", metavar="paper|small", show_default="small", help="Sizes: paper 001's, or for two cores.")
+    str | None,
+    recipe("--preset", metavar="paper|small", show_default="small", help="Network size: paper 001's, or one for two CPU cores."),
 ]
 Start = Annotated[
     Path | None,
-    typer.Option("--start", metavar="FILE", help="Weights to begin with, of an earlier training of the same network."),
+    typer.Option("--start", metavar="FILE", help="Initial weights: file from an earlier training of the same network."),
 ]
-Rate = Annotated[float | None, recipe("--rate", metavar="X", show_default="0.001", help="Of Adam's steps.")]
+Rate = Annotated[float | None, recipe("--rate", metavar="X", show_default="0.001", help="Learning rate of Adam.")]
 Falls = Annotated[
     bool | None,
-    recipe("--falls/--stays", show_default="stays", help="The rate falls to nothing by the last epoch: how to end a training."),
+    recipe(
+        "--falls/--stays",
+        show_default="stays",
+        help="Decay the learning rate to zero by the last epoch, to finish a training; or keep it constant.",
+    ),
 ]
 InBatch = Annotated[
-    int | None, recipe("--batch", metavar="N", show_default="8", help="Mixtures of a step; a multiple of the number of devices.")
+    int | None,
+    recipe("--batch", metavar="N", show_default="8", help="Batch size, in mixtures; a multiple of the number of devices."),
 ]
-Seconds = Annotated[float | None, recipe("--seconds", metavar="S", show_default="4.0", help="How long mixtures are.")]
+Seconds = Annotated[float | None, recipe("--seconds", metavar="S", show_default="4.0", help="Length of mixtures, in seconds.")]
 SnrMean = Annotated[
-    float | None, recipe("--snr-mean", metavar="DB", show_default="0.0", help="Speech over music: mean of a normal distribution.")
+    float | None,
+    recipe("--snr-mean", metavar="DB", show_default="0.0", help="Mean of the normally distributed speech-to-music ratio."),
 ]
 SnrDeviation = Annotated[
-    float | None, recipe("--snr-deviation", metavar="DB", show_default="5.0", help="Standard deviation of that.")
+    float | None,
+    recipe("--snr-deviation", metavar="DB", show_default="5.0", help="Standard deviation of the speech-to-music ratio."),
 ]
 Varied = Annotated[
     bool | None,
     recipe(
-        "--varied/--as-recorded", show_default="varied", help="Play recordings at other speeds, and some music with other music."
+        "--varied/--as-recorded", show_default="varied", help="Augment the data: vary the speed, and add other music to some music."
     ),
 ]
-Held = Annotated[int | None, recipe("--held", metavar="N", show_default="64", help="Mixtures to validate with, at 0 dB.")]
-Epochs = Annotated[int | None, recipe("--epochs", metavar="N", show_default="100", help="At most.")]
+Held = Annotated[int | None, recipe("--held", metavar="N", show_default="64", help="Number of validation mixtures, at 0 dB.")]
+Epochs = Annotated[int | None, recipe("--epochs", metavar="N", show_default="100", help="Maximum number of epochs.")]
 StepsPerEpoch = Annotated[
-    int | None, recipe("--steps-per-epoch", metavar="N", show_default="200", help="Steps between validations.")
+    int | None,
+    recipe(
+        "--steps-per-epoch", metavar="N", show_default="200", help="Training steps per epoch; each epoch ends with a validation."
+    ),
 ]
 Patience = Annotated[
     int | None,
-    recipe("--patience", metavar="N", show_default="10", help="Epochs without a better validation after which it ends."),
+    recipe("--patience", metavar="N", show_default="10", help="Stop after N epochs without a better validation loss."),
 ]
 Average = Annotated[
     float | None,
-    recipe("--average", metavar="X", show_default="0.99", help="Moving mean of the weights, of which so much stays each step."),
+    recipe(
+        "--average",
+        metavar="X",
+        show_default="0.99",
+        help="Decay per step of an exponential moving average of the weights; 0: none.",
+    ),
 ]
 
 
@@ -95,7 +111,8 @@ def conv_tasnet(
     redistributable: Redistributable = False,
     preset: Preset = None,
     mask: Annotated[
-        str | None, recipe("--mask", metavar="relu|sigmoid", show_default="the preset's", help="How masks are kept above 0.")
+        str | None,
+        recipe("--mask", metavar="relu|sigmoid", show_default="the preset's", help="Activation that keeps masks non-negative."),
     ] = None,
     norm: Annotated[
         str | None,
@@ -103,14 +120,19 @@ def conv_tasnet(
             "--norm",
             metavar="global|cumulative|frame",
             show_default="the preset's; with --causal, cumulative",
-            help="What activations are normalised over: the recording, what came before, or each frame.",
+            help="What activations are normalised over: the whole recording, all frames so far, or each frame.",
         ),
     ] = None,
     causal: Annotated[
-        bool | None, recipe("--causal/--both-ways", show_default="both-ways", help="Look at no later frame, or do.")
+        bool | None,
+        recipe(
+            "--causal/--both-ways",
+            show_default="both-ways",
+            help="Causal network, in which no frame depends on later ones; or one that looks both ways.",
+        ),
     ] = None,
     consistent: Annotated[
-        bool | None, recipe("--consistent", show_default="the preset's", help="Stems that sum to the mixture.")
+        bool | None, recipe("--consistent", show_default="the preset's", help="Make stems sum to the mixture.")
     ] = None,
     precision: Annotated[
         str | None,
@@ -118,7 +140,7 @@ def conv_tasnet(
             "--precision",
             metavar="float32|bfloat16",
             show_default="float32",
-            help="bfloat16 is for hardware that multiplies it faster.",
+            help="Precision of matrix products; bfloat16 is for hardware that multiplies it faster.",
         ),
     ] = None,
     rate: Rate = None,
@@ -192,32 +214,45 @@ def deep_karaoke(
             "--data",
             metavar="DIR",
             show_default=False,
-            help="Songs with stems: vocals and accompaniment in a folder for each, or MUSDB18, DSD100, or a manifest.csv.",
+            help="Songs with stems: a folder for each, with vocals and accompaniment; or MUSDB18, DSD100, or a manifest.csv.",
         ),
     ],
     output: Trained,
     config: Config = None,
     preset: Annotated[
-        str | None, recipe("--preset", metavar="paper|small", show_default="small", help="Sizes: paper 004's, or for two cores.")
+        str | None,
+        recipe(
+            "--preset", metavar="paper|small", show_default="small", help="Network size: paper 004's, or one for two CPU cores."
+        ),
     ] = None,
     width: Annotated[
-        int | None, recipe("--width", metavar="N", show_default="0", help="Units of the hidden layer; 0: the preset's.")
+        int | None, recipe("--width", metavar="N", show_default="0", help="Number of hidden units; 0: the preset's.")
     ] = None,
-    rate: Annotated[float | None, recipe("--rate", metavar="X", show_default="0.1", help="Of stochastic gradients.")] = None,
-    batch: Annotated[int | None, recipe("--batch", metavar="N", show_default="100", help="Windows of a step.")] = None,
+    rate: Annotated[
+        float | None, recipe("--rate", metavar="X", show_default="0.1", help="Learning rate of stochastic gradient descent.")
+    ] = None,
+    batch: Annotated[int | None, recipe("--batch", metavar="N", show_default="100", help="Batch size, in windows.")] = None,
     epochs: Epochs = None,
     steps_per_epoch: Annotated[
-        int | None, recipe("--steps-per-epoch", metavar="N", show_default="20", help="Steps between validations.")
+        int | None,
+        recipe(
+            "--steps-per-epoch", metavar="N", show_default="20", help="Training steps per epoch; each epoch ends with a validation."
+        ),
     ] = None,
     patience: Annotated[
         int | None,
-        recipe("--patience", metavar="N", show_default="20", help="Epochs without a better validation after which it ends."),
+        recipe("--patience", metavar="N", show_default="20", help="Stop after N epochs without a better validation loss."),
     ] = None,
     min_delta: MinDelta = None,
     seed: TheSeed = None,
     average: Annotated[
         float | None,
-        recipe("--average", metavar="X", show_default="0.0", help="Moving mean of the weights, of which so much stays each step."),
+        recipe(
+            "--average",
+            metavar="X",
+            show_default="0.0",
+            help="Decay per step of an exponential moving average of the weights; 0: none.",
+        ),
     ] = None,
     device: TheDevice = Device.auto,
     json: Json = False,
@@ -252,11 +287,19 @@ def idempotent_masker(
     config: Config = None,
     redistributable: Redistributable = False,
     preset: Annotated[
-        str | None, recipe("--preset", metavar="paper|small", show_default="small", help="Sizes: paper 002's, or for two cores.")
+        str | None,
+        recipe(
+            "--preset", metavar="paper|small", show_default="small", help="Network size: paper 002's, or one for two CPU cores."
+        ),
     ] = None,
     without: Annotated[
         str | None,
-        recipe("--without", metavar="LOSSES", show_default="", help="Losses to leave out: of R1, R2, R3, R4, GAN_C, GAN_A."),
+        recipe(
+            "--without",
+            metavar="LOSSES",
+            show_default="",
+            help="Losses to leave out, separated by commas: any of R1, R2, R3, R4, GAN_C, GAN_A.",
+        ),
     ] = None,
     identities: Annotated[
         float | None,
@@ -264,12 +307,17 @@ def idempotent_masker(
             "--identities",
             metavar="X",
             show_default="1.0",
-            help="Times the preset's weights that R1 to R4 have: with less, more is taken off after few steps.",
+            help="Factor on the preset's weights of the losses R1 to R4; with a smaller one, more is removed after few steps.",
         ),
     ] = None,
     pool: Annotated[
         int | None,
-        recipe("--pool", metavar="N", show_default="0", help="Earlier images that discriminators are shown again, at times."),
+        recipe(
+            "--pool",
+            metavar="N",
+            show_default="0",
+            help="Size of the replay buffer, from which discriminators at times see earlier images; 0: none.",
+        ),
     ] = None,
     quantised: Annotated[
         bool | None, recipe("--quantised", show_default="False", help="Round images to 8 bits, as the authors' code does.")
@@ -280,11 +328,12 @@ def idempotent_masker(
             "--songs",
             metavar="N",
             show_default="0",
-            help="So often, have speech of the manifest sung over all its music (extra train), and learn from these songs too.",
+            help="Also learn from songs with singing synthesised from the manifest's speech, in N passes over all its "
+            "music (extra train).",
         ),
     ] = None,
     rate: Annotated[
-        float | None, recipe("--rate", metavar="X", show_default="0.0", help="Of Adam's steps; 0: the preset's.")
+        float | None, recipe("--rate", metavar="X", show_default="0.0", help="Learning rate of Adam; 0: the preset's.")
     ] = None,
     listening: Annotated[
         int | None,
@@ -292,20 +341,33 @@ def idempotent_masker(
             "--listening",
             metavar="N",
             show_default="-1",
-            help="Steps in which discriminators first learn alone to tell songs from music; -1: the preset's (paper has none).",
+            help="Steps of discriminator pre-training, to tell songs from music; -1: the preset's (the paper has none).",
         ),
     ] = None,
     batch: Annotated[
-        int | None, recipe("--batch", metavar="N", show_default="1", help="Mixtures of a step, and as many pieces of music.")
+        int | None, recipe("--batch", metavar="N", show_default="1", help="Batch size: N mixtures, and as many clips of music.")
     ] = None,
-    epochs: Annotated[int | None, recipe("--epochs", metavar="N", show_default="100", help="All of them are made.")] = None,
+    epochs: Annotated[
+        int | None, recipe("--epochs", metavar="N", show_default="100", help="Number of epochs; all are run.")
+    ] = None,
     steps_per_epoch: Annotated[
-        int | None, recipe("--steps-per-epoch", metavar="N", show_default="500", help="Steps between validations.")
+        int | None,
+        recipe(
+            "--steps-per-epoch",
+            metavar="N",
+            show_default="500",
+            help="Training steps per epoch; each epoch ends with a validation.",
+        ),
     ] = None,
     seed: TheSeed = None,
     average: Annotated[
         float | None,
-        recipe("--average", metavar="X", show_default="0.0", help="Moving mean of the weights, of which so much stays each step."),
+        recipe(
+            "--average",
+            metavar="X",
+            show_default="0.0",
+            help="Decay per step of an exponential moving average of the weights; 0: none.",
+        ),
     ] = None,
     device: TheDevice = Device.auto,
     json: Json = False,

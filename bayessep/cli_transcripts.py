@@ -53,12 +53,12 @@ def transcribe(
             "-o",
             metavar="FILE",
             show_default="standard output",
-            help="File for the transcript; of several recordings, a folder, which gets a file named after each.",
+            help="File for the transcript; for several recordings, a folder, which gets a file named after each.",
         ),
     ] = None,
     format: Annotated[
         Format | None,
-        typer.Option("--format", show_default="by the ending of FILE, else text", help="How the transcript is written."),
+        typer.Option("--format", show_default="by the ending of FILE, else text", help="Format of the transcript."),
     ] = None,
     recogniser: Annotated[
         str | None,
@@ -68,7 +68,9 @@ def transcribe(
     draws: Annotated[
         Path | None,
         typer.Option(
-            "--draws", metavar="DIR", help="Where separate --draws N made this stem: words that change are marked (?)."
+            "--draws",
+            metavar="DIR",
+            help="Folder into which separate --draws N wrote this stem: words that change between samples are marked (?).",
         ),
     ] = None,
     device: TheDevice = Device.auto,
@@ -102,44 +104,70 @@ bayessep train attention-asr --data recordings -o digits --only digits --joined 
 def attention_asr(
     data: Annotated[
         Path,
-        typer.Option("--data", metavar="DIR", show_default=False, help="Folder with a manifest.csv, or LibriSpeech."),
+        typer.Option(
+            "--data", metavar="DIR", show_default=False, help="Folder of speech with transcripts in a manifest.csv, or LibriSpeech."
+        ),
     ],
     output: Trained,
     music: Annotated[
         Path | None,
-        typer.Option("--music", metavar="DIR", show_default="DIR of --data", help="With --mixture: where the music is, or MUSAN."),
+        typer.Option(
+            "--music",
+            metavar="DIR",
+            show_default="DIR of --data",
+            help="With --mixture: folder of music with a manifest.csv, or MUSAN.",
+        ),
     ] = None,
     config: Config = None,
     redistributable: Redistributable = False,
     preset: Preset = None,
     subwords: Annotated[
         int | None,
-        recipe("--subwords", metavar="N", min=0, show_default="0", help="Labels of the vocabulary (byte pairs); 0: characters."),
+        recipe("--subwords", metavar="N", min=0, show_default="0", help="Size of the vocabulary of byte pairs; 0: characters."),
     ] = None,
     only: Annotated[
         str | None,
-        recipe("--only", metavar="WORDS", show_default="", help="Learn from what says nothing else; digits: zero to nine."),
+        recipe(
+            "--only",
+            metavar="WORDS",
+            show_default="",
+            help="Allowed words: recordings with others are left out; digits stands for zero to nine.",
+        ),
     ] = None,
     joined: Annotated[
         int | None,
-        recipe("--joined", metavar="N", min=1, show_default="1", help="Recordings of a speaker said one after another, at most."),
+        recipe(
+            "--joined",
+            metavar="N",
+            min=1,
+            show_default="1",
+            help="Maximum number of a speaker's recordings joined into one utterance.",
+        ),
     ] = None,
     seconds: Annotated[
         float | None,
-        recipe("--seconds", metavar="S", show_default="20.0", help="Of the longest utterance; longer recordings are left out."),
+        recipe(
+            "--seconds", metavar="S", show_default="20.0", help="Longest utterance, in seconds; longer recordings are left out."
+        ),
     ] = None,
     mixture: Annotated[
-        bool | None, recipe("--mixture/--clean", show_default="clean", help="Mix utterances with music, or leave them alone.")
+        bool | None, recipe("--mixture/--clean", show_default="clean", help="Mix utterances with music; or leave them clean.")
     ] = None,
     snr_mean: SnrMean = None,
     snr_deviation: SnrDeviation = None,
     speed: Annotated[
-        float | None, recipe("--speed", metavar="X", show_default="1.15", help="Play speech up to so many times faster or slower.")
+        float | None,
+        recipe(
+            "--speed",
+            metavar="X",
+            show_default="1.15",
+            help="Augment the data: play speech up to X (1 to 2) times faster or slower.",
+        ),
     ] = None,
     rate: Rate = None,
     falls: Falls = None,
-    batch: Annotated[int | None, recipe("--batch", metavar="N", show_default="16", help="Utterances of a step.")] = None,
-    held: Annotated[int | None, recipe("--held", metavar="N", show_default="64", help="Utterances to validate with.")] = None,
+    batch: Annotated[int | None, recipe("--batch", metavar="N", show_default="16", help="Batch size, in utterances.")] = None,
+    held: Annotated[int | None, recipe("--held", metavar="N", show_default="64", help="Number of validation utterances.")] = None,
     epochs: Epochs = None,
     steps_per_epoch: StepsPerEpoch = None,
     patience: Patience = None,

@@ -23,12 +23,12 @@ ORACLES = ("ideal-binary-mask", "ideal-ratio-mask")
 Device = StrEnum("Device", ["auto", "cpu", "cuda"])
 Rule = StrEnum("Rule", ["exact", "printed"])
 
-_known = partial(typer.Option, rich_help_panel="What is known")
+_known = partial(typer.Option, rich_help_panel="Examples and labels")
 _model = partial(typer.Option, rich_help_panel="Model and inference")
-_run = partial(typer.Option, rich_help_panel="How to run")
+_run = partial(typer.Option, rich_help_panel="Execution and output")
 
 
-Mix = Annotated[Path, typer.Argument(metavar="MIX", show_default=False, help="The recording: wav, flac, ogg, mp3, aiff …")]
+Mix = Annotated[Path, typer.Argument(metavar="MIX", show_default=False, help="Recording to separate: wav, flac, ogg, mp3, aiff …")]
 Recordings = Annotated[
     list[Path],
     typer.Argument(metavar="AUDIO...", show_default=False, help="Recordings, or folders of them: wav, flac, ogg, mp3, aiff …"),
@@ -40,7 +40,7 @@ Output = Annotated[
         "-o",
         metavar="DIR",
         show_default=False,
-        help="Folder for the results, made if need be. Those of an earlier run are replaced, all at once and at the end.",
+        help="Folder for the results, created if needed. Results of an earlier run are replaced, all at once at the end.",
     ),
 ]
 
@@ -51,7 +51,7 @@ Speech = Annotated[
     _known(
         "--speech",
         metavar="FILE...",
-        help="Clean speech to learn from, best of the same voices; half a minute is plenty. Files or folders, one or more.",
+        help="Clean speech to learn from, ideally of the same voices; half a minute is plenty. One or more files or folders.",
     ),
 ]
 Music = Annotated[
@@ -59,7 +59,7 @@ Music = Annotated[
     _known(
         "--music",
         metavar="FILE...",
-        help="The music that plays in MIX, without speech: a jingle, or a part of it. Files or folders, one or more.",
+        help="The music that plays in MIX, without speech: a jingle, or a part of it. One or more files or folders.",
     ),
 ]
 Labels = Annotated[
@@ -67,8 +67,8 @@ Labels = Annotated[
     _known(
         "--labels",
         metavar="FILE",
-        help="Which stretches of MIX are speech, music, or both (CSV, TSV, Audacity, RTTM, TextGrid, JSON). Stretches of "
-        "one alone are learned from; what has no label is labelled by the model.",
+        help="Segments of MIX labelled as speech, music or both (CSV, TSV, Audacity, RTTM, TextGrid, JSON). Those "
+        "of one alone are training examples; the model labels the unlabelled parts.",
     ),
 ]
 
@@ -79,10 +79,11 @@ TheMethod = Annotated[
     _model(
         "--method",
         metavar="METHOD",
-        help="nmf keeps templates learned from the speech; variational and icm move them on MIX; joint learns from both "
-        "at once; svi is variational by stochastic gradients; unsupervised needs no --speech. conv-nmf has templates of "
-        "20 frames of both. conv-tasnet, blstm-mask, deep-karaoke and idempotent-masker (these two of songs: vocals are the "
-        "speech) are networks, of --weights: they need nothing but MIX.",
+        help="nmf keeps the templates learned from speech; variational and icm adapt them to MIX; joint learns "
+        "them from speech and MIX at once; svi is variational by stochastic gradients; unsupervised needs no "
+        "--speech. conv-nmf learns templates of 20 frames for speech and music. conv-tasnet, blstm-mask, "
+        "deep-karaoke and idempotent-masker (these two for songs: vocals are the speech) are networks (see "
+        "--weights) and need only MIX.",
     ),
 ]
 Weights = Annotated[
@@ -90,13 +91,13 @@ Weights = Annotated[
     _model(
         "--weights",
         metavar="FILE",
-        help="Of the methods that are networks: what bayessep train has made; else the installed one, if there is one.",
+        help="For network methods: weights file from bayessep train; by default the installed one, if there is one.",
     ),
 ]
 RECOGNISERS = "pocketsphinx (general English), attention-asr (digits; or --weights), both of extra asr, or your MODULE:CALLABLE."
 RecogniserWeights = Annotated[
     Path | None,
-    typer.Option("--weights", metavar="FILE", help="A recogniser that bayessep train attention-asr has made: it is used then."),
+    typer.Option("--weights", metavar="FILE", help="Weights file from bayessep train attention-asr; selects that recogniser."),
 ]
 Alpha = Annotated[
     float | None,
@@ -104,12 +105,19 @@ Alpha = Annotated[
         "--alpha",
         metavar="X",
         show_default="shares",
-        help="Methods deep-karaoke and conv-nmf: cells of which they are surer than X (0 to 1) are speech, or vocals, the others "
-        "not; else they are shared.",
+        help="Methods deep-karaoke and conv-nmf: threshold (0 to 1) for a binary mask, in which cells with a "
+        "greater share of speech, or vocals, are speech; by default, a soft mask.",
     ),
 ]
 Bases = Annotated[
-    int | None, _model("--bases", metavar="N", min=1, show_default="80", help="Speech templates; of conv-nmf 40 of each source.")
+    int | None,
+    _model(
+        "--bases",
+        metavar="N",
+        min=1,
+        show_default="80",
+        help="Number of speech templates (conv-nmf: of each source, by default 40).",
+    ),
 ]
 Sweeps = Annotated[
     int | None,
@@ -118,12 +126,18 @@ Sweeps = Annotated[
         metavar="N",
         min=1,
         show_default="40",
-        help="Most sweeps over MIX, of conv-nmf 50; svi takes five gradient steps for each.",
+        help="Maximum number of sweeps over the recording (conv-nmf: by default 50; svi: five gradient steps for each).",
     ),
 ]
 TrainingSweeps = Annotated[
     int | None,
-    _model("--training-sweeps", metavar="N", min=1, show_default="100", help="Most sweeps over the training speech."),
+    _model(
+        "--training-sweeps",
+        metavar="N",
+        min=1,
+        show_default="100",
+        help="Maximum number of sweeps over the training speech (conv-nmf: speech and music).",
+    ),
 ]
 Tolerance = Annotated[
     float | None,
@@ -132,8 +146,8 @@ Tolerance = Annotated[
         metavar="X",
         min=0.0,
         show_default="1e-05",
-        help="Stop, after 20 sweeps at least, when the objective moves by no more than this share of itself in five; svi "
-        "takes all its steps.",
+        help="Stop, after at least 20 sweeps, once the objective changes by at most this fraction of itself in "
+        "five; svi takes all its steps.",
     ),
 ]
 Chain = Annotated[
@@ -141,7 +155,7 @@ Chain = Annotated[
     _model(
         "--chain/--independent",
         show_default="chain",
-        help="Expect the music to be played in order, or draw its frames independently, as the paper does.",
+        help="Model the music's frames as a Markov chain, played in order; or as independent, as in the paper.",
     ),
 ]
 Complete = Annotated[
@@ -149,7 +163,8 @@ Complete = Annotated[
     _model(
         "--complete/--as-given",
         show_default="complete",
-        help="With --chain, where the music repeats: learn the part of its period that was not given; or use only what was given.",
+        help="With --chain, if the music repeats: learn the part of its period that is missing from the examples; "
+        "or use only the examples.",
     ),
 ]
 Align = Annotated[
@@ -157,7 +172,8 @@ Align = Annotated[
     _model(
         "--align/--level-as-given",
         show_default="align",
-        help="With --complete: expect the music as loud, and filtered, as it is found where its known part is played; or as given.",
+        help="With --complete: estimate the music's level and equalisation from where its known part is played; or "
+        "expect them as given.",
     ),
 ]
 Weigh = Annotated[
@@ -165,7 +181,8 @@ Weigh = Annotated[
     _model(
         "--weigh/--median",
         show_default="weigh",
-        help="With --complete: weigh what repeats say of the part that was not given against the given part; or take their median.",
+        help="With --complete: estimate the missing part by weighing its repeats against the given part; or by the "
+        "median of its repeats.",
     ),
 ]
 EntryShape = Annotated[
@@ -174,16 +191,27 @@ EntryShape = Annotated[
         "--entry-shape",
         metavar="X",
         show_default="30.0",
-        help="With --complete: how closely what is learned is held at that: shape of its Gamma prior.",
+        help="With --complete: shape of the Gamma prior around the estimate of the missing part; larger is tighter.",
     ),
 ]
 WarmUp = Annotated[
     int | None,
-    _model("--warm-up", metavar="N", min=0, show_default="20", help="With --complete: sweeps before it is learned."),
+    _model(
+        "--warm-up",
+        metavar="N",
+        min=0,
+        show_default="20",
+        help="With --complete: initial sweeps, at most half of all, before the missing part is learned.",
+    ),
 ]
 Overlap = Annotated[
     float | None,
-    _model("--overlap", metavar="X", show_default="0.75", help="Of one frame with the next, as a share; the paper has 0.5."),
+    _model(
+        "--overlap",
+        metavar="X",
+        show_default="0.75",
+        help="Overlap of consecutive frames, as a fraction from 0.25 to below 1; the paper has 0.5.",
+    ),
 ]
 SpeechShape = Annotated[
     float | None,
@@ -192,7 +220,8 @@ SpeechShape = Annotated[
         metavar="X",
         min=0.0,
         show_default="0.3",
-        help="How closely a bin of speech is held to the templates: shape of a Gamma prior; 0 holds it fast, as in the paper.",
+        help="Shape of the Gamma prior that ties each bin of speech to the templates; larger is tighter, 0 is "
+        "exact, as in the paper.",
     ),
 ]
 MaskPower = Annotated[
@@ -201,8 +230,9 @@ MaskPower = Annotated[
         "--mask-power",
         metavar="X",
         show_default="1.5",
-        help="Stems share each bin by their magnitudes to this power: 1 as in the paper, 2 as a Wiener filter. Of the method "
-        "idempotent-masker: its masks of the accompaniment are raised to it (1 / 0.3 by default; its authors' code has 9).",
+        help="Stems share each bin by their magnitudes to this power: 1 as in the paper, 2 as a Wiener filter. "
+        "Method idempotent-masker: exponent of its masks of the accompaniment (by default 1 / 0.3; its "
+        "authors' code has 9).",
     ),
 ]
 Smoothing = Annotated[
@@ -210,8 +240,8 @@ Smoothing = Annotated[
     _model(
         "--smoothing",
         show_default="False",
-        help="Method idempotent-masker: each cell of a mask becomes about the mean of itself and its neighbours, as in the "
-        "authors' code.",
+        help="Method idempotent-masker: smooth the masks, by about the mean of each cell and its neighbours, as in "
+        "the authors' code.",
     ),
 ]
 Faint = Annotated[
@@ -221,13 +251,17 @@ Faint = Annotated[
         metavar="DB",
         min=0.0,
         show_default="None",
-        help="Where P(music) is in doubt and the music inferred is so many decibels below the mixture, all is speech; 0: never.",
+        help="Make unlabelled frames all speech where the inferred music is over this many decibels below the "
+        "mixture, if --p-music is below 0.75; 0: never.",
     ),
 ]
 Temperature = Annotated[
     float | None,
     _model(
-        "--temperature", metavar="X", show_default="2.0", help="Where uncertainty is read, log-odds of shares are divided by X."
+        "--temperature",
+        metavar="X",
+        show_default="2.0",
+        help="For uncertainties, divide the log-odds of the mask by X; the mask is unchanged.",
     ),
 ]
 Spread = Annotated[
@@ -237,7 +271,8 @@ Spread = Annotated[
         metavar="X",
         min=0.0,
         show_default="2.4",
-        help="Standard deviation of the true log-odds around that; 0 leaves the posterior as sure as it is, which is too sure.",
+        help="For uncertainties, standard deviation of the true log-odds around those divided by --temperature; 0: "
+        "the posterior's own, which is overconfident.",
     ),
 ]
 JointWeight = Annotated[
@@ -247,7 +282,7 @@ JointWeight = Annotated[
         metavar="X",
         min=0.0,
         show_default="1.0",
-        help="Method joint: how much a frame of MIX counts beside one of speech.",
+        help="Method joint: weight of a frame of MIX relative to one of training speech.",
     ),
 ]
 PMusic = Annotated[
@@ -256,12 +291,18 @@ PMusic = Annotated[
         "--p-music",
         metavar="X",
         show_default="0.5",
-        help="What speaks for music, beforehand, in each frame where nothing is labelled: above 0.5 for it, below against it.",
+        help="Evidence for music in each unlabelled frame, above 0 and at most 1: 0.5 is neutral, more is for "
+        "music, less against it.",
     ),
 ]
 Level = Annotated[
     float | None,
-    _model("--level", metavar="X", show_default="2.0", help="Mean scaled magnitude: what data weigh against priors."),
+    _model(
+        "--level",
+        metavar="X",
+        show_default="2.0",
+        help="Mean magnitude that MIX is scaled to; the greater, the more the data weigh against the priors.",
+    ),
 ]
 MaxFrequency = Annotated[
     float | None,
@@ -269,7 +310,7 @@ MaxFrequency = Annotated[
         "--max-frequency",
         metavar="HZ",
         show_default="8000.0",
-        help="Model what lies below (Hz); the rest follows the highest band.",
+        help="Highest modelled frequency (Hz); what lies above follows the highest band.",
     ),
 ]
 FilterShape = Annotated[
@@ -279,12 +320,20 @@ FilterShape = Annotated[
         metavar="X",
         min=0.0,
         show_default="30.0",
-        help="How closely the filter of the music is held at 1: shape of its Gamma prior; 0 leaves it free, as in the paper.",
+        help="Shape of the Gamma prior on the music's filter, around 1 or what --align finds; larger is tighter, 0 "
+        "is flat, as in the paper.",
     ),
 ]
 GainShape = Annotated[
     float | None,
-    _model("--gain-shape", metavar="X", min=0.0, show_default="30.0", help="The same of the gain of the music in each frame."),
+    _model(
+        "--gain-shape",
+        metavar="X",
+        min=0.0,
+        show_default="30.0",
+        help="Shape of the Gamma prior on the music's gain in each frame, around 1 or what --align finds; 0 is "
+        "flat, as in the paper.",
+    ),
 ]
 Candidates = Annotated[
     int | None,
@@ -293,7 +342,7 @@ Candidates = Annotated[
         metavar="N",
         min=1,
         show_default="8",
-        help="Frames of the known music that each frame of MIX is compared with closely; more are slower.",
+        help="Frames of the music kept as candidates for each frame of MIX; more are slower.",
     ),
 ]
 MaxCatalogue = Annotated[
@@ -303,8 +352,8 @@ MaxCatalogue = Annotated[
         metavar="N",
         min=1,
         show_default="1000",
-        help="Frames of music to play at most (16 ms each by default); of longer music, the first are used, and nothing is learned "
-        "of a period that is longer.",
+        help="Maximum number of music frames in the model (16 ms each by default); of longer music, the first are "
+        "used, and a period that does not fit is not completed.",
     ),
 ]
 LogModes = Annotated[
@@ -312,7 +361,8 @@ LogModes = Annotated[
     _model(
         "--log-modes/--modes",
         show_default="modes",
-        help="Method icm: take the modes of the logarithms of excitations and music, or their own, which are sparse.",
+        help="Method icm: estimate excitations and music by the modes of their logarithms; or by their own modes, "
+        "which are sparse.",
     ),
 ]
 TheRule = Annotated[
@@ -321,13 +371,23 @@ TheRule = Annotated[
         "--rule",
         metavar="exact|printed",
         show_default="exact",
-        help="How music frames are told apart: exactly, or as printed in the paper (with --independent; svi is always exact).",
+        help="Update of the music frames' probabilities: exact, or as printed in the paper (with --independent; "
+        "svi is always exact).",
     ),
 ]
 
 # --- how to run ----------------------------------------------------------------------------------------------------------
 
-Seed = Annotated[int, _run("--seed", metavar="N", min=0, max=2**32 - 1, help="Same seed, same machine: same audio, to the byte.")]
-TheDevice = Annotated[Device, _run("--device", help="Where to compute. cuda fails where there is none.")]
-Json = Annotated[bool, _run("--json", help="One JSON document on standard output, and nothing else there.")]
-Quiet = Annotated[bool, _run("--quiet", "-q", help="No progress, no notes; warnings stay.")]
+Seed = Annotated[
+    int,
+    _run(
+        "--seed",
+        metavar="N",
+        min=0,
+        max=2**32 - 1,
+        help="Seed of all random numbers. Same seed, same machine: same audio, to the byte.",
+    ),
+]
+TheDevice = Annotated[Device, _run("--device", help="Device to compute on. cuda fails without a CUDA device.")]
+Json = Annotated[bool, _run("--json", help="Print one JSON document on standard output, and nothing else there.")]
+Quiet = Annotated[bool, _run("--quiet", "-q", help="Suppress progress and notes, but not warnings.")]
