@@ -94,7 +94,7 @@ Weights = Annotated[
         help="For network methods: weights file from bayessep train; by default the installed one, if there is one.",
     ),
 ]
-RECOGNISERS = "pocketsphinx (general English), attention-asr (digits; or --weights), both of extra asr, or your MODULE:CALLABLE."
+RECOGNISERS = "pocketsphinx (general English) or attention-asr (digits; or --weights), both with the extra asr, or MODULE:CALLABLE."
 RecogniserWeights = Annotated[
     Path | None,
     typer.Option("--weights", metavar="FILE", help="Weights file from bayessep train attention-asr; selects that recogniser."),
