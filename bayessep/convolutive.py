@@ -136,6 +136,8 @@ def learn(
 ) -> Templates:
     """Learn templates from magnitudes of both sources; the hop between windows is one frame, or more if there are many frames.
 
+    The frames of several stretches are taken as consecutive, so some windows straddle two of them.
+
     Raises:
         UserError: there are no frames, or only silent ones, of one of the sources.
     """

@@ -50,8 +50,8 @@ def _bound(problem, templates: gamma.Gamma) -> float:
 
 
 def test_a_full_step_over_everything_is_coordinate_ascent(whole) -> None:
-    """With one batch of everything and a step of one, CAVI's fixed point stays where it is."""
-    problem, _, fit = whole
+    """With one batch of everything and a step of one, CAVI's fixed point stays where it is, and other templates become better."""
+    problem, templates, fit = whole
     algorithm = online.online(
         conditionals, READINGS, shared=("templates",), sweeps=50, rate=online.Rate(delay=1.0, forget=1.0)
     )
@@ -62,6 +62,10 @@ def test_a_full_step_over_everything_is_coordinate_ascent(whole) -> None:
     )
     assert float(info.objective) > float(fit.trace[-1])  # the divergence of the shared templates is not in a batch's bound
     assert int(new.batches) == 1
+    start = _start(problem, templates)
+    moved, _ = algorithm.step(jax.random.key(1), algorithm.init(start(jax.random.key(1))), problem, start, 1.0)
+    before, after, best = _bound(problem, templates), _bound(problem, moved.shared["templates"]), float(fit.trace[-1])
+    assert before + 0.1 * (best - before) < after < best + 1e-3 * abs(best)
 
 
 def test_batches_reach_the_templates_of_the_whole(whole) -> None:
