@@ -312,25 +312,25 @@ def card(figures: dict[str, Any]) -> str:
     sources = "\n".join(f"- {line}" for line in figures["sources"])
     return f"""# detector
 
-Where speech and where music sounds: `bayessep detect`, `bayessep clean`.
+Detects speech and music: `bayessep detect`, `bayessep clean`.
 
-**Licence.** CC BY-SA 4.0, as some of what the weights were learned from asks.
+**Licence.** CC BY-SA 4.0, as some of the training data requires.
 
-- {len(MEMBERS)} networks `frames`, the mean of their logits, with multi-task heads on harmonic and percussive mel bands (LMHPS-EF
-  of paper 003): how probable music, speech, both and neither are, every 40 ms. Trained for {RECIPE.epochs} epochs, the best being
-  {best}, on scenes of which {100 * RECIPE.plain:.0f} % are as they were recorded and the rest altered.
-- Recordings are heard no louder and no softer than scenes are that are as recorded (`detection.loudness`), whatever their level.
-- Few sing in what it learned from. So half of the music that {sung} of them learned from has voices over it that were made to
-  sing: speech, moved to notes.
+- {len(MEMBERS)} networks `frames`, whose logits are averaged, with multi-task heads on harmonic and percussive log-mel features
+  (LMHPS-EF of paper 003): probabilities of music, speech, both and neither, every 40 ms. Trained for {RECIPE.epochs} epochs, of
+  which the best were {best}, on scenes of which {100 * RECIPE.plain:.0f} % are as recorded and the others augmented.
+- Recordings are first brought into the loudness range of unaltered scenes (`detection.loudness`), so their level does not matter.
+- The training data hold little singing. So {sung} of the networks were trained with synthetic singing, speech shifted to notes,
+  over half of their music.
 - Made by `python -m bayessep.detector_release DATA -o bayessep/weights --work FOLDER`.
 
-## How good
+## Evaluation
 
-Of {SCENES} scenes of a minute that are put together of {minutes["test speech"]:.1f} min of real speech and
-{minutes["test music"]:.1f} min of real music, speech over music from -5 to 20 dB, from speakers and artists that training never
-heard; “altered” means sent through rooms, filters, noise and codecs. F1 in per cent of frames of 40 ms; “average” is of music,
-speech and both, as in paper 003. Of the speech, {figures["most"]["speech"]} is of one source, of the music
-{figures["most"]["music"]}; where neither sounds, as recorded, there is noise 55 dB below the speech.
+On {SCENES} one-minute scenes, put together from {minutes["test speech"]:.1f} min of real speech and
+{minutes["test music"]:.1f} min of real music by speakers and artists who are not in the training, with speech over music at -5 to
+20 dB; “altered” scenes went through rooms, filters, noise and codecs. F1 in per cent of frames of 40 ms; “average” is over music,
+speech and both, as in paper 003. One source accounts for {figures["most"]["speech"]} of the speech, and one for
+{figures["most"]["music"]} of the music; in pauses of unaltered scenes there is noise 55 dB below the speech.
 
 | | music | speech | both | silence | average | speech at all | music at all |
 |---|---:|---:|---:|---:|---:|---:|---:|
@@ -338,27 +338,27 @@ speech and both, as in paper 003. Of the speech, {figures["most"]["speech"]} is 
 
 Recall of overlap by ratio, segments, as recorded: {recall}.
 
-Logits are divided by a temperature of {figures["temperature"]}, and {bias} are added, by
+Calibration: logits are divided by a temperature of {figures["temperature"]}, then {bias} are added; both were fitted on
 {2 * CALIBRATING} scenes of recordings held out of training. Expected calibration error of P(speech) {plain["speech_ece"]:.3f} and
 of P(music) {plain["music_ece"]:.3f} (before: {before["speech_ece"]:.3f} and {before["music_ece"]:.3f}); altered,
 {altered["speech_ece"]:.3f} and {altered["music_ece"]:.3f}.
 
 ![Reliability](detector.png)
 
-## What it learned from
+## Training data
 
-{minutes["learn speech"]:.1f} min of speech and {minutes["learn music"]:.1f} min of music, of it {len(GENERATED)} generated
-broadcasts; {minutes["held speech"]:.1f} min and {minutes["held music"]:.1f} min to stop by and to calibrate with. No recording
-under a licence with NC or ND.
+{minutes["learn speech"]:.1f} min of speech and {minutes["learn music"]:.1f} min of music, among them {len(GENERATED)} synthetic
+broadcasts; a further {minutes["held speech"]:.1f} min and {minutes["held music"]:.1f} min for validation and calibration. No
+recording has a licence with NC or ND.
 
 {sources}
 
-## What it cannot do
+## Limits
 
-It has heard {(minutes["learn speech"] + minutes["learn music"]) / 60:.1f} hours of sound.
-Singing without accompaniment, and speech with much noise behind it, are what it takes for the other most often.
-Noise, applause and street are meant to be called silence, neither speech nor music; where nothing else sounds, noise that goes on
-is at times taken for music.
+It was trained on {(minutes["learn speech"] + minutes["learn music"]) / 60:.1f} hours of sound.
+Most often it mistakes unaccompanied singing for speech, and speech in loud noise for music.
+Noise, applause and street sounds should count as silence, neither speech nor music; sustained noise with nothing else is sometimes
+taken for music.
 """
 
 

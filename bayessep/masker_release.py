@@ -80,45 +80,45 @@ def card(figures: dict[str, Any]) -> str:
     low, high = figures["lead"]
     return f"""# {NAME}
 
-Vocals taken out of songs: `bayessep separate SONG --method {NAME}`. speech.wav holds the vocals, music.wav the accompaniment.
+Separates vocals from songs: `bayessep separate SONG --method {NAME}`. speech.wav holds the vocals, music.wav the accompaniment.
 
-**Licence.** CC BY-SA 4.0, as some of what the weights were learned from asks.
+**Licence.** CC BY-SA 4.0, as some of the training data requires.
 
 - The masking network of paper 002 (Michelashvili et al., 2019) in the preset small:
   {idempotent_masker.size_of(Generator, config):,} parameters (the paper's has 11,127,937), images of {config.frames} frames and
   {config.bins} bins, {config.frames * config.hop / RATE:.1f} s, at {RATE} Hz.
-- Trained on songs and on music: {config.listening} steps in which a discriminator learned to tell
-  songs from music, {recipe.epochs * recipe.steps_per_epoch} in which all networks learned, all losses with the weights of the
-  authors' code. The weights are a moving mean over steps.
+- Trained on songs and on music: {config.listening} steps of discriminator pre-training on songs
+  against music, then {recipe.epochs * recipe.steps_per_epoch} steps of all networks, with the loss weights of the authors'
+  code. The weights are a moving average over steps.
 - Made by `python -m bayessep.masker_release DATA -o bayessep/weights --work FOLDER`.
 
-## How good
+## Evaluation
 
-{figures["songs"]} excerpts of {figures["sung"]} real songs with stems; of these songs, and by whom they are, nothing was learned.
-Decibels of the vocals, image metrics in windows of 30 s every 15 s; medians over excerpts, 95 % by bootstrap over songs. The lead
-over NMF in SDR lies between {low:+.1f} and {high:+.1f} dB. The paper's network, trained for days on a hundred songs, has 3.2 dB
-SDR and 14.2 dB SIR on MUSDB18. An estimate of nothing has an SDR of 0 dB.
+{figures["songs"]} excerpts of {figures["sung"]} real songs with stems; neither the songs nor their artists are in the training.
+Decibels of the vocals, image metrics in windows of 30 s every 15 s; medians over excerpts, 95 % intervals by bootstrap over songs.
+The lead over NMF in SDR lies between {low:+.1f} and {high:+.1f} dB. The paper's network, trained for days on a hundred songs, has
+3.2 dB SDR and 14.2 dB SIR on MUSDB18. An estimate of nothing has an SDR of 0 dB.
 
 | | SDR | SIR | SAR |
 |---|---:|---:|---:|
 {chr(10).join(rows)}
 
-Of clips kept to validate with, which overlap with others, it changes music by {100 * learned["changed_music"]:.1f} %
-(L1 of compressed magnitudes), and what it left of a mixture by {100 * learned["changed_twice"]:.1f} % when it is run once more; of
-mixtures it takes off {100 * learned["taken"]:.1f} %.
+In validation clips, which overlap with training clips, it changes music by {100 * learned["changed_music"]:.1f} %
+(L1 of compressed magnitudes), and its own output for a mixture by {100 * learned["changed_twice"]:.1f} %; it
+removes {100 * learned["taken"]:.1f} % of mixtures.
 
-## What it learned from
+## Training data
 
 {lasting["songs"]:.0f} min of real songs, {lasting["music"]:.0f} min of instrumental music, and
-{lasting["mixtures"] - lasting["songs"]:.0f} min of songs that are generated: {lasting["speech"]:.0f} min of speech, moved to notes
-and slowed down, over that music. No recording under a licence with NC or ND.
+{lasting["mixtures"] - lasting["songs"]:.0f} min of synthetic songs: {lasting["speech"]:.0f} min of speech, shifted to notes
+and slowed down, over that music. No recording has a licence with NC or ND.
 
 {chr(10).join(f"- {line}" for line in figures["sources"])}
 
-## What it cannot do
+## Limits
 
-It has heard few singers and mostly speech that is sung by a machine: choirs, screams and voices with much reverberation stay in
-the accompaniment, and leading instruments that glide like a voice are taken for one. It works at {RATE} Hz: above
+It was trained on few singers and mostly on synthetic singing: choirs, screams and voices with much reverberation stay in the
+accompaniment, and lead instruments that glide like a voice are taken for one. It works at {RATE} Hz: above
 {RATE // 2000} kHz all is accompaniment. Both stems keep the mixture's phase.
 """
 

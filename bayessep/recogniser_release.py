@@ -84,25 +84,25 @@ def card(figures: dict[str, Any]) -> str:
     """Return the text of the model card."""
     heads, rates = zip(*figures["scores"].items(), strict=True)
     wrong, said = figures["strangers"]
-    unknown = f"Of {said} words by others, in recordings of their own, {wrong} % are wrong." if said else "Others were not tested."
+    unknown = f"Of {said} words by other speakers, {wrong} % are wrong." if said else "Other speakers were not tested."
     clean, mixture = figures["steps"]
     licences = "\n".join(f"- {licence}" for licence in figures["licences"])
     return f"""# {ATTENTION}
 
-Digits, zero to nine, through music: `bayessep transcribe --recogniser {ATTENTION}`. It knows no other word.
+Recognises digits, zero to nine, over music: `bayessep transcribe --recogniser {ATTENTION}`. It knows no other word.
 
-**Licence.** CC BY-SA 4.0, as what the weights were learned from asks.
+**Licence.** CC BY-SA 4.0, as the training data requires.
 
 - The recogniser of paper 001 (Woo et al., 2020) in the preset small: {figures["parameters"]:,} parameters in half precision,
   whose labels are characters.
 - Trained for {clean} steps on clean speech, then for {mixture} on speech with music at 0 dB ± 5 dB.
 - Made by `python -m bayessep.recogniser_release DATA -o bayessep/weights --work FOLDER`.
 
-## How good
+## Evaluation
 
-Word error rate in percent, of {figures["count"]} utterances of up to five digits, {figures["words"]} words, from
-{figures["recordings"]["test"]} recordings that training never heard **of the {figures["speakers"]} speakers that it did hear**, and
-with {figures["music"]["test"]} min of real music by other artists:
+Word error rate in per cent on {figures["count"]} utterances of up to five digits ({figures["words"]} words), made of
+{figures["recordings"]["test"]} recordings that are not in the training **by the {figures["speakers"]} speakers who are**, with
+{figures["music"]["test"]} min of real music by artists who are not:
 
 | | {" | ".join(heads)} |
 |---|{"---:|" * len(heads)}
@@ -110,20 +110,20 @@ with {figures["music"]["test"]} min of real music by other artists:
 
 {unknown}
 
-## What it learned from
+## Training data
 
-{figures["recordings"]["learn"]} recordings of single digits by {figures["speakers"]} speakers (the Free Spoken Digit Dataset), said
-one after another at other speeds, with {figures["music"]["learn"]} min of music by other artists, mixed anew for every step.
-{figures["recordings"]["held"]} recordings to stop by. No recording under a licence with NC or ND: the music is that of
-[conv-tasnet](conv-tasnet.md), whose card names it, and the speech is under
+{figures["recordings"]["learn"]} recordings of single digits by {figures["speakers"]} speakers (the Free Spoken Digit Dataset),
+joined into utterances and played faster or slower, with {figures["music"]["learn"]} min of music by other artists, mixed anew for every
+step; a further {figures["recordings"]["held"]} recordings for validation. No recording has a licence with NC or ND: the music is that of
+[conv-tasnet](conv-tasnet.md), listed on its card, and the licence of the speech is
 
 {licences}
 
-## What it cannot do
+## Limits
 
-It hears digits in whatever it is given: every other word, and every noise, is one or more of them to it. Voices that it does not
-know, of whom there are all but {figures["speakers"]}, it understands far worse. It was trained on pauses of at most
-{spoken.GAPS[1]:g} s between words.
+It outputs digits whatever the input: it takes other words and noises for digits, too. Speakers other than the {figures["speakers"]}
+of the training are recognised far worse. In training, pauses between words were at most
+{spoken.GAPS[1]:g} s.
 """
 
 

@@ -76,8 +76,8 @@ def release(data: Path, work: Path, output: Path, progress: Progress = lambda *_
 SHIPS = "as it ships"
 ROWS = {
     SHIPS: "as it ships",
-    TIME: "heard once, single precision",
-    FREQUENCY: "blstm-mask, to compare with",
+    TIME: "without the negative, single precision",
+    FREQUENCY: "blstm-mask, for comparison",
     "ideal-ratio-mask": "ideal ratio mask",
 }
 
@@ -112,48 +112,48 @@ def card(figures: dict[str, Any]) -> str:
         rows.append(f"| {name} | " + " | ".join(cells) + " |")
     steps = {name: (of["steps"], of["seconds_per_step"]) for name, of in figures["trainings"].items()}
     spent = "; ".join(f"{name} for {n} steps of {each:.2f} s, {n * each / 3600:.1f} h" for name, (n, each) in steps.items())
-    heads = " | ".join(f"{what}, {r:g} dB" for what in ("SDR", "SI-SDR gained", "SDR of music") for r in RATIOS)
+    heads = " | ".join(f"{what}, {r:g} dB" for what in ("SDR", "gain in SI-SDR", "SDR of music") for r in RATIOS)
     low, high = ours[SHIPS]["0"]["interval"]
     sources = "\n".join(f"- {line}" for line in figures["sources"])
     return f"""# conv-tasnet
 
-Speech and music taken apart: `bayessep separate --method conv-tasnet`.
+Separates speech and music: `bayessep separate --method conv-tasnet`.
 
-**Licence.** CC BY-SA 4.0, as some of what the weights were learned from asks.
+**Licence.** CC BY-SA 4.0, as some of the training data requires.
 
 - Conv-TasNet of paper 001 (Woo et al., 2020) in the preset small: {conv_tasnet.parameter_count(config):,} parameters in half
   precision, N={config.filters}, L={config.length}, B={config.bottleneck}, H={config.hidden}, X={config.blocks}, R={config.repeats};
-  {config.mask} masks, stems that sum to the mixture, 16 kHz. Its filter bank began as sines and cosines.
+  {config.mask} masks, stems that sum to the mixture, 16 kHz. Its filter bank was initialised with sines and cosines.
 - Trained: {spent}
-  (steps timed on {figures["machine"]} after the training). The last steps, in which the rate falls to nothing, repeat the first
-  mixtures. What ships is run twice, on a waveform and on its negative, and the mean is taken.
+  (steps timed on {figures["machine"]} after the training). The last steps, with a learning rate that decays to zero, repeat the
+  first mixtures. The shipped network averages its outputs for a waveform and for its negative.
 - Made by `python -m bayessep.separator_release DATA -o bayessep/weights --work FOLDER`.
 
-## How good
+## Evaluation
 
 {figures["count"]} mixtures of {BUDGETS[BUDGET].seconds:g} s at each ratio, of {minutes["test speech"]:.1f} min of real speech and
-{minutes["test music"]:.1f} min of real music from speakers and artists that training never heard; of the speech,
-{figures["most"]["speech"]} is of one collection, of the music {figures["most"]["music"]}. Means in decibels, of the speech where
-nothing else is said; gained is SI-SDR over the mixture. At 0 dB, the mean gain lies between {low:.1f} and {high:.1f} with 95 %
-(bootstrap over artists, of whom there are few). The paper's network, which learned from 260 hours of speech and 30 of music, has
-an SDR of 18.2 at 0 dB.
+{minutes["test music"]:.1f} min of real music by speakers and artists who are not in the training; one collection accounts for
+{figures["most"]["speech"]} of the speech, and one for {figures["most"]["music"]} of the music. Means in decibels, of the speech
+unless stated otherwise; the gain is in SI-SDR over the mixture. The 95 % interval of the mean gain at 0 dB is {low:.1f} to
+{high:.1f} (bootstrap over artists, of whom there are few). The paper's network, trained on 260 hours of speech and 30 of music,
+has an SDR of 18.2 at 0 dB.
 
 | | {heads} |
 |---|{"---:|" * (3 * len(RATIOS))}
 {chr(10).join(rows)}
 
-## What it learned from
+## Training data
 
-{minutes["learn speech"]:.1f} min of speech and {minutes["learn music"]:.1f} min of music, of it {len(GENERATED)} generated
-broadcasts, played faster and slower and mixed anew for every step at 0 dB ± 5 dB; {minutes["held speech"]:.1f} min and
-{minutes["held music"]:.1f} min to stop by. No recording under a licence with NC or ND.
+{minutes["learn speech"]:.1f} min of speech and {minutes["learn music"]:.1f} min of music, among them {len(GENERATED)} synthetic
+broadcasts, played faster and slower and mixed anew for every step at 0 dB ± 5 dB; a further {minutes["held speech"]:.1f} min and
+{minutes["held music"]:.1f} min for validation. No recording has a licence with NC or ND.
 
 {sources}
 
-## What it cannot do
+## Limits
 
-It takes voices that sing for speech. It knows little music: what is unlike what it heard stays in the speech in part, and speech
-sounds thinner where music is loud. Above 8 kHz it hears nothing: what is there is shared as the high frequencies below.
+It takes singing for speech. It knows little music: parts of unfamiliar music stay in the speech, and speech sounds thinner where
+music is loud. It does not see what lies above 8 kHz, which is divided between the stems like the high frequencies below.
 """
 
 
