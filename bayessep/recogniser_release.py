@@ -113,9 +113,9 @@ Word error rate in per cent on {figures["count"]} utterances of up to five digit
 ## Training data
 
 {figures["recordings"]["learn"]} recordings of single digits by {figures["speakers"]} speakers (the Free Spoken Digit Dataset),
-joined into utterances and played faster or slower, with {figures["music"]["learn"]} min of music by other artists, mixed anew for every
-step; a further {figures["recordings"]["held"]} recordings for validation. No recording has a licence with NC or ND: the music is that of
-[conv-tasnet](conv-tasnet.md), listed on its card, and the licence of the speech is
+joined into utterances and played faster or slower, with {figures["music"]["learn"]} min of music by other artists, mixed
+anew for every step; a further {figures["recordings"]["held"]} recordings for validation. No recording has a licence with NC or ND:
+the music is that of [conv-tasnet](conv-tasnet.md), listed on its card, and the licence of the speech is
 
 {licences}
 
