@@ -1,6 +1,6 @@
 """Command-line options that several verbs share. Importing this module is cheap.
 
-An option that is not given takes its default from `settings.Settings`; a test compares `show_default` with it.
+An option that is not given takes its default from `settings.Settings`, which its help shows.
 """
 
 from enum import StrEnum
@@ -10,18 +10,27 @@ from typing import Annotated
 
 import typer
 
-# The names of settings.METHODS, repeated here because that module takes a second to import.
-Method = StrEnum("Method", ["nmf", "variational", "icm", "joint", "svi", "unsupervised"])
-# These, conv-nmf, and the names of separator_commands.METHODS.
-AnyMethod = StrEnum(
-    "AnyMethod",
-    ["nmf", "variational", "icm", "joint", "svi", "unsupervised", "conv-nmf", "conv-tasnet", "blstm-mask", "deep-karaoke",
-     "idempotent-masker"],
-)  # fmt: skip
+from bayessep.settings import METHODS, Settings
+
+Method = StrEnum("Method", list(METHODS))
+# Networks are the names of separator_commands.METHODS, repeated here because that module takes a second to import.
+AnyMethod = StrEnum("AnyMethod", [*METHODS, "conv-nmf", "conv-tasnet", "blstm-mask", "deep-karaoke", "idempotent-masker"])
 # The names of estimates.ORACLES.
 ORACLES = ("ideal-binary-mask", "ideal-ratio-mask")
 Device = StrEnum("Device", ["auto", "cpu", "cuda"])
 Rule = StrEnum("Rule", ["exact", "printed"])
+
+
+
+def _default(name: str) -> str:
+    """Return the default of a setting as help shows it: its value, or the flag that stands for it."""
+    flags = {
+        "chain": ("independent", "chain"), "complete": ("as-given", "complete"), "align": ("level-as-given", "align"),
+        "weigh": ("median", "weigh"), "log_modes": ("modes", "log-modes"),
+    }  # fmt: skip
+    value = getattr(Settings(), name)
+    return flags[name][value] if name in flags else str(value)
+
 
 _known = partial(typer.Option, rich_help_panel="Examples and labels")
 _model = partial(typer.Option, rich_help_panel="Model and inference")
@@ -115,7 +124,7 @@ Bases = Annotated[
         "--bases",
         metavar="N",
         min=1,
-        show_default="80",
+        show_default=_default("bases"),
         help="Number of speech templates (conv-nmf: of each source, by default 40).",
     ),
 ]
@@ -125,7 +134,7 @@ Sweeps = Annotated[
         "--sweeps",
         metavar="N",
         min=1,
-        show_default="40",
+        show_default=_default("sweeps"),
         help="Maximum number of sweeps over the recording (conv-nmf: by default 50; svi: five gradient steps for each).",
     ),
 ]
@@ -135,7 +144,7 @@ TrainingSweeps = Annotated[
         "--training-sweeps",
         metavar="N",
         min=1,
-        show_default="100",
+        show_default=_default("training_sweeps"),
         help="Maximum number of sweeps over the training speech (conv-nmf: speech and music).",
     ),
 ]
@@ -145,7 +154,7 @@ Tolerance = Annotated[
         "--tolerance",
         metavar="X",
         min=0.0,
-        show_default="1e-05",
+        show_default=_default("tolerance"),
         help="Stop, after at least 20 sweeps, once the objective changes by at most this fraction of itself in "
         "five; svi takes all its steps.",
     ),
@@ -154,7 +163,7 @@ Chain = Annotated[
     bool | None,
     _model(
         "--chain/--independent",
-        show_default="chain",
+        show_default=_default("chain"),
         help="Model the music's frames as a Markov chain, played in order; or as independent, as in the paper.",
     ),
 ]
@@ -162,7 +171,7 @@ Complete = Annotated[
     bool | None,
     _model(
         "--complete/--as-given",
-        show_default="complete",
+        show_default=_default("complete"),
         help="With --chain, if the music repeats: learn the part of its period that is missing from the examples; "
         "or use only the examples.",
     ),
@@ -171,7 +180,7 @@ Align = Annotated[
     bool | None,
     _model(
         "--align/--level-as-given",
-        show_default="align",
+        show_default=_default("align"),
         help="With --complete: estimate the music's level and equalisation from where its known part is played; or "
         "expect them as given.",
     ),
@@ -180,7 +189,7 @@ Weigh = Annotated[
     bool | None,
     _model(
         "--weigh/--median",
-        show_default="weigh",
+        show_default=_default("weigh"),
         help="With --complete: estimate the missing part by weighing its repeats against the given part; or by the "
         "median of its repeats.",
     ),
@@ -190,7 +199,7 @@ EntryShape = Annotated[
     _model(
         "--entry-shape",
         metavar="X",
-        show_default="30.0",
+        show_default=_default("entry_shape"),
         help="With --complete: shape of the Gamma prior around the estimate of the missing part; larger is tighter.",
     ),
 ]
@@ -200,7 +209,7 @@ WarmUp = Annotated[
         "--warm-up",
         metavar="N",
         min=0,
-        show_default="20",
+        show_default=_default("warm_up"),
         help="With --complete: initial sweeps, at most half of all, before the missing part is learned.",
     ),
 ]
@@ -209,7 +218,7 @@ Overlap = Annotated[
     _model(
         "--overlap",
         metavar="X",
-        show_default="0.75",
+        show_default=_default("overlap"),
         help="Overlap of consecutive frames, as a fraction from 0.25 to below 1; the paper has 0.5.",
     ),
 ]
@@ -219,7 +228,7 @@ SpeechShape = Annotated[
         "--speech-shape",
         metavar="X",
         min=0.0,
-        show_default="0.3",
+        show_default=_default("speech_shape"),
         help="Shape of the Gamma prior that ties each bin of speech to the templates; larger is tighter, 0 is "
         "exact, as in the paper.",
     ),
@@ -229,7 +238,7 @@ MaskPower = Annotated[
     _model(
         "--mask-power",
         metavar="X",
-        show_default="1.5",
+        show_default=_default("mask_power"),
         help="Stems share each bin by their magnitudes to this power: 1 as in the paper, 2 as a Wiener filter. "
         "Method idempotent-masker: exponent of its masks of the accompaniment (by default 1 / 0.3; its "
         "authors' code has 9).",
@@ -250,7 +259,7 @@ Faint = Annotated[
         "--faint",
         metavar="DB",
         min=0.0,
-        show_default="None",
+        show_default=_default("faint"),
         help="Make unlabelled frames all speech where the inferred music is over this many decibels below the "
         "mixture, if --p-music is below 0.75; 0: never.",
     ),
@@ -260,7 +269,7 @@ Temperature = Annotated[
     _model(
         "--temperature",
         metavar="X",
-        show_default="2.0",
+        show_default=_default("temperature"),
         help="For uncertainties, divide the log-odds of the mask by X; the mask is unchanged.",
     ),
 ]
@@ -270,7 +279,7 @@ Spread = Annotated[
         "--spread",
         metavar="X",
         min=0.0,
-        show_default="2.4",
+        show_default=_default("spread"),
         help="For uncertainties, standard deviation of the true log-odds around those divided by --temperature; 0: "
         "the posterior's own, which is overconfident.",
     ),
@@ -281,7 +290,7 @@ JointWeight = Annotated[
         "--joint-weight",
         metavar="X",
         min=0.0,
-        show_default="1.0",
+        show_default=_default("joint_weight"),
         help="Method joint: weight of a frame of MIX relative to one of training speech.",
     ),
 ]
@@ -290,7 +299,7 @@ PMusic = Annotated[
     _model(
         "--p-music",
         metavar="X",
-        show_default="0.5",
+        show_default=_default("p_music"),
         help="Evidence for music in each unlabelled frame, above 0 and at most 1: 0.5 is neutral, more is for "
         "music, less against it.",
     ),
@@ -300,7 +309,7 @@ Level = Annotated[
     _model(
         "--level",
         metavar="X",
-        show_default="2.0",
+        show_default=_default("level"),
         help="Mean magnitude that MIX is scaled to; the greater, the more the data weigh against the priors.",
     ),
 ]
@@ -309,7 +318,7 @@ MaxFrequency = Annotated[
     _model(
         "--max-frequency",
         metavar="HZ",
-        show_default="8000.0",
+        show_default=_default("max_frequency"),
         help="Highest modelled frequency (Hz); what lies above follows the highest band.",
     ),
 ]
@@ -319,7 +328,7 @@ FilterShape = Annotated[
         "--filter-shape",
         metavar="X",
         min=0.0,
-        show_default="30.0",
+        show_default=_default("filter_shape"),
         help="Shape of the Gamma prior on the music's filter, around 1 or what --align finds; larger is tighter, 0 "
         "is flat, as in the paper.",
     ),
@@ -330,7 +339,7 @@ GainShape = Annotated[
         "--gain-shape",
         metavar="X",
         min=0.0,
-        show_default="30.0",
+        show_default=_default("gain_shape"),
         help="Shape of the Gamma prior on the music's gain in each frame, around 1 or what --align finds; 0 is "
         "flat, as in the paper.",
     ),
@@ -341,7 +350,7 @@ Candidates = Annotated[
         "--candidates",
         metavar="N",
         min=1,
-        show_default="8",
+        show_default=_default("candidates"),
         help="Frames of the music kept as candidates for each frame of MIX; more are slower.",
     ),
 ]
@@ -351,7 +360,7 @@ MaxCatalogue = Annotated[
         "--max-catalogue",
         metavar="N",
         min=1,
-        show_default="1000",
+        show_default=_default("max_catalogue"),
         help="Maximum number of music frames in the model (16 ms each by default); of longer music, the first are "
         "used, and a period that does not fit is not completed.",
     ),
@@ -360,7 +369,7 @@ LogModes = Annotated[
     bool | None,
     _model(
         "--log-modes/--modes",
-        show_default="modes",
+        show_default=_default("log_modes"),
         help="Method icm: estimate excitations and music by the modes of their logarithms; or by their own modes, "
         "which are sparse.",
     ),
@@ -370,7 +379,7 @@ TheRule = Annotated[
     _model(
         "--rule",
         metavar="exact|printed",
-        show_default="exact",
+        show_default=_default("rule"),
         help="Update of the music frames' probabilities: exact, or as printed in the paper (with --independent; "
         "svi is always exact).",
     ),

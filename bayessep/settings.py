@@ -1,11 +1,15 @@
 """The separation methods and their settings."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from bayessep.errors import UserError
-from bayessep.gamma import Reading
+
+if TYPE_CHECKING:  # it imports JAX, and options must be there at once
+    from bayessep.gamma import Reading
 
 SVI_STEPS = 5  # gradient steps of svi per sweep of the settings
 
