@@ -29,7 +29,7 @@ from bayessep.errors import UserError
 from bayessep.models import blstm_mask, conv_tasnet
 from bayessep.models.blstm_mask import BlstmMask
 from bayessep.models.conv_tasnet import ConvTasNet
-from bayessep.models.waveform_separation import consistent
+from bayessep.models.waveform_separation import SILENT, consistent
 from bayessep.resampling import resampled
 from bayessep.separators import Progress, silent
 from bayessep.shipped import Weights
@@ -284,6 +284,41 @@ _FAINTEST = 1e-30
 """Levels below are silence: float32 could not say what recordings are multiplied by."""
 
 
+class _Measured(NamedTuple):
+    """Levels of a recording; the mean square is that of its stretches that are not silent, without the offset."""
+
+    offset: Float[np.ndarray, "C 1"]  # mean of each channel
+    lowest: Float[np.ndarray, "C 1"]
+    highest: Float[np.ndarray, "C 1"]
+    mean_square: float
+
+
+def _measured(read: Callable[[], Iterable[Samples]], sample_rate: int, name: str) -> _Measured:
+    """Measure a recording, in stretches of a quarter of a second.
+
+    Raises:
+        UserError: it holds a sample that is not finite.
+    """
+    size = max(1, sample_rate // 4)
+    total, lowest, highest = np.zeros((3, 1, 1))
+    powers, counts = [np.zeros(1)], [np.ones(1)]
+    for piece in filter(np.size, read()):
+        firsts = np.arange(0, piece.shape[1], size)
+        powers.append(np.add.reduceat(np.square(piece, dtype=np.float64).sum(0), firsts))
+        counts.append(np.diff(firsts, append=piece.shape[1]) * len(piece))
+        if not np.isfinite(powers[-1]).all():
+            raise not_finite(name)
+        total = total + piece.sum(axis=1, dtype=np.float64, keepdims=True)
+        lowest = np.minimum(lowest, piece.min(axis=1, keepdims=True))
+        highest = np.maximum(highest, piece.max(axis=1, keepdims=True))
+    power, count = np.concatenate(powers), np.concatenate(counts)
+    offset = total * len(total) / max(count[1:].sum(), 1)
+    power = np.maximum(power - count * np.mean(offset**2), 0) * (power / count > 1e-12 * np.mean(offset**2))
+    heard = power / count >= SILENT * (power / count).max()
+    mean_square = float(power[heard].sum() / count[heard].sum())
+    return _Measured(*(x.astype(np.float32) for x in (offset, lowest, highest)), mean_square)
+
+
 def speech_of(
     read: Callable[[], Iterable[Samples]], sample_rate: int, separator: Windowed, name: str = "the recording"
 ) -> Iterator[tuple[Samples, Samples]]:
@@ -294,21 +329,11 @@ def speech_of(
     Raises:
         UserError: the recording is silent, or not finite.
     """
-    power, count = 0.0, 0
-    total, lowest, highest = np.zeros((3, 1, 1))
-    for piece in read():
-        power += float(np.sum(np.square(piece, dtype=np.float64)))
-        if not np.isfinite(power):
-            raise not_finite(name)
-        total = total + piece.sum(axis=1, dtype=np.float64, keepdims=True)
-        lowest = np.minimum(lowest, piece.min(axis=1, initial=np.inf, keepdims=True))
-        highest = np.maximum(highest, piece.max(axis=1, initial=-np.inf, keepdims=True))
-        count += piece.size
+    found = _measured(read, sample_rate, name)
     # Waveform networks were trained without a constant offset; one as large as the sound costs decibels. It stays in the music.
-    offset = (total * len(total) / max(count, 1) * isinstance(separator, Separator)).astype(np.float32)
-    mean_square = power / max(count, 1) - float(np.mean(np.square(offset, dtype=np.float64)))
-    scale = separator.level(max(mean_square, 0.0), float(np.maximum(highest - offset, offset - lowest).max()))
-    if not power or mean_square <= 1e-12 * power / count or scale < _FAINTEST:
+    offset = found.offset * np.float32(isinstance(separator, Separator))
+    scale = separator.level(found.mean_square, float(np.maximum(found.highest - offset, offset - found.lowest).max()))
+    if not found.mean_square or scale < _FAINTEST:
         raise UserError(f"{name} is silent: there is nothing to separate; give another recording.")
     rate = separator.sample_rate
 

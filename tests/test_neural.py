@@ -185,6 +185,17 @@ def test_a_constant_offset_changes_no_speech_and_stays_in_the_music(rate: int) -
     np.testing.assert_allclose(moved.music, found.music + offset, atol=2e-4)
 
 
+def test_a_recording_is_scaled_by_the_level_of_what_sounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other networks than Conv-TasNet depend on it: beside silence, what sounds would be louder than any mixture in training."""
+    levels: list[float] = []
+    level = Separator.level
+    monkeypatch.setattr(Separator, "level", lambda self, power, peak: levels.append(power) or level(self, power, peak))
+    x, silence = _sound(2, 2.0), np.zeros((2, 6 * RATE), np.float32)
+    for one in (x, np.concatenate([silence, x, silence], axis=1), np.concatenate([x, 1e-4 * np.sign(_sound(2, 9.0))], axis=1)):
+        neural.separate(one, RATE, _separator())
+    np.testing.assert_allclose(levels, np.mean(x**2), rtol=1e-3)
+
+
 def test_silence_beside_what_sounds_does_not_change_how_it_is_separated() -> None:
     """The norm over a window is one of what sounds in it, whether silence is digital or hardly heard."""
     config = dataclasses.replace(TINY, norm="global")
