@@ -182,7 +182,7 @@ def _open(path: AnyPath, track: int = 0) -> Iterator[_SoundFile | _Container]:
     try:
         mode = os.stat(path).st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # files are read more than once
-            raise UserError(f"{path} is a pipe or a device; write its sound to a file first, and give that.")
+            raise UserError(f"{path} is a pipe or a device; save its sound to a file first, and give that file.")
         # Python opens the file and passes the descriptor to libsndfile: that gives exact errors, and keeps
         # libsndfile from judging a file by its extension.
         with open(path, "rb") as file:
@@ -194,10 +194,10 @@ def _open(path: AnyPath, track: int = 0) -> Iterator[_SoundFile | _Container]:
                 sound = None
             if sound is not None:
                 if track:
-                    raise UserError(f"{path} has one sound track, and not {track + 1}.")
+                    raise UserError(f"{path} has one sound track, not {track + 1}.")
                 with sound:
                     if problem := joined.promises_wrongly(sound.format, sound.subtype, sound.frames, sound.samplerate, file):
-                        raise UserError(f"{path} {problem}; write it anew first, for example with ffmpeg -i {path} whole.flac.")
+                        raise UserError(f"{path} {problem}; convert it first, for example with ffmpeg -i {path} whole.flac.")
                     yield _SoundFile(sound, path)
                 return
     except OSError as error:
@@ -236,7 +236,7 @@ class _SoundFile:
             end_of_file = True
         if end_of_file and promised - position > _HEADER_TOLERANCE_SECONDS * self.sample_rate:
             length = f"{sound.frames / self.sample_rate:.1f} s"
-            raise UserError(f"{self._path} is cut off or damaged before its {length} are over; get it anew.")
+            raise UserError(f"{self._path} is cut off or damaged before its {length} are over; download or export it again.")
 
 
 @contextmanager
@@ -246,18 +246,18 @@ def _open_container(path: AnyPath, track: int) -> Iterator[_SoundFile | _Contain
         import av  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UserError(
-            f"{path} is not audio in a format known here (wav, flac, ogg, mp3, aiff …); if it is a container "
+            f"{path} is not audio in a known format (wav, flac, ogg, mp3, aiff …); if it is a container "
             "such as mp4, m4a, mkv or webm, install bayessep[containers]."
         ) from None
     try:
         with av.open(os.path.abspath(path)) as container:  # a relative name with a colon would be taken for a URL
             if not container.streams.audio:
-                raise UserError(f"{path} holds no sound; give a file that does.")
+                raise UserError(f"{path} has no sound track; give a file that has one.")
             if track >= len(container.streams.audio):
-                raise UserError(f"{path} has {len(container.streams.audio)} sound tracks, and not {track + 1}.")
+                raise UserError(f"{path} has {len(container.streams.audio)} sound tracks, not {track + 1}.")
             yield _Container(container, av.AudioResampler, track)
     except (av.FFmpegError, OSError) as error:
-        raise UserError(f"{path} is not audio known here, or is damaged: {_reason(error)}.") from error
+        raise UserError(f"{path} is not audio in a known format, or is damaged: {_reason(error)}.") from error
 
 
 class _Container:
@@ -345,7 +345,7 @@ class Writer:
             raise UserError(f"cannot write {path}: its name must end in one of {', '.join(_FORMATS)}.")
         self._subtype = "VORBIS" if self._format == "OGG" else subtype.upper()
         if not soundfile.check_format(self._format, self._subtype):
-            raise UserError(f"cannot write {path}: {self._format} has no subtype {subtype}; take PCM_24.")
+            raise UserError(f"cannot write {path}: {self._format} has no subtype {subtype}; use PCM_24.")
         self._most = _WAV_BYTES // (channels * _SAMPLE_BYTES.get(self._subtype, 8)) if self._format == "WAV" else None
         if self._most is not None and frames is not None and frames > self._most:
             self._format, self._most = "RF64", None
@@ -392,7 +392,7 @@ class Writer:
             self._close()
             # A full disk can go unnoticed until the last bytes: compare the file with what was written.
             if lost := self.frames - soundfile.info(_encoded(self._temporary)).frames:
-                raise UserError(f"cannot write {self.path}: {lost} samples got lost; is the disk full?")
+                raise UserError(f"cannot write {self.path}: {lost} samples were lost; is the disk full?")
             os.replace(self._temporary, self.path)
 
     def _close(self) -> None:

@@ -201,19 +201,20 @@ def learn(
         trained, speech_from = separators.train_templates(speech, model, progress), RECORDING
     else:
         trained, speech_from = general.trained("speech", frequencies), GENERAL
-        notes.append(f"{_heard('speech', speech_seconds)}: it is told by what speech sounds like in general.")
+        notes.append(f"{_alone('speech', speech_seconds)}: a general model of speech is used instead.")
         speech_seconds = 0.0
     music_from = RECORDING
     if heard_seconds < settings.least_music:
         trained, music_from = separators.beside(trained, general.trained("music", frequencies)), GENERAL
-        notes.append(f"{_heard('music', heard_seconds)}: it is told by what music sounds like in general, which is far less sure.")
+        notes.append(f"{_alone('music', heard_seconds)}: a general model of music is used instead, which is far less certain.")
         music, lengths, music_seconds = music[:0], (), 0.0
     return Learned(trained, music, lengths, speech_from, music_from, speech_seconds, music_seconds, tuple(notes))
 
 
-def _heard(what: str, seconds: float) -> str:
+def _alone(what: str, seconds: float) -> str:
     """Say how little of a sound is heard alone: less than is labelled, as `hear` trusts only sure frames away from edges."""
-    return f"no {what} is surely heard alone" if seconds < 0.05 else f"only {seconds:.1f} s of {what} are surely heard alone"
+    found = f"no {what}" if seconds < 0.05 else f"only {seconds:.1f} s of {what}"
+    return f"{found} could be found alone with certainty"
 
 
 # --- recordings held in memory -------------------------------------------------------------------------------------------
@@ -262,7 +263,7 @@ def clean(
     """
     check_mixture(mixture, "the recording")
     if not mixture.any():
-        raise UserError("the recording is silent: there is nothing to separate.")
+        raise UserError("the recording is silent: there is nothing to separate; give one with sound in it.")
     model = settings.model
     window = preparation.window_of(model, sample_rate)
     spectrum = np.asarray(stft(jnp.asarray(mixture, jnp.float32), window))
@@ -298,14 +299,14 @@ def _nothing_mixed(given: Given, segments: Sequence[Segment]) -> tuple[str, ...]
     seconds = {what: total(segments, what) + total(segments, BOTH) for what in (SPEECH, MUSIC)}
     if given.only_speech.any() and given.only_music.any():
         if seconds[SPEECH] > 0:
-            return ("speech and music are nowhere heard at once: each stem has its own stretches.",)
-        return ("nothing but music is heard: what is neither passes with the speech.",)
+            return ("speech and music never sound at once: each stem has its own stretches.",)
+        return ("only music was detected: everything else goes into the speech stem.",)
     what, other = (MUSIC, SPEECH) if given.only_music.any() else (SPEECH, MUSIC)
     if seconds[other] > 0:
-        return (f"{seconds[other]:.1f} s of {other} are too few to be believed: all of the recording is taken for {what}.",)
+        return (f"{seconds[other]:.1f} s of {other} are too little to be credible: the whole recording is treated as {what}.",)
     if seconds[what] > 0:
-        return (f"nothing but {what} is heard: that stem is the recording.",)
-    return ("neither speech nor music is heard: the stem of speech is the recording.",)
+        return (f"only {what} was detected: its stem is the whole recording.",)
+    return ("neither speech nor music was detected: the speech stem is the whole recording.",)
 
 
 # --- recordings of any length --------------------------------------------------------------------------------------------
@@ -333,7 +334,7 @@ def clean_file(
     most = round(max(settings.most_music, settings.most_speech) * frame_rate)
     found = streaming.survey(path, window, n_bins, lambda times: hear(detection, times, settings), most=most)
     if found.silent:
-        raise UserError(f"{path} is silent: there is nothing to separate.")
+        raise UserError(f"{path} is silent: there is nothing to separate; give a recording with sound in it.")
     scale = np.float32(model.level / (found.level or 1.0))
     stretches = [one * scale for one in found.stretches()]
     frequencies = bin_frequencies(window, rate)[:n_bins]

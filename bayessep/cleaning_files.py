@@ -67,7 +67,7 @@ def writing(recogniser: str | None, weights: Path | None, draws: int) -> Writing
     """
     if recogniser is None and weights is None:
         if draws:
-            raise UserError("--draws mark words of a transcript; name a --recogniser, too.")
+            raise UserError("--draws serve to mark uncertain words in a transcript; give a --recogniser, too.")
         return None
     made, name, digest = recognisers.named(recogniser, weights), recogniser or recognisers.ATTENTION, None
     if weights is not None:
@@ -136,7 +136,7 @@ def clean(
         rows.append(row)
         if skip_existing and is_done(task, settings, writing):
             row["status"] = SKIPPED
-            terminal.note(f"{task.recording} is cleaned already, in {task.folder}")
+            terminal.note(f"{task.recording} is already cleaned, in {task.folder}")
             continue
         if len(planned) > 1:
             terminal.note(f"{n}/{len(planned)}: {task.recording}")
@@ -217,11 +217,11 @@ def clean_one(
     info, failure = audio.probe(task.recording), ""
     is_long, about = recordings.is_long(info), _input(task.recording, info)
     if writing and writing.draws and is_long:
-        raise UserError(f"--draws: {task.recording} is too long to be held at once; leave them out, or clean a part of it.")
+        raise UserError(f"--draws: {task.recording} is too long to be held in memory; leave --draws out, or clean a part of it.")
     outdated = _transcripts(task.folder)
     for path in (task.folder / name for name in TRANSCRIPTS.values() if writing and name not in outdated):
         if path.exists():  # edited by hand
-            raise UserError(f"{path} is not as an earlier call has written it; move it, or choose another folder with -o.")
+            raise UserError(f"{path} is not as an earlier call wrote it; move it, or choose another folder with -o.")
     with output.draft(task.folder, replacing=outdated) as part:
         with terminal.working() as progress:
             heard = detection.detect(task.recording, progress=progress)
@@ -246,11 +246,11 @@ def clean_one(
         (part / FILES["report"]).write_text(page, encoding="utf-8", errors="replace")
         (part / FILES["details"]).write_text(to_json(document), encoding="utf-8")
     if outdated and not said:
-        terminal.warn(f"{task.folder} held the transcript of an earlier call, of other stems: it was removed")
+        terminal.warn(f"the transcript in {task.folder} belonged to the stems of an earlier call: it was removed")
     for text in found.notes:
         terminal.note(f"{task.recording}: {text}")
     if said and writing and writing.draws and not draws:
-        terminal.note(f"{task.recording}: nothing was mixed, so speech is settled: there is nothing to draw, and no word is marked")
+        terminal.note(f"{task.recording}: nothing was mixed, so speech is certain: there is nothing to draw, and no word is marked")
     if failure:
         raise UserError(failure)
     return document
@@ -268,7 +268,7 @@ def _stems(
         return cleaning.clean_file(recording, heard, speech, music, settings, progress=progress), 1.0, ()
     mixture, rate = audio.read(recording)
     if not mixture.any():
-        raise UserError(f"{recording} is silent: there is nothing to separate; give another recording.")
+        raise UserError(f"{recording} is silent: there is nothing to separate; give a recording with sound in it.")
     stems = cleaning.clean(mixture, rate, heard, settings, draws=draws, progress=progress)
     gain = audio.common_gain(stems.speech, stems.music, mixture)
     audio.write(speech, stems.speech * np.float32(gain), rate)
@@ -320,13 +320,13 @@ def _account(heard: Detection, found: Cleaned) -> dict[str, Any]:
 def sentences(document: dict[str, Any]) -> list[str]:
     """Summarise clean.json in sentences for people."""
     of = ", ".join(f"{seconds:.0f} s of {label}" for label, seconds in document["seconds_of"].items() if seconds >= 0.5)
-    said = [f"Heard: {of}." if of else "Hardly anything is heard."]
+    said = [f"Detected: {of}." if of else "Hardly anything was detected."]
     for what, learned in document["learned"].items():
         if learned["from"] == cleaning.RECORDING:
-            kind = "the speech" if what == SPEECH else "different music"
-            said.append(f"The {what} was learned from {learned['seconds']:.1f} s of {kind} that are surely heard alone.")
+            kind = "speech" if what == SPEECH else "distinct music"
+            said.append(f"The {what} was learned from {learned['seconds']:.1f} s of {kind} found alone with certainty.")
     said += [note[:1].upper() + note[1:] for note in document["notes"]]
     if document["output_gain"] == 1:
-        return [*said, "The stems add up to the recording. Where speech is heard alone it passes untouched."]
-    gain = f"Both stems are quieter by a factor of {document['output_gain']:.3f}, or one would clip"
-    return [*said, f"{gain}: they add up to the recording times that. But for it, speech that is heard alone passes untouched."]
+        return [*said, "The stems add up to the recording. Speech heard alone passes untouched."]
+    gain = f"Both stems are scaled by a factor of {document['output_gain']:.3f} to avoid clipping"
+    return [*said, f"{gain}: they add up to the recording times that. Otherwise, speech heard alone passes untouched."]

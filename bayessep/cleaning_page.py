@@ -100,7 +100,7 @@ def render(
         style=report.STYLE + _STYLE,
         script=report.SCRIPT,
         told="".join(f"<p>{html.escape(sentence)}</p>" for sentence in told),
-        waveform=_waveform(mixture, detection.segments) + report.strip("heard", detection.segments, seconds),
+        waveform=_waveform(mixture, detection.segments) + report.strip("detected", detection.segments, seconds),
         presence=presence,
         uncertainty=svg("".join(lines), "Relative standard deviation of both stems over time", "100 %", "0"),
         said="" if said is None else _words(said),
@@ -132,8 +132,8 @@ def _words(said: Transcript) -> str:
         f"<p><time>{int(caption.start) // 60}:{int(caption.start) % 60:02}</time> {html.escape(' '.join(caption.lines))}</p>"
         for caption in captions(said.words)
     ]
-    unsure = f" Words with {html.escape(UNSURE)} change between {said.draws} draws of the speech." if said.draws else ""
-    return f"<h2>What is said</h2><p>By a machine.{unsure}</p>" + ("".join(lines) or "<p>No word is recognised.</p>")
+    unsure = f" Words marked {html.escape(UNSURE)} differ between {said.draws} draws of the speech." if said.draws else ""
+    return f"<h2>Transcript</h2><p>Made by a machine.{unsure}</p>" + ("".join(lines) or "<p>No words were recognised.</p>")
 
 
 def _waveform(seen: Look, segments: Sequence[Segment]) -> str:
@@ -168,18 +168,18 @@ _PAGE = """<!DOCTYPE html>
 <title>$title</title><style>$style</style></head><body><main>
 <h1>$title</h1>
 $told
-<h2>What is heard</h2>
+<h2>Detected speech and music</h2>
 $waveform
 <h3>Probability of <b class="speech">speech</b>, and of <b class="music">music</b></h3>
 $presence
 $said
 <h2>The recording</h2>$recording
-<h2>Its stems</h2>
+<h2>The stems</h2>
 $stems
-<h3>How unsure they are: standard deviation of <b class="speech">speech</b> and <b class="music">music</b>, relative to
+<h3>Uncertainty: standard deviation of <b class="speech">speech</b> and <b class="music">music</b>, relative to
 each</h3>$uncertainty
-<footer><p>Pictures: the stronger, the louder, on one scale that reaches 70 dB down from the loudest point of the recording. Click
-one to play from there. Uncertainty is a running median over half a second, cut at 100 %, and 0 where a sound is heard
+<footer><p>Spectrograms: the stronger, the louder, on one scale down to 70 dB below the loudest point of the recording. Click
+one to play from there. Uncertainty is a running median over half a second, capped at 100 %, and 0 where a sound is heard
 alone.</p></footer>
 </main><script>$script</script></body></html>
 """

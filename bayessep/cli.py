@@ -104,11 +104,11 @@ def _settings(options: Mapping[str, Any], methods: Sequence[str], terminal: Term
     given |= {name: None for name in ("filter_shape", "gain_shape", "speech_shape", "spread", "faint") if given.get(name) == 0}
     settings = Settings(**given)
     if given.get("complete") and not settings.chain:
-        terminal.warn("--complete does nothing without --chain: only music that is played in order has parts to complete.")
+        terminal.warn("--complete has no effect without --chain: only music that is played in order can be completed.")
     elif given.get("complete") and "unsupervised" in methods:
-        terminal.warn("--complete does nothing for unsupervised: without training, nothing tells which part is music.")
+        terminal.warn("--complete has no effect with unsupervised: without training, nothing tells which part is music.")
     if settings.rule == "printed" and "svi" in methods:
-        terminal.warn("--rule printed does nothing for svi, which follows the gradient of the exact bound.")
+        terminal.warn("--rule printed has no effect with svi, which follows the gradient of the exact bound.")
     return settings
 
 
@@ -139,7 +139,7 @@ def _refuse_others(options: Mapping[str, Any], taken: set[str]) -> None:
     """Refuse options that a method does not take, rather than ignore them silently."""
     for name, value in options.items():
         if name not in taken and value is not None and value != [] and (name not in ("draws", "seed") or value):
-            raise UserError(f"--{name.replace('_', '-')} is nothing that {options['method']} takes: leave it out.")
+            raise UserError(f"--{name.replace('_', '-')} does not apply to {options['method']}; leave it out.")
 
 
 # --- verbs ---------------------------------------------------------------------------------------------------------------
@@ -307,7 +307,7 @@ def compare(
 
     options = dict(locals())
     if (reference_speech is None) != (reference_music is None):
-        raise UserError("give both --reference-speech and --reference-music, or neither: scores need the two of them.")
+        raise UserError("give both --reference-speech and --reference-music, or neither: scores need both.")
     known, material = (*AnyMethod, *ORACLES), None
     if methods is None:
         chosen = [*Method, *separator_commands.everything(weights or [], reference_speech is not None)]
@@ -315,14 +315,14 @@ def compare(
         left = [name for name in chosen if name in (*Method, "conv-nmf") and not recordings.enough(name, material)]
         if left:
             chosen = [name for name in chosen if name not in left]
-            terminal.warn(f"left out, as too little is given to learn from: {', '.join(left)}.")
+            terminal.warn(f"left out for lack of examples to learn from: {', '.join(left)}.")
     else:
         chosen = [name.strip() for name in methods.split(",") if name.strip()]
     for name in chosen:
         if name not in known:
             raise UserError(f"--methods: there is no method {name!r}; choose among {', '.join(known)}.")
         if name in ORACLES and reference_speech is None:
-            raise UserError(f"{name} is made of the truth: give --reference-speech and --reference-music.")
+            raise UserError(f"{name} is computed from the true sources: give --reference-speech and --reference-music.")
     if not chosen:
         raise UserError(f"--methods: name at least one of {', '.join(known)}.")
     bayesian = [name for name in chosen if name in list(Method)]

@@ -149,17 +149,17 @@ def reproduce(
     given = {"development": development, "jobs": jobs, "transfer": transfer, "long": long, "part": part, "speech": speech}
     for name, value in given.items():
         if value and experiment not in _OF[name]:
-            raise UserError(f"--{name} is of another experiment ({', '.join(_OF[name])}); leave it out for {experiment}.")
+            raise UserError(f"--{name} belongs to another experiment ({', '.join(_OF[name])}); leave it out for {experiment}.")
     if quick and long:
-        raise UserError("--quick runs a part of the experiment, --long all of it; take one of the two.")
+        raise UserError("--quick runs a part of the experiment, --long all of it; give only one of them.")
     if experiment == Experiment.woo2020:
         part = part or Part.recognition
     described, output = devices.begin(device, terminal), output or Path("-".join(filter(None, (experiment, part))))
     recognition = partial(experiment_commands.reproduce_recognition, speech=speech)
     if part == Part.separation and speech is not None:
-        raise UserError("--speech is of --part recognition; leave it out of the separation.")
+        raise UserError("--speech belongs to --part recognition; leave it out of the separation.")
     if finished and speech is not None:
-        raise UserError("--finished runs nothing, and --speech says what is run on; take one of the two.")
+        raise UserError("--finished runs nothing, and --speech says what to run on; give only one of them.")
     of_networks = {
         Experiment.woo2020: experiment_commands.reproduce_separation if part == Part.separation else recognition,
         Experiment.michelashvili2019: experiment_commands.reproduce_masking,

@@ -19,7 +19,7 @@ models = typer.Typer(no_args_is_help=True, help="List, describe and verify the i
 class Listener(Verb):
     """A verb that writes the file of each recording as soon as it is finished."""
 
-    when_interrupted = "what is written so far is whole"
+    when_interrupted = "files written so far are complete"
 
 
 def register(app: typer.Typer) -> None:

@@ -32,7 +32,7 @@ def separate(
         UserError: draws are asked for, and the recording is too long to be held in memory.
     """
     if draws and material.is_long:
-        raise UserError(f"--draws: {material.path} is too long to be held at once; draw from a part of it.")
+        raise UserError(f"--draws: {material.path} is too long to be held in memory; separate a part of it.")
     earlier = earlier_draws(folder)
     names = {*accounts.FILES.values(), *earlier, *map(_DRAW.format, range(1, draws + 1))}
     output.keep_inputs(folder, names, material.inputs)
@@ -102,7 +102,7 @@ def _write_draws(
     (folder / _DRAW).parent.mkdir()
     for n, speech in enumerate(draw_speech(result, mixture, sample_rate, key_of(result), draws), start=1):
         audio.write(folder / _DRAW.format(n), speech * np.float32(gain), sample_rate, "FLOAT")
-        progress("drawing", n, draws, float("nan"))
+        progress("sampling", n, draws, float("nan"))
 
 
 def _separate_in_pieces(
@@ -112,7 +112,7 @@ def _separate_in_pieces(
 
     for text in streaming.limits(settings):
         terminal.warn(text)
-    terminal.note(f"{material.path} is long, and is worked on in pieces")
+    terminal.note(f"{material.path} is long, and is processed in blocks")
     with terminal.working() as progress:
         result = streaming.separate_file(
             material.path, material.known, settings, *(part / accounts.FILES[s] for s in ("speech", "music")), progress=progress
@@ -125,13 +125,13 @@ def _told(document: dict[str, Any]) -> str:
     """Summarise a separation in a few lines."""
     sweeps = f"{document['sweeps']} {METHODS[document['method']].unit}" + ("" if document["converged"] else " (not yet converged)")
     if document["converged"] is None:
-        sweeps = "in pieces"
-    pace = f"{document['seconds']:.1f} s, {document['real_time_factor']:.2f} of the length of the recording"
+        sweeps = "in blocks"
+    pace = f"{document['seconds']:.1f} s ({document['real_time_factor']:.2f} of the recording's length)"
     lines = [f"{document['method']}: {sweeps}, {pace}"]
     if document["period_seconds"]:
         lines.append(f"the music repeats every {document['period_seconds']:.2f} s")
     if document["output_gain"] != 1:
-        lines.append(f"both stems are quieter by a factor of {document['output_gain']:.3f}, or one would clip")
+        lines.append(f"both stems are scaled by a factor of {document['output_gain']:.3f} to avoid clipping")
     folder = Path(document["output"]["folder"])
     return "\n".join([*lines, *(str(folder / name) for key, name in document["output"].items() if key != "folder")])
 
@@ -158,7 +158,7 @@ def compare(
     from bayessep import comparison, report
 
     if material.is_long:
-        terminal.warn(f"{material.path} is long, and compare holds all of it in memory; a part of it would do.")
+        terminal.warn(f"{material.path} is long, and compare holds all of it in memory; a part of it is enough.")
     if any(name in METHODS for name in methods):
         recordings.warn_of_long_music(material, settings, terminal.warn)
     mixture, rate = recordings.read_mixture(material), material.info.sample_rate
@@ -207,7 +207,7 @@ def _show(result: Any, document: dict[str, Any], page: Path, terminal: Terminal)
 
     from bayessep import comparison
 
-    terminal.result(document, Group(comparison.table(result), f"listen and look: {page}"))
+    terminal.result(document, Group(comparison.table(result), f"to look and listen, open {page}"))
 
 
 # --- evaluate ------------------------------------------------------------------------------------------------------------

@@ -138,7 +138,7 @@ def _checked(references: Mapping[str, np.ndarray], length: int) -> dict[str, np.
     """Validate the references before any work is done."""
     for name, waveform in references.items():
         if name not in STEMS:
-            raise UserError(f"there is no stem {name!r} to refer to; name references speech or music.")
+            raise UserError(f"there is no stem {name!r}; name references speech or music.")
         check_mono(waveform, f"the {name} reference")
         if waveform.shape != (length,):
             raise UserError(

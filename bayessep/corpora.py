@@ -63,9 +63,9 @@ def read_musan(
     top = Path(folder)
     top = top / "musan" if (top / "musan").is_dir() else top
     if unknown := sorted(set(parts) - set(MUSAN)):
-        raise UserError(f"{', '.join(unknown)} is not a part of MUSAN; choose from {', '.join(MUSAN)}.")
+        raise UserError(f"{', '.join(unknown)} is not part of MUSAN; choose from {', '.join(MUSAN)}.")
     if not any((top / part).is_dir() for part in parts):
-        raise UserError(f"{top} holds none of the folders {', '.join(parts)}; give the folder that MUSAN was unpacked to.")
+        raise UserError(f"{top} holds none of the folders {', '.join(parts)}; give the folder to which MUSAN was unpacked.")
 
     def lacks(sentence: str) -> None:
         if missing is None:
@@ -100,7 +100,7 @@ def _musan(top: Path, part: str, name: str, lacks: Callable[[str], object]) -> I
         if part == "music" and len(fields) > 1:
             if len(fields) < 3 or fields[2] not in ("Y", "N"):
                 wanted = "recording, genres, Y or N for vocals, artist"
-                raise UserError(f"{folder / 'ANNOTATIONS'}, line {number}: expected {wanted}; get the file anew.")
+                raise UserError(f"{folder / 'ANNOTATIONS'}, line {number}: expected {wanted}; download the file again.")
             note, sung = fields[1], fields[2] == "Y"
             artist = fields[3].lower() if len(fields) > 3 else stem
             group = _SPELLINGS.get(artist, artist)
@@ -223,7 +223,7 @@ def _labels(top: Path, recording: Recording) -> list[Segment]:
             on = [s for kind, file in pair.items() for s in _stretches(file, kind)]
             return fill_gaps(flatten(on), recording.duration, NOISE)
         if any(there):
-            raise UserError(f"{pair[kinds[there.index(False)]]} does not exist, but its twin does; {path} needs both.")
+            raise UserError(f"{pair[kinds[there.index(False)]]} does not exist, but its counterpart does; {path} needs both.")
     for suffix in (".csv", ".tsv", ".txt", ".rttm", ".TextGrid", ".json"):
         if (file := path.with_suffix(suffix)).is_file():
             return segments.read(file)
@@ -253,7 +253,7 @@ def _stretches(path: Path, label: str) -> list[Segment]:
             raise UserError(f"{path}, line {number}: expected {wanted}, found {line!r}.") from None
         end = second if has_end else start + second
         if not (np.isfinite([start, end]).all() and 0 <= start <= end):
-            raise UserError(f"{path}, line {number}: a stretch from {start:g} s to {end:g} s is none; correct the times.")
+            raise UserError(f"{path}, line {number}: the stretch from {start:g} s to {end:g} s is not valid; correct the times.")
         if on and end > start:
             found.append(Segment(start, end, label))
     return found
@@ -278,7 +278,7 @@ def folds(recordings: Iterable[Recording], n: int = 3) -> list[list[Recording]]:
     for r in sorted(recordings, key=lambda r: str(r.path)):
         groups[r.split_group].append(r)
     if n < 1 or len(groups) < n:
-        raise UserError(f"{len(groups)} split groups do not make {n} folds; take fewer folds or more recordings.")
+        raise UserError(f"{len(groups)} split groups cannot be divided into {n} folds; use fewer folds or more recordings.")
 
     def seconds(of: Iterable[Recording]) -> dict[tuple[str, ...], float]:
         """Sum the durations of each note, each category and everything."""
@@ -322,7 +322,7 @@ class Sound(NamedTuple):
         """
         parts = [audio.read(path, mono=True, sample_rate=sample_rate).samples[0] for path in self.paths]
         if len({len(part) for part in parts}) > 1:
-            raise UserError(f"{self.paths[0]} is not as long as its other stems; get the stems anew.")
+            raise UserError(f"{self.paths[0]} is not as long as its other stems; export the stems again.")
         return np.sum(parts, axis=0)
 
 
@@ -364,7 +364,7 @@ def detector_recordings(
     for place, parts in stems.items():
         if sorted(r.path.stem for r in parts) != ["accompaniment", "vocals"]:
             given = ", ".join(r.path.name for r in parts)
-            raise UserError(f"{place} has the stems {given} in the manifest; a song is vocals and accompaniment.")
+            raise UserError(f"{place} has the stems {given} in the manifest; a song needs vocals and accompaniment.")
         parts.sort(key=lambda r: r.path)
         licence = "; ".join(dict.fromkeys(r.licence for r in parts))
         music.append(Sound(parts[0]._replace(category=MUSIC, licence=licence), tuple(r.path for r in parts)))

@@ -67,18 +67,18 @@ def read_manifest(folder: str | Path) -> list[Recording]:
             raise UserError(f"{manifest} lacks the columns {', '.join(absent)}: add them to its first line")
         return [_recording(manifest, rows.line_num, row) for row in rows]
     except csv.Error as error:
-        raise UserError(f"{manifest}, line {rows.line_num}: {error}; a quotation mark may lack its other half") from None
+        raise UserError(f"{manifest}, line {rows.line_num}: {error}; a quotation mark may be unpaired") from None
 
 
 def _recording(manifest: Path, line: int, row: dict[str, str]) -> Recording:
     if None in row or None in row.values():
-        raise UserError(f"{manifest}, line {line}: this row does not have as many fields as the header")
+        raise UserError(f"{manifest}, line {line}: this row has more or fewer fields than the header")
     path = manifest.parent / row["path"]
     if Path(row["path"]).is_absolute():
-        raise UserError(f"{manifest}, line {line}: {row['path']} does not begin in the folder of the manifest; paths must")
+        raise UserError(f"{manifest}, line {line}: {row['path']} is an absolute path; make it relative to the manifest's folder")
     if not path.is_file():
         raise UserError(
-            f"{manifest}, line {line}: lists {row['path']}, which is not there; add the file or drop the row"
+            f"{manifest}, line {line}: lists {row['path']}, which does not exist; add the file or remove the row"
         )
     try:
         duration, sample_rate, channels = (
@@ -104,7 +104,7 @@ def files_in(folder: Path) -> Iterator[Path]:
     """
 
     def closed(place: str | Path, reason: str) -> UserError:
-        return UserError(f"{place} cannot be looked into ({reason.lower()}): name recordings, or another folder")
+        return UserError(f"{place} cannot be read ({reason.lower()}): name recordings, or another folder")
 
     def failed(error: OSError) -> None:
         raise closed(error.filename, error.strerror or str(error)) from None

@@ -90,7 +90,7 @@ def demo(
             made.sample_rate,
             references=references,
             labels=made.segments,
-            title="bayessep: a generated broadcast, taken apart",
+            title="bayessep: a generated broadcast, separated",
             intro=_intro(made),
         )
     return Demo(folder / "report.html", folder / "compare.png", folder / "compare.json", found)

@@ -277,7 +277,7 @@ def detect(path: str | Path, *, network: Network | None = None, progress: Progre
     Args:
         path: the recording.
         network: the detector; None takes the shipped one.
-        progress: called with "listening", seconds done and seconds in all.
+        progress: called with "detecting", seconds done and seconds in all.
 
     Raises:
         UserError: as `audio.read`; or the recording is digital silence throughout.
@@ -295,7 +295,7 @@ def detect(path: str | Path, *, network: Network | None = None, progress: Progre
         done = before
         for block in blocks:
             done += len(block)
-            progress("listening", min(most, round(done / rate / 2)), most, float("nan"))
+            progress("detecting", min(most, round(done / rate / 2)), most, float("nan"))
             yield block
 
     def measured() -> Iterator[np.ndarray]:
@@ -309,7 +309,7 @@ def detect(path: str | Path, *, network: Network | None = None, progress: Progre
 
     level = loudness(measured(), rate)
     if level == -np.inf:
-        raise UserError(f"{path} is silent: there is nothing to detect in it; give another recording.")
+        raise UserError(f"{path} is silent: there is nothing to detect; give a recording with sound in it.")
     gain = level_gain(level)
     found = logits_of((gain * block for block in told(held if length <= HELD else read(), length)), network)
     # The duration in the header, unless it is off by more than the rounding of resampling.
@@ -327,7 +327,7 @@ def detect_samples(samples: Float[np.ndarray, " N"], network: Network | None = N
     network = network or shipped_network()
     check_mono(samples, "the waveform")
     if not samples.any():
-        raise UserError("the waveform is silent: there is nothing to detect in it; give another one.")
+        raise UserError("the waveform is silent: there is nothing to detect; give one with sound in it.")
     said = logits_of([levelled(samples, network)], network)
     return _made(said, len(samples), len(samples) / network.recipe.front.sample_rate, network)
 

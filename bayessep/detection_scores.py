@@ -193,10 +193,10 @@ def reliability(probabilities: Float[np.ndarray, " _"], truth: Bool[np.ndarray, 
     p = np.asarray(probabilities, np.float64)
     if len(p) == 0 or len(p) != len(truth) or bins < 1:
         raise UserError(
-            f"{len(p)} probabilities of {len(truth)} truths in {bins} bins have no calibration; give as many, and some."
+            f"{len(p)} probabilities of {len(truth)} truths in {bins} bins have no calibration; give equally many, at least one."
         )
     if not ((p >= 0) & (p <= 1)).all():
-        raise UserError(f"{p[~((p >= 0) & (p <= 1))][0]} is not a probability; those lie between 0 and 1.")
+        raise UserError(f"{p[~((p >= 0) & (p <= 1))][0]} is not a probability; it must lie between 0 and 1.")
     edges = np.linspace(0, 1, bins + 1)
     bin_of = np.searchsorted(edges[1:-1], p)
     counts, sums, trues = (np.bincount(bin_of, weights, bins) for weights in (None, p, np.asarray(truth, np.float64)))

@@ -254,7 +254,7 @@ def mixtures(
     pieces = []
     for what, of in zip(Items._fields, items, strict=True):
         if not of:
-            raise UserError(f"there is no {what} to mix that is more than silence; give other recordings.")
+            raise UserError(f"all {what} to mix is silent; give recordings with sound in them.")
         counts = [max(1, round(len(item.samples) / (MIXED_SECONDS * sample_rate))) for item in of]
         pieces.append([x for item, n in zip(of, counts, strict=True) for x in np.array_split(item.samples, n)])
     count = -(-max(map(len, pieces)) // len(SMRS)) * len(SMRS)

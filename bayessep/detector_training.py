@@ -75,13 +75,13 @@ class Recipe:
             raise UserError(f"crops of {self.crop_seconds} s are shorter than a patch of {self.patch} frames; make them longer.")
         feature = FEATURES[self.feature]
         if not self.standardised and not feature.log:
-            raise UserError(f"standardised = false needs a feature in decibels, and {self.feature} is not; take LMHPS-EF or LMS.")
+            raise UserError(f"standardised = false needs a feature in decibels, and {self.feature} is not; use LMHPS-EF or LMS.")
         if self.network in ("b4", "b4-nofc") and feature.mel:
-            raise UserError(f"{self.network} learns its own mel bands, and {self.feature} has them already; take LS or LHPS-EF.")
+            raise UserError(f"{self.network} learns its own mel bands, and {self.feature} has them already; use LS or LHPS-EF.")
         if self.network == "frames":
             if not self.neither or self.standardised:
                 needs = "the network frames needs neither = true and standardised = false"
-                raise UserError(f"{needs}: it hears recordings as they come.")
+                raise UserError(f"{needs}: it is made for recordings as they come.")
 
     @property
     def front(self) -> Front:

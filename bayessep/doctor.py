@@ -56,17 +56,18 @@ def told(document: dict[str, Any]) -> str:
     """Render the document as lines for people."""
     lines = [
         f"bayessep {document['bayessep']}, Python {document['python']}, {document['system']}",
-        f"computes on {document['device']}; devices: {', '.join(document['devices'])}; {document['cores']} cores",
+        f"device in use: {document['device']}; devices found: {', '.join(document['devices'])}; {document['cores']} cores",
         "packages: " + ", ".join(f"{name} {version or 'MISSING'}" for name, version in document["packages"].items()),
     ]
     lines += [
         f"extra [{extra}]: {version or f'not installed (pip install bayessep[{extra}])'}"
         for extra, version in document["extras"].items()
     ]
-    lines.append(f"compiled programs are kept in {document['cache']}" if document["cache"] else "compiled programs are not kept")
+    cached = f"cached in {document['cache']}" if document["cache"] else "not cached"
+    lines.append(f"compiled programs are {cached}")
     for check in document["checks"]:
         lines.append(f"{'ok' if check['ok'] else 'FAILED':<7}{check['name']}: {check['detail']} ({check['seconds']:.1f} s)")
-    return "\n".join([*lines, "all is well" if document["ok"] else "something is wrong: see FAILED above"])
+    return "\n".join([*lines, "all checks passed" if document["ok"] else "some checks failed: see FAILED above"])
 
 
 def _version(package: str) -> str | None:
@@ -116,7 +117,8 @@ def _inference() -> tuple[bool, str]:
     result = pipeline.separate(x[None], rate, Known(music=(x[:4000],)), settings)
     fall = float(np.maximum(-np.diff(result.trace), 0).max() / np.abs(result.trace).max())
     error = float(np.abs(result.speech + result.music - x).max())
-    return fall < 1e-5 and error < 1e-6, f"{result.steps} sweeps, largest fall {fall:.0e}; stems add up to {error:.0e}"
+    detail = f"{result.steps} sweeps, largest fall of the bound {fall:.0e}; sum of the stems off by {error:.0e}"
+    return fall < 1e-5 and error < 1e-6, detail
 
 
 _CHECKS: tuple[tuple[str, Callable[[], tuple[bool, str]]], ...] = (("STFT", _transform), ("inference", _inference))

@@ -21,8 +21,8 @@ Estimator = Callable[[Mixture, int, Progress], Stems]
 """Function of a mixture, its sample rate and a progress callback, to stems that sum to the mixture."""
 
 ORACLES = {
-    "ideal-binary-mask": "Each cell of the spectrogram goes to the louder source: made of the truth, a limit for binary masks",
-    "ideal-ratio-mask": "Each cell is shared as the true magnitudes are: made of the truth, a limit for masks between 0 and 1",
+    "ideal-binary-mask": "Each spectrogram cell goes to the truly louder source: an upper limit for binary masks",
+    "ideal-ratio-mask": "Each spectrogram cell is split like the true magnitudes: an upper limit for masks between 0 and 1",
 }
 """Ideal masks, computed from the true sources: upper limits for the other methods."""
 SUMMARIES = {
@@ -78,7 +78,7 @@ def by_truth(name: str, references: Mapping[str, Float[np.ndarray, " N"]]) -> Es
         UserError: one of them is missing in `references`.
     """
     if missing := {"speech", "music"} - references.keys():
-        raise UserError(f"{name} is made of the truth, and the {min(missing)} is not known: give its reference, too.")
+        raise UserError(f"{name} is computed from the true sources, and the {min(missing)} is not known: give its reference, too.")
     make, _ = baselines.MASKS[name.replace("-", " ")]
 
     def separate(mixture: Mixture, sample_rate: int, progress: Progress) -> Stems:

@@ -40,10 +40,10 @@ def reproduce_mixtures(
     from bayessep.pages import account
 
     if quick and development:
-        raise UserError("--quick runs a part of the experiment, --development more than all of it; take one of the two.")
+        raise UserError("--quick runs a part of the experiment, --development more than all of it; give only one of them.")
     if not (finished or recognition.is_installed()):
-        later = "results that are kept without are not transcribed later"
-        terminal.warn(f"no word error rates: pip install 'bayessep[asr]' brings a recogniser; {later}.")
+        later = "results stored without them are not transcribed later"
+        terminal.warn(f"no word error rates: install a recogniser with pip install 'bayessep[asr]'; {later}.")
     tasks = reproduction.plan(quick, development)
     held = partial(reproduction.held, folder, tasks, seed=seed)
     lines = _lines(held, partial(reproduction.run, folder, data, tasks, seed=seed, jobs=jobs), finished, terminal)
@@ -79,7 +79,7 @@ def reproduce_detection(
 
     if (budget == "quick" or finished) and transfer is not None:
         without = "--finished runs nothing" if finished else "--quick leaves Table V out"
-        raise UserError(f"{without}, and --transfer says what Table V is run on; take one of the two.")
+        raise UserError(f"{without}, and --transfer says what Table V is run on; give only one of them.")
     corpus = experiment.Corpus(data)
     tasks = plan(budget, transfer=transfer is not None)
     held = partial(experiment.finished, folder, corpus, budget, seed=seed)

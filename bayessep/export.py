@@ -273,7 +273,7 @@ def export(weights: Path | None, path: Path, terminal: Terminal) -> None:
     if weights is not None:
         output.keep_inputs(path.parent, [path.name], [weights])
     if path.suffix.lower() != ".onnx":
-        raise UserError(f"{path} should end in .onnx, for that is what is written.")
+        raise UserError(f"{path} is not an ONNX file name; let it end in .onnx.")
     begin("cpu", terminal)
     separator = neural.load("conv-tasnet", weights)
     done = write(path, separator.config, separator.parameters, separator.sample_rate, separator.both_signs)

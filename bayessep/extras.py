@@ -20,4 +20,4 @@ def library(module: str, extra: str, *, package: str | None = None) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise UserError(f"{package or module} is not installed; pip install 'bayessep[{extra}]' brings it.") from None
+        raise UserError(f"{package or module} is not installed; pip install 'bayessep[{extra}]' installs it.") from None

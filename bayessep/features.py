@@ -163,7 +163,7 @@ class Front:
                 raise UserError(f"{name} is {getattr(self, name)}, but must be positive.")
         for name in ("harmonic", "percussive"):
             if getattr(self, name) % 2 == 0:
-                raise UserError(f"{name} is {getattr(self, name)}, but a median has a middle of odd numbers only.")
+                raise UserError(f"{name} is {getattr(self, name)}, but must be odd, so that the median has a middle.")
         if self.n_fft and self.n_fft < self.frame:
             raise UserError(f"n_fft is {self.n_fft}, but a frame has {self.frame} samples; make it 0, or at least as many.")
 
@@ -323,7 +323,7 @@ def patches(x: Float[np.ndarray, "T D"], length: int = 68, hop: int | None = Non
     """
     hop = length if hop is None else hop
     if length < 1 or hop < 1:
-        raise UserError(f"pieces of {length} frames every {hop} are impossible; take positive numbers.")
+        raise UserError(f"pieces of {length} frames every {hop} are impossible; give positive numbers.")
     if len(x) == 0:
         raise UserError("there is no frame to cut a piece from; the recording is shorter than one frame.")
     if len(x) < length:

@@ -77,7 +77,7 @@ def read_songs(folder: str | Path, sample_rate: int = RATE, *, part: str = "") -
     wanted = part if any(song.part == part for song in every) else ""  # else the songs without a part
     listed = [song for song in every if not part or song.part == wanted]
     if not listed:
-        raise UserError(f"{folder} has no songs of the part {part}; give a folder that does.")
+        raise UserError(f"{folder} has no songs of the part {part}; give a folder that has some.")
     found = ((song, song_stems.read(song, sample_rate)) for song in listed)
     return [Song(song.name, song.group, vocals[0], accompaniment[0], song.artist) for song, (vocals, accompaniment) in found]
 
@@ -142,7 +142,7 @@ def divide(songs: Sequence[Song], share: float, seed: int) -> tuple[list[Song], 
     of = undivided(songs, 2)
     groups = sorted(set(of))
     if len(groups) < 2:
-        raise UserError("there is a single song to learn from and to validate with; give several.")
+        raise UserError("there is only one song for training and validation; give several.")
     held = set(np.random.default_rng(seed).permutation(groups)[: max(1, round(share * len(groups)))].tolist())
     learn, validate = ([s for s, group in zip(songs, of, strict=True) if (group in held) == kept] for kept in (False, True))
     return learn, validate

@@ -54,7 +54,7 @@ def tasks(verb: BatchVerb, recordings: Sequence[Path], place: Path | None, forma
     for path, target in planned:
         name = target or (path.stem if format in verb.named else str(path))
         if name in names:
-            again = f"call {verb.name} for each of them, with another -o"
+            again = f"run {verb.name} on each of them, with a different -o"
             raise UserError(f"{names[name]} and {path} would both be called {name}; {again}.")
         names[name] = path
     targets = [task.target for task in planned if task.target is not None]
@@ -73,14 +73,14 @@ def run(verb: BatchVerb, recordings: Sequence[Path], place: Path | None, format:
         UserError: as `tasks` and `verb.begin`; the output cannot be written; or the only recording cannot be read.
     """
     if place is None and terminal.json and format not in (None, "json"):
-        raise UserError(f"--json and --format {format} would both be on standard output; leave one out, or name a place with -o.")
+        raise UserError(f"--json and --format {format} would both go to standard output; leave one out, or use -o.")
     several = len(recordings) > 1 or os.path.isdir(recordings[0])
     if place is not None and not several:
         place = place.resolve() if place.is_symlink() else place  # write to the target of a link, and keep the link
         _check(place)
     endings = [ending.lower() for ending in verb.endings.values()]
     if place is not None and several and place.suffix.lower() in endings and not os.path.isdir(place):
-        raise UserError(f"-o {place}: of several recordings it is a folder; name one, and the kind of its files with --format.")
+        raise UserError(f"-o {place} must be a folder for several recordings; name one, and choose the format with --format.")
     chosen = format or (verb.plain if place is None or several else verb.format_of(place))
     planned = tasks(verb, recordings, place, chosen, several)
     if place is not None:

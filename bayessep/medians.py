@@ -63,7 +63,7 @@ def median(x: Float[Array, "*B T F"], size: int, axis: int) -> Float[Array, "*B 
         UserError: `size` is not odd and positive.
     """
     if size < 1 or size % 2 == 0:
-        raise UserError(f"a median of {size} neighbours has no middle; take an odd number.")
+        raise UserError(f"a median of {size} neighbours has no middle; give an odd number.")
     return x if size == 1 or x.size == 0 else _median(x, size, axis)
 
 

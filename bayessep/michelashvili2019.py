@@ -68,7 +68,7 @@ def corpus(folder: Path, recipe: Recipe = Recipe()) -> Corpus:
         several = len({item.group for item in sounds.music}) > 1
         return Corpus(sounds, songs, made, ("sung" if made else "spoken") if speaks and several else "")
     if absent := [song.name for song in learned if not song.mixture]:
-        raise UserError(f"{folder}: {absent[0]} is to be learned from, and has no file of the mixture; add mixture.wav to it.")
+        raise UserError(f"{folder}: {absent[0]} is to be learned from, but has no mixture; add mixture.wav to it.")
 
     def items(part: str) -> list[Item]:
         read = (song_stems.read_part(song.name, getattr(song, part), RATE) for song in learned)
@@ -76,7 +76,7 @@ def corpus(folder: Path, recipe: Recipe = Recipe()) -> Corpus:
 
     tested = [song for song in songs if song.part != "train"]
     if not tested:
-        raise UserError(f"{folder} has no songs to test with; those of its folder train are learned from.")
+        raise UserError(f"{folder} has no songs to test with; those in its folder train are for learning.")
     sounds = Unmatched(items(song_stems.MIXTURE), items(song_stems.ACCOMPANIMENT))
     return Corpus(sounds, tested, 0, "stems" if len({song.group for song in learned}) > 1 else "")
 
@@ -99,7 +99,7 @@ def refuse_tested(folder: Path, sounds: Unmatched, songs: Sequence[Listed]) -> N
         # Paths name the song, too: mixtures/train/A.wav, mixtures/train/A/mixture.wav.
         for of in (item.group, *PurePath(item.name).with_suffix("").parts[1:]):
             if of in groups:
-                raise UserError(f"{folder}: {item.name} is of {of}, which is tested with; take one of the two away.")
+                raise UserError(f"{folder}: {item.name} is of {of}, which is tested with; remove one of the two.")
 
 
 def run(

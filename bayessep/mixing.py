@@ -57,7 +57,7 @@ def scale_to_ratio(
         for name, value in (("speech", speech_power), ("music", music_power)):
             if value == 0:
                 raise UserError(
-                    f"the {name} is silent, so that no gain gives a speech-to-music ratio; take another part."
+                    f"the {name} is silent, so that no gain gives a speech-to-music ratio; use another part."
                 )
     defined = (speech_power > 0) & (music_power > 0)
     # Both branches of `where` enter the gradient, hence the safe argument of the root.

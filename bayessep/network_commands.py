@@ -96,7 +96,7 @@ def processes(coordinator: str | None, count: int | None, number: int | None) ->
     if coordinator is None or count is None or number is None:
         raise UserError("--coordinator, --processes and --process go together: give all three, or none.")
     if not re.fullmatch(r"\S+:\d+", coordinator):
-        raise UserError(f"--coordinator is {coordinator!r}, but must be HOST:PORT.")
+        raise UserError(f"--coordinator is {coordinator!r}, but must be of the form HOST:PORT.")
     if number >= count:
         raise UserError(f"--process is {number}, but the last of {count} processes is {count - 1}.")
     return Processes(coordinator, count, number)
@@ -146,7 +146,7 @@ def conclude(
     document = {"command": f"train {network}", "version": __version__, "device": device, "recipe": dataclasses.asdict(recipe)}
     document |= {**about, **found, "stopped": trained.stopped, "sha256": digest}
     document["output"] = {"folder": str(folder), "weights": WEIGHTS, "config": train.CONFIG, "metrics": train.METRICS}
-    reason = "no better since" if trained.stopped == "patience" else "all of them done"
+    reason = "no improvement since" if trained.stopped == "patience" else "all were run"
     ended = f"epoch {trained.epoch} of {trained.epochs} is kept ({reason})"
     terminal.result(document, "\n".join([ended, told(scores), str(folder / WEIGHTS)]))
 
@@ -174,7 +174,7 @@ def train_detector(
     recipe = read_recipe(config, given)
     if recipe.network != "frames":
         unfit = f"bayessep detect does not run the network {recipe.network}, which is trained here"
-        terminal.warn(f"{unfit}; for one that it runs: {detection.RUNS}.")
+        terminal.warn(f"{unfit}; train one that it runs with {detection.RUNS}.")
     sounds = corpora.speech_and_music(data, redistributable=redistributable, missing=terminal.warn)
     described = begin_together(together, device, terminal)
     # Scenes keep a speaker's natural pauses; a patch cut from a pause would hold no speech.
@@ -268,7 +268,7 @@ def models_verify(names: Sequence[str], terminal: Terminal) -> bool:
     known = shipped.published()
     for name in names:
         if name not in known:
-            raise UserError(f"there is no model {name!r}; there are {', '.join(known) or 'none'}.")
+            raise UserError(f"there is no model {name!r}; choose from {', '.join(known) or 'none'}.")
     errors: dict[str, str | None] = {}
     for name in names or known:
         try:
@@ -278,5 +278,5 @@ def models_verify(names: Sequence[str], terminal: Terminal) -> bool:
             errors[name] = str(error)
     lines = [f"{name}: {error or 'undamaged'}" for name, error in errors.items()]
     ok = bool(errors) and not any(errors.values())
-    terminal.result({"ok": ok, "models": errors}, "\n".join(lines) if lines else "no models are installed: nothing is verified.")
+    terminal.result({"ok": ok, "models": errors}, "\n".join(lines) if lines else "no models are installed: nothing to verify.")
     return ok

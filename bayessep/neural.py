@@ -189,7 +189,7 @@ def load(network: str, path: str | Path | None = None) -> Separator:
         return separator_of(shipped.read(network))
     found = shipped.made_of_file(path, separator_of)
     if found.network != network:
-        raise UserError(f"{path} holds weights of {found.network}, not of {network}; name that with --method.")
+        raise UserError(f"{path} holds weights of {found.network}, not of {network}; give --method {found.network}.")
     return found
 
 
@@ -334,7 +334,7 @@ def speech_of(
     offset = found.offset * np.float32(isinstance(separator, Separator))
     scale = separator.level(found.mean_square, float(np.maximum(found.highest - offset, offset - found.lowest).max()))
     if not found.mean_square or scale < _FAINTEST:
-        raise UserError(f"{name} is silent: there is nothing to separate; give another recording.")
+        raise UserError(f"{name} is silent: there is nothing to separate; give a recording with sound in it.")
     rate = separator.sample_rate
 
     def at_its_rate() -> Iterable[Samples]:

@@ -199,8 +199,8 @@ def take_apart(
     period = None if inferred.period is None else inferred.period * window.hop / sample_rate
     notes = ()
     if inferred.period is not None and not settings.holds(inferred.period):
-        frames = f"every {period:.1f} s, which are {inferred.period} frames"
-        notes = (f"the music repeats {frames} and too long to complete: it is taken as given; --max-catalogue N takes more.",)
+        period_of = f"the music repeats every {period:.1f} s ({inferred.period} frames), which is too long to complete"
+        notes = (f"{period_of}: only the music that was given is used; --max-catalogue N allows more.",)
     return Separation(
         speech=speech,
         music=mixture - speech,

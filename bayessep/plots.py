@@ -248,7 +248,7 @@ def compare_figure(
     if found:
         left, right = bottom[-1].subplots(1, 2, width_ratios=[1, 1.25])
         draw_traces(left, found)
-        left.set_title("Bound still to gain, as a share of each method’s own rise")
+        left.set_title("Gain in the bound still missing, relative to each method’s own rise")
         left.legend(ncols=2, loc="upper right", handlelength=1.8, columnspacing=1)
         _draw_presence(right, found, mixture.shape[1] / rate, labels)
     return figure
@@ -269,7 +269,7 @@ def _draw_methods(
     rows = page.subplots(len(found) + 1, 2, sharex=True, sharey=True, squeeze=False)
     levels = draw_spectrogram(rows[0, 0], mixture, rate, scale, top)
     _name(rows[0, 0], "mixture")
-    rows[0, 0].set_title("The mixture, then the speech each method heard (kHz)")
+    rows[0, 0].set_title("The mixture, then the speech found by each method (kHz)")
     if "speech" in references:
         draw_spectrogram(rows[0, 1], references["speech"][None], rate, scale, top)
         rows[0, 1].set_title("The true speech, then the mask of each method")
@@ -377,7 +377,7 @@ def uncertainty_figure(found: Separation, mixture: Float[np.ndarray, "C N"], sam
     below.set_ylim(0, 1)
     below.grid(True, axis="y")
     below.set_xlabel("seconds")
-    below.set_title("Posterior standard deviation of each stem, relative to it (a stem that is all but silent goes off the top)")
+    below.set_title("Posterior standard deviation of each stem, relative to it (off the scale where a stem is nearly silent)")
     below.legend(ncols=2, loc="upper right")
     return figure
 
@@ -403,7 +403,7 @@ def mask_figure(found: Separation, mixture: Float[np.ndarray, "C N"], sample_rat
     levels = draw_spectrogram(rows[0], mixture, sample_rate, scale_of(mixture, sample_rate), float(found.frequencies[-1]))
     shares = draw_mask(rows[1], found)
     spread = _draw(rows[2], found.mask_std, found.times, found.frequencies, LOUDNESS, Normalize(0, 1))
-    titles = ["Mixture (dB)", "Share of speech, posterior mean", "How far the true share may be off (standard deviation)"]
+    titles = ["Mixture (dB)", "Share of speech, posterior mean", "Uncertainty of the share (posterior standard deviation)"]
     for axes, image, title in zip(rows, (levels, shares, spread), titles, strict=True):
         axes.set_title(title)
         axes.set_xlim(0, mixture.shape[1] / sample_rate)

@@ -160,7 +160,7 @@ def batch_of(made: Utterances, words: bytes, most: int) -> Batch:
     """
     labels = [vocabulary.labels_of(words, text) for text in made.words]
     if (longest := max(map(len, labels))) > most:
-        raise UserError(f"an utterance has {longest} labels, but {most} are the most.")
+        raise UserError(f"an utterance has {longest} labels, but at most {most} fit.")
     padded = np.array([one + [END] * (most - len(one)) for one in labels])
     return Batch(made.waveform, made.samples, padded, np.array([len(one) for one in labels]))
 
@@ -218,7 +218,7 @@ def most_labels(recipe: Recipe, learn: Material, held: Material, words: bytes) -
     longest = max(len(vocabulary.labels_of(words, one.words)) for one in fit)
     most = longest if recipe.joined == 1 else 2 + recipe.joined * (longest - 2)
     if most > attention_asr.LIMIT:
-        raise UserError(f"an utterance may have {most} labels, but {attention_asr.LIMIT} are the most; join fewer recordings.")
+        raise UserError(f"an utterance may have {most} labels, but at most {attention_asr.LIMIT} fit; join fewer recordings.")
     return most
 
 

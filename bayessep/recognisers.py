@@ -106,7 +106,7 @@ def named(name: str | None, weights: Path | None = None) -> transcription.Recogn
     """
     if weights is not None:
         if name not in (None, ATTENTION):
-            raise UserError(f"--weights are of {ATTENTION}: leave out either them or --recogniser {name}.")
+            raise UserError(f"--weights are for {ATTENTION}: leave out either them or --recogniser {name}.")
         return shipped.made_of_file(weights, recogniser_of)
     if name == ATTENTION:
         if ATTENTION in shipped.names():

@@ -128,7 +128,7 @@ def warn_of_long_music(material: Material, settings: Settings, warn: Warn) -> No
     known = sum(len(m) for m in material.known.music) / rate + total(material.labels or [], MUSIC)
     held = settings.max_catalogue * window_of(settings, rate).hop / rate
     if known > 1.05 * held:  # a margin for edge frames and silent frames
-        warn(f"{known:.1f} s of music are known, of which the first {held:.1f} s are used; --max-catalogue N takes more.")
+        warn(f"{known:.1f} s of music are known, but only the first {held:.1f} s are used; --max-catalogue N allows more.")
 
 
 def read_mixture(material: Material) -> Float[np.ndarray, "C N"]:
@@ -139,7 +139,7 @@ def read_mixture(material: Material) -> Float[np.ndarray, "C N"]:
     """
     samples = audio.read(material.path).samples
     if not samples.any():
-        raise UserError(f"{material.path} is silent: there is nothing to separate; give another recording.")
+        raise UserError(f"{material.path} is silent: there is nothing to separate; give a recording with sound in it.")
     return samples
 
 
@@ -181,14 +181,14 @@ def read_mono(path: Path, sample_rate: int | None = None) -> Mono:
     """
     samples = audio.read(path, mono=True, sample_rate=sample_rate).samples[0]
     if not samples.any():
-        raise UserError(f"{path} is silent: give a file in which there is something to hear.")
+        raise UserError(f"{path} is silent: give a file with sound in it.")
     return samples
 
 
 def _require_alike(path: Path, info: AudioInfo, other: Path, expected: AudioInfo) -> None:
     if info.sample_rate != expected.sample_rate:
         rates = f"{path} has {info.sample_rate} Hz and {other} has {expected.sample_rate} Hz"
-        raise UserError(f"{rates}: resample one of them, they must be alike.")
+        raise UserError(f"{rates}: resample one of them, so that they agree.")
     if info.frames != expected.frames:
         lengths = f"{path} has {info.frames} samples and {other} has {expected.frames}"
         raise UserError(f"{lengths}: cut them to the same length.")
@@ -204,10 +204,10 @@ def _read_labels(path: Path, duration: float, warn: Warn) -> list[Segment]:
     inside = [s for s in read if s.start < duration - 1e-3] or [s for s in read if s.start < duration]
     labels = [s._replace(end=s.end if s.end < duration - 1e-3 else duration + 1.0) for s in inside]
     if not labels:
-        raise UserError(f"{path}: none of its labels lies within the {duration:.2f} s of the recording; are they its labels?")
+        raise UserError(f"{path}: none of its labels lies within the {duration:.2f} s of the recording; give labels of it.")
     if not {BOTH, UNLABELLED} & {s.label for s in fill_gaps(labels, duration)}:
         alone = f"{path} labels all of the recording as speech or music alone"
-        raise UserError(f"{alone}: nothing is left to take apart; leave mixed stretches unlabelled, or label them {BOTH!r}.")
+        raise UserError(f"{alone}: nothing is left to separate; leave mixed stretches unlabelled, or label them {BOTH!r}.")
     last = max(s.end for s in read)
     if last > duration + 0.05:  # a rounded time is no reason for a warning
         warn(f"{path} has labels up to {last:.2f} s, but the recording ends at {duration:.2f} s; what lies beyond is ignored.")
@@ -235,12 +235,12 @@ def _examples(paths: Sequence[Path], sample_rate: int, what: str, warn: Warn) ->
         samples = audio.read(path, mono=True, sample_rate=sample_rate).samples[0]
         if len(samples) < shortest * sample_rate:
             given = f"{len(samples) / sample_rate:.3g} s"
-            raise UserError(f"{path} is too short as an example of {what}: it has {given}; give at least a second or so.")
+            raise UserError(f"{path} is too short as an example of {what}: it lasts {given}; give at least a second or so.")
         (examples if samples.any() else silent).append(samples if samples.any() else path)
     if silent and not examples:
-        raise UserError(f"{silent[0]} is silent: give an example in which there is {what} to hear.")
+        raise UserError(f"{silent[0]} is silent: give an example that contains {what}.")
     for path in silent:
-        warn(f"{path} is silent and left out.")
+        warn(f"{path} is silent and is left out.")
     return examples
 
 

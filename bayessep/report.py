@@ -32,7 +32,7 @@ def write_report(
     *,
     references: Mapping[str, Float[np.ndarray, " N"]] | None = None,
     labels: Sequence[Segment] | None = None,
-    title: str = "Speech and music, taken apart",
+    title: str = "Speech and music, separated",
     intro: str = "",
 ) -> None:
     """Write a self-contained HTML file, whole or not at all.
@@ -94,7 +94,7 @@ def render(
         scores=_table(comparison),
         mixture=track("mixture", mixture, "mixture"),
         references="".join(known),
-        references_heading="<h2>The truth</h2>" if known else "",
+        references_heading="<h2>The true sources</h2>" if known else "",
         reasoning=_REASONING.format(_setting(comparison)) if comparison.separations else "",
         traces=_TRACES + _traces(comparison.separations) if comparison.separations else "",
         methods="".join(methods),
@@ -242,21 +242,21 @@ def _own_trace(found: Separation) -> str:
     line = polyline(thinned(x), thinned((shown - low) / max(high - low, 1e-12)), "line")
     ends = f"{cell(low, 0)} to {cell(high, 0)}"
     said = f"The objective over {len(trace)} {METHODS[found.settings.method].unit}, from {ends}"
-    return f"<h3>Its objective, step by step: {ends}</h3>" + svg(line, said, "", "", "low")
+    return f"<h3>Objective, step by step: {ends}</h3>" + svg(line, said, "", "", "low")
 
 
 def _method(name, found: Separation, comparison: Comparison, mixture: Signal, track, labels, seconds: float) -> str:
     """Render the section of a Bayesian method."""
     rate = comparison.sample_rate
-    ended = "had converged" if found.converged else "was stopped"
-    period = "" if found.period is None else f" It took the music to repeat every {found.period:.2f} s."
+    ended = "converged" if found.converged else "was stopped"
+    period = "" if found.period is None else f" It found that the music repeats every {found.period:.2f} s."
     summary = METHODS[name].summary
     steps = f"{found.steps} {METHODS[name].unit}"
     said = f"{summary[:1].upper()}{summary[1:]}. It {ended} after {steps} and {found.seconds:.1f} s.{period}"
     return f"""
 <section id="{name}"><h2>{name}</h2><p>{html.escape(said)}</p>
 {track(f"speech by {name}", found.speech, "speech")}{track(f"music by {name}", found.music, "music")}
-<h3>How unsure it is: standard deviation of <b class="speech">speech</b> and <b class="music">music</b>, relative to
+<h3>Uncertainty: standard deviation of <b class="speech">speech</b> and <b class="music">music</b>, relative to
 each</h3>{_uncertainty(found, mixture, rate, seconds)}
 <h3>Probability of music</h3>{_presence(found, labels, seconds)}
 {_own_trace(found)}</section>"""
@@ -284,16 +284,16 @@ def _table(comparison: Comparison) -> str:
 <thead><tr><th scope="col">method</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>"""
 
 
-_REASONING = """ The Bayesian methods are several ways of reasoning about one model: music is a
+_REASONING = """ The Bayesian methods are different ways of inference in one model: music is a
 catalogue of short spectra, some or all of them known from an example; speech is a sum of
-templates learned from other speech. They differ in how they weigh what they do not know.
+templates learned from other speech. They differ in how they treat what is unknown.
 They share these settings: {}"""
 
-_TRACES = """<h2>How they got there</h2>
+_TRACES = """<h2>Convergence</h2>
 <p>Every Bayesian method raises an objective, sweep by sweep: a lower bound on how probable the recording is under its model, or for
-<em>icm</em> the logarithm of the posterior density. They stand on different footings, so each line shows how much of a
-method’s <em>own</em> rise was still missing. It says how each
-came to its end, not who is better; one that was stopped before it converged had more to gain.</p>
+<em>icm</em> the logarithm of the posterior density. Their values cannot be compared, so each line shows how much of a
+method’s <em>own</em> rise was still missing. It shows how each
+converged, not which is better; one that was stopped before it converged had more to gain.</p>
 """
 
 # --- the page -----------------------------------------------------------------------------------------------------
@@ -303,21 +303,20 @@ _PAGE = """<!DOCTYPE html>
 <title>$title</title><style>$style</style></head><body><main>
 <h1>$title</h1>
 $intro
-<p>A recording of speech over music was taken apart into the two.$reasoning</p>
+<p>A recording of speech over music was separated into the two.$reasoning</p>
 <nav aria-label="Methods"><ul>$contents</ul></nav>
 <h2>The mixture</h2>$mixture
 $references_heading$references
-<h2>How well it went</h2>
-<p>SDR counts everything that is wrong with an estimate, SMR (or SIR) only what is left of the other sound, SAR only what the
-separation itself added. More is better; 10 dB more is a tenth of the error. The row <em>mixture</em> is what was there
-before: the mixture taken for both. It has no artefacts, so nobody beats its SAR.</p>
+<h2>Scores</h2>
+<p>SDR counts all errors of an estimate, SMR (or SIR) only what is left of the other source, SAR only what the
+separation itself added. Higher is better; 10 dB more is a tenth of the error. The row <em>mixture</em> is the starting
+point: the mixture as the estimate of both. It has no artefacts, so no method beats its SAR.</p>
 $scores
 $traces
 $methods
-<footer><p>Pictures: the stronger, the louder, on one scale that reaches 70 dB down from the loudest point of the mixture. Click one
-to
-play from there. Uncertainty is a running median over half a second, cut at 100 %: a stem that is all but silent is never
-sure. Mean-field posteriors are too narrow as a rule; compare uncertainties within a method, not between methods.</p></footer>
+<footer><p>Spectrograms: the stronger, the louder, on one scale down to 70 dB below the loudest point of the mixture. Click one to
+play from there. Uncertainty is a running median over half a second, capped at 100 %: a stem that is nearly silent is never
+certain. Mean-field posteriors are usually too narrow; compare uncertainties within a method, not between methods.</p></footer>
 </main><script>$script</script></body></html>
 """
 

@@ -221,7 +221,7 @@ def in_processes(function: Callable[[Task], int], tasks: Sequence[Task], jobs: i
             yield future.result()
     except BrokenProcessPool:
         raise UserError(
-            "a process was ended from outside, perhaps for want of memory; results are kept: call again, with fewer --jobs."
+            "a process was killed, perhaps for lack of memory; results are kept: run it again, with fewer --jobs."
         ) from None
     finally:
         # After an interruption, do not wait for running tasks: finished results are on disk.
@@ -299,7 +299,7 @@ def finished(
         raise UserError(f"{folder} holds no results of {experiment}; leave --finished out, or name another folder with -o.")
     setup, results = setup_of(folder), read(folder, names)
     if (setup["budget"], setup["seed"]) != (budget, seed):
-        raise UserError(f"{folder} holds results of the budget {setup['budget']} and the seed {setup['seed']}; name those.")
+        raise UserError(f"{folder} holds results of the budget {setup['budget']} and the seed {setup['seed']}; give those.")
     return results
 
 

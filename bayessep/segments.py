@@ -184,7 +184,7 @@ def _read_table(source: _Source) -> list[Segment]:
         segment = source.segment(line, value["start"], value["end"], value["label"], value.get("probability"))
         placed.append((line, segment))
     if rows and not placed:
-        raise source.error(None, "its labels are of points in time; it must hold labels of stretches")
+        raise source.error(None, "its labels mark points in time; they must mark stretches")
     return _without_overlaps(source, placed)
 
 

@@ -111,7 +111,7 @@ def embed(
     middles = []
     for name, of_class in (("speech", scaled[speech]), ("music", scaled[~speech])):
         if len(of_class) < 2:
-            raise UserError(f"{len(of_class)} patches of {name} make no picture; give more recordings.")
+            raise UserError(f"{len(of_class)} patches of {name} are too few for a figure; give more recordings.")
         k_means = cluster.KMeans(min(centroids, len(of_class)), n_init=1, random_state=seed)
         middles.append(k_means.fit(of_class).cluster_centers_)
     both = np.concatenate(middles)
@@ -165,7 +165,7 @@ def separability(
     names = np.asarray(groups)
     for name, of_class in (("speech", names[speech]), ("music", names[~speech])):
         if len(set(of_class)) < n_folds:
-            raise UserError(f"{len(set(of_class))} groups of {name} do not make {n_folds} folds; give more recordings.")
+            raise UserError(f"{len(set(of_class))} groups of {name} cannot be divided into {n_folds} folds; give more recordings.")
     chosen: list[int] = []
     for group, is_speech in sorted(set(zip(names.tolist(), speech.tolist(), strict=True))):
         of_group = np.flatnonzero((names == group) & (speech == is_speech))

@@ -66,7 +66,7 @@ def train_separator(
     """
     read = read_settings(config, Recipe)  # only once: it may be a pipe
     if (network := read.get("network", given["network"])) != given["network"]:
-        raise UserError(f"{config} is a recipe of {network}, and not of {given['network']}; call bayessep train {network}.")
+        raise UserError(f"{config} is a recipe for {network}, not for {given['network']}; run bayessep train {network}.")
     recipe = Recipe(**read | dict(given))
     sounds = corpora.speech_and_music(data, redistributable=redistributable, missing=terminal.warn)
     described = begin_together(together, device, terminal)
@@ -97,8 +97,8 @@ def train_separator(
 
     conclude(recipe.network, recipe, trained, about, weights, told, folder, described, terminal)
     if before is not None and trained.loss >= before:
-        told_before = f"validation {before:.2f}, at its best epoch {trained.loss:.2f}; less is better"
-        terminal.warn(f"no epoch was better than {start}, which it began with ({told_before}): keep that file.")
+        told_before = f"validation {before:.2f}, at its best epoch {trained.loss:.2f}; lower is better"
+        terminal.warn(f"no epoch was better than {start}, which training started from ({told_before}): keep that file.")
 
 
 def begun_by(start: Path, recipe: Recipe, terminal: Terminal) -> Any:
@@ -111,14 +111,14 @@ def begun_by(start: Path, recipe: Recipe, terminal: Terminal) -> Any:
     found = neural.load(recipe.network, start)
     before = shipped.read_file(start).settings.get("recipe")
     if not isinstance(before, dict):
-        terminal.warn(f"{start} does not say what was held out: if it has learned from these recordings, validation flatters it.")
+        terminal.warn(f"{start} does not say what was held out: if it was trained on these recordings, its validation is too good.")
     elif before.get("seed", recipe.seed) != recipe.seed:
-        raise UserError(f"{start} was trained with --seed {before['seed']}, which says what is held out; give the same seed here.")
+        raise UserError(f"{start} was trained with --seed {before['seed']}, which decides what is held out; give the same here.")
     theirs, ours = (dataclasses.asdict(config) for config in (found.config, recipe.config))
     for name, value in ours.items():
         if name not in ("rate", "steps", "precision") and theirs[name] != value:
-            differs = f"{start} holds a network whose {name} is {theirs[name]}, and not {value}"
-            raise UserError(f"{differs}: no training can begin with it; leave --start out, or change the recipe.")
+            differs = f"{start} holds a network whose {name} is {theirs[name]}, not {value}"
+            raise UserError(f"{differs}: training cannot start from it; leave --start out, or change the recipe.")
     return found.parameters
 
 
@@ -126,8 +126,8 @@ def say_other_recordings(start: Path, sha256: str, terminal: Terminal) -> None:
     """Warn if initial weights were trained on another set of recordings: some of these may now be in the validation set."""
     before = shipped.read_file(start).settings.get("data")
     if isinstance(before, Mapping) and before.get("sha256") != sha256:
-        also = "where it has learned from some of these, validation may flatter it"
-        terminal.warn(f"{start} has learned from other recordings than these all, and others were held out: {also}.")
+        also = "if it was trained on some of those held out here, its validation may be too good"
+        terminal.warn(f"{start} was trained on a different set of recordings, and others were held out: {also}.")
 
 
 def train_karaoke(
@@ -187,7 +187,7 @@ def train_masker(
 
     def told(scores: dict[str, float]) -> str:
         twice, music = (100 * scores[f"validation/{name}"] for name in ("changed_twice", "changed_music"))
-        return f"validation: {music:.1f} % of music is changed, and {twice:.1f} % of what is left of mixtures by a second time"
+        return f"validation: {music:.1f} % of music is changed, and {twice:.1f} % of separated mixtures by a second pass"
 
     conclude(masked_songs.NAME, recipe, trained, about, weights, told, folder, described, terminal)
 
@@ -237,7 +237,7 @@ def estimators(
     for path in weights:
         name = _network_in(path)
         if name in files:
-            raise UserError(f"{files[name]} and {path} both hold weights of {name}; give one of them.")
+            raise UserError(f"{files[name]} and {path} both hold weights of {name}; give only one of them.")
         if name not in names:
             raise UserError(f"{path} holds weights of {name}, which is not among --methods {','.join(names)}; name it there.")
         files[name] = path
@@ -336,7 +336,7 @@ def _separate(
         with terminal.working() as progress:
             separator = made(progress)
             if recordings.is_long(info):
-                terminal.note(f"{mix} is long, and is worked on in pieces")
+                terminal.note(f"{mix} is long, and is processed in blocks")
                 neural.separate_file(mix, separator, stems[0], stems[1], progress=progress)
             else:
                 mixture = audio.read(mix).samples
@@ -350,9 +350,9 @@ def _separate(
         document |= {"real_time_factor": spent / seconds, "segments": [s._asdict() for s in found], "output_gain": gain}
         document["output"] = {"folder": str(folder)} | accounts.FILES
         (part / accounts.FILES["details"]).write_text(to_json(document), encoding="utf-8")
-    lines = [f"{method}: {spent:.1f} s, {document['real_time_factor']:.3f} of the length of the recording"]
+    lines = [f"{method}: {spent:.1f} s ({document['real_time_factor']:.3f} of the recording's length)"]
     if gain != 1:
-        lines.append(f"both stems are quieter by a factor of {gain:.3f}, or one would clip")
+        lines.append(f"both stems are scaled by a factor of {gain:.3f} to avoid clipping")
     terminal.result(document, "\n".join([*lines, *(str(folder / name) for name in accounts.FILES.values())]))
 
 

@@ -110,7 +110,7 @@ class Recipe:
         steps = self.epochs * self.steps_per_epoch if self.falls else 0
         if self.network != "conv-tasnet":
             if self.mask or self.norm or self.causal or self.consistent or self.precision != "float32":
-                raise UserError(f"mask, norm, causal, consistent and precision are of conv-tasnet, not of {self.network}.")
+                raise UserError(f"mask, norm, causal, consistent and precision apply to conv-tasnet, not to {self.network}.")
             return dataclasses.replace(preset, rate=self.rate, steps=steps)
         norm = self.norm or ("cumulative" if self.causal else preset.norm)
         return dataclasses.replace(

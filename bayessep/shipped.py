@@ -62,7 +62,7 @@ def info(name: str) -> Model:
     """
     path = FOLDER / f"{name}.safetensors"
     if name not in names():
-        raise UserError(f"there is no model {name!r}; there are {', '.join(names()) or 'none'}.")
+        raise UserError(f"there is no model {name!r}; choose from {', '.join(names()) or 'none'}.")
     try:
         with safe_open(path, "numpy") as file:
             settings = json.loads((file.metadata() or {}).get("settings", "{}"))
@@ -175,7 +175,7 @@ def _sums(folder: Path) -> dict[str, str]:
 def _published(path: Path) -> str:
     digest = _sums(path.parent).get(path.name)
     if digest is None:
-        raise UserError(f"{path.parent / SUMS} says nothing of {path.name}; install bayessep again.")
+        raise UserError(f"{path.parent / SUMS} does not list {path.name}; install bayessep again.")
     return digest
 
 

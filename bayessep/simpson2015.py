@@ -110,7 +110,7 @@ class Corpus:
         groups = len({song.group for song in self.songs.values()})
         if groups < FOLDS:
             few = f"{folder} has stems of {groups} {'song' if groups == 1 else 'songs'}"
-            raise UserError(f"{few}; give at least {FOLDS}, so that each is tested by what has not heard it.")
+            raise UserError(f"{few}; give at least {FOLDS}, so that each is tested with networks that have not heard it.")
         of = karaoke.undivided(songs, FOLDS)
         sounds = [
             Recording(Path(s.name), "stems", kept, len(s.vocals) / RATE, RATE, 1) for s, kept in zip(songs, of, strict=True)

@@ -60,7 +60,7 @@ def listed(folder: str | Path) -> list[Listed]:
     if (top / "manifest.csv").exists():
         found = list(_of_manifest(top))
     elif not top.is_dir():
-        raise UserError(f"{top} is not a folder; give one with songs.")
+        raise UserError(f"{top} is not a folder; give a folder of songs.")
     else:
         found = [*_of_stem_files(top), *_of_folders(top)]
         if not found:

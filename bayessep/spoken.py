@@ -78,7 +78,7 @@ def _librispeech(top: Path) -> Iterator[Listed]:
             name, _, words = line.strip().partition(" ")
             path = file.parent / f"{name}.flac"
             if not path.is_file():
-                raise UserError(f"{file}, line {number}: {path.name} is not there; unpack the corpus again.")
+                raise UserError(f"{file}, line {number}: {path.name} does not exist; unpack the corpus again.")
             yield Listed(path, file.parent.parent.name, normalised(words))
 
 

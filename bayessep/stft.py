@@ -97,7 +97,7 @@ def stft_for_rate(sample_rate: int, window_seconds: float | int = 0.064, overlap
         UserError: the rate or the window is not positive, or the overlap is not in [0, 1).
     """
     if sample_rate <= 0 or window_seconds <= 0:
-        raise UserError(f"a window of {window_seconds} s at {sample_rate} Hz is impossible; take positive ones.")
+        raise UserError(f"a window of {window_seconds} s at {sample_rate} Hz is impossible; give positive numbers.")
     if not 0 <= overlap < 1:
         raise UserError(f"overlap is {overlap}, but must be at least 0 and below 1.")
     n_fft = _nearest_even_smooth(sample_rate * window_seconds)

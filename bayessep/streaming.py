@@ -92,9 +92,9 @@ def limits(settings: Settings) -> tuple[str, ...]:
     """Return notes on what these settings promise but separation in blocks does not deliver."""
     notes = []
     if settings.completes:  # its repeats may lie hours apart
-        notes.append("the music of a recording worked on in pieces is taken as given: its other parts are not learned.")
+        notes.append("in blocks, only the music that was given is known: its other parts are not learned.")
     if settings.method == "svi":
-        notes.append("in pieces, svi runs as variational, whose templates are then learned from a piece at a time.")
+        notes.append("in blocks, svi runs as variational, whose templates are then learned from one block at a time.")
     return tuple(notes)
 
 
@@ -128,9 +128,9 @@ def separate_file(
     music, stretches = preparation.joined(parts, n_bins)
     preparation.require(music, "music")
     if max(len(found.speech), len(found.music)) >= _most(info.sample_rate, window):
-        notes += (f"of speech or music that is labelled, the first {MOST_SECONDS / 60:g} minutes are learned from.",)
+        notes += (f"only the first {MOST_SECONDS / 60:g} minutes of labelled speech or music are learned from.",)
     if found.level <= 0:
-        raise UserError(f"{'' if found.silent else 'what is not labelled of '}{path} is silent; there is nothing to separate.")
+        raise UserError(f"{'' if found.silent else 'the unlabelled part of '}{path} is silent; there is nothing to separate.")
     scale = np.float32(settings.level / found.level)
     speech, music = speech * scale, music[: settings.max_catalogue] * scale
     trained = separators.train(speech, settings, progress)

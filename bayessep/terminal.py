@@ -302,7 +302,7 @@ class Verb(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments after `spread`; none may be empty, as an empty path would mean the current folder."""
         if not ctx.resilient_parsing and (empty := _empty(args)):
-            print(f"error: {empty} is empty; leave it out or say what is meant, . for the folder you are in.", file=sys.stderr)
+            print(f"error: {empty} is empty; leave it out or give a value, . for the current folder.", file=sys.stderr)
             raise typer.Exit(USER_ERROR)
         options = [p for p in self.params if p.param_type_name == "option"]
         several = {name for p in options if getattr(p, "multiple", False) for name in p.opts}
@@ -325,7 +325,7 @@ class Verb(TyperCommand):
             elif isinstance(error, FloatingPointError):
                 code, sentence = NUMERICAL_ERROR, f"error: {_broke_down(error)}{self._remedy()}"
             elif isinstance(error, OSError) and error.strerror and not isinstance(error, BrokenPipeError):
-                code, sentence = USER_ERROR, f"error: {_refused(error)}; name what can be read and written."
+                code, sentence = USER_ERROR, f"error: {_refused(error)}; give files and folders that can be read and written."
             else:
                 raise
         print(" ".join(writable(sentence).split()), file=sys.stderr)
@@ -341,10 +341,10 @@ class Verb(TyperCommand):
 class Resumable(Verb):
     """A verb that keeps its results so far, and resumes when it is called again."""
 
-    when_interrupted = "every result so far is kept, and the same command goes on from there"
+    when_interrupted = "every result so far is kept, and the same command resumes from there"
 
 
 class Batch(Verb):
     """A verb that keeps its results so far, and skips them with ``--skip-existing``."""
 
-    when_interrupted = "the recordings done so far are kept, and the same command with --skip-existing goes on from there"
+    when_interrupted = "the recordings done so far are kept, and the same command with --skip-existing resumes from there"

@@ -182,7 +182,7 @@ def in_our_words(segments: Iterable[Segment], otherwise: str | None = None) -> l
     for s in segments:
         if (label := canonical(s.label) or otherwise) is None:
             at = f"from {s.start:g} to {s.end:g} s"
-            raise UserError(f"the label {s.label!r} {at} means nothing here; use one of {', '.join(ALIASES)}.")
+            raise UserError(f"the label {s.label!r} {at} is not known; use one of {', '.join(ALIASES)}.")
         found.append(s._replace(label=label))
     return found
 

@@ -273,7 +273,7 @@ class _Devices:
     def divide(self, batch: PyTree) -> PyTree:
         size = len(jax.tree.leaves(batch)[0])
         if size % self.count:
-            raise UserError(f"a batch of {size} cannot be divided among {self.count} devices; take a multiple of that number.")
+            raise UserError(f"a batch of {size} cannot be divided among {self.count} devices; give a multiple of that number.")
         return jax.tree.map(lambda x: self._placed(x, self._divided), batch)
 
 
@@ -355,7 +355,7 @@ class _Checkpoints:
                 self._manager.wait_until_finished()
             except Exception as error:  # of any kind: a full disk is a ValueError here
                 where = f"cannot write the checkpoint {epoch} to {self._manager.directory} ({type(error).__name__})"
-                raise UserError(f"{where}; make room, and call again: the epochs before it are kept.") from error
+                raise UserError(f"{where}; free some space and run it again: the epochs before it are kept.") from error
 
 
 def begun(folder: Path) -> bool:
@@ -387,8 +387,8 @@ def claim(folder: Path, task: Task, training: Training) -> None:
     setup = {"task": dict(task.config), "training": asdict(training)}
     output.settle(folder / CONFIG, setup, other, writes=False)
     if (done := _done(folder)) > training.epochs:
-        longer = f"{folder} holds a training of {done} epochs, and not of {training.epochs}"
-        raise UserError(f"{longer}; ask for as many, or choose another folder with -o.")
+        longer = f"{folder} holds a training of {done} epochs, not of {training.epochs}"
+        raise UserError(f"{longer}; ask for at least as many, or choose another folder with -o.")
     output.settle(folder / CONFIG, setup, other, writes=jax.process_index() == 0)
 
 
@@ -405,7 +405,7 @@ class _Log:
                 if [row["epoch"] for row in self.rows] != list(range(1, epochs + 1)):
                     raise ValueError
             except (OSError, ValueError, TypeError, KeyError):  # the history decides when to stop
-                raise UserError(f"{self._path} does not tell of all {epochs} epochs; choose another folder with -o.") from None
+                raise UserError(f"{self._path} does not list all {epochs} epochs; choose another folder with -o.") from None
         self._writes = jax.process_index() == 0
         self._board = None
         if self._writes:
@@ -429,7 +429,7 @@ class _Log:
         except OSError as error:
             draft.unlink(missing_ok=True)
             problem = f"cannot write to {self._path}: {error.strerror}"
-            raise UserError(f"{problem}; make room, and call again: the epochs before it are kept.") from None
+            raise UserError(f"{problem}; free some space and run it again: the epochs before it are kept.") from None
 
     def close(self) -> None:
         if self._board is None:

@@ -40,7 +40,7 @@ def transcribe(
         UserError: as `listening_commands.run` and `recognisers.named`; or draws with several recordings, or of another length.
     """
     if draws is not None and (len(recordings) > 1 or recordings[0].is_dir()):
-        raise UserError(f"--draws {draws} are of one recording; transcribe that alone.")
+        raise UserError(f"--draws {draws} belong to one recording; transcribe only that one.")
     drawn = [] if draws is None else _draws_in(draws)
 
     def begun() -> listening_commands.Listen:
@@ -77,7 +77,7 @@ def _draws_in(place: Path) -> list[Path]:
     own = place.resolve()
     folder = own.parent if own.name == "draws" and not (own / "draws").is_dir() else place
     if not (found := draws_in(folder)):
-        raise UserError(f"there are no draws in {place}; give the folder into which separate --draws N has written.")
+        raise UserError(f"there are no draws in {place}; give the folder that separate --draws N wrote to.")
     return [folder / name for name in found]
 
 
@@ -86,7 +86,7 @@ def _check_draws(drawn: Sequence[Path], path: Path) -> None:
     for one in drawn:
         if abs((other := _lasting(one)) - own) > 0.01:
             lasting = f"{one} lasts {other:g} s, and {path} {own:g} s"
-            raise UserError(f"{lasting}; --draws are what separate --draws N made of the same mixture.")
+            raise UserError(f"{lasting}; give draws that separate --draws N made of the same mixture.")
 
 
 def _lasting(path: Path) -> float:
@@ -98,7 +98,7 @@ def _format_of(path: Path) -> str:
     formats = {ending: name for name, ending in FORMATS.items()}
     if (found := formats.get(path.suffix.lower())) is None:
         known = ", ".join(formats)
-        raise UserError(f"{path}: {path.suffix or 'no ending'} is not that of a transcript; use one of {known}, or say --format.")
+        raise UserError(f"{path}: {path.suffix or 'no ending'} is not a transcript format; use one of {known}, or give --format.")
     return found
 
 
@@ -151,6 +151,6 @@ def train_recogniser(
 
     def told(scores: dict[str, float]) -> str:
         through = " at 0 dB" if recipe.mixture else ""
-        return f"validation{through}: {100 * scores['validation/right']:.1f} % of the labels are right where those before are known"
+        return f"validation{through}: {100 * scores['validation/right']:.1f} % of the labels are right, given those before"
 
     conclude(recognisers.ATTENTION, recipe, trained, about, weights, told, folder, described, terminal)

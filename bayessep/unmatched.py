@@ -85,7 +85,7 @@ def read_unmatched(folder: str | Path, *, songs: int = 0, seed: int = 0, redistr
 
     if not (folder / "manifest.csv").exists():
         if songs:
-            raise UserError(f"{folder} has no manifest.csv that lists speech, of which songs could be made; ask for none.")
+            raise UserError(f"{folder} has no manifest.csv that lists speech, to make songs from; leave --songs out.")
         if redistributable:
             raise UserError(f"{folder} has no manifest.csv that names licences; only with one can some be left out.")
         if absent := [name for name in FOLDERS.values() if not (folder / name).is_dir()]:

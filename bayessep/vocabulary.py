@@ -34,7 +34,7 @@ def learned(texts: Iterable[str], size: int = CHARACTERS) -> bytes:
     """
     texts, made = [text for text in texts if text.strip()], io.BytesIO()
     if not texts:
-        raise UserError("the transcripts have no words, of which a vocabulary could be made.")
+        raise UserError("the transcripts have no words to make a vocabulary from.")
     characters = set("".join(texts)) | {" "}
     if size and size < len(characters) + 3:
         least = f"the characters of the transcripts alone are {len(characters) + 3}; give 0 for these"

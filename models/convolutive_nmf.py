@@ -103,7 +103,7 @@ def fit(key: Key[Array, ""], windows: Float[Array | np.ndarray, "n D"], template
     sounding = np.asarray(windows)
     sounding = sounding[sounding.any(axis=1)]
     if len(sounding) == 0:
-        raise UserError("every window is silent; give some in which the source is heard.")
+        raise UserError("every window is silent; give some that contain the source.")
     return _learned(key, jnp.asarray(sounding), templates, sweeps).templates
 
 

@@ -184,7 +184,7 @@ def test_nothing_in_it(tmp_path):
 def test_what_is_no_file(tmp_path):
     os.mkfifo(tmp_path / "pipe.wav")
     for path in (tmp_path / "pipe.wav", Path(os.devnull)):
-        refused(path, "is a pipe or a device; write its sound to a file first")
+        refused(path, "is a pipe or a device; save its sound to a file first")
 
 
 def test_samples_beyond_reason(tmp_path):

@@ -593,10 +593,10 @@ def test_finished_makes_tables_of_what_is_there_and_runs_nothing(
 
 def test_options_of_the_other_experiment_are_refused(call: Caller, recordings: Path, tmp_path: Path) -> None:
     line = ("reproduce", "bhattacharjee2022", "--data", recordings, "-o", tmp_path / "out")
-    assert "--development is of another experiment" in call.refused(*line, "--development")
-    assert "--jobs is of another experiment" in call.refused(*line, "--jobs", 2)
-    assert "take one of the two" in call.refused(*line, "--quick", "--transfer", tmp_path)
-    assert "take one of the two" in call.refused(*line, "--quick", "--long")
+    assert "--development belongs to another experiment" in call.refused(*line, "--development")
+    assert "--jobs belongs to another experiment" in call.refused(*line, "--jobs", 2)
+    assert "give only one of them" in call.refused(*line, "--quick", "--transfer", tmp_path)
+    assert "give only one of them" in call.refused(*line, "--quick", "--long")
     other = ("reproduce", "demir2011", "--data", recordings, "-o", tmp_path / "out", "--transfer", tmp_path)
-    assert "--transfer is of another experiment" in call.refused(*other)
+    assert "--transfer belongs to another experiment" in call.refused(*other)
     assert "manifest.csv" in call.refused("reproduce", "bhattacharjee2022", "--data", tmp_path, "-o", tmp_path / "out")

@@ -111,7 +111,7 @@ def test_short_music_is_no_mistake_where_there_is_nothing_else(quiet: float) -> 
     stems = clean(mixture[None], RATE, oracle(truth), SMALL)
     np.testing.assert_allclose(stems.music[0], mixture, atol=1e-6)
     (note,) = stems.account.notes
-    assert "nothing but music is heard" in note
+    assert f"only music was detected: {'everything else' if quiet else 'its stem'}" in note
 
 
 def test_repeats_are_in_the_catalogue_once() -> None:
@@ -217,10 +217,10 @@ def test_a_recording_of_one_kind_is_its_own_stem(made: Broadcast, label: str) ->
 
 
 SAID = {
-    "nothing but speech": [Segment(0.0, 24.0, SPEECH)],
-    "1.0 s of music are too few": [Segment(0.0, 8.0, SPEECH), Segment(8.0, 9.0, BOTH), Segment(9.0, 24.0, SPEECH)],
+    "only speech was": [Segment(0.0, 24.0, SPEECH)],
+    "1.0 s of music are too little": [Segment(0.0, 8.0, SPEECH), Segment(8.0, 9.0, BOTH), Segment(9.0, 24.0, SPEECH)],
     "neither speech nor music": [Segment(0.0, 24.0, SILENCE)],
-    "nothing but music": [Segment(0.0, 24.0, MUSIC)],
+    "only music was": [Segment(0.0, 24.0, MUSIC)],
 }
 
 
@@ -247,7 +247,7 @@ def test_what_is_told_in_general_was_not_learned_here() -> None:
     assert (found.speech_from, found.music_from) == ("general", "general")
     assert found.speech_seconds == found.music_seconds == 0 and len(found.music) == 0
     assert ["2.0 s of speech" in found.notes[0], "0.5 s of music" in found.notes[1]] == [True, True]
-    assert all("surely heard alone" in note for note in found.notes)  # of what has the label, there may be more
+    assert all("could be found alone with certainty" in note for note in found.notes)  # of what has the label, there may be more
 
 
 def test_music_that_loops_is_heard_in_full() -> None:
@@ -282,7 +282,7 @@ def test_what_is_never_heard_alone_is_told_in_general(made: Broadcast, what: str
     assert np.abs(stems.music[0][both]).max() > 0.01
     learned = stems.account.learned
     assert learned is not None and getattr(learned, f"{what}_from") == "general"
-    assert f"no {what} is surely heard alone" in stems.account.notes[0]
+    assert f"no {what} could be found alone with certainty" in stems.account.notes[0]
     np.testing.assert_allclose(stems.speech[0] + stems.music[0], speech + music, atol=1e-6)
 
 
@@ -480,7 +480,7 @@ def test_an_interrupted_run_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(cleaning, "clean", interrupted)
         outcome = call(*line)
-    assert outcome.code == 130 and "--skip-existing goes on" in outcome.err
+    assert outcome.code == 130 and "--skip-existing resumes" in outcome.err
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["radio"]
     document = json.loads(call.succeeded(*line))
     assert [row["status"] for row in document["recordings"]] == ["skipped", "cleaned"]

@@ -91,7 +91,7 @@ def test_what_is_said_is_written_down_where_speech_is_heard(
     assert (folder / "transcript.txt").read_text() == "<soft> <soft> <soft>\n"  # three seconds of speech, and one of music
     assert (folder / "transcript.srt").read_text().startswith("1\n00:00:00,250 --> 00:00:02,500\n‹soft› ‹soft›")
     page = (folder / "report.html").read_text()
-    assert "What is said" in page and "&lt;soft&gt; &lt;soft&gt;" in page and "<soft>" not in page
+    assert "<h2>Transcript</h2>" in page and "&lt;soft&gt; &lt;soft&gt;" in page and "<soft>" not in page
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cleaning, "clean", lambda *given, draws, **named: fake(*given, **named))
         unmixed = call("clean", tmp_path / "a.wav", "-o", "unmixed", *writes, "--draws", "2")
@@ -102,24 +102,24 @@ def test_what_is_said_is_written_down_where_speech_is_heard(
     assert found["transcript"]["draws"] == 2 and [word["agreement"] for word in found["transcript"]["words"]] == [0.5] * 3
     assert found["recogniser"] == {"name": writes[1], "weights": None, "draws": 2}
     again = call(*line[:4])  # without words: those of before are not left beside other stems
-    assert again.code == 0 and "held the transcript of an earlier call" in again.err
-    assert not (folder / "transcript.txt").exists() and "What is said" not in (folder / "report.html").read_text()
+    assert again.code == 0 and "belonged to the stems of an earlier call" in again.err
+    assert not (folder / "transcript.txt").exists() and "<h2>Transcript</h2>" not in (folder / "report.html").read_text()
     (folder / "transcript.txt").write_text("mine")  # nobody's but the user's
     assert "transcript" not in call(*line[:4]).err and (folder / "transcript.txt").read_text() == "mine"
-    assert "is not as an earlier call has written it" in call.refused(*line[:4], *writes)
+    assert "is not as an earlier call wrote it" in call.refused(*line[:4], *writes)
     (folder / "transcript.txt").unlink()
     call.succeeded(*line, *writes)
     (folder / "transcript.txt").write_text("corrected")  # the other file is as it was, and of other stems
     assert call(*line[:4]).code == 0 and not (folder / "transcript.srt").exists()
     assert (folder / "transcript.txt").read_text() == "corrected"
     (folder / "transcript.txt").unlink()
-    assert "name a --recogniser" in call.refused(*line, "--draws", "2")
+    assert "give a --recogniser" in call.refused(*line, "--draws", "2")
     broken = call(*line, "--recogniser", f"ticks_{tmp_path.name}:Broken")  # what took long is kept
     assert broken.code == 2 and "boom" in broken.err and "without a transcript" in broken.err
     assert (folder / "speech.wav").exists() and not (folder / "transcript.txt").exists()
     assert json.loads(call.succeeded(*line, *writes))["counts"]["cleaned"] == 1
     monkeypatch.setattr(recordings, "is_long", lambda _: True)
-    assert "too long to be held at once" in call.refused(*line, *writes, "--draws", "3")
+    assert "too long to be held in memory" in call.refused(*line, *writes, "--draws", "3")
 
 
 # --- what is given -------------------------------------------------------------------------------------------------------

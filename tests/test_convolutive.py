@@ -101,7 +101,7 @@ def test_the_verb_takes_what_the_bayesian_methods_take(
     stems = [audio.read(tmp_path / "apart" / name).samples for name in ("speech.wav", "music.wav")]
     np.testing.assert_allclose(sum(stems), document["output_gain"] * audio.read(paths["mix"]).samples, atol=1e-6)
     other = call("separate", paths["mix"], "--method", "conv-nmf", *known, "--chain", "-o", tmp_path / "other")
-    assert other.code == 2 and "--chain is nothing that conv-nmf takes" in other.err
+    assert other.code == 2 and "--chain does not apply to conv-nmf" in other.err
     bare = call("separate", paths["mix"], "--method", "conv-nmf", "-o", tmp_path / "other")
     assert bare.code == 2 and "conv-nmf needs examples of the speech" in bare.err
     assert not (tmp_path / "other").exists()

@@ -230,26 +230,26 @@ def test_a_manifest_that_cannot_be_used_says_why(tmp_path: Path):
     with pytest.raises(UserError, match="lacks the columns channels, licence"):
         read_manifest(tmp_path)
     _manifest(tmp_path, [_row("a.wav"), _row("gone.wav")])
-    with pytest.raises(UserError, match=r"line 3: lists gone\.wav, which is not there"):
+    with pytest.raises(UserError, match=r"line 3: lists gone\.wav, which does not exist"):
         read_manifest(tmp_path)
     _manifest(tmp_path, [_row("a.wav", duration_s="long")])
     with pytest.raises(UserError, match="line 2: .*'long'"):
         read_manifest(tmp_path)
     (tmp_path / "manifest.csv").write_text(",".join(MANIFEST_COLUMNS) + "\na.wav,speech\n", encoding="utf-8")
-    with pytest.raises(UserError, match="line 2: .*as many fields"):
+    with pytest.raises(UserError, match="line 2: .*more or fewer fields"):
         read_manifest(tmp_path)
     _manifest(tmp_path, [_row(str(tmp_path / "a.wav"))])
-    with pytest.raises(UserError, match=r"line 2: .*a\.wav does not begin in the folder of the manifest"):
+    with pytest.raises(UserError, match=r"line 2: .*a\.wav is an absolute path; make it relative"):
         read_manifest(tmp_path)
     _manifest(tmp_path, [_row("a.wav"), _row("a.wav")])
     text = (tmp_path / "manifest.csv").read_text(encoding="utf-8").rstrip()
     first, _, last = text.rpartition("\n")
     (tmp_path / "manifest.csv").write_text(f'{first.rpartition(",")[0]},"CC0\n{last}\n', encoding="utf-8")
-    with pytest.raises(UserError, match=r"manifest\.csv, line \d+: .*a quotation mark may lack its other half"):
+    with pytest.raises(UserError, match=r"manifest\.csv, line \d+: .*a quotation mark may be unpaired"):
         read_manifest(tmp_path)
     open_quotes = ",".join(MANIFEST_COLUMNS) + '\na.wav,"speech' + "\nb.wav,speech" * 20000
     (tmp_path / "manifest.csv").write_text(open_quotes, encoding="utf-8")
-    with pytest.raises(UserError, match=r"manifest\.csv, line \d+: .*a quotation mark may lack its other half"):
+    with pytest.raises(UserError, match=r"manifest\.csv, line \d+: .*a quotation mark may be unpaired"):
         read_manifest(tmp_path)
     (tmp_path / "manifest.csv").write_bytes(b"\xff\xfe\xff")
     with pytest.raises(UserError, match="UTF-8"):
@@ -349,7 +349,7 @@ def test_a_folder_that_can_only_be_listed_is_not_left_out(tmp_path: Path, monkey
     (tmp_path / "a.wav").touch()
     whole = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith("listed") and whole(path, mode))
-    with pytest.raises(UserError, match="listed cannot be looked into"):
+    with pytest.raises(UserError, match="listed cannot be read"):
         audio_files(tmp_path)
 
 
@@ -364,7 +364,7 @@ def test_a_folder_that_cannot_be_looked_into_is_not_left_out(tmp_path: Path, mon
         return whole(path)
 
     monkeypatch.setattr(os, "scandir", refused)
-    with pytest.raises(UserError, match=r"private cannot be looked into \(permission denied\)"):
+    with pytest.raises(UserError, match=r"private cannot be read \(permission denied\)"):
         audio_files(tmp_path)
 
 

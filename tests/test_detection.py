@@ -161,7 +161,7 @@ def test_a_file_is_as_its_samples(block_seconds: float, tmp_path: Path, monkeypa
     np.testing.assert_allclose(found.speech, expected.speech, atol=1e-5)
     np.testing.assert_allclose(found.music, expected.music, atol=1e-5)
     assert [s[:3] for s in found.segments] == [s[:3] for s in expected.segments] and found.duration == expected.duration
-    assert told[-1][:3] == ("listening", 3, 3) and [done for _, done, *_ in told] == sorted(done for _, done, *_ in told)
+    assert told[-1][:3] == ("detecting", 3, 3) and [done for _, done, *_ in told] == sorted(done for _, done, *_ in told)
 
 
 @pytest.mark.parametrize(("rate", "samples"), [(44100, 44100 + 17), (8000, 8001), (96000, 95999)])

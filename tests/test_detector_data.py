@@ -217,5 +217,5 @@ def test_every_piece_is_mixed_and_none_again_before_all_others() -> None:
 
 
 def test_nothing_is_not_mixed() -> None:
-    with pytest.raises(UserError, match="no music to mix"):
+    with pytest.raises(UserError, match="all music to mix is silent"):
         detector_data.mixtures(Items(_items().speech, []))

@@ -221,7 +221,7 @@ def test_the_verb_refuses(call: Caller, trained: Path, onnx: Any, tmp_path: Path
     assert "is a folder" in refused(tmp_path)
     assert "not a directory" in refused(trained / "separator.onnx")
     assert "would be replaced" in refused(trained)
-    assert "separator.txt should end in .onnx" in refused(tmp_path / "separator.txt")
+    assert "separator.txt is not an ONNX file name; let it end in .onnx" in refused(tmp_path / "separator.txt")
     assert "none.safetensors" in refused(place, tmp_path / "none.safetensors")
     other = blstm_mask.BlstmMask(1, 4, window=64, hop=32)
     weights = neural.weights_of(neural.Separator("blstm-mask", other, blstm_mask.init(other, jax.random.key(0)).parameters, RATE))

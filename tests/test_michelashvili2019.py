@@ -87,7 +87,7 @@ def test_no_vocals_are_opened_to_learn_from(recordings: Path, monkeypatch: pytes
     assert {path.stem for path in opened} == {"mixture", "bass", "drums", "other"}
     assert {path.parent.parent.name for path in opened} == {"train"}
     (recordings / "train" / "a" / "mixture.wav").unlink()
-    with pytest.raises(UserError, match="a is to be learned from, and has no file of the mixture"):
+    with pytest.raises(UserError, match="a is to be learned from, but has no mixture; add mixture.wav"):
         michelashvili2019.corpus(recordings)
 
 
@@ -190,7 +190,7 @@ def test_a_network_that_has_heard_the_songs_is_named(recordings: Path, monkeypat
     for heard in (True, False):
         lines = [line | {"learned": {"heard": heard}} for line in (_line("conv-tasnet", n, 100.0) for n in range(3))]
         _, second, _ = made.tables(made.Results(lines))
-        assert ("has learned from songs of the same source" in second.note) == heard
+        assert ("trained with songs from the same source" in second.note) == heard
         assert second.rows[0][:4] == ["conv-tasnet", "∞", "∞", "∞"]
         (record,) = made.Results(lines).rows()
         assert (record["songs"], record["excerpts"]) == (2, 3) and record["SDR"] is record["SDR to"] is None

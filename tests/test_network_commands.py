@@ -156,7 +156,7 @@ def test_detect_refuses(call: Caller, models: Path, radio: Path, tmp_path: Path)
     assert call("detect", radio, "-o", "").code == call("detect").code == call("detect", radio, "--format", "doc").code == 2
     assert str(silent) in call.refused("detect", radio, "--weights", silent)
     assert "replaced" in call.refused("detect", radio, "--weights", silent, "-o", silent, "--format", "csv")
-    assert "it is a folder" in call.refused("detect", radio, silent, "-o", tmp_path / "x.TextGrid")
+    assert "must be a folder for several" in call.refused("detect", radio, silent, "-o", tmp_path / "x.TextGrid")
     patches = tmp_path / "patches.safetensors"
     recipe = Recipe(network="b2", head="single", feature="LMS", bands=20)
     shipped.write_file(patches, shipped.Weights({"x": np.zeros(1)}, {"recipe": dataclasses.asdict(recipe), "temperature": 1.0}))
@@ -350,8 +350,8 @@ def test_models(call: Caller, models: Path) -> None:
     document = json.loads(call.succeeded("models", "info", "detector", "--json"))
     assert document["card"] == CARD and document["sha256"] == row["sha256"] and document["settings"]["recipe"]["bands"] == 20
     assert json.loads(call.succeeded("models", "verify", "--json")) == {"ok": True, "models": {"detector": None}}
-    assert "there are detector" in call.refused("models", "info", "magic")
-    assert "there are detector" in call.refused("models", "verify", "magic")
+    assert "choose from detector" in call.refused("models", "info", "magic")
+    assert "choose from detector" in call.refused("models", "verify", "magic")
 
 
 @pytest.mark.parametrize("damage", ["a bit", "cut", "gone"])
@@ -370,7 +370,7 @@ def test_no_models(call: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(shipped, "FOLDER", tmp_path / "nothing")
     assert "no models" in call.succeeded("models", "list")
     outcome = call("models", "verify")
-    assert outcome.code == 1 and "nothing is verified" in outcome.out
+    assert outcome.code == 1 and "nothing to verify" in outcome.out
     assert json.loads(call("models", "verify", "--json").out) == {"ok": False, "models": {}}
     assert json.loads(call.succeeded("models", "list", "--json")) == {"models": []}
     assert "none" in call.refused("models", "info", "detector")

@@ -448,7 +448,7 @@ def test_a_long_file_says_what_of_it_is_silent(tmp_path) -> None:
     sound = np.random.default_rng(0).normal(0, 0.1, (1, 4 * RATE)).astype(np.float32)
     sound[0, int(1.9 * RATE) :] = 0
     known = Known(labels=[Segment(0.0, 1.0, "speech"), Segment(1.0, 2.0, "music")])
-    for scale, says in ((1, "what is not labelled of .*mix.wav is silent"), (0, "^[^ ]*mix.wav is silent")):
+    for scale, says in ((1, "the unlabelled part of .*mix.wav is silent"), (0, "^[^ ]*mix.wav is silent")):
         write(tmp_path / "mix.wav", scale * sound, RATE, "FLOAT")
         given = known if scale else Known([sound[0, :RATE]], [sound[0, :RATE]])
         with pytest.raises(UserError, match=says):

@@ -83,9 +83,9 @@ def test_batches_depend_on_their_number_alone_and_have_room_for_all_labels() -> 
     assert most_labels(recipe, learn._replace(speech=[*learn.speech, long]), held, words) == 2 + 3 * 6
     with pytest.raises(UserError, match="no recording is shorter than 1 s"):  # before anything is learned
         task(recipe, words, learn, held._replace(speech=[long]))
-    with pytest.raises(UserError, match="12002 labels, but 10000 are the most"):
+    with pytest.raises(UserError, match="12002 labels, but at most 10000 fit"):
         most_labels(dataclasses.replace(recipe, joined=2000), learn, held, words)
-    with pytest.raises(UserError, match=r"an utterance has \d+ labels, but 4"):
+    with pytest.raises(UserError, match=r"an utterance has \d+ labels, but at most 4"):
         recogniser_training.batch_of(drawn(recipe, learn, 4, lambda _: 0.0, np.random.default_rng(0))[0], words, 4)
 
 
@@ -157,7 +157,7 @@ def test_mixtures_need_music_that_is_heard(call: Caller, folder: Path, tmp_path:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--music", "elsewhere"), "only with --mixture"),
+        (("--music", "elsewhere"), "has no effect without --mixture"),
         (("--only", "digits seven"), "alone"),
         (("--preset", "huge"), "no preset 'huge'"),
         (("--subwords", "4"), "too small"),

@@ -126,7 +126,7 @@ def test_words_of_users_are_no_markup(shown: Demo, made: Broadcast, tmp_path: Pa
     )
     page = Page(path.read_text(encoding="utf-8"))
     assert page.words.count("<b>$x & co") == 2 and "a <script> b" in page.words  # title and heading
-    assert len(list(page.all("audio"))) == 5 and "The truth" not in page.words  # no references, no players for them
+    assert len(list(page.all("audio"))) == 5 and "The true sources" not in page.words  # no references, no players for them
 
 
 def test_a_page_that_cannot_be_written_leaves_nothing(shown: Demo, made: Broadcast, tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ def test_processes_share_the_tasks() -> None:
 def test_a_process_that_is_ended_is_noticed() -> None:
     tasks = [Task(n, 0.0, "plain", "Self", ()) for n in range(2)]
     started = time.monotonic()
-    with pytest.raises(UserError, match="ended from outside.*results are kept.*fewer --jobs"):
+    with pytest.raises(UserError, match="a process was killed.*results are kept.*fewer --jobs"):
         list(reproduction.in_processes(_end, tasks, 2))
     assert time.monotonic() - started < 600
 
@@ -235,7 +235,7 @@ def test_an_interruption_says_that_results_are_kept(call: Caller, recordings: Pa
 
 def test_a_part_and_more_than_all_exclude_each_other(call: Caller, recordings: Path, tmp_path: Path) -> None:
     line = ("reproduce", "demir2011", "--data", recordings, "-o", tmp_path / "out", "--quick", "--development")
-    assert "one of the two" in call.refused(*line) and not (tmp_path / "out").exists()
+    assert "give only one of them" in call.refused(*line) and not (tmp_path / "out").exists()
 
 
 def test_recordings_that_are_missing_are_named(call: Caller, tmp_path: Path) -> None:

@@ -421,7 +421,7 @@ def test_frame_switches_know_all_names_of_labels():
     expected, found = (frame_switches(timeline, times) for timeline in timelines)
     for one, other in zip(expected, found, strict=True):
         np.testing.assert_array_equal(one, other)
-    with pytest.raises(UserError, match="the label 'cat' from 1 to 2 s means nothing here; use one of speech, music"):
+    with pytest.raises(UserError, match="the label 'cat' from 1 to 2 s is not known; use one of speech, music"):
         frame_switches([Segment(1.0, 2.0, "cat")], times)
 
 

@@ -75,7 +75,7 @@ def test_the_number_knows_classes_from_groups() -> None:
     few = separability(*_vectors(4.0), n_folds=3, most=5)
     assert few.patches == 12 * 5
     vectors, speech, groups = _vectors(0.0)
-    with pytest.raises(UserError, match="6 groups of speech do not make 7 folds"):
+    with pytest.raises(UserError, match="6 groups of speech cannot be divided into 7 folds"):
         separability(vectors, speech, groups, n_folds=7)
 
 

@@ -90,7 +90,7 @@ def test_recipes_come_from_files_and_name_what_is_wrong(tmp_path: Path) -> None:
     recipe = read_recipe(path, {"batch": 16}, Recipe)
     assert recipe.config.norm == "cumulative" and recipe.config.filters == 256 and (recipe.batch, recipe.seconds) == (16, 2.0)
     path.write_text(json.dumps({"snr": 3}))
-    with pytest.raises(UserError, match="'snr' is no setting"):
+    with pytest.raises(UserError, match="'snr' is not a setting"):
         read_recipe(path, {}, Recipe)
 
 
@@ -102,7 +102,7 @@ def test_recipes_come_from_files_and_name_what_is_wrong(tmp_path: Path) -> None:
         ({"batch": 0}, "batch is 0"),
         ({"seconds": 0.0}, "seconds is 0.0"),
         ({"snr_deviation": -1.0}, "deviation at least 0"),
-        ({"network": "blstm-mask", "causal": True}, "are of conv-tasnet"),
+        ({"network": "blstm-mask", "causal": True}, "apply to conv-tasnet"),
         ({"epochs": 0}, "epochs is 0"),
     ],
 )

@@ -94,7 +94,7 @@ def test_another_model_under_its_name_is_refused(folder: Path) -> None:
 
 
 def test_what_is_missing_is_named(folder: Path) -> None:
-    with pytest.raises(UserError, match="no model 'three'; there are one, two"):
+    with pytest.raises(UserError, match="no model 'three'; choose from one, two"):
         shipped.info("three")
     with pytest.raises(UserError, match="no model"):
         shipped.read("../weights/one")
@@ -107,14 +107,14 @@ def test_what_is_missing_is_named(folder: Path) -> None:
         if sums is not None:
             (folder / SUMS).write_bytes(sums.encode() if isinstance(sums, str) else sums)
         for reading in (shipped.read, shipped.verify, shipped.info):
-            with pytest.raises(UserError, match="says nothing of one.safetensors"):
+            with pytest.raises(UserError, match="does not list one.safetensors"):
                 reading("one")
 
 
 def test_without_a_folder_there_are_no_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shipped, "FOLDER", tmp_path / "weights")
     assert shipped.names() == []
-    with pytest.raises(UserError, match="there are none"):
+    with pytest.raises(UserError, match="choose from none"):
         shipped.info("detector")
 
 

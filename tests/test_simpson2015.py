@@ -289,7 +289,7 @@ def test_the_verb_prints_and_writes(tiny: None, call: Caller, recordings: Path, 
 def test_options_of_other_experiments_are_refused(call: Caller, recordings: Path, tmp_path: Path) -> None:
     line = ("reproduce", "simpson2015", "--data", recordings, "-o", tmp_path / "out")
     for given in (("--development",), ("--jobs", 2), ("--long",), ("--transfer", tmp_path)):
-        assert f"{given[0]} is of another experiment" in call.refused(*line, *given)
+        assert f"{given[0]} belongs to another experiment" in call.refused(*line, *given)
     other = call.refused("reproduce", "demir2011", "--data", recordings, "-o", tmp_path / "out", "--part", "separation")
-    assert "--part is of another experiment (woo2020)" in other
+    assert "--part belongs to another experiment (woo2020)" in other
     assert "manifest.csv" in call.refused("reproduce", "simpson2015", "--data", tmp_path, "-o", tmp_path / "out")

@@ -111,5 +111,5 @@ def test_folders_that_hold_no_songs_are_refused(tmp_path: Path) -> None:
 
 def test_a_file_of_one_track_has_no_second(tmp_path: Path) -> None:
     _put(tmp_path / "a.wav", 0.1)
-    with pytest.raises(UserError, match="has one sound track, and not 2"):
+    with pytest.raises(UserError, match="has one sound track, not 2"):
         audio.read(tmp_path / "a.wav", track=1)

@@ -59,7 +59,7 @@ def test_librispeech_is_read_as_it_is_unpacked(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="names licences"):
         spoken.listed(tmp_path, redistributable=True)
     (chapter / "84-121123-0001.flac").unlink()
-    with pytest.raises(UserError, match="line 2: 84-121123-0001.flac is not there"):
+    with pytest.raises(UserError, match="line 2: 84-121123-0001.flac does not exist"):
         spoken.listed(tmp_path)
     (chapter / "84-121123.trans.txt").write_bytes(b"84-121123-0000 \xff\n")
     with pytest.raises(UserError, match="cannot be read"):

@@ -266,18 +266,18 @@ def test_what_says_when_to_stop_must_be_there(tmp_path, damage):
         metrics.unlink()
     else:
         metrics.write_text(damaged[damage])
-    with pytest.raises(UserError, match="does not tell of all 3 epochs"):
+    with pytest.raises(UserError, match="does not list all 3 epochs"):
         run(tmp_path)
 
 
 def test_fewer_epochs_than_were_done_are_refused(tmp_path):
     run(tmp_path)
     told = (tmp_path / "config.json").read_text()
-    with pytest.raises(UserError, match="of 4 epochs, and not of 2; ask for as many"):
+    with pytest.raises(UserError, match="of 4 epochs, not of 2; ask for at least as many"):
         run(tmp_path, dataclasses.replace(SHORT, epochs=2))
     assert (tmp_path / "config.json").read_text() == told
     (tmp_path / "config.json").unlink()
-    with pytest.raises(UserError, match="of 4 epochs, and not of 2"):
+    with pytest.raises(UserError, match="of 4 epochs, not of 2"):
         run(tmp_path, dataclasses.replace(SHORT, epochs=2))
 
 

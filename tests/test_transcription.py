@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bayessep import cli_transcripts, transcription
+from bayessep import cli_transcripts, devices, transcription
 from bayessep.errors import UserError
 from bayessep.recognition import Word
 from bayessep.transcription import Transcript, captions, pieces, plugged_in, text_of, transcribe, transcribe_samples
@@ -223,7 +223,7 @@ def test_draws_of_a_separation_mark_words(call: Caller, ones: Path) -> None:
     assert "there are no draws in stems" in call.refused("transcribe", "speech.wav", "--draws", "stems", *line[-2:])
     save(ones / "draws" / "speech-3.wav", _claps(8.0), rate=8000)
     assert "speech-3.wav lasts 8 s, and speech.wav 9 s" in call.refused(*line)
-    assert "are of one recording" in call.refused(*line[:2], "speech.wav", *line[2:])
+    assert "belong to one recording" in call.refused(*line[:2], "speech.wav", *line[2:])
 
 
 def test_recordings_of_one_name_are_refused_and_several_need_a_folder(call: Caller, ones: Path) -> None:
@@ -240,7 +240,7 @@ def test_recordings_of_one_name_are_refused_and_several_need_a_folder(call: Call
     save(ones / "other" / "b.wav", _claps(1.0), rate=8000)
     assert "would both be called" in call.refused("transcribe", "in", "other", "-o", "out", *using)
     refused = call.refused("transcribe", "in", "-o", "all.srt", *using)
-    assert "of several recordings it is a folder" in refused and not (ones / "all.srt").exists()
+    assert "must be a folder for several recordings" in refused and not (ones / "all.srt").exists()
 
 
 def test_links_are_followed_and_pipes_are_left_alone(call: Caller, ones: Path) -> None:
@@ -272,15 +272,15 @@ def test_the_documented_plug_in_works(call: Caller, ones: Path, monkeypatch: pyt
     [
         (("--recogniser", "whisper"), "choose pocketsphinx, attention-asr or your own as MODULE:CALLABLE"),
         (("--recogniser", "no_such_module:Thing"), "cannot be made (ModuleNotFoundError"),
-        (("--recogniser", "pocketsphinx", "--weights", "claps.wav"), "--weights are of attention-asr"),
+        (("--recogniser", "pocketsphinx", "--weights", "claps.wav"), "--weights are for attention-asr"),
         (("--recogniser", "mine:Leaving"), "cannot be made (SystemExit: 3)"),
         (("--recogniser", "json:dumps"), "cannot be made (TypeError"),
         (("--recogniser", "json:JSONDecoder"), "lacks one of sample_rate"),
         (("--recogniser", "mine:Endless"), "seconds of 0"),
         (("--recogniser", "mine:Broken"), "failed (RuntimeError: boom)"),
-        (("-o", "said.doc"), "is not that of a transcript"),
+        (("-o", "said.doc"), "is not a transcript format"),
         (("--weights", "claps.wav"), "holds no weights"),
-        (("--weights", "claps.wav", "--recogniser", "json:JSONDecoder"), "--weights are of attention-asr"),
+        (("--weights", "claps.wav", "--recogniser", "json:JSONDecoder"), "--weights are for attention-asr"),
     ],
 )
 def test_bad_choices_are_refused(call: Caller, ones: Path, arguments: tuple[str, ...], says: str) -> None:

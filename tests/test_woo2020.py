@@ -136,7 +136,7 @@ def test_an_interrupted_run_goes_on(call: Caller, small: Path) -> None:
         with pytest.raises(UserError, match="results of another run"):
             woo2020.run(folder, small, "full")
     other = call(*line, "--transfer", small)
-    assert other.code == 2 and "--transfer is of another experiment" in other.err
+    assert other.code == 2 and "--transfer belongs to another experiment" in other.err
     none = call(*line[:-1], small / "none", "--finished")
     assert none.code == 2 and "holds no results of woo2020" in none.err
 
