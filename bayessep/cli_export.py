@@ -43,7 +43,8 @@ def conv_tasnet(
     The model maps “mixture” (batch, samples) to “sources” (batch, 2, samples), speech and music, for waveforms of any length at the
     sample rate in its metadata, best scaled to a mean square of 1. It computes what separate computes for one window; for weights
     that also process the mixture with inverted sign, as the installed ones do, that is the mean of both. Unlike separate, it does
-    not scale sources to the mixture where they need not sum to it. It is only written if its output agrees with the network's.
+    not scale sources to the mixture where they need not sum to it, nor leave out silence or a constant offset. It is only written
+    if its output agrees with the network's.
     """
     terminal = Terminal(json=json, quiet=quiet)
     from bayessep import export

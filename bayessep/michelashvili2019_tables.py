@@ -235,7 +235,7 @@ def _ahead(results: Results, other: str) -> Finding | None:
     if not results.meet(ALL, other):
         return None
     lead, low, high = results.lead(ALL, other, "SDR")
-    numbers = f"{results.median(ALL, 'SDR'):.1f} against {results.median(other, 'SDR'):.1f} dB"
+    numbers = f"{cell(results.median(ALL, 'SDR'), 1)} against {cell(results.median(other, 'SDR'), 1)} dB"
     if other in PAPER_1:
         numbers += f"; the paper: {PAPER_1[ALL]:.1f} against {PAPER_1[other]:.1f}"
     numbers += f"; excerpt by excerpt {signed(lead)}{between(low, high)}"

@@ -68,7 +68,7 @@ class Windowed(Protocol):
         ...
 
     def level(self, power: float, peak: float) -> float:
-        """Scale by which a recording is divided, given its mean square and its peak."""
+        """Scale by which a recording is divided, given its mean square without silence and offset, and its peak."""
         ...
 
     def predict(self, x: Samples, length: int, begin: int) -> Float[np.ndarray, "_ 2 _"]:
@@ -313,8 +313,10 @@ def _measured(read: Callable[[], Iterable[Samples]], sample_rate: int, name: str
         highest = np.maximum(highest, piece.max(axis=1, keepdims=True))
     power, count = np.concatenate(powers), np.concatenate(counts)
     offset = total * len(total) / max(count[1:].sum(), 1)
-    power = np.maximum(power - count * np.mean(offset**2), 0) * (power / count > 1e-12 * np.mean(offset**2))
-    heard = power / count >= SILENT * (power / count).max()
+    power = power - count * np.mean(offset**2)
+    power[power / count <= 1e-12 * np.mean(offset**2)] = 0  # rounding
+    loud = power / np.maximum(count, size * len(total))  # of a few samples at the end of a piece, as if silence followed
+    heard = loud >= SILENT * loud.max()
     mean_square = float(power[heard].sum() / count[heard].sum())
     return _Measured(*(x.astype(np.float32) for x in (offset, lowest, highest)), mean_square)
 

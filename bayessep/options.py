@@ -32,7 +32,7 @@ def _default(name: str) -> str:
     return flags[name][value] if name in flags else str(value)
 
 
-_known = partial(typer.Option, rich_help_panel="Examples and labels")
+_known = partial(typer.Option, rich_help_panel="Training material and labels")
 _model = partial(typer.Option, rich_help_panel="Model and inference")
 _run = partial(typer.Option, rich_help_panel="Execution and output")
 
@@ -155,8 +155,8 @@ Tolerance = Annotated[
         metavar="X",
         min=0.0,
         show_default=_default("tolerance"),
-        help="Stop, after at least 20 sweeps, once the objective changes by at most this fraction of itself in "
-        "five; svi takes all its steps.",
+        help="Stop, after at least 20 sweeps (and 5 beyond --warm-up), once the objective changes by at most this "
+        "fraction of itself in five; svi takes all its steps.",
     ),
 ]
 Chain = Annotated[

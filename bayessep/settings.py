@@ -50,7 +50,7 @@ class Settings:
         sweeps: maximum number of sweeps on the mixture (for svi, `SVI_STEPS` gradient steps each, rounded up to five equal parts).
         training_sweeps: maximum number of sweeps on the training speech.
         tolerance: a run has converged when its objective changes by at most this fraction of itself over 5 sweeps; it then
-            stops, after at least 20 sweeps; svi takes all its steps.
+            stops, after at least 20 sweeps, and 5 after `warm_up`; svi takes all its steps.
         seed: of all randomness.
         level: mean scaled magnitude of the mixture: how many counts a bin is worth against the priors.
         overlap: of consecutive frames, as a fraction. A larger one makes it less critical that repeats of the music are not

@@ -332,7 +332,7 @@ def _problem(job: Job, block: _Block, trained: Trained | None, settings: Setting
     speech = job.speech if METHODS[settings.method].stacked else job.speech[:0]
     given = job.survey.lessons.given
     # In a chain, frames that are settled tell their neighbours what they are, whatever their weight.
-    p_music = np.where(given.only_speech, 0, given.p_music)[frames].astype(np.float32)
+    p_music = np.where(given.target | given.only_music, given.p_music, 0)[frames].astype(np.float32)
     known = preparation.Spectra(x, speech, job.music, p_music, stretches=job.stretches)
     problem, _ = separators.build_problem(known, trained, settings, mean=settings.level)  # mean level of the whole recording
     counts = (inside & given.target[frames]).astype(np.float32)

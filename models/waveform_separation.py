@@ -176,4 +176,4 @@ def heard_frames(mixture: Float[Array, " N"], hop: int) -> Bool[Array, "T 1"]:
     power = jnp.pad(jnp.square(mixture), (0, -len(mixture) % (size * hop))).reshape(-1, size * hop).mean(1)
     sounds = jnp.pad(power >= SILENT * power.max(), 1)
     near = sounds[:-2] | sounds[1:-1] | sounds[2:]
-    return jnp.repeat(jnp.append(near, near[-1]), size)[:n_frames, None]
+    return jnp.repeat(jnp.append(near, sounds[-2]), size)[:n_frames, None]  # silence follows

@@ -15,6 +15,7 @@ from bayessep.cleaning import Cleaning, clean, hear
 from bayessep.detection import Detection
 from bayessep.errors import UserError
 from bayessep.inference import loop
+from bayessep.preparation import Spectra
 from bayessep.timeline import BOTH, MUSIC, SILENCE, SPEECH, Segment, runs
 from tests.benchmarks.cleaning import oracle, spoilt
 from tests.commandline import Caller, files, load, save
@@ -203,6 +204,23 @@ def test_stems_have_the_shape_of_the_mixture(made: Broadcast, channels: int) -> 
     stems = clean(mixture, RATE, oracle(made.segments), dataclasses.replace(SMALL, model=_few(SMALL)))
     assert stems.speech.shape == stems.music.shape == mixture.shape
     np.testing.assert_allclose(stems.speech + stems.music, mixture, atol=1e-6)
+
+
+def test_inference_knows_where_its_frames_lie_and_its_music_was_cut(
+    made: Broadcast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In memory as in blocks: frames on both sides of a gap, and stretches of music, do not follow one another."""
+    seen: list[Spectra] = []
+    build = separators.build_problem
+    monkeypatch.setattr(separators, "build_problem", lambda of, *rest, **more: seen.append(of) or build(of, *rest, **more))
+    few = dataclasses.replace(SMALL, model=_few(SMALL))
+    clean(made.mixture[None], RATE, oracle(made.segments), few)
+    (whole,) = seen
+    assert whole.times is not None and len(whole.times) == len(whole.target) and (np.diff(whole.times) > 0).all()
+    assert whole.stretches and sum(whole.stretches) == len(whole.music) > 0
+    audio.write(tmp_path / "made.wav", made.mixture[None], RATE, "FLOAT")
+    cleaning.clean_file(tmp_path / "made.wav", oracle(made.segments), tmp_path / "s.wav", tmp_path / "m.wav", few)
+    assert seen[-1].stretches == whole.stretches
 
 
 def _few(settings: Cleaning) -> Any:

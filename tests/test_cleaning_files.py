@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bayessep import cleaning, cleaning_files, detection, recordings, shipped, streaming
+from bayessep import cleaning, cleaning_files, detection, devices, recordings, shipped, streaming
 from bayessep.audio import AudioInfo
 from bayessep.cleaning import Cleaned, Stems
 from bayessep.detection import Detection

@@ -69,7 +69,7 @@ def test_songs_are_read_with_their_excerpts_together(tmp_path: Path) -> None:
     (tmp_path / "manifest.csv").write_text(HEADER)
     with pytest.raises(UserError, match="no files of the category stems"):
         karaoke.read_songs(tmp_path)
-    with pytest.raises(UserError, match="single song"):
+    with pytest.raises(UserError, match="only one song"):
         karaoke.divide(songs[:2], 0.3, 0)
 
 

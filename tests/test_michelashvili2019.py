@@ -160,7 +160,7 @@ def test_what_ships_learns_from_what_may_be_passed_on(
     figures = masker_release.release(recordings, tmp_path / "work", tmp_path)
     assert figures["songs"] == 1 and figures["scores"][IDEAL]["SDR"][0] > 20 and len(figures["sources"]) == 1
     card, name = (tmp_path / "idempotent-masker.md").read_text(), tmp_path / "idempotent-masker.safetensors"
-    assert "here/there: CC0" in card and "ND 4.0" not in card and "2 steps in which a discriminator" in card
+    assert "here/there: CC0" in card and "ND 4.0" not in card and "2 steps of discriminator pre-training" in card
     assert masked_songs.load(name).config == recipe.config
     assert f"{figures['scores'][IDEAL]['SDR'][0]:.1f} (" in card
 

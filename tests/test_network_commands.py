@@ -432,5 +432,5 @@ def test_licences_of_what_ships_are_whole(call: Caller) -> None:
     assert {row["name"] for row in rows} >= {"detector", "general"}
     assert all(row["licence"].endswith(".") for row in rows)
     what = {row["name"]: row["what"] for row in rows}
-    assert what["attention-asr"] == "Digits, zero to nine, through music: `bayessep transcribe --recogniser attention-asr`"
+    assert what["attention-asr"] == "Recognises digits, zero to nine, over music: `bayessep transcribe --recogniser attention-asr`"
     assert what["general"] == "General templates of speech and of music" and what["detector"].endswith("bands 120)")

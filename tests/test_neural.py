@@ -171,7 +171,7 @@ def test_silence_is_refused() -> None:
     with pytest.raises(UserError, match="the recording holds a NaN or infinite sample"):
         neural.separate(np.full((1, 500), np.nan, np.float32), RATE, _separator())
     with pytest.raises(UserError, match="silent"):  # nothing moves
-        neural.separate(np.full((1, 500), 0.3, np.float32), RATE, _separator())
+        neural.separate(np.full((1, 20_000), -0.7546187, np.float32), RATE, _separator())
     with pytest.raises(UserError, match="silent"):  # no float32 says what it would have to be multiplied by
         neural.separate(np.float32(1e-39) * np.sign(_sound(1, 0.25)), RATE, _separator())
 
@@ -191,9 +191,11 @@ def test_a_recording_is_scaled_by_the_level_of_what_sounds(monkeypatch: pytest.M
     level = Separator.level
     monkeypatch.setattr(Separator, "level", lambda self, power, peak: levels.append(power) or level(self, power, peak))
     x, silence = _sound(2, 2.0), np.zeros((2, 6 * RATE), np.float32)
-    for one in (x, np.concatenate([silence, x, silence], axis=1), np.concatenate([x, 1e-4 * np.sign(_sound(2, 9.0))], axis=1)):
-        neural.separate(one, RATE, _separator())
-    np.testing.assert_allclose(levels, np.mean(x**2), rtol=1e-3)
+    faint, click = 1e-4 * np.sign(_sound(2, 9.0)), np.full((2, 1), 0.9, np.float32)
+    for one in ([x], [silence, x, silence], [x, faint], [x, silence, silence[:, : 2 * RATE], click]):
+        neural.separate(np.concatenate(one, axis=1), RATE, _separator())
+    np.testing.assert_allclose(levels[:3], np.mean(x**2), rtol=1e-3)
+    np.testing.assert_allclose(levels[3], np.mean(x**2), rtol=0.03, err_msg="the click is a part of what sounds")
 
 
 def test_silence_beside_what_sounds_does_not_change_how_it_is_separated() -> None:

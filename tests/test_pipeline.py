@@ -172,8 +172,26 @@ def test_what_repeats_is_estimated_at_every_level(level: float) -> None:
     (problem, _), (usual, _) = (separators.build_problem(_repeating(at), None, settings) for at in (level, 2.0))
     assert np.asarray(problem.latent).any()
     np.testing.assert_allclose(problem.catalogue / level, usual.catalogue / 2, rtol=1e-3, atol=1e-5)
-    share = preparation.speech_share(np.full((1, 3), 0.5 * level, np.float32), np.float32(level) * np.ones((1, 3), np.float32))
-    np.testing.assert_allclose(share, 0.5)
+
+
+def test_shares_do_not_depend_on_the_level() -> None:
+    x = np.array([[2.0, 1e-12, 0.0]], np.float32)
+    np.testing.assert_array_equal(preparation.speech_share(x / 2, x), [[0.5, 0.5, 1.0]])
+    np.testing.assert_array_equal(preparation.share_std(np.square(x / 4), x)[:, [0, 2]], [[0.25, 0.0]])
+
+
+def test_blocks_know_where_labels_have_no_music(broadcast, known, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the chain, what is labelled as speech or as silence tells its neighbours that no music plays there."""
+    seen: list[np.ndarray] = []
+    build = separators.build_problem
+    monkeypatch.setattr(separators, "build_problem", lambda of, *rest, **more: seen.append(of.p_music) or build(of, *rest, **more))
+    parts = ("silence", "speech", "music", "speech+music")
+    labels = [Segment(float(n), n + 1.0 + (n == 3), label) for n, label in enumerate(parts)]  # the last frame is beyond the end
+    mix = tmp_path / "mix.wav"
+    write(mix, broadcast.mixture[: 4 * RATE][None], RATE, "FLOAT")
+    few = dataclasses.replace(SMALL, method="nmf", sweeps=2, training_sweeps=2)
+    streaming.separate_file(mix, known._replace(labels=labels), few, tmp_path / "s.wav", tmp_path / "m.wav")
+    assert set(seen[-1].tolist()) == {0.0, 1.0} and (np.diff(seen[-1]) != 0).sum() == 1 and seen[-1][0] == 0
 
 
 def test_frames_on_both_sides_of_a_gap_are_no_neighbours() -> None:

@@ -129,7 +129,7 @@ def test_a_folder_from_before_the_development_mixtures_may_get_them(recordings: 
 
 
 @pytest.mark.parametrize("damage", ["{nothing", "[]", "{}", "null"])
-@pytest.mark.parametrize(("name", "words"), [("setup.json", "cannot be read"), ("results.jsonl", "line 1, is no result")])
+@pytest.mark.parametrize(("name", "words"), [("setup.json", "cannot be read"), ("results.jsonl", "line 1, is not a result")])
 def test_a_damaged_folder_is_named(recordings: Path, tmp_path: Path, monkeypatch, name: str, words: str, damage: str) -> None:
     monkeypatch.setattr(reproduction, "work", _fake)
     task = [Task(0, 0.0, "plain", "Self", ("nmf",))]

@@ -52,5 +52,5 @@ def test_what_makes_no_vocabulary_is_refused() -> None:
         vocabulary.learned(["", " "])
     with pytest.raises(UserError, match="too small"):
         vocabulary.learned(TEXTS, 5)
-    with pytest.raises(UserError, match="no vocabulary"):
+    with pytest.raises(UserError, match="not a SentencePiece vocabulary"):
         vocabulary.size_of(b"something else")
