@@ -318,7 +318,8 @@ def _measured(read: Callable[[], Iterable[Samples]], sample_rate: int, name: str
     loud = power / np.maximum(count, size * len(total))  # of a few samples at the end of a piece, as if silence followed
     heard = loud >= SILENT * loud.max()
     mean_square = float(power[heard].sum() / count[heard].sum())
-    return _Measured(*(x.astype(np.float32) for x in (offset, lowest, highest)), mean_square)
+    offset, lowest, highest = (x.astype(np.float32) for x in (offset, lowest, highest))
+    return _Measured(offset, lowest, highest, mean_square)
 
 
 def speech_of(

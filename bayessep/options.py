@@ -10,11 +10,15 @@ from typing import Annotated
 
 import typer
 
-from bayessep.settings import METHODS, Settings
+from bayessep.settings import Settings
 
-Method = StrEnum("Method", list(METHODS))
-# Networks are the names of separator_commands.METHODS, repeated here because that module takes a second to import.
-AnyMethod = StrEnum("AnyMethod", [*METHODS, "conv-nmf", "conv-tasnet", "blstm-mask", "deep-karaoke", "idempotent-masker"])
+# The names of settings.METHODS, conv-nmf and separator_commands.METHODS, written out for type checkers; a test compares them.
+Method = StrEnum("Method", ["nmf", "variational", "icm", "joint", "svi", "unsupervised"])
+AnyMethod = StrEnum(
+    "AnyMethod",
+    ["nmf", "variational", "icm", "joint", "svi", "unsupervised", "conv-nmf", "conv-tasnet", "blstm-mask", "deep-karaoke",
+     "idempotent-masker"],
+)  # fmt: skip
 # The names of estimates.ORACLES.
 ORACLES = ("ideal-binary-mask", "ideal-ratio-mask")
 Device = StrEnum("Device", ["auto", "cpu", "cuda"])
