@@ -189,7 +189,7 @@ def build_problem(
         x = jnp.concatenate([jnp.asarray(spectra.speech, jnp.float32), x])
         music = np.concatenate([np.zeros(n_speech), music])
         weight = np.concatenate([np.ones(n_speech), np.full(len(weight), settings.joint_weight)])
-        speech, starts = np.ones(len(x)), np.concatenate([_FIRST[:n_speech], np.zeros(max(0, n_speech - 1)), starts])
+        speech, starts = np.ones(len(x)), np.concatenate([np.arange(n_speech) == 0, starts])
         if settings.gain_shape is not None and len(prior.gain.shape) > 1:  # one prior per frame; around 1 in the training speech
             aside = gamma.around(jnp.ones(n_speech), settings.gain_shape)
             prior = prior._replace(gain=Gamma(*(jnp.concatenate(pair) for pair in zip(aside, prior.gain, strict=True))))
@@ -216,13 +216,10 @@ def build_problem(
     return problem, found
 
 
-_FIRST = np.ones(1)
-
-
 def _starts(spectra: Spectra) -> Float[np.ndarray, " T"]:
     """Return 1 for each target frame that does not follow the one before it in the recording, 0 for the others."""
     times = np.arange(len(spectra.target)) if spectra.times is None else spectra.times
-    return np.concatenate([_FIRST[: len(times)], np.diff(times) != 1])
+    return (np.diff(times, prepend=times[:1] - 2) != 1).astype(np.float32)
 
 
 def _stretches(spectra: Spectra, n: int) -> list[tuple[int, int]]:
