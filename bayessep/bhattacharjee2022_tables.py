@@ -46,7 +46,7 @@ from bayessep.bhattacharjee2022_rows import (
 )
 from bayessep.comparison import cell
 from bayessep.models.speech_music_detector import BOTH
-from bayessep.pages import Finding, Table, between, every, half_width, not_all, page, settled
+from bayessep.pages import Finding, Table, between, every, half_width, not_all, page, settled, spanned
 
 Result = dict[str, Any]
 
@@ -205,9 +205,8 @@ def _of_paper(results: Results, number: str, brief: bool) -> Table:
     for row in TABLES[number]:
         if results.has(row):
             lines = results.of(row).values()
-            steps = [line["steps"] for line in lines if "steps" in line]
-            counted = f"{min(steps)}–{max(steps)}" if min(steps) < max(steps) else str(steps[0])
-            extra = [shown(results.mean(row, PATCHES)), counted]
+            steps = spanned(line["steps"] for line in lines if "steps" in line)
+            extra = [shown(results.mean(row, PATCHES)), steps]
             rows.append([results.named(row), "here", *(shown(results.mean(row, m)) for m in measures), *extra])
             rows.append(["", "paper", *(shown(PAPER[row].get(m)) for m in measures), "–", "–"])
     note = "Acc: class-balanced, the mean recall of the three classes, as the paper's is. Share right: of all patches (0.7 s), "

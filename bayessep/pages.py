@@ -84,6 +84,12 @@ def signed(value: float, form: str = "+.1f") -> str:
     return f"{value:{form}}".replace("-", "−")
 
 
+def spanned(values: Iterable[int]) -> str:
+    """Format the range of some numbers, or the one that they all are."""
+    low, *_, high = sorted([*values] * 2)
+    return str(low) if low == high else f"{low}–{high}"
+
+
 def not_all(there: int, planned: int) -> str:
     """Return a note that results are incomplete; empty if they are not."""
     return f" Not all of it has been run: {there} of {planned} results are there." if there < planned else ""

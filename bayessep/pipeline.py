@@ -86,6 +86,15 @@ def relative_spread(
     return {k: spread / np.maximum(np.sqrt(((m * magnitude) ** 2).sum(1)), 1e-9) for k, m in shares.items()}
 
 
+def mask_std(
+    mask: Float[np.ndarray, "T F"], own: Float[np.ndarray, "T F"], inferred: Bool[np.ndarray, " T"], settings: Settings
+) -> Float[np.ndarray, "T F"]:
+    """Return the standard deviation of a mask: tempered, or the posterior's `own`; 0 where nothing is open (`unsettled`)."""
+    temper = tempering(settings)
+    std = own if temper is None else tempered_std(mask, temper)
+    return np.where(unsettled(mask, inferred, settings.faint)[:, None], std, 0)
+
+
 def tempering(settings: Settings) -> Tempering | None:
     """Return how uncertainty is tempered, or None to take it from the posterior as it is."""
     return None if settings.spread is None else Tempering(settings.temperature, settings.spread)
@@ -182,14 +191,12 @@ def take_apart(
     started = time.perf_counter()
     inferred = infer(plan.spectra, trained, settings, progress)
     given, x = plan.given, plan.spectra.target
-    mask, std, p_music = settled(given, plan.n_bins)
+    mask, own, p_music = settled(given, plan.n_bins)
     gain = np.full(len(given.target), np.nan, np.float32)
     mask[given.target] = speech_share(inferred.sources.speech, x)
     window, magnitudes = window_of(settings, sample_rate), np.abs(spectrum).mean(0)
     mask = without_faint(mask, magnitudes[:, : plan.n_bins], given, sample_rate / window.hop, settings.faint)
-    std[given.target] = share_std(inferred.sources.variance, x)
-    std = std if (temper := tempering(settings)) is None else tempered_std(mask, temper)
-    std = np.where(unsettled(mask, given.target, settings.faint)[:, None], std, 0)
+    own[given.target] = share_std(inferred.sources.variance, x)
     p_music[given.target] = inferred.sources.p_music
     gain[given.target] = inferred.gain
 
@@ -207,7 +214,7 @@ def take_apart(
         times=plan.times,
         frequencies=bin_frequencies(window, sample_rate)[: plan.n_bins],
         mask=mask,
-        mask_std=std,
+        mask_std=mask_std(mask, own, given.target, settings),
         p_music=p_music,
         filter=inferred.filter,
         gain=gain,

@@ -119,7 +119,7 @@ class Given(NamedTuple):
     speech: Bool[np.ndarray, " T"]  # may hold speech
     only_speech: Bool[np.ndarray, " T"]
     only_music: Bool[np.ndarray, " T"]
-    p_music: Float[np.ndarray, " T"]  # evidence for music (`Spectra.p_music`); 1 in every labelled frame
+    p_music: Float[np.ndarray, " T"]  # evidence for music (`Spectra.p_music`); of labels 1 or 0
 
 
 def read_labels(labels: Sequence[Segment] | None, times: Float[np.ndarray, " T"], p_music: float) -> Given:
@@ -129,7 +129,7 @@ def read_labels(labels: Sequence[Segment] | None, times: Float[np.ndarray, " T"]
         return Given(yes, yes, no, no, np.full(len(times), p_music, np.float32))
     speech, music, labelled = frame_switches(labels, times)
     both = speech & music
-    prior = np.where(labelled, 1.0, p_music).astype(np.float32)
+    prior = np.where(labelled, music, p_music).astype(np.float32)
     return Given(both | ~labelled, speech | ~labelled, speech & ~music, music & ~speech, prior)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from bayessep.comparison import cell
-from bayessep.pages import Finding, Table, every, not_all, page
+from bayessep.pages import Finding, Table, every, not_all, page, spanned
 from bayessep.simpson2015 import BUDGETS, DNN, FOLDS, IDEAL, MEASURES, METHODS, MIXTURE, NMF, SOURCES
 from bayessep.tables import Mean, gained, mean, shown
 
@@ -329,10 +329,9 @@ def about(results: Results, budget: str, *, seed: int, planned: int, lasting: fl
     )
     learned, fitted = results.learned(DNN), results.learned(NMF)
     trained = ", ".join(f"{told['epochs']} (the best: {told['best_epoch']})" for _, told in sorted(learned.items()))
-    counts = {name: sorted({told["songs"] for told in by_fold.values()}) for name, by_fold in ((DNN, learned), (NMF, fitted))}
-    of_songs = {name: "–".join(map(str, (own[0], own[-1])[: len(own)])) for name, own in counts.items() if own}
-    held = f", with {of_songs[DNN]} songs to learn from (the others are to stop by)" if DNN in of_songs else ""
-    all_of_them = f", from {of_songs[NMF]} songs, those that the network stops by among them" if NMF in of_songs else ""
+    of_songs = [spanned(told["songs"] for told in by_fold.values()) if by_fold else "" for by_fold in (learned, fitted)]
+    held = f", with {of_songs[0]} songs to learn from (the others are to stop by)" if learned else ""
+    all_of_them = f", from {of_songs[1]} songs, those that the network stops by among them" if fitted else ""
     spent = [sum(told["seconds"] for told in by_fold.values()) for by_fold in (learned, fitted)]
     gone = sorted({f"fold {line['fold'] + 1}" for line in results.lines if "diverged" in line})
     diverged = f" Trainings that diverged have no scores: {', '.join(gone)}." if gone else ""

@@ -24,7 +24,7 @@ from bayessep import audio, preparation, separators
 from bayessep.errors import UserError
 from bayessep.inference import online
 from bayessep.models import conditionals, jingle_mixture
-from bayessep.pipeline import relative_spread, tempering
+from bayessep.pipeline import mask_std, relative_spread
 from bayessep.preparation import Known, Lessons
 from bayessep.separators import Progress, Trained
 from bayessep.settings import METHODS, Settings
@@ -39,7 +39,6 @@ from bayessep.stft import (
     stream_init,
     stream_push,
 )
-from bayessep.tempering import tempered_std
 from bayessep.timeline import Segment, complete, runs
 
 BLOCK_SECONDS = 60.0
@@ -176,9 +175,7 @@ def take_apart(
 
 def _uncertainty(job: "Job", mask: np.ndarray, own: np.ndarray, magnitudes: np.ndarray, rows: slice) -> dict[str, np.ndarray]:
     """The same as `pipeline.Separation.uncertainty`; `own` is the untempered posterior standard deviation of the mask."""
-    temper = tempering(job.settings)
-    std = own if temper is None else tempered_std(mask, temper)
-    std = np.where(preparation.unsettled(mask, job.survey.lessons.given.target[rows], job.settings.faint)[:, None], std, 0)
+    std = mask_std(mask, own, job.survey.lessons.given.target[rows], job.settings)
     return relative_spread(mask, std, magnitudes[:, : job.n_bins])
 
 
@@ -331,8 +328,9 @@ def _problem(job: Job, block: _Block, trained: Trained | None, settings: Setting
     x = (np.abs(block.spectrum).mean(0)[:, : job.n_bins] * job.scale).astype(np.float32)
     speech = job.speech if METHODS[settings.method].stacked else job.speech[:0]
     given = job.survey.lessons.given
-    # In a chain, frames that are settled tell their neighbours what they are, whatever their weight.
-    p_music = np.where(given.target | given.only_music, given.p_music, 0)[frames].astype(np.float32)
+    # In a chain, settled frames tell their neighbours what they are, whatever their weight. A detector's P(music) is small, but not
+    # 0, where it found speech alone.
+    p_music = np.where(given.only_speech, 0, given.p_music)[frames].astype(np.float32)
     known = preparation.Spectra(x, speech, job.music, p_music, stretches=job.stretches)
     problem, _ = separators.build_problem(known, trained, settings, mean=settings.level)  # mean level of the whole recording
     counts = (inside & given.target[frames]).astype(np.float32)
