@@ -248,7 +248,7 @@ def compare_figure(
     if found:
         left, right = bottom[-1].subplots(1, 2, width_ratios=[1, 1.25])
         draw_traces(left, found)
-        left.set_title("Gain in the bound still missing, relative to each method’s own rise")
+        left.set_title("Bound still to gain, relative to each method’s rise")
         left.legend(ncols=2, loc="upper right", handlelength=1.8, columnspacing=1)
         _draw_presence(right, found, mixture.shape[1] / rate, labels)
     return figure
