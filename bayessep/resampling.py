@@ -35,6 +35,17 @@ def resample(samples: Float[np.ndarray, "*c N"], from_rate: int, to_rate: int) -
     return np.ascontiguousarray(out).reshape(*samples.shape[:-1], -1)
 
 
+def played(samples: Float[np.ndarray, " N"], speed: float) -> Float[np.ndarray, " M"]:
+    """Play `speed` times faster, as a tape: pitch changes with speed, and N / speed samples remain, rounded. Band-limited.
+
+    Raises:
+        UserError: the speed is not positive.
+    """
+    if speed <= 0:
+        raise UserError(f"cannot play at {speed:g} times the speed; give a positive speed.")
+    return samples if speed == 1.0 else soxr.resample(samples, speed, 1.0, quality="HQ")
+
+
 def resampled(pieces: Iterable[Samples], from_rate: int, to_rate: int) -> Iterator[Samples]:
     """Resample sound that arrives in pieces; the concatenated output equals that of `resample`."""
     stream, piece, n_in, n_out = None, np.zeros((1, 0), np.float32), 0, 0

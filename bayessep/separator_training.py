@@ -25,6 +25,7 @@ from bayessep.errors import UserError
 from bayessep.models.blstm_mask import BlstmMask
 from bayessep.models.conv_tasnet import ConvTasNet
 from bayessep.models.waveform_separation import Batch, Metrics, State, again, losses
+from bayessep.resampling import played
 from bayessep.train import Task, Training, fixed, means, settings_besides, started_from, training_of
 from bayessep.waveforms import check_one_channel
 
@@ -131,10 +132,7 @@ class Recipe:
 
 
 SPEEDS = {"speech": 1.15, "music": 1.5}
-"""Largest speed-up and slow-down factors; pitch changes with speed, as on a tape.
-
-Interpolation is linear: it dulls the highest octave, and some of what exceeds half the sample rate is aliased.
-"""
+"""Largest speed-up and slow-down factors (`resampling.played`)."""
 JOINED = 0.3
 """Probability that other music is added to the music."""
 
@@ -154,8 +152,7 @@ def accompaniment(music: Sequence[Item], n: int, rng: np.random.Generator) -> Fl
 
 def _played(own: Sequence[Item], n: int, fastest: float, rng: np.random.Generator) -> Float[np.ndarray, " n"]:
     speed = fastest ** rng.uniform(-1, 1)
-    samples = stretch(own, int(n * speed) + 2, rng)
-    return np.interp(np.arange(n) * speed, np.arange(len(samples)), samples).astype(np.float32)
+    return played(stretch(own, int(n * speed) + 2, rng), speed)[:n]
 
 
 def stretch(items: Sequence[Item], n: int, rng: np.random.Generator) -> Float[np.ndarray, " n"]:

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from bayessep import audio, corpora, data
 from bayessep.errors import UserError
 from bayessep.recognition import RATE, normalised
+from bayessep.resampling import played
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 GAPS = (0.05, 0.35)
@@ -146,7 +147,7 @@ def said(
         parts, text = [_pause(rng)], []
         for _ in range(rng.integers(1, joined + 1)):
             one = own[rng.integers(len(own))]
-            more = [_played(one.samples, speed ** rng.uniform(-1, 1)), _pause(rng)]
+            more = [played(one.samples, speed ** rng.uniform(-1, 1)), _pause(rng)]
             if sum(map(len, parts + more)) > room:
                 break
             parts += more
@@ -159,10 +160,3 @@ def said(
 
 def _pause(rng: np.random.Generator) -> Float[np.ndarray, " n"]:
     return np.zeros(round(rng.uniform(*GAPS) * RATE), np.float32)
-
-
-def _played(samples: Float[np.ndarray, " N"], speed: float) -> Float[np.ndarray, " M"]:
-    """Change the speed by linear interpolation between samples (`separator_training.SPEEDS`)."""
-    if speed == 1.0:
-        return samples
-    return np.interp(np.arange(0, len(samples) - 1, speed), np.arange(len(samples)), samples).astype(np.float32)

@@ -20,7 +20,7 @@ from bayessep.audio import (
     write,
 )
 from bayessep.errors import UserError
-from bayessep.resampling import resample, resampled_length
+from bayessep.resampling import played, resample, resampled_length
 
 RATE = 16000
 
@@ -278,6 +278,20 @@ def test_resampling_keeps_a_tone_and_refuses_nonsense():
     for rates in ((0, 16000), (16000, -1)):
         with pytest.raises(UserError, match="positive sample rate"):
             resample(y, *rates)
+
+
+def test_faster_and_slower_is_higher_and_lower_without_aliases():
+    t = np.arange(16000) / 16000
+    low, high = (np.sin(2 * np.pi * hz * t).astype(np.float32) for hz in (1000, 7000))
+    for speed in (0.8, 1.37):
+        y = played(low, speed)
+        assert abs(len(y) - 16000 / speed) <= 0.5 and y.dtype == np.float32
+        expected = np.sin(2 * np.pi * 1000 * speed * np.arange(len(y)) / 16000)
+        np.testing.assert_allclose(y[500:-500], expected[500:-500], atol=1e-3)
+    assert np.abs(played(high, 1.37)[500:-500]).max() < 1e-3  # 9590 Hz is above half the rate, not 6410 Hz
+    assert played(low, 1.0) is low
+    with pytest.raises(UserError, match="positive speed"):
+        played(low, 0.0)
 
 
 def test_common_gain():
