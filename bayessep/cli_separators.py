@@ -332,6 +332,18 @@ def idempotent_masker(
             "music (extra train).",
         ),
     ] = None,
+    varied: Annotated[
+        bool | None,
+        recipe("--varied/--as-recorded", show_default="as-recorded", help="Augment the data: play each clip at a random speed."),
+    ] = None,
+    whole: Annotated[
+        bool | None,
+        recipe(
+            "--whole/--clip-by-clip",
+            show_default="clip-by-clip",
+            help="Normalise clips by the range of magnitudes of their recording, as songs are when they are separated.",
+        ),
+    ] = None,
     rate: Annotated[
         float | None, recipe("--rate", metavar="X", show_default="0.0", help="Learning rate of Adam; 0: the preset's.")
     ] = None,

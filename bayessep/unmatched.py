@@ -8,6 +8,7 @@ are cut and compressed as in the authors' code.)
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -28,6 +29,7 @@ from bayessep.models import masker_training
 from bayessep.models.idempotent_masker import PRESETS, IdempotentMasker, Weights
 from bayessep.models.masker_training import Batch, Pretraining, State
 from bayessep.preparation import magnitude
+from bayessep.resampling import played
 from bayessep.stft import Stft
 from bayessep.train import Progress, Task, Training, fixed, settings_besides, training_of
 
@@ -42,6 +44,8 @@ SHARE = 0.05
 """Share of the clips held out for validation."""
 LISTENING = 500
 """Steps of discriminator pre-training between validations and checkpoints."""
+FASTEST = 1.25
+"""Largest speed-up and slow-down factor of varied clips (`resampling.played`)."""
 PAIRS = 32
 """Largest number of validation pairs."""
 KINDS = {"mixtures": "songs", "music": "music"}
@@ -180,11 +184,44 @@ def check(sounds: Unmatched, config: IdempotentMasker) -> None:
             raise UserError(f"the {what} have no two clips of {seconds:.2f} s that are not silent; give longer recordings.")
 
 
-def image_of(items: Sequence[Item], clip: Clip, config: IdempotentMasker, quantised: bool = False) -> Float[np.ndarray, "T F"]:
-    """Image of a clip, normalised by its own minimum and maximum magnitude."""
-    samples = items[clip.item].samples[clip.begin : clip.begin + (config.frames - 1) * config.hop]
-    heard = magnitude(samples, stft_of(config))[: config.frames, : config.bins]
-    return compressed(heard, heard.min(), heard.max(), quantised)
+def image_of(
+    items: Sequence[Item],
+    clip: Clip,
+    config: IdempotentMasker,
+    quantised: bool = False,
+    *,
+    speed: float = 1.0,
+    extent: tuple[float, float] | None = None,
+) -> Float[np.ndarray, "T F"]:
+    """Image of a clip.
+
+    Args:
+        items: recordings.
+        clip: position of the clip.
+        config: size of the image.
+        quantised: as in `compressed`.
+        speed: play the clip faster or slower. A faster one covers more of the recording: it begins earlier where that ends, and is
+            not faster than the recording is long.
+        extent: minimum and maximum magnitude to normalise by; None: those of the clip itself.
+    """
+    samples, length = items[clip.item].samples, (config.frames - 1) * config.hop
+    speed = min(speed, len(samples) / length)
+    needed = min(len(samples), math.ceil(speed * length))
+    begin = min(clip.begin, len(samples) - needed)
+    heard = _magnitudes(played(samples[begin : begin + needed], speed)[:length], config)
+    return compressed(heard, *(extent or (heard.min(), heard.max())), quantised)
+
+
+def extent_of(item: Item, config: IdempotentMasker) -> tuple[float, float]:
+    """Minimum and maximum magnitude of a recording, of its first series of clips."""
+    length = (config.frames - 1) * config.hop
+    begins = range(0, len(item.samples) - length + 1, length)
+    heard = [_magnitudes(item.samples[begin : begin + length], config) for begin in begins]
+    return float(min(one.min() for one in heard)), float(max(one.max() for one in heard))
+
+
+def _magnitudes(samples: Float[np.ndarray, " N"], config: IdempotentMasker) -> Float[np.ndarray, "T F"]:
+    return magnitude(samples, stft_of(config))[: config.frames, : config.bins]
 
 
 # --- training ------------------------------------------------------------------------------------------------------------
@@ -201,6 +238,9 @@ class Recipe:
         pool: `IdempotentMasker.pool`.
         quantised: round images to 8 bits, as the authors' code does.
         songs: passes in which additional songs are made, as in `read_unmatched`.
+        varied: augment the data: play each clip at a random speed (`FASTEST`).
+        whole: normalise each clip by the range of magnitudes of its recording, as songs are when they are separated, and not by its
+            own, as the authors' code does in training.
         rate: learning rate of Adam; 0 takes the preset's.
         listening: steps of discriminator pre-training; -1 takes the preset's.
         batch: mixtures per step, and as many clips of music.
@@ -216,6 +256,8 @@ class Recipe:
     pool: int = 0
     quantised: bool = False
     songs: int = 0
+    varied: bool = False
+    whole: bool = False
     rate: float = 0.0
     listening: int = -1
     batch: int = 1
@@ -257,7 +299,7 @@ class _Images:
 
     def __init__(self, recipe: Recipe, sounds: Unmatched) -> None:
         self._recipe, self._config, self._sounds = recipe, recipe.config, sounds
-        self._clips, self._shuffled = cache(self._divided), cache(self._order)
+        self._clips, self._shuffled, self._extent = cache(self._divided), cache(self._order), cache(self._range)
 
     def _divided(self) -> tuple[list[list[Clip]], list[list[Clip]]]:
         """Split the clips of both kinds into training and validation clips.
@@ -277,22 +319,35 @@ class _Images:
     def _order(self, kind: int, turn: int) -> np.ndarray:
         return np.random.default_rng([self._recipe.seed, 2, kind, turn]).permutation(len(self._clips()[0][kind]))
 
-    def _of(self, kind: int, chosen: Sequence[Clip]) -> Float[np.ndarray, "B T F"]:
-        return np.stack([image_of(self._sounds[kind], clip, self._config, self._recipe.quantised) for clip in chosen])
+    def _range(self, kind: int, item: int) -> tuple[float, float] | None:
+        return extent_of(self._sounds[kind][item], self._config) if self._recipe.whole else None
+
+    def _speed(self, kind: int, turn: int, place: int) -> float:
+        if not self._recipe.varied:
+            return 1.0
+        return FASTEST ** np.random.default_rng([self._recipe.seed, 3, kind, turn, place]).uniform(-1, 1)
+
+    def _of(self, kind: int, chosen: Iterable[tuple[Clip, float]]) -> Float[np.ndarray, "B T F"]:
+        """Images of clips at given speeds."""
+        own, quantised = self._sounds[kind], self._recipe.quantised
+        return np.stack(
+            [image_of(own, c, self._config, quantised, speed=v, extent=self._extent(kind, c.item)) for c, v in chosen]
+        )
 
     def batch(self, n: int, size: int) -> Batch:
         """The n-th batch of `size` mixtures and as many clips of music."""
         made = []
         for kind, own in enumerate(self._clips()[0]):
             places = (divmod(k, len(own)) for k in range(n * size, (n + 1) * size))
-            made.append(self._of(kind, [own[self._shuffled(kind, turn)[place]] for turn, place in places]))
+            chosen = ((own[self._shuffled(kind, turn)[at]], self._speed(kind, turn, at)) for turn, at in places)
+            made.append(self._of(kind, chosen))
         return Batch(*made)
 
     def held(self) -> Iterator[Batch]:
         """Validation pairs, one mixture and one clip of music each."""
         held = self._clips()[1]
         for n in range(min(PAIRS, *map(len, held))):
-            yield Batch(*(self._of(kind, own[n : n + 1]) for kind, own in enumerate(held)))
+            yield Batch(*(self._of(kind, [(own[n], 1.0)]) for kind, own in enumerate(held)))
 
 
 def task(recipe: Recipe, sounds: Unmatched, about: Mapping[str, Any] = {}, heard: PyTree = None) -> Task[State, Batch]:

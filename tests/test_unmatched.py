@@ -151,6 +151,43 @@ def test_images_go_from_the_least_to_the_greatest_magnitude() -> None:
     assert 0 < np.abs(rounded - found).max() <= 1 / 255 + 1e-6
 
 
+def test_clips_are_played_faster_and_slower() -> None:
+    config, n = IdempotentMasker(), round(1.5 * RATE)
+    rising = np.sin(2 * np.pi * 4000 * np.arange(n) / RATE).astype(np.float32)
+    items, tone = [Item("a", "a", rising)], 4000 / (RATE / 512)
+    for speed in (0.8, 1.0, 1.25):
+        for begin in (0, n - 16_320):  # at the end, a faster clip begins earlier
+            image = unmatched.image_of(items, Clip(0, begin), config, speed=speed)
+            assert image.shape == (256, 256)
+            np.testing.assert_allclose(image[20:-20].mean(0).argmax(), tone * speed, atol=0.5)
+    short = [Item("a", "a", rising[:16_320])]
+    np.testing.assert_array_equal(  # no faster than it is long
+        unmatched.image_of(short, Clip(0, 0), config, speed=1.25), unmatched.image_of(short, Clip(0, 0), config)
+    )
+
+
+def test_speeds_are_drawn_anew_in_each_pass_and_belong_to_their_clip() -> None:
+    sounds = _sounds(2.0)
+    varied, plain = (unmatched._Images(Recipe(varied=v), sounds) for v in (True, False))
+    speeds = np.array([[varied._speed(0, turn, place) for place in range(40)] for turn in range(2)])
+    assert 0.8 <= speeds.min() < 0.85 and 1.18 < speeds.max() <= 1.25 and (speeds[0] != speeds[1]).all()
+    np.testing.assert_array_equal(varied.batch(3, 2).mixture, varied.batch(3, 2).mixture)
+    assert (varied.batch(3, 2).mixture != plain.batch(3, 2).mixture).any()
+    for one, other in zip(varied.held(), plain.held(), strict=True):  # validation is as recorded
+        np.testing.assert_array_equal(one.music, other.music)
+
+
+def test_clips_are_normalised_by_their_recording() -> None:
+    noise = np.random.default_rng(0).normal(size=2 * 16_320).astype(np.float32)
+    noise[:16_320] *= 0.01
+    sounds = Unmatched([Item("a", "a", noise)], [Item("b", "b", noise)])
+    clips = [(Clip(0, begin), 1.0) for begin in (0, 16_320)]
+    whole, apart = (unmatched._Images(Recipe(whole=w), sounds)._of(0, clips) for w in (True, False))
+    assert apart.max((1, 2)).tolist() == [1.0, 1.0]
+    quiet, loud = whole.max((1, 2))
+    assert loud == 1.0 and quiet == pytest.approx(2 * 0.01**0.3 - 1, abs=0.05)
+
+
 # --- training ------------------------------------------------------------------------------------------------------------
 
 
@@ -209,7 +246,9 @@ def test_all_weights_begin_with_the_same_listening() -> None:
 def test_flags_are_the_fields_of_the_recipe() -> None:
     train = typer.main.get_command(cli.app).commands["train"].commands["idempotent-masker"]
     said = {p.name: p.show_default for p in train.params if isinstance(p.show_default, str)}
-    assert said == {f.name: str(f.default) for f in dataclasses.fields(Recipe)}
+    words = {"varied": "as-recorded", "whole": "clip-by-clip"}
+    assert said == {f.name: words.get(f.name, str(f.default)) for f in dataclasses.fields(Recipe)}
+    assert not any(getattr(Recipe(), name) for name in words)
 
 
 @pytest.mark.loose_arrays  # optax
