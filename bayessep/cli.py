@@ -344,31 +344,42 @@ def compare(
 
 @app.command(
     cls=Verb,
-    epilog="""**Example**
+    epilog="""**Examples**
 
-bayessep evaluate --reference speech.wav music.wav --estimate apart/speech.wav apart/music.wav""",
+bayessep evaluate --reference speech.wav music.wav --estimate apart/speech.wav apart/music.wav
+
+bayessep evaluate --reference truth.rttm --estimate found.csv""",
 )
 def evaluate(
     reference: Annotated[
-        list[Path], typer.Option("--reference", metavar="FILE...", show_default=False, help="True sources, one or more.")
+        list[Path],
+        typer.Option("--reference", metavar="FILE...", show_default=False, help="True sources, or true labels of recordings."),
     ],
     estimate: Annotated[
         list[Path],
         typer.Option("--estimate", metavar="FILE...", show_default=False, help="Their estimates, in the same order."),
     ],
+    skip_gaps: Annotated[
+        bool, typer.Option("--skip-gaps", help="Do not score gaps between true labels, which otherwise count as silence.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score estimated sources against the true ones: SDR, SIR, SAR (BSS-Eval v3) and SI-SDR, in decibels.
+    """Score estimated sources, or estimated labels, against the true ones.
 
-    All files must have the same length and sample rate. Several channels are mixed down to one. For the SIR, the other references
-    are the interference; with a single reference there is no SIR. In JSON, a missing or infinite score is null.
+    Sources: SDR, SIR, SAR (BSS-Eval v3) and SI-SDR, in decibels. All files must have the same length and sample rate. Several
+    channels are mixed down to one. For the SIR, the other references are the interference; with a single reference there is no
+    SIR. In JSON, a missing or infinite score is null.
+
+    Labels (CSV, TSV, Audacity, RTTM, TextGrid or JSON): precision, recall and F1 of frames of 10 ms, for speech, music and
+    speech+music, and for speech and music at all; and, with the extra detection, error rates by exact times (pyannote.metrics).
+    Several recordings count as one.
     """
     terminal = Terminal(json=json, quiet=quiet)
     from bayessep import commands, devices
 
     devices.use_cache()
-    commands.evaluate(reference, estimate, terminal)
+    commands.evaluate(reference, estimate, terminal, skip_gaps=skip_gaps)
 
 
 @app.command(

@@ -213,8 +213,19 @@ def _show(result: Any, document: dict[str, Any], page: Path, terminal: Terminal)
 # --- evaluate ------------------------------------------------------------------------------------------------------------
 
 
-def evaluate(references: Sequence[Path], estimates: Sequence[Path], terminal: Terminal) -> None:
-    """Score estimated sources against the true ones."""
+def evaluate(references: Sequence[Path], estimates: Sequence[Path], terminal: Terminal, *, skip_gaps: bool = False) -> None:
+    """Score estimated sources against the true ones, or estimated labels against the true ones.
+
+    Raises:
+        UserError: files cannot be read, or are partly sound and partly labels; or they are as many of neither.
+    """
+    labels = [path.suffix.lower() in segments.ENDINGS for path in (*references, *estimates)]
+    if all(labels):
+        return _evaluate_labels(references, estimates, skip_gaps, terminal)
+    if any(labels):
+        raise UserError("evaluate compares sound with sound or labels with labels; give files of one kind.")
+    if skip_gaps:
+        raise UserError("--skip-gaps applies to labels only; leave it out.")
     from rich.table import Table
 
     from bayessep import comparison
@@ -235,3 +246,44 @@ def evaluate(references: Sequence[Path], estimates: Sequence[Path], terminal: Te
             row["sir"] = math.nan  # nothing interferes
         table.add_row(row["reference"], row["estimate"], *(comparison.cell(row[name], 2) for name in columns))
     terminal.result({"sources": rows}, table)
+
+
+def _evaluate_labels(references: Sequence[Path], estimates: Sequence[Path], skip_gaps: bool, terminal: Terminal) -> None:
+    from rich.table import Table
+
+    from bayessep import comparison, detection_scores
+
+    recordings.check_pairs(references, estimates)
+    pairs = [tuple(segments.read(path, strict=False) for path in pair) for pair in zip(references, estimates, strict=True)]
+    unknown = sorted({s.label for pair in pairs for of in pair for s in of if segments.canonical(s.label) is None})
+    if unknown:
+        terminal.warn(f"These labels are not known and count as neither speech nor music: {', '.join(unknown)}.")
+    gaps = segments.UNLABELLED if skip_gaps else segments.SILENCE, segments.SILENCE
+    true, found, end = [], [], 0.0
+    for pair in pairs:  # one after another, as counts of all recordings add up
+        lasts = max(s.end for of in pair for s in of)
+        for whole, of, gap in zip((true, found), pair, gaps, strict=True):
+            whole += [s._replace(start=end + s.start, end=end + s.end) for s in segments.fill_gaps(of, lasts, gap)]
+        end += lasts
+    frames = detection_scores.frame_scores(true, found, end)
+    rows = {
+        name if exclusive else f"{name} at all": {"precision": precision, "recall": recall, "f1": f1}
+        for exclusive, of in ((True, frames.exclusive), (False, frames.each))
+        for name, precision, recall, f1 in zip(of.classes, of.precision, of.recall, of.f1, strict=True)
+    }
+    exact = None
+    try:
+        exact = {label: scores._asdict() for label, scores in detection_scores.segment_scores(true, found, end).items()}
+    except UserError as error:
+        terminal.note(f"Without scores by exact times: {error}")
+    average, seconds = frames.exclusive.macro_f1, frames.frames / 100
+    caption = f"average F1 of the first three: {comparison.cell(100 * average, 1)}"
+    table = Table(title=f"Per cent of {seconds:.1f} s", caption=caption)
+    for n, column in enumerate(("", "precision", "recall", "F1", *(["error rate"] if exact else []))):
+        table.add_column(column, justify="right" if n else "left")
+    for name, row in rows.items():
+        error = exact[name.removesuffix(" at all")]["error"] if exact and name.endswith("at all") else math.nan
+        cells = [*row.values(), *([error] if exact else [])]
+        table.add_row(name, *("" if math.isnan(x) else comparison.cell(100 * float(x), 1) for x in cells))
+    document = {"files": len(pairs), "seconds": seconds, "average_f1": average, "frames": rows, "segments": exact}
+    terminal.result(document, table)

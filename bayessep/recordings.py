@@ -160,9 +160,7 @@ def read_pairs(references: Sequence[Path], estimates: Sequence[Path], note: Warn
     Raises:
         UserError: their numbers differ, or one differs in length or sample rate, is silent, or cannot be read.
     """
-    if len(references) != len(estimates):
-        counts = f"{len(references)} references and {len(estimates)} estimates"
-        raise UserError(f"{counts} are given: name one --estimate for each --reference, in the same order.")
+    check_pairs(references, estimates)
     first = audio.probe(references[0])
     for path in (*references, *estimates):
         info = audio.probe(path)
@@ -171,6 +169,17 @@ def read_pairs(references: Sequence[Path], estimates: Sequence[Path], note: Warn
             note(f"{path}: its {info.channels} channels are mixed down to one.")
     true, estimated = (np.stack([read_mono(path) for path in paths]) for paths in (references, estimates))
     return true, estimated, first.sample_rate
+
+
+def check_pairs(references: Sequence[Path], estimates: Sequence[Path]) -> None:
+    """Check that there are as many estimates as references.
+
+    Raises:
+        UserError: their numbers differ.
+    """
+    if len(references) != len(estimates):
+        counts = f"{len(references)} references and {len(estimates)} estimates"
+        raise UserError(f"{counts} are given: name one --estimate for each --reference, in the same order.")
 
 
 def read_mono(path: Path, sample_rate: int | None = None) -> Mono:

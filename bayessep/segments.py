@@ -305,6 +305,9 @@ def _read_textgrid(source: _Source) -> list[Segment]:
 
 # ---------------------------------------------------------------------------------------------------- writing
 
+ENDINGS = (".csv", ".tsv", ".txt", ".rttm", ".textgrid", ".json")
+"""Extensions of files of segments."""
+
 
 def write(path: str | os.PathLike[str], segments: Iterable[Segment], format: str | None = None) -> None:
     """Write segments; the format is that of the extension unless ``format`` is given.

@@ -351,6 +351,42 @@ def test_evaluate(call: Caller, given: Files, tmp_path: Path) -> None:
     assert "∞" not in call.succeeded("evaluate", "--reference", paths[0], "--estimate", paths[2], "-q")
 
 
+def test_labels_are_evaluated(call: Caller, tmp_path: Path) -> None:
+    (tmp_path / "true.rttm").write_text(
+        "SPEAKER a 1 0.0 4.0 <NA> <NA> speech <NA> <NA>\nSPEAKER a 1 3.0 3.0 <NA> <NA> music <NA> <NA>\n"
+    )
+    (tmp_path / "found.csv").write_text("start,end,label\n0,2,speech\n2,4,speech+music\n4,8,music\n8,10,thunder\n")
+    line = ("evaluate", "--reference", tmp_path / "true.rttm", "--estimate", tmp_path / "found.csv")
+    outcome = call(*line, "--json")
+    assert "neither speech nor music: thunder" in outcome.err
+    document = json.loads(outcome.out)
+    # True: speech to 3 s, both to 4 s, music to 6 s, then nothing to 10 s.
+    expected = {"speech": (1, 2 / 3), "music": (2 / 4, 1), "speech+music": (1 / 2, 1)}
+    expected |= {"speech at all": (1, 1), "music at all": (3 / 6, 1)}
+    for name, (precision, recall) in expected.items():
+        row = document["frames"][name]
+        assert (row["precision"], row["recall"]) == (pytest.approx(precision), pytest.approx(recall)), name
+    assert document["average_f1"] == pytest.approx((0.8 + 2 / 3 + 2 / 3) / 3) and document["seconds"] == 10
+    assert document["segments"] is None or document["segments"]["music"]["error"] == pytest.approx(1.0)
+    known = json.loads(call.succeeded(*line, "--skip-gaps", "--json"))
+    assert known["seconds"] == 6 and known["frames"]["music"]["precision"] == 1
+    assert "average F1 of the first three: 71.1" in call.succeeded(*line, "-q")
+    twice = json.loads(call.succeeded(*line[:3], line[2], "--estimate", line[4], line[4], "--json"))
+    assert (twice["files"], twice["seconds"]) == (2, 20) and twice["frames"] == document["frames"]
+
+
+def test_sound_is_not_evaluated_against_labels(call: Caller, given: Files, tmp_path: Path) -> None:
+    sound, labels = save(tmp_path / "s.wav", tone(1, 300)), tmp_path / "l.csv"
+    labels.write_text("start,end,label\n0,2,speech\n")
+    for line, said in (
+        (("--reference", sound, "--estimate", labels), "sound with sound or labels with labels"),
+        (("--reference", labels, labels, "--estimate", labels), "2 references and 1 estimates"),
+        (("--reference", sound, "--estimate", sound, "--skip-gaps"), "--skip-gaps applies to labels only"),
+    ):
+        outcome = call("evaluate", *line)
+        assert outcome.code == 2 and said in outcome.err
+
+
 def test_doctor(call: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     from bayessep import doctor
 
