@@ -4,6 +4,7 @@ import csv
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,22 +90,51 @@ def test_scores_are_those_by_hand() -> None:
     assert found["speech_ece"] == 0.0 and found["music_ece"] == pytest.approx(0.25)
 
 
-def test_the_card_says_what_was_measured() -> None:
-    scores = detector_release.scores(_heard())
+def _figures(scores: dict[str, Any]) -> dict[str, Any]:
     minutes = {f"{part} {kind}": 600 for part in ("learn", "held", "test") for kind in ("speech", "music")}
-    figures = {
-        "as_recorded": scores, "altered": scores, "before_calibration": {"speech_ece": 0.1234, "music_ece": 0.2},
+    return {
+        "as_recorded": scores, "altered": scores, "published": None, "before_calibration": {"speech_ece": 0.1234, "music_ece": 0.2},
         "temperature": 1.25, "bias": [0.5, -0.25, 1.0, 0.0], "best_epochs": [3, 4, 5], "seconds": minutes,
         "sources": ["some/place: CC0 (20.0 min)"],
         "most": {"speech": "60 %", "music": "49 %"},
     }  # fmt: skip
+
+
+def test_the_card_says_what_was_measured() -> None:
+    scores = detector_release.scores(_heard())
+    figures = _figures(scores)
     card = detector_release.card(figures)
     numbers = ("0.123", "1.25", "0.50 (music), -0.25 (speech)", "3, 4, 5", "60 %", "49 %", "0.3 hours", "16 to 20 dB 75 %")
     for said in (*numbers, "some/place: CC0"):
         assert said in card, said
     row = next(line for line in card.splitlines() if line.startswith("| segments, as recorded"))
     assert [float(cell) for cell in row.split("|")[2:-1]] == [100.0, 57.1, 66.7, 100.0, 74.6, 100.0, 82.4]
+    assert "published" not in card and "| segments, published | 100.0 |" in detector_release.card(figures | {"published": scores})
     assert set(LABELS) == set(scores["segments"]["f1"])
+
+
+def test_published_mixtures_are_what_their_names_say(tmp_path: Path) -> None:
+    rows = []
+    for n, name in enumerate(("sp", "mu", "sp_plus_mu_-5db", "sp_plus_mu_10db", "sp_and_more")):
+        audio.write(tmp_path / f"{name}.wav", np.full((1, 800), 0.1 * n, np.float32), 8000)
+        rows.append([f"{name}.wav", "broadcast", "musan-sm_hpss", "0.1", "8000", "1", "", "", "github:a/b", f"{name}.wav", "CC0"])
+    rows.append(["sp.wav", "speech", "other", "0.1", "8000", "1", "", "", "github:a/b", "sp.wav", "CC0"])
+    with (tmp_path / "manifest.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([data.MANIFEST_COLUMNS, *rows])
+    found = sorted(detector_release.published_scenes(tmp_path), key=lambda scene: abs(scene.samples[800]))
+    for on in ("speech", "music"):
+        assert all(getattr(s, on).all() == getattr(s, on).any() for s in found)
+    said = [(bool(s.speech[0]), bool(s.music[0]), s.smr_db) for s in found]
+    assert said == [(True, False, 0.0), (False, True, 0.0), (True, True, -5.0), (True, True, 10.0)]
+    assert {len(s.samples) for s in found} == {1600}
+
+
+def test_a_class_that_is_never_true_has_no_score() -> None:
+    heard = _heard()
+    scores = detector_release.scores(heard._replace(truth=[SPEECH if x == SILENCE else x for x in heard.truth]))
+    assert scores["segments"]["f1"][SILENCE] is None and scores["segments"]["f1"][BOTH] is not None
+    row = next(x for x in detector_release.card(_figures(scores)).splitlines() if x.startswith("| segments, as recorded"))
+    assert row.split("|")[5].strip() == "–"
 
 
 def test_a_calibration_is_found_that_was_there(monkeypatch: pytest.MonkeyPatch) -> None:
