@@ -74,6 +74,7 @@ def reproduce_detection(
 
     from bayessep import bhattacharjee2022 as experiment
     from bayessep import bhattacharjee2022_tables as made
+    from bayessep import reproduction
     from bayessep.bhattacharjee2022_rows import BUDGETS, plan
     from bayessep.pages import account
 
@@ -88,6 +89,7 @@ def reproduce_detection(
     found = made.findings(results)
     seconds = sum(line["seconds"] for line in lines)
     about = made.about(results, budget, seed=seed, seconds=seconds, spoken=corpus.seconds(), planned=len(tasks))
+    about += reproduction.notes_of(folder)
     document: dict[str, Any] = {"command": "reproduce", "experiment": "bhattacharjee2022", "version": __version__, "device": device}
     document |= {"seed": seed, "budget": budget, "about": about, "seconds": seconds}
     document["settings"] = dataclasses.asdict(BUDGETS[budget])

@@ -331,6 +331,24 @@ def settle(folder: Path, setup: dict[str, Any]) -> None:
     output.settle(folder / SETUP, setup, other)
 
 
+NOTES = "notes.txt"
+"""File in a folder of results with what a reader must know of how they came about; pages end their introduction with it."""
+
+
+def notes_of(folder: Path) -> str:
+    """Return the notes in a folder of results, after a space; empty if there are none.
+
+    Raises:
+        UserError: they cannot be read.
+    """
+    try:
+        return " " + " ".join((folder / NOTES).read_text(encoding="utf-8").split())
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"{folder / NOTES} cannot be read ({error}); mend or remove it.") from None
+
+
 def _check_setup(folder: Path, seed: int, *, writes: bool = True) -> None:
     """Write the setup, or compare it. New rows may be added, and development mixtures to a setup that lists none."""
     rows = {name: dataclasses.asdict(settings) for name, settings in MODEL_ROWS.items()}
