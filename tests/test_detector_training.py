@@ -1,9 +1,13 @@
 """The recipe of a detector, from a file and from flags; and that nobody is on both sides of a split."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -11,6 +15,8 @@ from bayessep import detector_data, detector_training
 from bayessep.detector_data import Item, Items
 from bayessep.detector_training import PAPER, Recipe, divide, read_recipe
 from bayessep.errors import UserError
+from bayessep.models.speech_music_detector import Batch
+from bayessep.train import train
 
 # --- the recipe ----------------------------------------------------------------------------------------------------------
 
@@ -168,3 +174,60 @@ def test_songs_are_made_when_they_are_needed_once_of_each_side(monkeypatch: pyte
         for n in range(2):
             task.batch(n)
         assert drawn == [count] * 2 and asked == ([["0 0", "0 1"], ["0 0"]] if with_songs else [])
+
+
+# --- the training --------------------------------------------------------------------------------------------------------
+
+TINY = Recipe(network="b3", feature="LMS", bands=8, each=4, crops=2, crop_seconds=1.5, augment=False, epochs=2, steps_per_epoch=2)
+
+
+@pytest.mark.loose_arrays  # optax
+def test_an_interrupted_training_of_a_detector_ends_with_the_same_bits(tmp_path: Path) -> None:
+    """Running means, dropout, related tasks and the optimiser go on where they were."""
+    rng, t = np.random.default_rng(0), np.arange(48000) / 16000
+    noise, tone = rng.standard_normal(48000).astype(np.float32), np.sin(880 * np.pi * t).astype(np.float32)
+    items = Items([Item("noise", "a", noise)], [Item("tone", "b", tone)])
+    task = detector_training.task(TINY, items, items)
+
+    def batch(n: int) -> Batch:
+        if n == 3:
+            raise KeyboardInterrupt
+        return task.batch(n)
+
+    whole = train(task, TINY.training, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(replace(task, batch=batch), TINY.training, tmp_path / "parts")
+    parts = train(task, TINY.training, tmp_path / "parts")
+    assert parts.history == whole.history and [row["validation/loss"] for row in whole.history]
+    jax.tree.map(np.testing.assert_array_equal, parts.state, whole.state)
+
+
+_SHARED = """
+import jax, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from bayessep.models import speech_music_detector as detector
+from tests.test_detector_training import TINY, replace
+
+config = replace(TINY, network="b1", feature="MS", bands=21).detector
+rng, mesh = np.random.default_rng(0), Mesh(np.array(jax.devices()), ("x",))
+x = rng.standard_normal((24, TINY.patch, config.width)).astype(np.float32)
+label = np.arange(24, dtype=np.int32) % 3
+batch = detector.Batch(x, label, rng.random((24, 2)).astype(np.float32))
+whole, shared = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("x",)))
+found = []
+for place in (whole, shared):
+    state, key = jax.device_put((detector.init(config, jax.random.key(0)), jax.random.key(1)), whole)
+    state, losses = detector.step(config, state, jax.device_put(batch, place), key)
+    found.append([np.asarray(leaf) for leaf in jax.tree.leaves((state.statistics, losses))])
+print(jax.device_count(), max(float(np.abs(a - b).max()) for a, b in zip(*found, strict=True)))
+"""
+
+
+def test_eight_devices_share_a_step_of_a_detector() -> None:
+    """Batch normalisation is over the whole batch, and dropout as on one device."""
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    root = Path(__file__).resolve().parent.parent
+    done = subprocess.run([sys.executable, "-c", _SHARED], cwd=root, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    devices, difference = done.stdout.split()
+    assert devices == "8" and float(difference) < 1e-5
