@@ -74,7 +74,9 @@ def text_of(document: Mapping[str, Any], format: str, recording: Path) -> str:
 
 WEIGHTS = "weights.safetensors"
 SHARE = 0.3
-"""Share of the split groups of each class that is held out for validation."""
+"""Share of the split groups of each class that is held out for validation and calibration."""
+CALIBRATING = 20
+"""Number of scenes of 30 s that a detector is calibrated on: as recorded, and as many altered ones if it is trained on such."""
 
 
 class Processes(NamedTuple):
@@ -162,13 +164,16 @@ def train_detector(
     device: str,
     terminal: Terminal,
 ) -> None:
-    """Train a detector or resume its training, and write its weights.
+    """Train a detector or resume its training, calibrate it on the recordings held out, and write its weights.
+
+    Detectors of single patches, which are not run on recordings, are not calibrated.
 
     Raises:
         UserError: as `read_recipe`, `corpora.speech_and_music` and `train.train`.
         Diverged: the loss is NaN or infinite.
     """
     from bayessep.detector_data import Items, read_items
+    from bayessep.detector_release import calibration, scenes
     from bayessep.detector_training import divide, read_recipe, task
 
     recipe = read_recipe(config, given)
@@ -187,9 +192,15 @@ def train_detector(
     if jax.process_index() > 0:
         return
     labels, licences = list(detection.LABELS[: recipe.detector.classes]), licences_of(sounds)
+    found = detection.Calibration()
+    if recipe.network == "frames":
+        terminal.note("calibrating")
+        kinds = (False, True) if recipe.augment else (False,)
+        made = [scene for altered in kinds for scene in scenes(held, CALIBRATING, 30.0, recipe.seed, augment=altered)]
+        found = calibration(made, detection.network_of(detection.weights_of(recipe, [trained.state])))
 
     def weights(settings: dict[str, Any]) -> Weights:
-        return detection.weights_of(recipe, [trained.state], labels=labels, licences=licences, **settings)
+        return detection.weights_of(recipe, [trained.state], found, labels=labels, licences=licences, **settings)
 
     def told(scores: dict[str, float]) -> str:
         return f"validation: loss {trained.loss:.4f}, {100 * scores['validation/accuracy']:.1f} % right"

@@ -219,7 +219,10 @@ def recipe_file(folder: Path, **changed: Any) -> Path:
 
 
 @pytest.mark.loose_arrays  # optax
-def test_train_goes_on_and_is_heard(call: Caller, corpus: Path, radio: Path, tmp_path: Path) -> None:
+def test_train_goes_on_and_is_heard(
+    call: Caller, corpus: Path, radio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network_commands, "CALIBRATING", 2)
     out = tmp_path / "trained"
     line = ("train", "detector", "--data", corpus, "-o", out, "--config", recipe_file(tmp_path, epochs=7), "-q")
     first = json.loads(call.succeeded(*line, "--epochs", 1, "--json"))
@@ -233,6 +236,7 @@ def test_train_goes_on_and_is_heard(call: Caller, corpus: Path, radio: Path, tmp
     assert twice[:2] == once and len(twice) == 3
     settings = shipped.read_file(out / "weights.safetensors").settings
     assert settings["labels"] == list(detection.LABELS) and settings["licences"] == ["CC BY-NC", "CC0"]
+    assert settings["temperature"] != 1 and any(settings["bias"]), "it is calibrated"
     heard = json.loads(call.succeeded("detect", radio, "--weights", out / "weights.safetensors", "--json"))
     assert heard["segments"][-1]["end"] == 12
 
