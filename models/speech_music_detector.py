@@ -221,7 +221,10 @@ def step(
 
 
 def _penalty(model: SpeechMusicDetector) -> Float[Array, ""]:
-    """L2 penalty of 0.01 on the hidden layers of the related tasks, and L1 plus L2 of 0.01 on b4's mel kernels."""
+    """L2 penalty of 0.01 on the hidden layers of the related tasks, and L1 plus L2 of 0.01 on b4's mel kernels.
+
+    In the authors' code, all layers of b4 with related tasks have the L2 penalty.
+    """
     tasks = () if model.head == "single" else (model.speech, model.music, model.ratio)
     found = sum(((task.hidden.linear.kernel[...] ** 2).sum() for task in tasks), start=jnp.float32(0))
     for bands in model.network.bands if isinstance(model.network, B4) else ():

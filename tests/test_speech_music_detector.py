@@ -40,7 +40,9 @@ def _batch(config: Detector, n: int = 6, seed: int = 0) -> Batch:
     ("network", "head", "width", "parts", "count"),
     [
         ("b1", "single", 21, 1, 1_449_539),
+        ("b1", "single", 240, 2, 8_527_427),
         ("b2", "single", 201, 1, 44_100_931),
+        ("b2", "single", 402, 2, 73_461_059),
         ("b3", "single", 80, 1, 108_963),
         ("b3", "single", 120, 1, 110_243),
         ("b3", "single", 240, 2, 114_083),
