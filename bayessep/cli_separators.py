@@ -332,6 +332,15 @@ def idempotent_masker(
             "music (extra train).",
         ),
     ] = None,
+    quieter: Annotated[
+        float | None,
+        recipe(
+            "--quieter",
+            metavar="DB",
+            show_default="0.0",
+            help="Make the voices of these songs quieter; otherwise they are from 6 dB below their music to 8 dB above it.",
+        ),
+    ] = None,
     varied: Annotated[
         bool | None,
         recipe("--varied/--as-recorded", show_default="as-recorded", help="Augment the data: play each clip at a random speed."),

@@ -42,7 +42,8 @@ ROWS = {
 def release(data: Path, work: Path, output: Path, progress: Progress = lambda *_: None) -> dict[str, Any]:
     """Train and evaluate, write the weights and their card to `output`, and return the figures of the card."""
     used = unmatched.listed(data, songs=BUDGET.recipe.songs, redistributable=True)
-    sounds = unmatched.read_unmatched(data, songs=BUDGET.recipe.songs, seed=BUDGET.recipe.seed, redistributable=True)
+    of = BUDGET.recipe
+    sounds = unmatched.read_unmatched(data, songs=of.songs, quieter=of.quieter, seed=of.seed, redistributable=True)
     songs = [Song(one, np.concatenate(song_stems.read(one, RATE))) for one in song_stems.listed(data)]
     refuse_tested(data, sounds, [song.listed for song in songs])
     rows = Work(work, sounds, [lambda song=song: song for song in songs], BUDGET, progress)

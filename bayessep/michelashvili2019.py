@@ -63,7 +63,7 @@ def corpus(folder: Path, recipe: Recipe = Recipe()) -> Corpus:
     if not learned:
         speaks = _speaks(folder)
         made = recipe.songs if speaks else 0
-        sounds = unmatched.read_unmatched(folder, songs=made, seed=recipe.seed)
+        sounds = unmatched.read_unmatched(folder, songs=made, quieter=recipe.quieter, seed=recipe.seed)
         refuse_tested(folder, sounds, songs)
         several = len({item.group for item in sounds.music}) > 1
         return Corpus(sounds, songs, made, ("sung" if made else "spoken") if speaks and several else "")

@@ -175,7 +175,9 @@ def train_masker(
         Diverged: the loss is NaN or infinite.
     """
     recipe = read_recipe(config, given, unmatched.Recipe)
-    sounds = unmatched.read_unmatched(data, songs=recipe.songs, seed=recipe.seed, redistributable=redistributable)
+    sounds = unmatched.read_unmatched(
+        data, songs=recipe.songs, quieter=recipe.quieter, seed=recipe.seed, redistributable=redistributable
+    )
     described = begin(device, terminal)
     about = {"data": about_items(sounds) | {"redistributable": redistributable}}
     with terminal.working() as progress:

@@ -80,12 +80,21 @@ class Sung(NamedTuple):
     under: Float[np.ndarray, " N"]
 
 
-def songs(items: Items, sample_rate: int, rng: np.random.Generator, *, seconds: float = 30.0, alone: float = ALONE) -> list[Item]:
+def songs(
+    items: Items,
+    sample_rate: int,
+    rng: np.random.Generator,
+    *,
+    seconds: float = 30.0,
+    alone: float = ALONE,
+    quieter: float = 0.0,
+) -> list[Item]:
     """Make songs from all music, in pieces of at most `seconds`, each with a random voice; a share `alone` is unaccompanied.
 
-    A song belongs to the split group of its music, so songs of held-out music are held out too, provided speech is also divided.
+    Voices are `quieter` decibels below `LOUDER`. A song belongs to the split group of its music, so songs of held-out music are
+    held out too, provided speech is also divided.
     """
-    made = voices(items, sample_rate, rng, seconds=seconds, alone=alone)
+    made = voices(items, sample_rate, rng, seconds=seconds, alone=alone, quieter=quieter)
     return [Item(song.name, song.group, song.voice + song.under) for song in made]
 
 
@@ -96,6 +105,7 @@ def voices(
     *,
     seconds: float = 30.0,
     alone: float = ALONE,
+    quieter: float = 0.0,
     spoken: bool = False,
 ) -> Iterator[Sung]:
     """Yield the parts of `songs`: voice and accompaniment; if `spoken`, the voice is unmodified speech."""
@@ -105,7 +115,7 @@ def voices(
             under = item.samples[k : k + n].astype(np.float32)
             if len(under) >= 2 * sample_rate:
                 voice = _voice(items.speech, len(under), sample_rate, rng, spoken)
-                gain = 10 ** (rng.uniform(*LOUDER) / 20) * np.sqrt((under**2).mean() / max((voice**2).mean(), 1e-12))
+                gain = 10 ** ((rng.uniform(*LOUDER) - quieter) / 20) * np.sqrt((under**2).mean() / max((voice**2).mean(), 1e-12))
                 voice = (np.float32(gain) * voice).astype(np.float32)
                 yield Sung(f"{item.name}, sung {k // n}", item.group, voice, 0 * under if rng.random() < alone else under)
 

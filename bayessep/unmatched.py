@@ -11,7 +11,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -64,7 +64,9 @@ class Unmatched(NamedTuple):
     music: list[Item]
 
 
-def read_unmatched(folder: str | Path, *, songs: int = 0, seed: int = 0, redistributable: bool = False) -> Unmatched:
+def read_unmatched(
+    folder: str | Path, *, songs: int = 0, quieter: float = 0.0, seed: int = 0, redistributable: bool = False
+) -> Unmatched:
     """Read the songs and the instrumental music of a folder.
 
     These are the files that its manifest.csv lists as songs and music, or, without a manifest, the contents of its folders mixtures
@@ -74,6 +76,7 @@ def read_unmatched(folder: str | Path, *, songs: int = 0, seed: int = 0, redistr
         folder: as above.
         songs: number of passes over all the music in which songs are made of it (`bayessep.singing`) and added to the mixtures;
             their voices are made of what the manifest lists as speech. An hour of them takes some seven minutes.
+        quieter: decibels by which their voices are quieter than usual (`singing.LOUDER`).
         seed: random seed of these songs.
         redistributable: keep only files of a manifest that pass `corpora.may_be_redistributed`.
 
@@ -101,7 +104,8 @@ def read_unmatched(folder: str | Path, *, songs: int = 0, seed: int = 0, redistr
     sounds = Unmatched(**{what: items((r.path, r.split_group) for r in used[kind]) for what, kind in KINDS.items()})
     if not songs:
         return sounds
-    return sounds._replace(mixtures=[*sounds.mixtures, *sung(used["speech"], sounds.music, songs, seed, singing.songs)])
+    make = partial(singing.songs, quieter=quieter)
+    return sounds._replace(mixtures=[*sounds.mixtures, *sung(used["speech"], sounds.music, songs, seed, make)])
 
 
 def _song_of(path: Path) -> str:
@@ -238,6 +242,7 @@ class Recipe:
         pool: `IdempotentMasker.pool`.
         quantised: round images to 8 bits, as the authors' code does.
         songs: passes in which additional songs are made, as in `read_unmatched`.
+        quieter: decibels by which voices of these songs are quieter than usual, as in `read_unmatched`.
         varied: augment the data: play each clip at a random speed (`FASTEST`).
         whole: normalise each clip by the range of magnitudes of its recording, as songs are when they are separated, and not by its
             own, as the authors' code does in training.
@@ -256,6 +261,7 @@ class Recipe:
     pool: int = 0
     quantised: bool = False
     songs: int = 0
+    quieter: float = 0.0
     varied: bool = False
     whole: bool = False
     rate: float = 0.0

@@ -63,6 +63,9 @@ def test_songs_are_of_their_music_and_as_long(items: Items) -> None:
         ratio = 10 * np.log10((voice**2).mean() / (under**2).mean())
         assert singing.LOUDER[0] - 0.01 < ratio < singing.LOUDER[1] + 0.01
         assert np.isfinite(song.samples).all() and song.samples.dtype == np.float32
+    quieter = singing.songs(items, RATE, np.random.default_rng(6), quieter=6.0)[0].samples - items.music[0].samples
+    louder = made[0].samples - items.music[0].samples
+    assert 10 * np.log10((louder**2).mean() / (quieter**2).mean()) == pytest.approx(6.0, abs=0.01)
 
 
 def test_some_voices_sing_alone(items: Items) -> None:

@@ -73,16 +73,16 @@ def test_songs_are_made_of_speech_and_of_music_that_may_be_passed_on(place: Path
         file.write("\n" + "\n".join(rows))
     given: list[Any] = []
 
-    def songs(items: Items, sample_rate: int, rng: np.random.Generator, *, alone: float) -> list[Item]:
-        given.append((items, sample_rate, alone))
+    def songs(items: Items, sample_rate: int, rng: np.random.Generator, *, alone: float, quieter: float) -> list[Item]:
+        given.append((items, sample_rate, (alone, quieter)))
         return [Item("made", item.group, item.samples + 1) for item in items.music]
 
     monkeypatch.setattr(singing, "songs", songs)
     plain = unmatched.read_unmatched(place)
     assert not given
-    found = unmatched.read_unmatched(place, songs=2, seed=1)
+    found = unmatched.read_unmatched(place, songs=2, quieter=3.0, seed=1)
     assert [item.name for item in found.mixtures] == ["songs/0.wav", *["made"] * 4] and found.music[0].group == "g1"
-    assert len(plain.mixtures) == 1 and [(rate, alone) for _, rate, alone in given] == [(RATE, 0.0)] * 2
+    assert len(plain.mixtures) == 1 and [(rate, how) for _, rate, how in given] == [(RATE, (0.0, 3.0))] * 2
     assert [item.group for item in given[0][0].speech] == ["s0", "s1"]
     unmatched.read_unmatched(place, songs=1, redistributable=True)
     assert [item.group for item in given[-1][0].speech] == ["s0"]
