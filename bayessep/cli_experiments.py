@@ -139,7 +139,7 @@ def reproduce(
     compares the time domain with the frequency domain, in half that time. 002 compares the masker with and without its losses,
     and with the paper's baselines; hours. 003 trains every network, feature and head; a night, or longer trainings on a GPU
     (--long). 004 scores vocals and accompaniment against the confidence of masks (Figures 2 and 3), for a network, NMF and the
-    ideal binary mask; twenty minutes for six minutes of songs. Each result is kept in -o DIR at once: after an interruption, the
+    ideal binary mask; less than an hour for six minutes of songs. Each result is kept in -o DIR at once: after an interruption, the
     same command resumes.
     """
     terminal = Terminal(json=json, quiet=quiet)

@@ -69,7 +69,8 @@ def conv_tasnet_model(config: ConvTasNet, parameters: PyTree, sample_rate: int, 
 
     Its metadata state the sample rate, the order of the sources, the mean square of training mixtures, the network and its config,
     whether both signs are averaged, and the version of this package. The same network gives the same model. Its norm `global`
-    is computed over the whole input: unlike `separate`, it does not leave out stretches of silence.
+    is computed over the whole input. Unlike `separate`, it neither leaves out silence, nor scales its input to the mean square of
+    training mixtures, nor removes an offset.
 
     Args:
         config: config of the network; its precision does not matter here.

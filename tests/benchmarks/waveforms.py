@@ -111,5 +111,5 @@ def recording(seconds: float) -> tuple[Side, float]:
 
     made = generate_broadcast(0, seconds=seconds, sample_rate=RATE)
     config = conv_tasnet.PRESETS["small"]
-    separator = Separator("conv-tasnet", config, conv_tasnet.init(config, jax.random.key(0)).parameters, RATE)
+    separator = Separator("conv-tasnet", config, conv_tasnet.init(config, jax.random.key(0)).parameters, RATE, both_signs=True)
     return partial(separate, made.mixture[None], made.sample_rate, separator), len(made.mixture) / made.sample_rate
