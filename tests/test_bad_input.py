@@ -17,7 +17,7 @@ from bayessep import cli, detection, pipeline, shipped
 from bayessep.detector_training import Recipe
 from bayessep.errors import UserError
 from bayessep.models import speech_music_detector as detector
-from tests.commandline import RATE, TINY, Caller, Files, files, load, save, tone
+from tests.commandline import RATE, TINY, UNUSABLE, Caller, Files, files, load, save, tone
 
 
 @pytest.fixture(autouse=True)
@@ -26,30 +26,6 @@ def _no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # --- files that cannot be used -------------------------------------------------------------------------------------------
-
-
-def _with_nan(path: Path) -> None:
-    samples = tone(1, 300)
-    samples[100] = np.nan
-    save(path, samples, subtype="FLOAT")
-
-
-def _truncated(path: Path) -> None:
-    save(path, tone(2, 300), format="FLAC")
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-# How to make the file, and a word that the answer must have.
-UNUSABLE: dict[str, tuple[Any, str]] = {
-    "missing": (lambda path: None, "no such file"),
-    "empty file": (lambda path: path.touch(), "empty"),
-    "no samples": (lambda path: save(path, np.zeros(0)), "no samples"),
-    "not audio": (lambda path: path.write_text("hello, this is a text\n" * 50), "not audio"),
-    "header only": (lambda path: path.write_bytes(b"RIFF\x00\x00"), "not audio"),
-    "NaN": (_with_nan, "NaN"),
-    "silence": (lambda path: save(path, np.zeros(2 * RATE)), "silent"),
-    "truncated": (_truncated, "cut off"),
-}
 
 
 @pytest.mark.parametrize("role", Files._fields)

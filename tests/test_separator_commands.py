@@ -18,7 +18,7 @@ from bayessep.models.conv_tasnet import ConvTasNet
 from bayessep.neural import Separator
 from bayessep.separator_training import Recipe
 from bayessep.timeline import BOTH, MUSIC, SILENCE, SPEECH
-from tests.commandline import Caller
+from tests.commandline import UNUSABLE, Caller
 
 RATE = 4000
 TINY = ConvTasNet(filters=8, length=8, bottleneck=6, hidden=8, blocks=2, repeats=1, consistent=True)
@@ -40,6 +40,16 @@ def mix(tmp_path: Path) -> Path:
 
 def _separate(call: Caller, mix: Path, weights: Path, tmp_path: Path, *more: str) -> Any:
     return call("separate", mix, "--method", "conv-tasnet", "--weights", weights, "-o", tmp_path / "apart", *more)
+
+
+@pytest.mark.parametrize("case", UNUSABLE)
+def test_unusable_recordings_are_refused_by_name(call: Caller, weights: Path, tmp_path: Path, case: str) -> None:
+    make, word = UNUSABLE[case]
+    bad = tmp_path / f"bad {case}.wav"
+    make(bad)
+    refused = _separate(call, bad, weights, tmp_path)
+    assert refused.code == 2 and str(bad) in refused.err and word in refused.err
+    assert not (tmp_path / "apart").exists()
 
 
 def test_flags_are_the_fields_of_the_recipe() -> None:
