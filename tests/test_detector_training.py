@@ -1,9 +1,6 @@
 """The recipe of a detector, from a file and from flags; and that nobody is on both sides of a split."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -200,34 +197,3 @@ def test_an_interrupted_training_of_a_detector_ends_with_the_same_bits(tmp_path:
     parts = train(task, TINY.training, tmp_path / "parts")
     assert parts.history == whole.history and [row["validation/loss"] for row in whole.history]
     jax.tree.map(np.testing.assert_array_equal, parts.state, whole.state)
-
-
-_SHARED = """
-import jax, numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from bayessep.models import speech_music_detector as detector
-from tests.test_detector_training import TINY, replace
-
-config = replace(TINY, network="b1", feature="MS", bands=21).detector
-rng, mesh = np.random.default_rng(0), Mesh(np.array(jax.devices()), ("x",))
-x = rng.standard_normal((24, TINY.patch, config.width)).astype(np.float32)
-label = np.arange(24, dtype=np.int32) % 3
-batch = detector.Batch(x, label, rng.random((24, 2)).astype(np.float32))
-whole, shared = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("x",)))
-found = []
-for place in (whole, shared):
-    state, key = jax.device_put((detector.init(config, jax.random.key(0)), jax.random.key(1)), whole)
-    state, losses = detector.step(config, state, jax.device_put(batch, place), key)
-    found.append([np.asarray(leaf) for leaf in jax.tree.leaves((state.statistics, losses))])
-print(jax.device_count(), max(float(np.abs(a - b).max()) for a, b in zip(*found, strict=True)))
-"""
-
-
-def test_eight_devices_share_a_step_of_a_detector() -> None:
-    """Batch normalisation is over the whole batch, and dropout as on one device."""
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
-    root = Path(__file__).resolve().parent.parent
-    done = subprocess.run([sys.executable, "-c", _SHARED], cwd=root, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    devices, difference = done.stdout.split()
-    assert devices == "8" and float(difference) < 1e-5
