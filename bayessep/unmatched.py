@@ -52,6 +52,12 @@ KINDS = {"mixtures": "songs", "music": "music"}
 """Categories of a manifest that are opened: songs with singing, and instrumental music."""
 FOLDERS = {"mixtures": "mixtures", "music": "instrumentals"}
 """Folders that are opened where there is no manifest."""
+VOCALS = frozenset("vocals vocal voice voices singing acapella".split())
+STEMS = {
+    "mixtures": VOCALS | frozenset("accompaniment instrumental instrumentals music drums bass other".split()),
+    "music": VOCALS | frozenset("mixture mix".split()),
+}
+"""Names of files in these folders that are not opened: songs with stems may lie there whole."""
 
 
 # --- data ----------------------------------------------------------------------------------------------------------------
@@ -70,7 +76,8 @@ def read_unmatched(
     """Read the songs and the instrumental music of a folder.
 
     These are the files that its manifest.csv lists as songs and music, or, without a manifest, the contents of its folders mixtures
-    and instrumentals. No other file is opened, except speech where songs are to be made of it.
+    and instrumentals, less what is named like another stem (`STEMS`). No other file is opened, except speech where songs are to be
+    made of it.
 
     Args:
         folder: as above.
@@ -98,7 +105,12 @@ def read_unmatched(
         if absent := [name for name in FOLDERS.values() if not (folder / name).is_dir()]:
             needed = "give a folder with a manifest.csv, or with the folders mixtures and instrumentals"
             raise UserError(f"{folder} has neither a manifest.csv nor the folder {absent[0]}; {needed}.")
-        found = {what: [(path, _song_of(path)) for path in data.audio_files(folder / name)] for what, name in FOLDERS.items()}
+        found = {
+            what: [(path, _song_of(path)) for path in data.audio_files(folder / name) if path.stem.lower() not in STEMS[what]]
+            for what, name in FOLDERS.items()
+        }
+        if absent := [FOLDERS[what] for what, own in found.items() if not own]:
+            raise UserError(f"{folder / absent[0]} has nothing but stems of other kinds; add what its name says.")
         return Unmatched(**{what: items(own) for what, own in found.items()})
     used = listed(folder, songs=songs, redistributable=redistributable)
     sounds = Unmatched(**{what: items((r.path, r.split_group) for r in used[kind]) for what, kind in KINDS.items()})
@@ -126,10 +138,14 @@ def listed(folder: Path, *, songs: int = 0, redistributable: bool = False) -> di
     """List the recordings that `read_unmatched` reads of a folder with a manifest, by category.
 
     Raises:
-        UserError: as `data.read_manifest`; or a category is missing.
+        UserError: as `data.read_manifest`; a category is missing; or a song or music is named like isolated vocals.
     """
     usable = [r for r in data.read_manifest(folder) if not redistributable or corpora.may_be_redistributed(r)]
     found = {kind: data.select(usable, category=kind) for kind in (*KINDS.values(), *(["speech"] if songs else []))}
+    for kind in KINDS.values():
+        if voices := [r.path for r in found[kind] if r.path.stem.lower() in VOCALS]:
+            named = f"{voices[0]} as {kind}, but it is named like isolated vocals"
+            raise UserError(f"{folder / 'manifest.csv'} lists {named}; correct its category or its name.")
     if absent := [kind for kind, own in found.items() if not own]:
         lacking = f"{folder / 'manifest.csv'} lists no files of the category {absent[0]}"
         raise UserError(f"{lacking}{' that may be passed on' * redistributable}; {' and '.join(found)} are needed.")

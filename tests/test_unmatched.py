@@ -40,7 +40,11 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     for n, (kind, category) in enumerate(((songs, "songs"), (music, "music"), (music, "music"))):
         _noise(folder / kind / f"{n}.wav", n)
         rows.append(f"{kind}/{n}.wav,{category},g{n},0.2,{RATE},2,,,here,x,CC0")
-    for poisoned in ("stems/song/vocals.wav", "stems/song/accompaniment.wav", "singing/alone.wav", "vocals/0.wav"):
+    poison = ["stems/song/vocals.wav", "stems/song/accompaniment.wav", "singing/alone.wav", "vocals/0.wav"]
+    if request.param == "folders":  # songs that lie there with all of their stems
+        poison += ["mixtures/a/Vocals.wav", "mixtures/a/accompaniment.wav"]
+        poison += ["instrumentals/b/vocals.flac", "instrumentals/b/mixture.wav"]
+    for poisoned in poison:
         (folder / poisoned).parent.mkdir(parents=True, exist_ok=True)
         (folder / poisoned).write_text("nobody may read this")
         rows.append(f"{poisoned},{poisoned.split('/')[0]},g9,0.2,{RATE},1,,,here,x,CC0")
@@ -61,6 +65,22 @@ def test_files_of_vocals_are_not_opened(place: Path, monkeypatch: pytest.MonkeyP
         {"songs", "music"},
         {"mixtures", "instrumentals"},
     )
+
+
+@pytest.mark.parametrize("place", ["manifest"], indirect=True)
+def test_vocals_under_another_category_are_refused(place: Path) -> None:
+    with (place / "manifest.csv").open("a") as file:
+        file.write(f"\nstems/song/vocals.wav,music,g9,0.2,{RATE},1,,,here,x,CC0")
+    with pytest.raises(UserError, match="as music, but it is named like isolated vocals"):
+        unmatched.read_unmatched(place)
+
+
+@pytest.mark.parametrize("place", ["folders"], indirect=True)
+def test_a_folder_of_nothing_but_other_stems_is_refused(place: Path) -> None:
+    for path in (place / "instrumentals").glob("*.wav"):
+        path.rename(path.with_name("mixture.wav"))
+    with pytest.raises(UserError, match="instrumentals has nothing but stems of other kinds"):
+        unmatched.read_unmatched(place)
 
 
 @pytest.mark.parametrize("place", ["manifest"], indirect=True)
