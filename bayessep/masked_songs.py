@@ -49,6 +49,7 @@ class Masker(NamedTuple):
         power: exponent of the masks; the greater, the less remains in the accompaniment. Masks are learned on magnitudes to the
             power 0.3; raised to 1 / 0.3, they are masks of linear magnitudes.
         smoothing: smooth masks as the authors' code does (`smoothed`).
+        own: normalise each block by its own statistics (`idempotent_masker.predict`).
         extent: range of magnitudes of the song that it is fitted to.
     """
 
@@ -56,6 +57,7 @@ class Masker(NamedTuple):
     parts: Any
     power: float = 1 / POWER
     smoothing: bool = False
+    own: bool = False
     extent: Extent | None = None
 
     @property
@@ -125,9 +127,12 @@ class Masker(NamedTuple):
         size = self.config.frames
         frames = np.pad(images, ((0, max(0, size - len(images))), (0, 0)), constant_values=-1)
         begins = blocks_of(len(frames), size, first)
-        found = (idempotent_masker.predict(self.config, self.parts, jnp.asarray(frames[None, k : k + size])) for k in begins)
+        found = (self._said(frames[None, k : k + size]) for k in begins)
         mask = averaged((np.asarray(one)[0] for one in found), begins, len(frames))[: len(images)] ** np.float32(self.power)
         return smoothed(mask) if self.smoothing else mask
+
+    def _said(self, image: Float[np.ndarray, "1 T F"]) -> Any:
+        return idempotent_masker.predict(self.config, self.parts, jnp.asarray(image), self.own)
 
 
 def blocks_of(frames: int, size: int, first: int = 0) -> list[int]:
@@ -170,7 +175,7 @@ def smoothed(mask: Float[np.ndarray, "T F"], colour: float | int = 10.0, space: 
 
 def weights_of(masker: Masker, **about: object) -> File:
     """Pack a masker into weights that `masker_of` reads, with further settings."""
-    settings = {"network": NAME, "config": asdict(masker.config), "sample_rate": RATE}
+    settings = {"network": NAME, "config": asdict(masker.config), "sample_rate": RATE, "power": masker.power, "own": masker.own}
     return File(shipped.flat(masker.parts), settings | about)
 
 
@@ -188,8 +193,9 @@ def masker_of(file: File) -> Masker:
         config = shipped.config_of(IdempotentMasker, sizes | {"weights": Weights(**sizes["weights"])})
         if settings["sample_rate"] != RATE:
             raise ValueError(f"a sample rate of {settings['sample_rate']}")
+        check_power(power := float(settings.get("power", 1 / POWER)))
         like: Parts = jax.eval_shape(lambda key: idempotent_masker.begin(config, key), jax.random.key(0))
-        return Masker(config, shipped.numbers(file, like))
+        return Masker(config, shipped.numbers(file, like), power, own=settings.get("own") is True)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"these are not the weights of {NAME} ({error}); bayessep train {NAME} makes some.") from None
 
@@ -205,7 +211,7 @@ def check_power(power: float | None) -> None:
 
 
 def load(path: Path | None, power: float | None = None, smoothing: bool = False) -> Masker:
-    """Load the masker of a file, or the one that ships.
+    """Load the masker of a file, or the one that ships; without a power, it has its own.
 
     Raises:
         UserError: none ships, the file cannot be read or holds something else, or the power is out of range.
@@ -217,4 +223,4 @@ def load(path: Path | None, power: float | None = None, smoothing: bool = False)
         found = masker_of(shipped.read(NAME))
     else:
         raise UserError(f"no {NAME} is installed; give --weights FILE, a file that bayessep train {NAME} has written.")
-    return found._replace(power=power or 1 / POWER, smoothing=smoothing)
+    return found._replace(power=power or found.power, smoothing=smoothing)

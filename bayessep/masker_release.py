@@ -10,26 +10,38 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from bayessep import masked_songs, shipped, song_stems, unmatched
-from bayessep.detector_data import seconds_of
+from bayessep.detector_data import Item, seconds_of
 from bayessep.detector_release import main, sources_of
-from bayessep.masked_songs import NAME
+from bayessep.masked_songs import CODE_POWER, NAME, Masker
 from bayessep.michelashvili2019 import refuse_tested, tested
-from bayessep.michelashvili2019_rows import ALL, BLUNTER, BUDGETS, IDEAL, MIXTURE, NMF, QUARTER, SHARPER, Song, Work
+from bayessep.michelashvili2019_rows import ALL, BLUNTER, BUDGETS, IDEAL, MIXTURE, NMF, QUARTER, SHARPER, Song, Work, by
 from bayessep.michelashvili2019_tables import Results
-from bayessep.models import idempotent_masker
-from bayessep.models.idempotent_masker import Generator
+from bayessep.models import idempotent_masker, masker_training
+from bayessep.models.idempotent_masker import Generator, Parts
+from bayessep.singing import LOUDER
 from bayessep.train import Progress
-from bayessep.unmatched import POWER, RATE
+from bayessep.unmatched import POWER, RATE, Recipe
 
-BUDGET = dataclasses.replace(BUDGETS["full"], recipe=dataclasses.replace(BUDGETS["full"].recipe, epochs=12))
+RECIPE = dataclasses.replace(
+    BUDGETS["full"].recipe, varied=True, whole=True, quieter=6.0, identities=0.25, epochs=8
+)
+BUDGET = dataclasses.replace(BUDGETS["full"], recipe=RECIPE)
+RUNNING = "masker, running statistics"
+MASKERS: dict[str, dict[str, Any]] = {
+    ALL: {"own": True}, RUNNING: {}, BLUNTER: {"own": True, "power": 1.0}, SHARPER: {"own": True, "power": CODE_POWER},
+}  # fmt: skip
+"""Settings of the masker that ships, and of others beside it."""
 ROWS = {
-    ALL: f"as it ships, masks to the power {1 / POWER:.1f}",
+    ALL: f"as it ships: blocks are normalised by their own statistics, masks to the power {1 / POWER:.1f}",
+    RUNNING: "running statistics, as in the authors' code",
     BLUNTER: "masks as they are",
     SHARPER: "masks to the power 9, as in the authors' code",
     NMF: "NMF, with templates of the music that is learned from",
@@ -47,14 +59,15 @@ def release(data: Path, work: Path, output: Path, progress: Progress = lambda *_
     songs = [Song(one, np.concatenate(song_stems.read(one, RATE))) for one in song_stems.listed(data)]
     refuse_tested(data, sounds, [song.listed for song in songs])
     rows = Work(work, sounds, [lambda song=song: song for song in songs], BUDGET, progress)
-    lines, learned = [], {}
+    lines = []
     for row in ROWS:
-        takes, learned[row] = rows.row(row)
+        takes = by(Masker(of.config, rows.masker(), **MASKERS[row])) if row in MASKERS else rows.row(row)[0]
         for n, song in enumerate(songs):
             progress(row, n, len(songs), float("nan"))
             lines.append({"row": row, "song": song.listed.name, "group": song.listed.group} | tested(song, takes))
     found = Results(lines)
-    figures: dict[str, Any] = {"learned": learned[ALL], "songs": len(songs), "sung": len(set(found.groups.values()))}
+    figures: dict[str, Any] = {"songs": len(songs), "sung": len(set(found.groups.values()))}
+    figures["changes"] = changes(of, rows.masker(), songs)
     figures["scores"] = {
         row: {name: [found.median(row, name), *found.interval(row, name)] for name in ("SDR", "SIR", "SAR")} for row in ROWS
     }
@@ -63,16 +76,34 @@ def release(data: Path, work: Path, output: Path, progress: Progress = lambda *_
     figures["minutes"] = {what: seconds_of(own, RATE) / 60 for what, own in sounds._asdict().items()}
     figures["minutes"] |= {kind: sum(r.duration for r in own) / 60 for kind, own in used.items()}
     about = {"recipe": dataclasses.asdict(BUDGET.recipe), "sources": figures["sources"]}
-    weights = masked_songs.weights_of(masked_songs.Masker(BUDGET.recipe.config, rows.masker()), **about)
+    weights = masked_songs.weights_of(Masker(of.config, rows.masker(), **MASKERS[ALL]), **about)
     shipped.publish(NAME, weights, card(figures), output)
     (work / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     return figures
 
 
+def changes(recipe: Recipe, generator: Parts, songs: Sequence[Song]) -> dict[str, float]:
+    """Measure on songs with stems what the masker changes of the accompaniment and of its own output, and what it removes.
+
+    These are `masker_training.measure`'s changed_music, changed_twice and taken, means over clips side by side.
+    """
+    config = recipe.config
+    parts = [[Item(s.listed.name, s.listed.group, of(s)) for s in songs] for of in (lambda s: s.mixture, lambda s: s.truth[1])]
+    found = []
+    for clip in unmatched.clips_of(parts[1], config):
+        extents = (unmatched.extent_of(of[clip.item], config) if recipe.whole else None for of in parts)
+        images = (unmatched.image_of(of, clip, config, extent=extent)[None] for of, extent in zip(parts, extents, strict=True))
+        pair = masker_training.Batch(*images)
+        found.append(jax.device_get(masker_training.measure(config, generator, pair, MASKERS[ALL]["own"])))
+    return {name: float(np.mean([one[name] for one in found])) for name in ("changed_music", "changed_twice", "taken")}
+
+
 def card(figures: dict[str, Any]) -> str:
     """Model card, in Markdown."""
-    recipe, lasting, learned = BUDGET.recipe, figures["minutes"], figures["learned"]
+    recipe, lasting, changed = BUDGET.recipe, figures["minutes"], figures["changes"]
     config = recipe.config
+    whose = "their recording" if recipe.whole else "themselves"
+    averaged = "The weights are a moving average over steps." if recipe.average else ""
     rows = []
     for row, name in ROWS.items():
         scores = figures["scores"][row].values()
@@ -89,8 +120,8 @@ Separates vocals from songs: `bayessep separate SONG --method {NAME}`. speech.wa
   {idempotent_masker.size_of(Generator, config):,} parameters (the paper's has 11,127,937), images of {config.frames} frames and
   {config.bins} bins, {config.frames * config.hop / RATE:.1f} s, at {RATE} Hz.
 - Trained on songs and on music: {config.listening} steps of discriminator pre-training on songs
-  against music, then {recipe.epochs * recipe.steps_per_epoch} steps of all networks, with the loss weights of the authors'
-  code. The weights are a moving average over steps.
+  against music, then {recipe.epochs * recipe.steps_per_epoch} steps of all networks, with {recipe.identities:g} times the authors'
+  weights of R1 to R4, on clips {"at random speeds, " * recipe.varied}normalised by {whose}. {averaged}
 - Made by `python -m bayessep.masker_release DATA -o bayessep/weights --work FOLDER`.
 
 ## Evaluation
@@ -104,15 +135,16 @@ The lead over NMF in SDR lies between {low:+.1f} and {high:+.1f} dB. The paper's
 |---|---:|---:|---:|
 {chr(10).join(rows)}
 
-In validation clips, which overlap with training clips, it changes music by {100 * learned["changed_music"]:.1f} %
-(L1 of compressed magnitudes), and its own output for a mixture by {100 * learned["changed_twice"]:.1f} %; it
-removes {100 * learned["taken"]:.1f} % of mixtures.
+Of these songs, it changes the accompaniment by {100 * changed["changed_music"]:.1f} % (L1 of compressed magnitudes, masks as they
+are), and its own output for the mixture by {100 * changed["changed_twice"]:.1f} %; it removes {100 * changed["taken"]:.1f} % of the
+mixtures.
 
 ## Training data
 
 {lasting["songs"]:.0f} min of real songs, {lasting["music"]:.0f} min of instrumental music, and
 {lasting["mixtures"] - lasting["songs"]:.0f} min of synthetic songs: {lasting["speech"]:.0f} min of speech, shifted to notes
-and slowed down, over that music. No recording has a licence with NC or ND.
+and slowed down, over that music, from {-LOUDER[0] + recipe.quieter:g} dB below it to {LOUDER[1] - recipe.quieter:g} dB above.
+No recording has a licence with NC or ND.
 
 {chr(10).join(f"- {line}" for line in figures["sources"])}
 

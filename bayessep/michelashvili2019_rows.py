@@ -158,13 +158,13 @@ class Work:
         if row == IDEAL:
             return self._ideal, {}
         if row == SHIPPED:
-            return _by(neural.separator_of(shipped.read(row))), {}
+            return by(neural.separator_of(shipped.read(row))), {}
         if row in TAUGHT:
             budget, place = self._budget, self._place(row)
             network, learned = taught_songs.taught(
                 row, budget.taught, self._voiced(), place, seed=budget.recipe.seed, progress=self._named(row)
             )
-            return _by(network), learned
+            return by(network), learned
         if row == NMF:
             return self._nmf(), {}
         if row == GLO:
@@ -172,7 +172,7 @@ class Work:
         if row in (EGGS, EGGS_TUNED):
             return self._eggs(row)
         parts, learned = self._masker(ALL if row in AT_WORK else row)
-        return _by(Masker(self._config, parts, **AT_WORK.get(row, {}))), learned
+        return by(Masker(self._config, parts, **AT_WORK.get(row, {}))), learned
 
     def masker(self) -> Parts:
         """Return the generator trained with all losses."""
@@ -219,7 +219,7 @@ class Work:
             generator = found.state.generator
             guesses = egg_separation.guesses(config, generator, mixtures)
         assert generator is not None  # there is at least one round
-        return _by(Masker(config, generator)), {}
+        return by(Masker(config, generator)), {}
 
     def _round(
         self, row: str, n: int, guesses: Float[np.ndarray, "n T F"], music: Float[np.ndarray, "m T F"], begun: Parts | None
@@ -305,7 +305,8 @@ class Work:
         return train.train(made, training, self._place(name), progress=self._named(name)).state
 
 
-def _by(network: neural.Windowed) -> Takes:
+def by(network: neural.Windowed) -> Takes:
+    """Separate songs by a network."""
     return lambda song: np.concatenate(neural.separate(song.mixture[None], RATE, network))
 
 

@@ -244,10 +244,14 @@ def size_of(kind: type[Generator] | type[Discriminator], config: IdempotentMaske
     return sum(leaf.size for leaf in jax.tree.leaves(parameters))
 
 
-@partial(jax.jit, static_argnames=("config",))
-def predict(config: IdempotentMasker, parts: Parts, images: Images) -> Images:
-    """Accompaniment masks, 0 to 1, in inference mode (running statistics)."""
-    return nnx.merge(abstract(Generator, config).graph, *parts)(images, False)
+@partial(jax.jit, static_argnames=("config", "own"))
+def predict(config: IdempotentMasker, parts: Parts, images: Images, own: bool = False) -> Images:
+    """Accompaniment masks, 0 to 1: normalised by running statistics, or, as in training, each image by its `own`.
+
+    Running statistics, which the authors' code uses, are those of songs, music and masked images alike.
+    """
+    statistics = jax.tree.map(jnp.array, parts.statistics)  # a copy, as learning changes them
+    return nnx.merge(abstract(Generator, config).graph, parts.parameters, statistics)(images, own)
 
 
 # --- losses --------------------------------------------------------------------------------------------------------------

@@ -266,15 +266,15 @@ def _moved(config: IdempotentMasker, gradient: PyTree, carried: Any, parameters:
     return optax.apply_updates(parameters, change), carried
 
 
-@partial(jax.jit, static_argnames=("config",))
-def measure(config: IdempotentMasker, parts: Parts, batch: Batch) -> dict[str, Loss]:
-    """Reconstruction losses of a batch in inference mode (running statistics), and their weighted sum, called loss.
+@partial(jax.jit, static_argnames=("config", "own"))
+def measure(config: IdempotentMasker, parts: Parts, batch: Batch, own: bool = False) -> dict[str, Loss]:
+    """Reconstruction losses of a batch in inference mode (with running or `own` statistics), and their weighted sum, called loss.
 
     All of them are zero for a mask of ones, which only the discriminators penalise, so they cannot select the best checkpoint.
     Also changed_twice, |g(g(a)) - g(a)| / |g(a)|, and changed_music, |g(c) - c| / |c|, of compressed magnitudes; and taken, the
     share of the mixtures that is removed.
     """
-    made = make(lambda x: masked(predict(config, parts, x), x), batch, Weights())
+    made = make(lambda x: masked(predict(config, parts, x, own), x), batch, Weights())
     assert made.again is not None and made.music is not None  # as all losses are switched on
 
     def relative(x: Images, y: Images) -> Loss:

@@ -85,6 +85,19 @@ def test_the_accompaniment_is_what_the_mask_leaves_of_magnitudes(masker: Masker)
     np.testing.assert_allclose(fitted.predict(x, x.shape[1], 0)[0, 1], expected, atol=1e-6)
 
 
+def test_a_block_is_normalised_by_itself_if_that_is_asked_for(masker: Masker) -> None:
+    """As in training: then neither its level nor what other blocks are like makes a difference."""
+    own, rng = masker._replace(own=True), np.random.default_rng(3)
+    x = rng.uniform(-1, 1, (16, 16)).astype(np.float32)
+    np.testing.assert_allclose(own.mask_of(0.5 * x - 0.3), own.mask_of(x), atol=1e-4)
+    assert np.abs(masker.mask_of(0.5 * x - 0.3) - masker.mask_of(x)).max() > 1e-3
+    kept = jax.tree.map(np.asarray, masker.parts)
+    own.mask_of(x)
+    jax.tree.map(np.testing.assert_array_equal, masker.parts, kept)
+    again = masked_songs.masker_of(masked_songs.weights_of(own._replace(power=2.0)))
+    assert (again.own, again.power) == (True, 2.0)
+
+
 def test_smoothing_is_nearly_the_mean_of_five_and_keeps_edges_where_it_is_told_to() -> None:
     mask = np.random.default_rng(0).random((6, 7), np.float32)
     around = np.pad(mask, 1, mode="reflect")
