@@ -320,7 +320,7 @@ def idempotent_masker(
         ),
     ] = None,
     quantised: Annotated[
-        bool | None, recipe("--quantised", show_default="False", help="Round images to 8 bits, as the authors' code does.")
+        bool | None, recipe("--quantised", show_default="False", help="Round images to 8 bits (the authors' code rounds down).")
     ] = None,
     songs: Annotated[
         int | None,

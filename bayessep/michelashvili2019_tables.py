@@ -174,6 +174,8 @@ def _glo(results: Results) -> str:
     said += "is infinite, as nothing was added."
     if results.has(GLO):
         said += f" {GLO} and {NMF} learn their voices from the very mixtures that are tested, as they have to."
+    if results.has(EGGS_TUNED):
+        said += f" The paper's number beside {EGGS_TUNED} is of NES-FT by Halperin et al., which has another start."
     return said
 
 

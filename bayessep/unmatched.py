@@ -165,7 +165,7 @@ def compressed(
 ) -> Float[np.ndarray, "*B F"]:
     """Map magnitudes to images from -1 to 1: min-max normalisation, then compression by the power `POWER`.
 
-    `quantised` rounds to 256 levels, as the authors' code does by storing PNG files.
+    `quantised` rounds to 256 levels; the authors' code stores PNG files, whose values are rounded down.
     """
     spread = max(float(greatest) - float(least), 1e-12)
     values = np.clip((magnitudes - np.float32(least)) / np.float32(spread), 0, 1) ** np.float32(POWER)
@@ -256,7 +256,7 @@ class Recipe:
         without: names of losses that are switched off, separated by commas.
         identities: factor on the preset's weights of R1 to R4.
         pool: `IdempotentMasker.pool`.
-        quantised: round images to 8 bits, as the authors' code does.
+        quantised: round images to 8 bits (the authors' code rounds down).
         songs: passes in which additional songs are made, as in `read_unmatched`.
         quieter: decibels by which voices of these songs are quieter than usual, as in `read_unmatched`.
         varied: augment the data: play each clip at a random speed (`FASTEST`).

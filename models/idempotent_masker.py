@@ -7,9 +7,10 @@ b + c it keeps c (R3) and removes b (R4); g(a) should sound like c (GAN_C), and 
 all that the poster leaves open follow the authors' code. Images are magnitudes y from 0 to 1, compressed (to the power 0.3) and
 mapped to 2 y - 1, from -1 to 1; masks, sums and differences act on y.
 
-Two things differ from that code, with the same results: g(a) and the synthetic mixture are computed once for the discriminators
+Two things differ from that code, with the same training: g(a) and the synthetic mixture are computed once for the discriminators
 and the generator, as g does not change between their steps; and independent images pass through g in one batch, as its norms
-treat each image alone. Only running statistics differ: they move twice in a step there, where their four images move them here.
+treat each image alone. Running statistics differ: there, each pass through g moves them, five in a step, two of which see a; here
+two batches do, less the images of losses that are switched off. So a switched-off loss changes what g does at inference, too.
 """
 
 from __future__ import annotations
