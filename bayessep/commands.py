@@ -267,7 +267,7 @@ def _evaluate_labels(references: Sequence[Path], estimates: Sequence[Path], skip
         end += lasts
     frames = detection_scores.frame_scores(true, found, end)
     rows = {
-        name if exclusive else f"{name} at all": {"precision": precision, "recall": recall, "f1": f1}
+        str(name) if exclusive else f"{name} at all": {"precision": precision, "recall": recall, "f1": f1}
         for exclusive, of in ((True, frames.exclusive), (False, frames.each))
         for name, precision, recall, f1 in zip(of.classes, of.precision, of.recall, of.f1, strict=True)
     }
@@ -279,8 +279,9 @@ def _evaluate_labels(references: Sequence[Path], estimates: Sequence[Path], skip
     average, seconds = frames.exclusive.macro_f1, frames.frames / 100
     caption = f"average F1 of the first three: {comparison.cell(100 * average, 1)}"
     table = Table(title=f"Per cent of {seconds:.1f} s", caption=caption)
-    for n, column in enumerate(("", "precision", "recall", "F1", *(["error rate"] if exact else []))):
-        table.add_column(column, justify="right" if n else "left")
+    table.add_column("")
+    for column in ("precision", "recall", "F1", *(["error rate"] if exact else [])):
+        table.add_column(column, justify="right")
     for name, row in rows.items():
         error = exact[name.removesuffix(" at all")]["error"] if exact and name.endswith("at all") else math.nan
         cells = [*row.values(), *([error] if exact else [])]

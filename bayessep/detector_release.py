@@ -174,8 +174,8 @@ def published_scenes(folder: Path) -> list[Scene]:
         mixture = _MIX.fullmatch(name)
         if r.split_group == PUBLISHED_MIXES and (mixture or name in ("sp", "mu")):
             samples = audio.read(r.path, mono=True, sample_rate=RECIPE.front.sample_rate).samples[0]
-            on = (np.full(len(samples), name != other) for other in ("mu", "sp"))
-            made.append(Scene(samples, *on, float(mixture[1]) if mixture else 0.0))
+            spoken, played = (np.full(len(samples), name != other) for other in ("mu", "sp"))
+            made.append(Scene(samples, spoken, played, float(mixture[1]) if mixture else 0.0))
     return made
 
 

@@ -165,6 +165,17 @@ def test_what_ships_learns_from_what_may_be_passed_on(
     assert f"{figures['scores'][IDEAL]['SDR'][0]:.1f} (" in card
 
 
+def test_the_masker_that_ships_is_what_is_made_here() -> None:
+    ships = shipped.read("idempotent-masker")
+    assert ships.settings["recipe"] == dataclasses.asdict(masker_release.RECIPE)
+    masker, made = masked_songs.masker_of(ships), masker_release.MASKERS[masker_release.ALL]
+    assert masker.config == masker_release.RECIPE.config and masker.own == made["own"]
+    card = (shipped.FOLDER / "idempotent-masker.md").read_text(encoding="utf-8")
+    assert f"{masker_release.RECIPE.epochs * masker_release.RECIPE.steps_per_epoch} steps of all networks" in card
+    sources = [line for line in card.splitlines() if line.startswith("- ") and " min)" in line]
+    assert len(sources) > 5 and not [line for line in sources if "GPL" in line and "CC" not in line]
+
+
 @pytest.mark.parametrize("place", ["c.wav", "c/mixture.wav", "train/c.wav", "train/c/mixture.wav"])
 def test_nothing_is_learned_from_songs_that_are_tested_wherever_they_lie(recordings: Path, place: str) -> None:
     shutil.rmtree(recordings / "train")
