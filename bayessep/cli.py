@@ -360,7 +360,7 @@ def evaluate(
         typer.Option("--estimate", metavar="FILE...", show_default=False, help="Their estimates, in the same order."),
     ],
     skip_gaps: Annotated[
-        bool, typer.Option("--skip-gaps", help="Do not score gaps between true labels, which otherwise count as silence.")
+        bool, typer.Option("--skip-gaps", help="Do not score time without a true label, which otherwise counts as silence.")
     ] = False,
     json: Json = False,
     quiet: Quiet = False,

@@ -217,13 +217,15 @@ def evaluate(references: Sequence[Path], estimates: Sequence[Path], terminal: Te
     """Score estimated sources against the true ones, or estimated labels against the true ones.
 
     Raises:
-        UserError: files cannot be read, or are partly sound and partly labels; or they are as many of neither.
+        UserError: files cannot be read, their numbers differ, or they are partly sound and partly labels; gaps are to be skipped in
+            sound; or the true labels hold nothing to score.
     """
     labels = [path.suffix.lower() in segments.ENDINGS for path in (*references, *estimates)]
     if all(labels):
         return _evaluate_labels(references, estimates, skip_gaps, terminal)
     if any(labels):
-        raise UserError("evaluate compares sound with sound or labels with labels; give files of one kind.")
+        endings = ", ".join(segments.ENDINGS)
+        raise UserError(f"evaluate compares sound with sound or labels ({endings}) with labels; give files of one kind.")
     if skip_gaps:
         raise UserError("--skip-gaps applies to labels only; leave it out.")
     from rich.table import Table
@@ -249,6 +251,7 @@ def evaluate(references: Sequence[Path], estimates: Sequence[Path], terminal: Te
 
 
 def _evaluate_labels(references: Sequence[Path], estimates: Sequence[Path], skip_gaps: bool, terminal: Terminal) -> None:
+    from rich.console import Group
     from rich.table import Table
 
     from bayessep import comparison, detection_scores
@@ -261,11 +264,13 @@ def _evaluate_labels(references: Sequence[Path], estimates: Sequence[Path], skip
     gaps = segments.UNLABELLED if skip_gaps else segments.SILENCE, segments.SILENCE
     true, found, end = [], [], 0.0
     for pair in pairs:  # one after another, as counts of all recordings add up
-        lasts = max(s.end for of in pair for s in of)
+        lasts = max((s.end for of in pair for s in of), default=0.0)
         for whole, of, gap in zip((true, found), pair, gaps, strict=True):
             whole += [s._replace(start=end + s.start, end=end + s.end) for s in segments.fill_gaps(of, lasts, gap)]
         end += lasts
-    frames = detection_scores.frame_scores(true, found, end)
+    frames = detection_scores.frame_scores(true, found, end) if end else None
+    if frames is None or not frames.frames:
+        raise UserError(f"{references[0]}: no time is labelled that can be scored, here or in any other file; add labels.")
     rows = {
         str(name) if exclusive else f"{name} at all": {"precision": precision, "recall": recall, "f1": f1}
         for exclusive, of in ((True, frames.exclusive), (False, frames.each))
@@ -276,9 +281,10 @@ def _evaluate_labels(references: Sequence[Path], estimates: Sequence[Path], skip
         exact = {label: scores._asdict() for label, scores in detection_scores.segment_scores(true, found, end).items()}
     except UserError as error:
         terminal.note(f"Without scores by exact times: {error}")
-    average, seconds = frames.exclusive.macro_f1, frames.frames / 100
-    caption = f"average F1 of the first three: {comparison.cell(100 * average, 1)}"
-    table = Table(title=f"Per cent of {seconds:.1f} s", caption=caption)
+    occurring = frames.exclusive.f1[frames.exclusive.support > 0]
+    average, seconds = float(occurring.mean()) if len(occurring) else math.nan, frames.frames / 100
+    said = f"average F1 of the first three, as far as they are true: {comparison.cell(100 * average, 1)}"
+    table = Table(title=f"Per cent of {seconds:.1f} s")
     table.add_column("")
     for column in ("precision", "recall", "F1", *(["error rate"] if exact else [])):
         table.add_column(column, justify="right")
@@ -287,4 +293,4 @@ def _evaluate_labels(references: Sequence[Path], estimates: Sequence[Path], skip
         cells = [*row.values(), *([error] if exact else [])]
         table.add_row(name, *("" if math.isnan(x) else comparison.cell(100 * float(x), 1) for x in cells))
     document = {"files": len(pairs), "seconds": seconds, "average_f1": average, "frames": rows, "segments": exact}
-    terminal.result(document, table)
+    terminal.result(document, Group(table, said))

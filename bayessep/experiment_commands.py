@@ -89,12 +89,12 @@ def reproduce_detection(
     found = made.findings(results)
     seconds = sum(line["seconds"] for line in lines)
     about = made.about(results, budget, seed=seed, seconds=seconds, spoken=corpus.seconds(), planned=len(tasks))
-    about += reproduction.notes_of(folder)
+    stem = {"full": "tables"}.get(budget, budget)
+    about += reproduction.notes_of(folder, stem)
     document: dict[str, Any] = {"command": "reproduce", "experiment": "bhattacharjee2022", "version": __version__, "device": device}
     document |= {"seed": seed, "budget": budget, "about": about, "seconds": seconds}
     document["settings"] = dataclasses.asdict(BUDGETS[budget])
     document |= {"means": results.rows(), "findings": [f._asdict() for f in found]}
-    stem = {"full": "tables"}.get(budget, budget)
     pictures = {f"{stem}-{name}.png": content for name, content in made.pictures(results).items()}
     names = {"json": f"{stem}.json", "csv": f"{stem}.csv", "markdown": f"{stem}.md", "png": list(pictures)}
     document["output"] = {"folder": str(folder), "results": experiment.RESULTS} | names

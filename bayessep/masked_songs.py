@@ -193,7 +193,8 @@ def masker_of(file: File) -> Masker:
         config = shipped.config_of(IdempotentMasker, sizes | {"weights": Weights(**sizes["weights"])})
         if settings["sample_rate"] != RATE:
             raise ValueError(f"a sample rate of {settings['sample_rate']}")
-        check_power(power := float(settings.get("power", 1 / POWER)))
+        if not 0 < (power := float(settings.get("power", 1 / POWER))) < math.inf:
+            raise ValueError(f"a power of masks of {power}")
         like: Parts = jax.eval_shape(lambda key: idempotent_masker.begin(config, key), jax.random.key(0))
         return Masker(config, shipped.numbers(file, like), power, own=settings.get("own") is True)
     except (KeyError, TypeError, ValueError) as error:

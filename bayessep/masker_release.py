@@ -73,7 +73,8 @@ def release(data: Path, work: Path, output: Path, progress: Progress = lambda *_
     figures["scores"] = {
         row: {name: [found.median(row, name), *found.interval(row, name)] for name in ("SDR", "SIR", "SAR")} for row in ROWS
     }
-    _, *figures["lead"] = found.lead(ALL, NMF, "SDR")
+    figures["artists"] = len({song.listed.artist for song in songs})
+    figures["leads"] = {row: found.lead(ALL, row, "SDR")[1:] for row in (NMF, QUARTER, RUNNING)}
     figures["sources"] = sources_of([r for own in used.values() for r in own])
     figures["minutes"] = {what: seconds_of(own, RATE) / 60 for what, own in sounds._asdict().items()}
     figures["minutes"] |= {kind: sum(r.duration for r in own) / 60 for kind, own in used.items()}
@@ -91,10 +92,10 @@ def changes(recipe: Recipe, generator: Parts, songs: Sequence[Song]) -> dict[str
     """
     config = recipe.config
     parts = [[Item(s.listed.name, s.listed.group, of(s)) for s in songs] for of in (lambda s: s.mixture, lambda s: s.truth[1])]
-    found = []
+    found, extents = [], [[unmatched.extent_of(item, config) if recipe.whole else None for item in of] for of in parts]
     for clip in unmatched.clips_of(parts[1], config):
-        extents = (unmatched.extent_of(of[clip.item], config) if recipe.whole else None for of in parts)
-        images = (unmatched.image_of(of, clip, config, extent=extent)[None] for of, extent in zip(parts, extents, strict=True))
+        own = (extent[clip.item] for extent in extents)
+        images = (unmatched.image_of(of, clip, config, extent=extent)[None] for of, extent in zip(parts, own, strict=True))
         pair = masker_training.Batch(*images)
         found.append(jax.device_get(masker_training.measure(config, generator, pair, MASKERS[ALL]["own"])))
     return {name: float(np.mean([one[name] for one in found])) for name in ("changed_music", "changed_twice", "taken")}
@@ -114,7 +115,7 @@ def card(figures: dict[str, Any]) -> str:
             for median, low, high in scores
         )
         rows.append(f"| {name} | {' | '.join(said)} |")
-    low, high = figures["lead"]
+    leads = {row: f"{low:+.1f} to {high:+.1f}" for row, (low, high) in figures["leads"].items()}
     return f"""# {NAME}
 
 Separates vocals from songs: `bayessep separate SONG --method {NAME}`. speech.wav holds the vocals, music.wav the accompaniment.
@@ -134,7 +135,9 @@ Separates vocals from songs: `bayessep separate SONG --method {NAME}`. speech.wa
 
 {figures["songs"]} excerpts of {figures["sung"]} real songs with stems; neither the songs nor their artists are in the training.
 Decibels of the vocals, image metrics in windows of 30 s every 15 s; medians over excerpts, 95 % intervals by bootstrap over songs.
-The lead over NMF in SDR lies between {low:+.1f} and {high:+.1f} dB. The paper's network, trained for days on a hundred songs, has
+The songs are by {figures["artists"]} artist{"s" * (figures["artists"] > 1)}: intervals say nothing of others, nor of other
+trainings. The lead in SDR, excerpt by excerpt (95 %): {leads[NMF]} dB over NMF, {leads[QUARTER]} over a quarter of the
+mixture, {leads[RUNNING]} over running statistics. The paper's network, trained for days on a hundred songs, has
 3.2 dB SDR and 14.2 dB SIR on MUSDB18. An estimate of nothing has an SDR of 0 dB.
 
 | | SDR | SIR | SAR |

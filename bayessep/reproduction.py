@@ -331,22 +331,23 @@ def settle(folder: Path, setup: dict[str, Any]) -> None:
     output.settle(folder / SETUP, setup, other)
 
 
-NOTES = "notes.txt"
-"""File in a folder of results with what a reader must know of how they came about; pages end their introduction with it."""
+NOTES = "-notes.txt"
+"""End of the name of a file beside a page, with what a reader must know of how its results came about."""
 
 
-def notes_of(folder: Path) -> str:
-    """Return the notes in a folder of results, after a space; empty if there are none.
+def notes_of(folder: Path, stem: str) -> str:
+    """Return the notes for a page, after a space; empty if there are none.
 
     Raises:
         UserError: they cannot be read.
     """
+    path = folder / f"{stem}{NOTES}"
     try:
-        return " " + " ".join((folder / NOTES).read_text(encoding="utf-8").split())
+        return " " + " ".join(path.read_text(encoding="utf-8").split())
     except FileNotFoundError:
         return ""
     except (OSError, UnicodeError) as error:
-        raise UserError(f"{folder / NOTES} cannot be read ({error}); mend or remove it.") from None
+        raise UserError(f"{path} cannot be read ({error}); mend or remove it.") from None
 
 
 def _check_setup(folder: Path, seed: int, *, writes: bool = True) -> None:

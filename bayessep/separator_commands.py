@@ -182,7 +182,7 @@ def train_masker(
     about = {"data": about_items(sounds) | {"redistributable": redistributable}}
     with terminal.working() as progress:
         trained = unmatched.learn(recipe, sounds, folder, about, progress=progress)
-    masker = masked_songs.Masker(recipe.config, trained.state.generator)
+    masker = masked_songs.Masker(recipe.config, trained.state.generator, own=True)
 
     def weights(settings: dict[str, Any]) -> Weights:
         return masked_songs.weights_of(masker, recipe=dataclasses.asdict(recipe), **settings)

@@ -52,12 +52,12 @@ KINDS = {"mixtures": "songs", "music": "music"}
 """Categories of a manifest that are opened: songs with singing, and instrumental music."""
 FOLDERS = {"mixtures": "mixtures", "music": "instrumentals"}
 """Folders that are opened where there is no manifest."""
-VOCALS = frozenset("vocals vocal voice voices singing acapella".split())
-STEMS = {
-    "mixtures": VOCALS | frozenset("accompaniment instrumental instrumentals music drums bass other".split()),
-    "music": VOCALS | frozenset("mixture mix".split()),
-}
-"""Names of files in these folders that are not opened: songs with stems may lie there whole."""
+VOCALS = frozenset(("vocals", "vocal", "acapella"))
+"""Names of files of isolated voices, which are never opened."""
+GENERIC = ("mixture", "mix", "accompaniment", "instrumental", "instrumentals", "music")
+"""Names of files that are called by their folder."""
+MIXED = ("mixture", "mix")
+"""Names of files of whole songs; what lies beside one in a folder of mixtures are its stems, which are not opened."""
 
 
 # --- data ----------------------------------------------------------------------------------------------------------------
@@ -76,8 +76,8 @@ def read_unmatched(
     """Read the songs and the instrumental music of a folder.
 
     These are the files that its manifest.csv lists as songs and music, or, without a manifest, the contents of its folders mixtures
-    and instrumentals, less what is named like another stem (`STEMS`). No other file is opened, except speech where songs are to be
-    made of it.
+    and instrumentals, less voices (`VOCALS`), stems beside their mixture, and mixtures among the instrumentals. No other file is
+    opened, except speech where songs are to be made of it.
 
     Args:
         folder: as above.
@@ -106,11 +106,11 @@ def read_unmatched(
             needed = "give a folder with a manifest.csv, or with the folders mixtures and instrumentals"
             raise UserError(f"{folder} has neither a manifest.csv nor the folder {absent[0]}; {needed}.")
         found = {
-            what: [(path, _song_of(path)) for path in data.audio_files(folder / name) if path.stem.lower() not in STEMS[what]]
+            what: [(path, _song_of(path)) for path in data.audio_files(folder / name) if not _is_other_stem(path, what)]
             for what, name in FOLDERS.items()
         }
         if absent := [FOLDERS[what] for what, own in found.items() if not own]:
-            raise UserError(f"{folder / absent[0]} has nothing but stems of other kinds; add what its name says.")
+            raise UserError(f"{folder / absent[0]} has nothing but stems of other kinds, such as vocals; add what its name says.")
         return Unmatched(**{what: items(own) for what, own in found.items()})
     used = listed(folder, songs=songs, redistributable=redistributable)
     sounds = Unmatched(**{what: items((r.path, r.split_group) for r in used[kind]) for what, kind in KINDS.items()})
@@ -120,9 +120,17 @@ def read_unmatched(
     return sounds._replace(mixtures=[*sounds.mixtures, *sung(used["speech"], sounds.music, songs, seed, make)])
 
 
+def _is_other_stem(path: Path, what: str) -> bool:
+    """Whether a file is a voice, a stem beside its mixture among mixtures, or a mixture among music."""
+    name = path.stem.lower()
+    if name in VOCALS or what == "music":
+        return name in VOCALS or name in MIXED
+    return name not in MIXED and any(other.stem.lower() in MIXED for other in path.parent.iterdir())
+
+
 def _song_of(path: Path) -> str:
     """Name of a song: that of its file, or of its folder if the file has a generic name."""
-    return path.parent.name if path.stem.lower() in ("mixture", "mix", "accompaniment", "instrumental", "music") else path.stem
+    return path.parent.name if path.stem.lower() in GENERIC else path.stem
 
 
 def sung(
@@ -233,7 +241,7 @@ def image_of(
 
 
 def extent_of(item: Item, config: IdempotentMasker) -> tuple[float, float]:
-    """Minimum and maximum magnitude of a recording, of its first series of clips."""
+    """Minimum and maximum magnitude of a recording, of its clips back to back; what is left at its end is not looked at."""
     length = (config.frames - 1) * config.hop
     begins = range(0, len(item.samples) - length + 1, length)
     heard = [_magnitudes(item.samples[begin : begin + length], config) for begin in begins]
@@ -293,6 +301,8 @@ class Recipe:
             raise UserError(f"idempotent-masker has no preset {self.preset!r}; choose {', '.join(PRESETS)}.")
         if self.batch < 1:
             raise UserError(f"batch is {self.batch}, but must be at least 1.")
+        if not math.isfinite(self.quieter) or self.quieter and not self.songs:
+            raise UserError(f"quieter is {self.quieter}, but must be finite, and 0 without songs that are made.")
         if self.songs < 0:
             raise UserError(f"songs is {self.songs}, but must be at least 0.")
         steps = self.listening if self.listening < -1 else self.config.listening

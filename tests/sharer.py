@@ -1,7 +1,7 @@
-"""A process in which eight devices share a step of every network's training: ``python -m tests.sharer`` prints how they differ.
+"""A process in which eight devices share a step of networks' training: ``python -m tests.sharer`` prints how they differ.
 
 Each line has the name of a network, and the greatest difference, relative to the greatest number, between what a step gives that is
-computed whole and one whose batch is shared: losses, running statistics, and the optimiser's means of gradients.
+computed whole and one whose batch is shared: losses, running statistics, and what the optimiser keeps of gradients.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ SIZE = 24
 
 
 def networks() -> Iterator[tuple[str, Any, Any, Callable[[Any], Any]]]:
-    """Module, config, batch, and what of a state is compared (parameters are not: Adam's first step is the sign of a gradient)."""
+    """Name, module and config, batch, what of a state is compared: parameters after SGD alone, as Adam's first step is a sign."""
     rng = np.random.default_rng(0)
 
     def noise(*shape: int) -> np.ndarray:

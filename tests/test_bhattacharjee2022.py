@@ -587,7 +587,7 @@ def test_finished_makes_tables_of_what_is_there_and_runs_nothing(
     assert f"1 of {len(plan('long'))} results are there" in page and "diverged have no scores: B3, LMS" in page
     assert (folder / "results.jsonl").read_text() == held
     assert "(of others: full, long)" in call.refused(*line[:-1], "--quick")
-    (folder / "notes.txt").write_text("Run by\nan earlier version.\n")
+    (folder / "long-notes.txt").write_text("Run by\nan earlier version.\n")
     assert json.loads(call.succeeded(*line, "--json"))["about"].endswith(" Run by an earlier version.")
     assert "Run by an earlier version.\n\n" in (folder / "long.md").read_text()
     assert "another seed" in call.refused(*line, "--seed", 1)

@@ -370,7 +370,16 @@ def test_labels_are_evaluated(call: Caller, tmp_path: Path) -> None:
     assert document["segments"] is None or document["segments"]["music"]["error"] == pytest.approx(1.0)
     known = json.loads(call.succeeded(*line, "--skip-gaps", "--json"))
     assert known["seconds"] == 6 and known["frames"]["music"]["precision"] == 1
-    assert "average F1 of the first three: 71.1" in call.succeeded(*line, "-q")
+    assert "as far as they are true: 71.1" in call.succeeded(*line, "-q")
+    (tmp_path / "nothing.csv").write_text("start,end,label\n")
+    assert "no time is labelled" in call.refused(*line[:2], tmp_path / "nothing.csv", *line[3:], "--skip-gaps")
+    assert "no time is labelled" in call.refused(*line[:2], *[tmp_path / "nothing.csv"], "--estimate", tmp_path / "nothing.csv")
+    alone = json.loads(call.succeeded("evaluate", "--reference", line[4], "--estimate", line[4], "--json"))
+    (tmp_path / "talk.csv").write_text("start,end,label\n0,2,speech\n2,4,music\n")
+    (tmp_path / "more.csv").write_text("start,end,label\n0,2,speech\n2,3.9,music\n3.9,4,speech+music\n")
+    pair = ("--reference", tmp_path / "talk.csv", "--estimate", tmp_path / "more.csv")
+    most = json.loads(call.succeeded("evaluate", *pair, "--json"))
+    assert alone["average_f1"] == 1 and 0.98 < most["average_f1"] < 1, "a class that is never true is left out"
     twice = json.loads(call.succeeded(*line[:3], line[2], "--estimate", line[4], line[4], "--json"))
     assert (twice["files"], twice["seconds"]) == (2, 20) and twice["frames"] == document["frames"]
 
@@ -379,7 +388,7 @@ def test_sound_is_not_evaluated_against_labels(call: Caller, given: Files, tmp_p
     sound, labels = save(tmp_path / "s.wav", tone(1, 300)), tmp_path / "l.csv"
     labels.write_text("start,end,label\n0,2,speech\n")
     for line, said in (
-        (("--reference", sound, "--estimate", labels), "sound with sound or labels with labels"),
+        (("--reference", sound, "--estimate", labels), "sound with sound or labels (.csv, "),
         (("--reference", labels, labels, "--estimate", labels), "2 references and 1 estimates"),
         (("--reference", sound, "--estimate", sound, "--skip-gaps"), "--skip-gaps applies to labels only"),
     ):

@@ -189,8 +189,8 @@ def test_two_processes_do_what_one_does(tmp_path):
     np.testing.assert_allclose(weights(first), weights(ended(begin(tmp_path / "one"))), rtol=1e-5)
 
 
-def test_eight_devices_share_a_step_of_every_network():
-    """Norms are over the whole batch, dropout is as on one device, and gradients are means over all examples."""
+def test_eight_devices_share_a_step_of_networks():
+    """Norms are over the whole batch, dropout is as on one device; gradients of separators are means over all examples."""
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "tests.sharer"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)

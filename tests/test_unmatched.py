@@ -42,8 +42,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
         rows.append(f"{kind}/{n}.wav,{category},g{n},0.2,{RATE},2,,,here,x,CC0")
     poison = ["stems/song/vocals.wav", "stems/song/accompaniment.wav", "singing/alone.wav", "vocals/0.wav"]
     if request.param == "folders":  # songs that lie there with all of their stems
-        poison += ["mixtures/a/Vocals.wav", "mixtures/a/accompaniment.wav"]
-        poison += ["instrumentals/b/vocals.flac", "instrumentals/b/mixture.wav"]
+        poison += ["mixtures/a/Vocals.wav", "instrumentals/b/vocals.flac", "instrumentals/b/mixture.wav"]
     for poisoned in poison:
         (folder / poisoned).parent.mkdir(parents=True, exist_ok=True)
         (folder / poisoned).write_text("nobody may read this")
@@ -65,6 +64,21 @@ def test_files_of_vocals_are_not_opened(place: Path, monkeypatch: pytest.MonkeyP
         {"songs", "music"},
         {"mixtures", "instrumentals"},
     )
+
+
+@pytest.mark.parametrize(
+    ("path", "what", "other"),
+    [
+        ("a/mixture.wav", "mixtures", False), ("a/drums.wav", "mixtures", True), ("a/vocals.wav", "mixtures", True),
+        ("b/Music.wav", "mixtures", False), ("b/Vocals.wav", "mixtures", True),
+        ("a/accompaniment.wav", "music", False), ("a/mix.wav", "music", True), ("a/vocal.wav", "music", True),
+    ],
+)  # fmt: skip
+def test_stems_are_left_out_beside_their_mixture(tmp_path: Path, path: str, what: str, other: bool) -> None:
+    for name in ("a/mixture.wav", path):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert unmatched._is_other_stem(tmp_path / path, what) == other
 
 
 @pytest.mark.parametrize("place", ["manifest"], indirect=True)
@@ -234,6 +248,7 @@ def test_every_clip_comes_before_one_comes_again(small: None) -> None:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
+        ({"quieter": float("nan"), "songs": 1}, "quieter is nan"), ({"quieter": 6.0}, "0 without songs"),
         ({"preset": "huge"}, "no preset 'huge'"),
         ({"batch": 0}, "batch is 0"),
         ({"without": "R1,GAN"}, "no loss 'GAN'"),
