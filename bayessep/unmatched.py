@@ -54,10 +54,9 @@ FOLDERS = {"mixtures": "mixtures", "music": "instrumentals"}
 """Folders that are opened where there is no manifest."""
 VOCALS = frozenset(("vocals", "vocal", "acapella"))
 """Names of files of isolated voices, which are never opened."""
-GENERIC = ("mixture", "mix", "accompaniment", "instrumental", "instrumentals", "music")
-"""Names of files that are called by their folder."""
 MIXED = ("mixture", "mix")
 """Names of files of whole songs; what lies beside one in a folder of mixtures are its stems, which are not opened."""
+GENERIC = (*MIXED, "accompaniment", "instrumental", "instrumentals", "music")  # such files are called by their folder
 
 
 # --- data ----------------------------------------------------------------------------------------------------------------
@@ -75,9 +74,8 @@ def read_unmatched(
 ) -> Unmatched:
     """Read the songs and the instrumental music of a folder.
 
-    These are the files that its manifest.csv lists as songs and music, or, without a manifest, the contents of its folders mixtures
-    and instrumentals, less voices (`VOCALS`), stems beside their mixture, and mixtures among the instrumentals. No other file is
-    opened, except speech where songs are to be made of it.
+    These are the files that its manifest.csv lists as songs and music, or, without one, those in its folders mixtures and
+    instrumentals, less what `_is_other_stem`. No other file is opened, except speech where songs are to be made of it.
 
     Args:
         folder: as above.
