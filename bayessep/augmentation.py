@@ -13,7 +13,7 @@ import scipy
 from jaxtyping import Float
 
 from bayessep import extras
-from bayessep.audio import resample
+from bayessep.resampling import played
 
 Sound = Float[np.ndarray, " N"]
 
@@ -41,7 +41,7 @@ def source(
     """Augment a source before mixing: at random, change its speed and pitch together, and add a room."""
     if rng.random() < chances.speed:
         factor = np.exp(rng.uniform(-np.log(FASTEST), np.log(FASTEST)))
-        x = resample(x, round(100 * factor), 100)
+        x = played(x, round(100 * factor) / 100)
     return reverberated(x, sample_rate, rng) if rng.random() < chances.room else x
 
 

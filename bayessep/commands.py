@@ -281,8 +281,7 @@ def _evaluate_labels(references: Sequence[Path], estimates: Sequence[Path], skip
         exact = {label: scores._asdict() for label, scores in detection_scores.segment_scores(true, found, end).items()}
     except UserError as error:
         terminal.note(f"Without scores by exact times: {error}")
-    occurring = frames.exclusive.f1[frames.exclusive.support > 0]
-    average, seconds = float(occurring.mean()) if len(occurring) else math.nan, frames.frames / 100
+    average, seconds = frames.exclusive.true_f1, frames.frames / 100
     said = f"average F1 of the first three, as far as they are true: {comparison.cell(100 * average, 1)}"
     table = Table(title=f"Per cent of {seconds:.1f} s")
     table.add_column("")

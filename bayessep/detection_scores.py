@@ -35,6 +35,11 @@ class ClassScores(NamedTuple):
         return _mean(self.f1, self.support + self.predicted > 0)
 
     @property
+    def true_f1(self) -> float:
+        """Mean F1 of the classes that occur in truth; NaN if none does."""
+        return float(self.f1[self.support > 0].mean()) if self.support.any() else float("nan")
+
+    @property
     def balanced_accuracy(self) -> float:
         """Mean recall of the classes that occur in truth; 0 if none does. The accuracy of paper 003."""
         return _mean(self.recall, self.support > 0)

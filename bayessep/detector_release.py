@@ -223,10 +223,10 @@ def scores(heard: Heard) -> dict[str, Any]:
     document: dict[str, Any] = {}
     for name, labels in (("segments", heard.found), ("frames", heard.raw)):
         found = detection_scores.class_scores(heard.truth, labels, LABELS)
-        f1 = {label: 100 * float(x) if label in heard.truth else None for label, x in zip(LABELS, found.f1, strict=True)}
-        three = [x for label in (MUSIC, SPEECH, BOTH) if (x := f1[label]) is not None]
-        rounded = {label: None if x is None else round(x, 1) for label, x in f1.items()}
-        document[name] = {"f1": rounded, "average_f1": round(float(np.mean(three)), 2)}
+        three = detection_scores.class_scores(heard.truth, labels, (MUSIC, SPEECH, BOTH))
+        f1 = zip(LABELS, found.f1, found.support, strict=True)
+        rounded = {label: round(100 * float(x), 1) if occurs else None for label, x, occurs in f1}
+        document[name] = {"f1": rounded, "average_f1": round(100 * three.true_f1, 2)}
         for what, members, true in (("speech", (SPEECH, BOTH), heard.spoken), ("music", (MUSIC, BOTH), heard.played)):
             said = np.isin(np.array(labels), members)
             binary = detection_scores.class_scores(true, said, (True,))

@@ -127,9 +127,7 @@ def _recognise(source: _Source) -> Callable[[_Source], list[Segment]]:
         return _read_rttm
     if re.match(r"\s*[-+.\d]+\s*[\t,;]\s*[-+.\d]+", first) or re.search(r"start|onset", first, re.IGNORECASE):
         return _read_table
-    by_extension = {".csv": _read_table, ".tsv": _read_table, ".txt": _read_table, ".rttm": _read_rttm,
-                    ".textgrid": _read_textgrid, ".json": _read_json}  # fmt: skip
-    reader = by_extension.get(source.path.suffix.lower())
+    reader = _READERS.get(source.path.suffix.lower())
     if reader is None:
         raise source.error(None, f"not a format of segments that is known here; use {', '.join(_FORMATS)}")
     return reader
@@ -303,10 +301,12 @@ def _read_textgrid(source: _Source) -> list[Segment]:
     )
 
 
-# ---------------------------------------------------------------------------------------------------- writing
-
-ENDINGS = (".csv", ".tsv", ".txt", ".rttm", ".textgrid", ".json")
+_READERS = {".csv": _read_table, ".tsv": _read_table, ".txt": _read_table, ".rttm": _read_rttm,
+            ".textgrid": _read_textgrid, ".json": _read_json}  # fmt: skip
+ENDINGS = tuple(_READERS)
 """Extensions of files of segments."""
+
+# ---------------------------------------------------------------------------------------------------- writing
 
 
 def write(path: str | os.PathLike[str], segments: Iterable[Segment], format: str | None = None) -> None:

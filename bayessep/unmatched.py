@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
-from bayessep import audio, corpora, data, detector_data, singing, train
+from bayessep import audio, augmentation, corpora, data, detector_data, singing, train
 from bayessep.corpora import Sound
 from bayessep.data import Recording
 from bayessep.detector_data import Item, Items
@@ -44,8 +44,6 @@ SHARE = 0.05
 """Share of the clips held out for validation."""
 LISTENING = 500
 """Steps of discriminator pre-training between validations and checkpoints."""
-FASTEST = 1.25
-"""Largest speed-up and slow-down factor of varied clips (`resampling.played`)."""
 PAIRS = 32
 """Largest number of validation pairs."""
 KINDS = {"mixtures": "songs", "music": "music"}
@@ -74,8 +72,8 @@ def read_unmatched(
 ) -> Unmatched:
     """Read the songs and the instrumental music of a folder.
 
-    These are the files that its manifest.csv lists as songs and music, or, without one, those in its folders mixtures and
-    instrumentals, less what `_is_other_stem`. No other file is opened, except speech where songs are to be made of it.
+    These are the files that its manifest.csv lists as songs and music, or, without one, those in its folders mixtures
+    and instrumentals, less stems (`_without_other_stems`). No other file is opened, except speech where songs are to be made of it.
 
     Args:
         folder: as above.
@@ -104,7 +102,7 @@ def read_unmatched(
             needed = "give a folder with a manifest.csv, or with the folders mixtures and instrumentals"
             raise UserError(f"{folder} has neither a manifest.csv nor the folder {absent[0]}; {needed}.")
         found = {
-            what: [(path, _song_of(path)) for path in data.audio_files(folder / name) if not _is_other_stem(path, what)]
+            what: [(path, _song_of(path)) for path in _without_other_stems(data.audio_files(folder / name), what)]
             for what, name in FOLDERS.items()
         }
         if absent := [FOLDERS[what] for what, own in found.items() if not own]:
@@ -118,12 +116,12 @@ def read_unmatched(
     return sounds._replace(mixtures=[*sounds.mixtures, *sung(used["speech"], sounds.music, songs, seed, make)])
 
 
-def _is_other_stem(path: Path, what: str) -> bool:
-    """Whether a file is a voice, a stem beside its mixture among mixtures, or a mixture among music."""
-    name = path.stem.lower()
-    if name in VOCALS or what == "music":
-        return name in VOCALS or name in MIXED
-    return name not in MIXED and any(other.stem.lower() in MIXED for other in path.parent.iterdir())
+def _without_other_stems(paths: Sequence[Path], what: str) -> list[Path]:
+    """Leave out voices, stems beside their mixture among the mixtures, and mixtures among the music."""
+    whole = {path for path in paths if path.stem.lower() in MIXED}
+    beside = {path.parent for path in whole}
+    others = whole if what == "music" else {path for path in paths if path.parent in beside} - whole
+    return [path for path in paths if path not in others and path.stem.lower() not in VOCALS]
 
 
 def _song_of(path: Path) -> str:
@@ -265,7 +263,7 @@ class Recipe:
         quantised: round images to 8 bits (the authors' code rounds down).
         songs: passes in which additional songs are made, as in `read_unmatched`.
         quieter: decibels by which voices of these songs are quieter than usual, as in `read_unmatched`.
-        varied: augment the data: play each clip at a random speed (`FASTEST`).
+        varied: augment the data: play each clip at a random speed (`augmentation.FASTEST`).
         whole: normalise each clip by the range of magnitudes of its recording, as songs are when they are separated, and not by its
             own, as the authors' code does in training.
         rate: learning rate of Adam; 0 takes the preset's.
@@ -355,7 +353,7 @@ class _Images:
     def _speed(self, kind: int, turn: int, place: int) -> float:
         if not self._recipe.varied:
             return 1.0
-        return FASTEST ** np.random.default_rng([self._recipe.seed, 3, kind, turn, place]).uniform(-1, 1)
+        return augmentation.FASTEST ** np.random.default_rng([self._recipe.seed, 3, kind, turn, place]).uniform(-1, 1)
 
     def _of(self, kind: int, chosen: Iterable[tuple[Clip, float]]) -> Float[np.ndarray, "B T F"]:
         """Images of clips at given speeds."""

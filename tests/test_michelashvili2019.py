@@ -154,7 +154,7 @@ def test_what_ships_learns_from_what_may_be_passed_on(
     rows = [f"{path},{kind},{path[6]},0.4,{RATE},1,,,github:here/there,x.wav,CC0" for path, kind in kinds.items()]
     rows.append(f"train/b/drums.wav,music,q,0.4,{RATE},1,,,github:here/there,y.wav,CC BY-ND 4.0")
     (recordings / "manifest.csv").write_text("\n".join([",".join(data.MANIFEST_COLUMNS), *rows]))
-    monkeypatch.setattr(singing, "songs", lambda items, *_, **__: [item._replace(name="sung") for item in items.music])
+    monkeypatch.setattr(singing, "songs", lambda items, *_, alone, quieter: [item._replace(name="sung") for item in items.music])
     recipe = Recipe(songs=1, epochs=1, steps_per_epoch=1, listening=2)
     monkeypatch.setattr(masker_release, "BUDGET", Budget(recipe, 1, 1, 1, 8, 3, 2, 5))
     figures = masker_release.release(recordings, tmp_path / "work", tmp_path)
