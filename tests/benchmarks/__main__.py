@@ -1,7 +1,8 @@
 """`make bench`: our speed beside somebody else's, as ratios from one run.
 
 Every row is measured in a process of its own, so that its peak memory is its own. Within a row the two sides take turns, both
-warm, and medians are compared: a machine that slows down slows both.
+warm, and medians are compared: a machine that slows down slows both. In rows about training, freed memory is kept for both, as
+`bayessep train` keeps it.
 
     python -m tests.benchmarks [--only NAME] [--json]
 """
@@ -18,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
+from bayessep.devices import keep_memory
 from bayessep.errors import UserError
 
 ROUNDS = 5
@@ -334,6 +336,8 @@ def main() -> None:
     parser.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.row:
+        if chosen.row.endswith("_step"):
+            keep_memory()
         try:
             row = ROWS[chosen.row]()
         except UserError as error:  # a library that is not installed
