@@ -28,6 +28,15 @@ Start = Annotated[
     Path | None,
     typer.Option("--start", metavar="FILE", help="Initial weights: file from an earlier training of the same network."),
 ]
+Precision = Annotated[
+    str | None,
+    recipe(
+        "--precision",
+        metavar="float32|bfloat16",
+        show_default="float32",
+        help="Precision of matrix products; bfloat16 is for hardware that multiplies it faster.",
+    ),
+]
 Rate = Annotated[float | None, recipe("--rate", metavar="X", show_default="0.001", help="Learning rate of Adam.")]
 Falls = Annotated[
     bool | None,
@@ -134,15 +143,7 @@ def conv_tasnet(
     consistent: Annotated[
         bool | None, recipe("--consistent", show_default="the preset's", help="Make stems sum to the mixture.")
     ] = None,
-    precision: Annotated[
-        str | None,
-        recipe(
-            "--precision",
-            metavar="float32|bfloat16",
-            show_default="float32",
-            help="Precision of matrix products; bfloat16 is for hardware that multiplies it faster.",
-        ),
-    ] = None,
+    precision: Precision = None,
     rate: Rate = None,
     falls: Falls = None,
     batch: InBatch = None,
@@ -179,6 +180,7 @@ def blstm_mask(
     start: Start = None,
     redistributable: Redistributable = False,
     preset: Preset = None,
+    precision: Precision = None,
     rate: Rate = None,
     falls: Falls = None,
     batch: InBatch = None,
@@ -228,6 +230,7 @@ def deep_karaoke(
     width: Annotated[
         int | None, recipe("--width", metavar="N", show_default="0", help="Number of hidden units; 0: the preset's.")
     ] = None,
+    precision: Precision = None,
     rate: Annotated[
         float | None, recipe("--rate", metavar="X", show_default="0.1", help="Learning rate of stochastic gradient descent.")
     ] = None,

@@ -89,6 +89,7 @@ class Recipe:
     Attributes:
         preset: preset of the network's sizes.
         width: hidden units; 0 takes the preset's.
+        precision: as in `DeepKaraoke`.
         rate: learning rate of SGD.
         batch: windows per step.
         epochs, steps_per_epoch, patience, min_delta, seed, average: `Training`.
@@ -99,6 +100,7 @@ class Recipe:
 
     preset: str = "small"
     width: int = 0
+    precision: str = "float32"
     rate: float = 0.1
     batch: int = 100
     epochs: int = 100
@@ -119,7 +121,7 @@ class Recipe:
     def config(self) -> DeepKaraoke:
         """Config of the network."""
         preset = PRESETS[self.preset]
-        return dataclasses.replace(preset, width=self.width or preset.width, rate=self.rate)
+        return dataclasses.replace(preset, width=self.width or preset.width, precision=self.precision, rate=self.rate)
 
     @property
     def training(self) -> Training:

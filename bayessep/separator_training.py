@@ -53,8 +53,9 @@ class Recipe:
     Attributes:
         network: one of `NETWORKS`.
         preset: preset of the network's sizes.
-        mask, norm, causal, consistent, precision: as in `ConvTasNet`. An empty mask or norm takes the preset's (a causal network
-            has the norm ``cumulative`` by default); False leaves `consistent` as in the preset.
+        mask, norm, causal, consistent: as in `ConvTasNet`. An empty mask or norm takes the preset's (a causal network has the norm
+            ``cumulative`` by default); False leaves `consistent` as in the preset.
+        precision: as in `ConvTasNet` and `BlstmMask`.
         rate: learning rate of Adam.
         falls: decay the rate to zero at the last epoch, along half a cosine.
         batch: mixtures per step.
@@ -110,9 +111,9 @@ class Recipe:
         preset = NETWORKS[self.network].PRESETS[self.preset]
         steps = self.epochs * self.steps_per_epoch if self.falls else 0
         if self.network != "conv-tasnet":
-            if self.mask or self.norm or self.causal or self.consistent or self.precision != "float32":
-                raise UserError(f"mask, norm, causal, consistent and precision apply to conv-tasnet, not to {self.network}.")
-            return dataclasses.replace(preset, rate=self.rate, steps=steps)
+            if self.mask or self.norm or self.causal or self.consistent:
+                raise UserError(f"mask, norm, causal and consistent apply to conv-tasnet, not to {self.network}.")
+            return dataclasses.replace(preset, precision=self.precision, rate=self.rate, steps=steps)
         norm = self.norm or ("cumulative" if self.causal else preset.norm)
         return dataclasses.replace(
             preset,

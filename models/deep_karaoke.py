@@ -25,6 +25,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from bayessep.errors import UserError
 from bayessep.features import patches
+from bayessep.models.precision import check_precision, linear
 from bayessep.models.waveform_separation import State, abstract
 
 
@@ -39,6 +40,7 @@ class DeepKaraoke:
         bias: constant subtracted from the pre-activations of hidden units, so that they are nearly inactive at first.
         rate: learning rate of SGD.
         momentum: momentum of SGD.
+        precision: of the factors of matrix products; ``bfloat16`` is for hardware that multiplies it faster.
 
     Raises:
         UserError: a number is out of range.
@@ -50,6 +52,7 @@ class DeepKaraoke:
     bias: float = 6.0
     rate: float = 0.1
     momentum: float = 0.5
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         for name in ("bins", "frames", "width"):
@@ -57,6 +60,7 @@ class DeepKaraoke:
                 raise UserError(f"{name} is {getattr(self, name)}, but must be at least 1.")
         if not math.isfinite(self.bias) or not 0 < self.rate < math.inf:
             raise UserError(f"bias is {self.bias} and rate {self.rate}, but both must be finite, and the rate above 0.")
+        check_precision(self.precision)
         if not 0 <= self.momentum < 1:
             raise UserError(f"momentum is {self.momentum}, but must be at least 0 and below 1.")
 
@@ -113,12 +117,12 @@ class Network(nnx.Module):
 
     def __init__(self, config: DeepKaraoke, rngs: nnx.Rngs) -> None:
         n = config.frames * config.bins
-        self.bias = config.bias
+        self.bias, self.precision = config.bias, config.precision
         self.hidden, self.out = _layer(n, config.width, rngs), _layer(config.width, n, rngs)
 
     def __call__(self, windows: Float[Array, "B L F"]) -> Float[Array, "B L F"]:
-        hidden = nnx.sigmoid(self.hidden(windows.reshape(len(windows), -1)) - self.bias)
-        return nnx.sigmoid(self.out(hidden)).reshape(windows.shape)
+        hidden = nnx.sigmoid(linear(self.hidden, windows.reshape(len(windows), -1), self.precision) - self.bias)
+        return nnx.sigmoid(linear(self.out, hidden, self.precision)).reshape(windows.shape)
 
 
 def graph(config: DeepKaraoke) -> nnx.GraphDef:

@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, BFloat16, Float, Float32
+
+from bayessep.errors import UserError
 
 PRECISIONS = ("float32", "bfloat16")
 
 
-def product(x: Float[Array, "T n"], w: Float[Array, "n m"], precision: str = "float32") -> Float[Array, "T m"]:
+def check_precision(precision: str) -> None:
+    """Raise a UserError unless it is one of `PRECISIONS`."""
+    if precision not in PRECISIONS:
+        raise UserError(f"precision {precision!r} is not known; choose one of {', '.join(PRECISIONS)}.")
+
+
+def product(x: Float[Array, "*rows n"], w: Float[Array, "n m"], precision: str = "float32") -> Float[Array, "*rows m"]:
     """Matrix product x w with factors in one of `PRECISIONS`, in the backward pass too; the result is float32."""
-    return _rounded(x, w) if precision == "bfloat16" else x @ w
+    if precision != "bfloat16":
+        return x @ w
+    return _rounded(x.reshape(-1, x.shape[-1]), w).reshape(*x.shape[:-1], -1)
+
+
+def linear(layer: nnx.Linear, x: Float[Array, "*rows n"], precision: str = "float32") -> Float[Array, "*rows m"]:
+    """Dense layer with a bias, whose matrix product has factors in one of `PRECISIONS`."""
+    assert layer.bias is not None
+    return product(x, layer.kernel[...], precision) + jnp.expand_dims(layer.bias[...], tuple(range(x.ndim - 1)))
 
 
 def _half(x: Float32[Array, "n m"]) -> BFloat16[Array, "n m"]:

@@ -8,6 +8,8 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Key
 
+from bayessep.models.precision import product
+
 
 def uniform(key: Key[Array, ""], shape: tuple[int, ...], units: int) -> Float[Array, "..."]:
     """Initial weights, uniform in ±1/√units, as PyTorch draws them."""
@@ -31,16 +33,19 @@ class Lstm(nnx.Module):
         self.enter, self.again, self.bias = drawn(n_in, 4 * units), drawn(units, 4 * units), drawn(4 * units)
 
     def __call__(
-        self, x: Float[Array, "T B n"], backward: bool, valid: Bool[Array, "T b"] | None = None
+        self, x: Float[Array, "T B n"], backward: bool, valid: Bool[Array, "T b"] | None = None, precision: str = "float32"
     ) -> Float[Array, "T B m"]:
-        """Hidden state of each frame; zero at invalid frames (`valid` is per example, or shared by all)."""
+        """Hidden state of each frame; zero at invalid frames (`valid` is per example, or shared by all).
+
+        `precision` is that of the factors of matrix products.
+        """
         again = self.again[...]
         # The input projection does not depend on the recurrence: one matrix product for all frames.
-        entering = x @ self.enter[...] + self.bias[...][None, None]
+        entering = product(x, self.enter[...], precision) + self.bias[...][None, None]
 
         def one(carried: tuple[Array, Array], now: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
             (entered, heard), (hidden, cell) = now, carried
-            hidden, cell = lstm_step(entered + hidden @ again, cell)
+            hidden, cell = lstm_step(entered + product(hidden, again, precision), cell)
             # The state is reset at padding, so that a backward pass starts at the end of each recording.
             carried = jnp.where(heard[:, None], hidden, jnp.float32(0)), jnp.where(heard[:, None], cell, jnp.float32(0))
             return carried, carried[0]

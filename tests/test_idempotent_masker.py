@@ -360,6 +360,28 @@ def test_an_iteration_is_that_of_two_optimizers() -> None:
 
 
 @pytest.mark.loose_arrays  # optax
+def test_all_losses_and_a_replay_buffer_are_one_program() -> None:
+    config = dataclasses.replace(TINY, pool=3, rate=1e-4)
+    state, programs, held = training.init(config, jax.random.key(0)), training.step._cache_size(), []
+    network = nnx.merge(
+        masker.abstract(masker.Generator, config).graph, *(jax.tree.map(jnp.copy, part) for part in state.generator)
+    )
+    expected = training.make(lambda x: masker.masked(network(x, True), x), _batch(2), config.weights)
+    for n, key in enumerate(jax.random.split(jax.random.key(9), 3)):
+        state, found = training.step(config, state, _batch(2), key)
+        held.append({name: int(pool.held) for name, pool in state.pools.items()})
+        if n == 0:
+            assert expected.losses.keys() == {"R1", "R2", "R3", "R4"}
+            for name, loss in expected.losses.items():
+                np.testing.assert_allclose(found[name], loss, rtol=1e-4)
+            for name, images in (("C", expected.accompaniment), ("A", expected.synthetic)):
+                np.testing.assert_allclose(state.pools[name].images[:2], images, atol=1e-4)
+    assert training.step._cache_size() == programs + 1
+    assert held == [{"C": 2, "A": 2}, {"C": 3, "A": 3}, {"C": 3, "A": 3}]
+    assert found.keys() == {*masker.LOSSES, "D_C", "D_A", "loss"} and all(np.isfinite(float(loss)) for loss in found.values())
+
+
+@pytest.mark.loose_arrays  # optax
 def test_the_rate_is_halved_every_so_many_steps() -> None:
     config = dataclasses.replace(TINY, halved=2, decay=0.0)
     chain, parameters = training.optimiser(config), jnp.zeros(1)

@@ -1,12 +1,18 @@
 """Products of rounded factors."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
+from bayessep.errors import UserError
+from bayessep.models import blstm_mask, deep_karaoke
+from bayessep.models.blstm_mask import BlstmMask
 from bayessep.models.conv_tasnet import ConvTasNet, init, separated
+from bayessep.models.deep_karaoke import DeepKaraoke
 from bayessep.models.precision import product
 
 KEYS = jax.random.split(jax.random.key(0), 3)
@@ -47,3 +53,34 @@ def test_no_product_of_a_step_of_training_is_of_another_precision_and_none_is_do
     # A product has one forwards and two backwards; of a loop's two repeats, one is counted: encoder, narrow, masks, two decoders,
     # and two of each of two blocks. What the encoder is given has no gradient, which only bfloat16 leaves for XLA to leave out.
     assert len(found) == 3 * 9 - (precision == "float32")
+
+
+RECURRENT, KARAOKE = BlstmMask(2, 3, 8, 4), DeepKaraoke(5, 4, 6)
+CASES = {
+    "blstm-mask": (blstm_mask, RECURRENT, (2, 40), 2 * 2 * 2 + 1, 2),
+    "deep-karaoke": (deep_karaoke, KARAOKE, (2, 4, 5), 2, 1),
+}
+
+
+@pytest.mark.parametrize("network", CASES)
+def test_other_networks_take_all_products_in_the_precision_asked_for(network: str) -> None:
+    module, config, shape, products, of_inputs = CASES[network]
+    parameters, x = module.init(config, jax.random.key(1)).parameters, jax.random.normal(KEYS[0], shape)
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        own = dataclasses.replace(config, precision=precision)
+        loss = lambda p, own=own: (module.predict(own, p, x) ** 2).sum()  # noqa: E731
+        dots = _products(jax.make_jaxpr(jax.grad(loss))(parameters).jaxpr)
+        assert {str(operand.aval.dtype) for equation in dots for operand in equation.invars} == {precision}
+        # One forwards and two backwards; inputs have no gradient, which only bfloat16 leaves for XLA to leave out.
+        assert len(dots) == 3 * products - (of_inputs if precision == "float32" else 0)
+        found[precision] = np.asarray(module.predict(own, parameters, x))
+    assert found["bfloat16"].dtype == np.float32
+    difference = np.abs(found["bfloat16"] - found["float32"]).max()
+    assert 1e-6 < difference < 0.05 * np.abs(found["float32"]).max()
+
+
+@pytest.mark.parametrize("config", [RECURRENT, KARAOKE])
+def test_an_unknown_precision_is_refused(config: BlstmMask | DeepKaraoke) -> None:
+    with pytest.raises(UserError, match="precision 'int8' is not known"):
+        dataclasses.replace(config, precision="int8")
