@@ -30,7 +30,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from bayessep.errors import UserError
-from bayessep.models.precision import check_precision, product
+from bayessep.models.precision import PRECISIONS, product
 from bayessep.models.waveform_separation import (
     Batch,
     Metrics,
@@ -91,10 +91,9 @@ class ConvTasNet:
     steps: int = 0
 
     def __post_init__(self) -> None:
-        for name, known in (("mask", MASKS), ("norm", NORMS), ("bank", BANKS)):
+        for name, known in (("mask", MASKS), ("norm", NORMS), ("bank", BANKS), ("precision", PRECISIONS)):
             if getattr(self, name) not in known:
                 raise UserError(f"{name} {getattr(self, name)!r} is not known; choose one of {', '.join(known)}.")
-        check_precision(self.precision)
         for name in ("filters", "length", "bottleneck", "hidden", "kernel", "blocks", "repeats"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}, but must be at least 1.")

@@ -196,7 +196,7 @@ def test_eight_devices_share_a_step_of_networks():
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     lines = [line.split("\t") for line in done.stdout.splitlines()]
-    assert [name for name, *_ in lines] == ["detector b1", "conv_tasnet", "blstm_mask", "deep_karaoke"]
+    assert [name for name, *_ in lines] == ["detector b1", "conv_tasnet", "blstm_mask", "deep_karaoke", "idempotent_masker"]
     for name, devices, difference in lines:
         assert devices == "8" and float(difference) < 1e-4, name
 
