@@ -82,6 +82,32 @@ def test_tracks_of_a_stem_file_are_its_parts(tmp_path: Path, monkeypatch: pytest
     np.testing.assert_allclose(accompaniment, 0.111, rtol=1e-6)
 
 
+def test_a_real_stem_file_is_decoded(tmp_path: Path) -> None:
+    """Five AAC tracks, each with a tone of its own: what is read has the tones of its tracks alone, with their levels."""
+    av = pytest.importorskip("av", reason="needs the extra bayessep[containers]")
+    rate, seconds, tones = 44100, 2, (300, 600, 900, 1200, 1500)  # mixture, drums, bass, other, vocals
+    time = np.arange(rate * seconds, dtype=np.float32) / rate
+    sources = [0.2 * np.sin(2 * np.pi * tone * time) for tone in tones[1:]]
+    (tmp_path / "test").mkdir()
+    with av.open(str(tmp_path / "test" / "A Song.stem.mp4"), "w", format="mp4") as container:
+        streams = [container.add_stream("aac", rate=rate, layout="stereo") for _ in tones]
+        for stream, x in zip(streams, [np.sum(sources, axis=0), *sources], strict=True):
+            for i in range(0, len(x), 1024):
+                both = np.ascontiguousarray(np.stack([x, x])[:, i : i + 1024], np.float32)
+                frame = av.AudioFrame.from_ndarray(both, format="fltp", layout="stereo")
+                frame.sample_rate, frame.pts = rate, i
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+    (song,) = song_stems.listed(tmp_path)
+    vocals, accompaniment = song_stems.read(song, rate)
+    mixture = song_stems.read_part(song.name, song.mixture, rate)
+    held = {"vocals": (vocals, tones[4:]), "accompaniment": (accompaniment, tones[1:4]), "mixture": (mixture, tones[1:])}
+    for name, (x, own) in held.items():
+        spectrum = np.abs(np.fft.rfft(x[0, 8192 : 8192 + rate])) / rate * 2  # bins of 1 Hz
+        for tone in tones:
+            assert spectrum[tone] == pytest.approx(0.2 if tone in own else 0, abs=0.02), (name, tone)
+
+
 def test_folders_that_hold_no_songs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a folder"):
         song_stems.listed(tmp_path / "absent")
