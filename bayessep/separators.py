@@ -21,6 +21,7 @@ from bayessep.inference import conjugate, loop
 from bayessep.inference.loop import Fit
 from bayessep.models import conditionals, entries, frame_prior, jingle_mixture, sources
 from bayessep.models.jingle_mixture import Blocks, JingleMixture, Learn
+from bayessep.models.sizes import roomy
 from bayessep.preparation import Spectra, require
 from bayessep.settings import METHODS, Settings
 
@@ -272,20 +273,15 @@ _ROOM = 2**15  # frames; for shorter problems, compiling again would cost more t
 
 def _with_room(problem: JingleMixture) -> JingleMixture:
     """Pad a problem to one of a few sizes, so that recordings of similar length share compiled code."""
-
-    def size(n: int, an_octave: int) -> int:
-        step = max(2 ** ((n - 1).bit_length() - 1) // an_octave, 1)
-        return -(-n // step) * step
-
     n_frames, (n_entries, n_bins), n_candidates = len(problem.frames.x), problem.catalogue.shape, problem.candidates
     if n_frames >= _ROOM:
         return problem
-    of_entries = size(n_entries, 1)
+    of_entries = roomy(n_entries, 1)
     # Padding must not change whether candidates are short-listed.
     if n_candidates:
         before, after = (entries.are_short_listed(n, n_bins, n_candidates) for n in (n_entries, of_entries))
         of_entries = of_entries if before == after else n_entries
-    return jingle_mixture.padded(problem, size(n_frames, 2 if n_frames < _ROOM // 8 else 4), of_entries)
+    return jingle_mixture.padded(problem, roomy(n_frames, 2 if n_frames < _ROOM // 8 else 4), of_entries)
 
 
 def _without_room(posterior: Posterior, problem: JingleMixture) -> Posterior:

@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Key
 
 from bayessep.errors import UserError
 from bayessep.models.deep_karaoke import averaged
+from bayessep.models.sizes import roomy
 
 _FLOOR = 1e-20
 """Lower bound of denominators: far below any sound, yet large enough for its inverse to be representable in float32."""
@@ -96,6 +97,8 @@ def _refuse(**counts: int) -> None:
 def fit(key: Key[Array, ""], windows: Float[Array | np.ndarray, "n D"], templates: int, sweeps: int = 100) -> Float[Array, "K D"]:
     """Learn templates of one source, each summing to 1, from magnitudes of its windows; silent windows are left out.
 
+    Silence after them fills their number up to one of few for which programs are compiled; it has no part in any update.
+
     Raises:
         UserError: `templates` or `sweeps` is below 1, or every window is silent.
     """
@@ -104,7 +107,8 @@ def fit(key: Key[Array, ""], windows: Float[Array | np.ndarray, "n D"], template
     sounding = sounding[sounding.any(axis=1)]
     if len(sounding) == 0:
         raise UserError("every window is silent; give some that contain the source.")
-    return _learned(key, jnp.asarray(sounding), templates, sweeps).templates
+    filled = np.pad(sounding, ((0, roomy(len(sounding), 4) - len(sounding)), (0, 0)))
+    return _learned(key, jnp.asarray(filled), templates, sweeps).templates
 
 
 @partial(jax.jit, static_argnames=("sweeps",))

@@ -92,6 +92,18 @@ def test_a_fit_is_its_sweeps_on_what_sounds() -> None:
     assert float(jnp.abs(nmf.fit(jax.random.key(4), windows, 4, sweeps=5) - found).max()) > 0.01
 
 
+def test_fits_to_similar_numbers_of_windows_share_a_program() -> None:
+    key, programs = jax.random.key(3), nmf._learned._cache_size()
+    for n in (33, 37, 40):
+        windows = np.tile(_windows(), (3, 1))[:n]
+        found = nmf.fit(key, windows, 3, sweeps=4)
+        factors = nmf.start(key, jnp.asarray(windows), 3)
+        for _ in range(4):
+            factors = nmf.sweep(jnp.asarray(windows), factors)
+        np.testing.assert_allclose(found, factors.templates, rtol=1e-3, atol=1e-6)
+    assert nmf._learned._cache_size() == programs + 1
+
+
 def test_templates_that_no_window_needs_do_no_harm() -> None:
     windows = jnp.asarray(_windows(6, 4)).at[:, 2].set(0)
     templates = jnp.asarray([[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
