@@ -20,6 +20,13 @@ def begin(device: str, terminal: Terminal) -> str:
     return use_device(device, terminal)
 
 
+def begin_training(device: str, terminal: Terminal) -> str:
+    """As `begin`, for a process that trains: it keeps freed memory, unless the device is a GPU."""
+    if device != "cuda":
+        keep_memory()
+    return begin(device, terminal)
+
+
 def use_device(name: str, terminal: Terminal) -> str:
     """Select ``cpu``, ``cuda`` or JAX's preferred device (``auto``); announce it and return its name.
 
@@ -56,7 +63,7 @@ def _first_device(platform: str | None = None) -> Any:
 
 def cache_folder() -> Path | None:
     """Return the folder of the compilation cache; None where the user has turned it off or the folder is not writable."""
-    if os.environ.get("BAYESSEP_CACHE", "").lower() in ("off", "0", "no", "false"):
+    if _is_off("BAYESSEP_CACHE"):
         return None
     base = os.environ.get("XDG_CACHE_HOME")
     with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: there is no home folder
@@ -81,20 +88,31 @@ _NO_MAPPED_BLOCKS, _NO_TRIMMING = (-4, 0), (-1, -1)
 
 
 def keep_memory() -> bool:
-    """Let the process keep freed memory for its next arrays; call it before JAX computes anything. Return whether that is so.
+    """Ask glibc to keep freed memory for the next arrays; call it before JAX computes anything. Return whether it was asked.
 
     By default, glibc gives every large block back to the system, so that each call of a large program gets its work arrays page by
-    page anew, at up to a third of the time of a training step. With this, memory in use does not fall before the process ends, and
-    may reach half as much again where sizes vary; so trainings do it, and separation does not. Programs on a CPU then run in the
-    thread that calls them, as glibc has its only heap without a limit there. Settings in ``MALLOC_…`` or ``GLIBC_TUNABLES`` are
-    respected, and systems without glibc left as they are.
+    page anew, which takes a good part of the time of a training step. With this, the memory of the process does not shrink before
+    it ends, and grows further where sizes vary; so trainings ask for it, and separation does not. Programs on a single CPU device
+    then run in the thread that calls them, since only the heap of the main thread grows without limit: the next batch is not drawn
+    meanwhile.
+
+    Left alone are systems without glibc; settings of the user in ``MALLOC_…``, ``GLIBC_TUNABLES`` or
+    ``JAX_CPU_ENABLE_ASYNC_DISPATCH``; and everything where ``BAYESSEP_KEEP_MEMORY`` is ``off``.
     """
-    chosen = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
-    if chosen or platform.libc_ver()[0] != "glibc":
+    chosen = any(name.startswith("MALLOC_") or name in _OTHER_SETTINGS for name in os.environ)
+    if chosen or _is_off("BAYESSEP_KEEP_MEMORY") or platform.libc_ver()[0] != "glibc":
         return False
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     mallopt = ctypes.CDLL(None).mallopt
     return all([mallopt(*option) == 1 for option in (_NO_MAPPED_BLOCKS, _NO_TRIMMING)])
+
+
+_OTHER_SETTINGS = ("GLIBC_TUNABLES", "JAX_CPU_ENABLE_ASYNC_DISPATCH")
+
+
+def _is_off(variable: str) -> bool:
+    """Tell whether an environment variable turns something off."""
+    return os.environ.get(variable, "").lower() in ("off", "0", "no", "false")
 
 
 MOST_MAPPINGS = 20_000

@@ -13,7 +13,7 @@ import numpy as np
 from bayessep import __version__, corpora, detection, listening_commands, segments, shipped, train
 from bayessep.detection import Detection
 from bayessep.detector_data import about_items
-from bayessep.devices import begin, keep_memory
+from bayessep.devices import begin, begin_training
 from bayessep.errors import UserError
 from bayessep.shipped import Weights
 from bayessep.terminal import Terminal, to_json
@@ -105,13 +105,12 @@ def processes(coordinator: str | None, count: int | None, number: int | None) ->
 
 
 def begin_together(together: Processes | None, device: str, terminal: Terminal) -> str:
-    """Join the other processes of a training, if there are any, and call `devices.begin`; only process 0 prints notes."""
-    keep_memory()
+    """Join the other processes, if there are any, and call `devices.begin_training`; only process 0 prints notes."""
     if together is not None:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(together.coordinator, together.processes, together.number)
         terminal.quiet |= together.number > 0
-    return begin(device, terminal)
+    return begin_training(device, terminal)
 
 
 def licences_of(sounds: corpora.DetectorRecordings) -> list[str]:

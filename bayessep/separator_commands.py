@@ -33,7 +33,7 @@ from bayessep.commands import earlier_draws
 from bayessep.convolutive import Convolutive
 from bayessep.detector_data import Items, about_items, read_items
 from bayessep.detector_training import divide, read_recipe, read_settings
-from bayessep.devices import begin
+from bayessep.devices import begin, begin_training
 from bayessep.errors import UserError
 from bayessep.estimates import Estimator
 from bayessep.network_commands import SHARE, WEIGHTS, Processes, begin_together, conclude, licences_of
@@ -140,8 +140,8 @@ def train_karaoke(
         Diverged: the loss is NaN or infinite.
     """
     recipe = read_recipe(config, given, karaoke.Recipe)
+    described = begin_training(device, terminal)
     songs = karaoke.read_songs(data, part="train")
-    described = begin(device, terminal)
     learn, held = karaoke.divide(songs, SHARE, recipe.seed)
     digest = hashlib.sha256(b"".join(x.tobytes() for song in songs for x in (song.vocals, song.accompaniment))).hexdigest()
     about = {"data": {"songs": [song.name for song in songs], "sha256": digest}}
@@ -175,10 +175,10 @@ def train_masker(
         Diverged: the loss is NaN or infinite.
     """
     recipe = read_recipe(config, given, unmatched.Recipe)
+    described = begin_training(device, terminal)
     sounds = unmatched.read_unmatched(
         data, songs=recipe.songs, quieter=recipe.quieter, seed=recipe.seed, redistributable=redistributable
     )
-    described = begin(device, terminal)
     about = {"data": about_items(sounds) | {"redistributable": redistributable}}
     with terminal.working() as progress:
         trained = unmatched.learn(recipe, sounds, folder, about, progress=progress)

@@ -35,7 +35,7 @@ class BlstmMask:
         rate, steps: Adam's learning rate, and the steps of its cosine decay to zero; 0 keeps it constant.
 
     Raises:
-        UserError: a number is out of range.
+        UserError: the precision is not known, or a number is out of range.
     """
 
     layers: int = 5

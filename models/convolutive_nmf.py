@@ -94,10 +94,15 @@ def _refuse(**counts: int) -> None:
             raise UserError(f"{name} is {count}, but must be at least 1.")
 
 
+ROOM = 1024
+"""Windows from which a fit is not padded: compiling takes less time than the padding would."""
+
+
 def fit(key: Key[Array, ""], windows: Float[Array | np.ndarray, "n D"], templates: int, sweeps: int = 100) -> Float[Array, "K D"]:
     """Learn templates of one source, each summing to 1, from magnitudes of its windows; silent windows are left out.
 
-    Silence after them fills their number up to one of few for which programs are compiled; it has no part in any update.
+    Up to `ROOM` windows, silence behind them fills their number up to one of few for which programs are compiled. Its activations
+    become zero before they are ever used, and the random start of the others does not depend on their number.
 
     Raises:
         UserError: `templates` or `sweeps` is below 1, or every window is silent.
@@ -107,8 +112,9 @@ def fit(key: Key[Array, ""], windows: Float[Array | np.ndarray, "n D"], template
     sounding = sounding[sounding.any(axis=1)]
     if len(sounding) == 0:
         raise UserError("every window is silent; give some that contain the source.")
-    filled = np.pad(sounding, ((0, roomy(len(sounding), 4) - len(sounding)), (0, 0)))
-    return _learned(key, jnp.asarray(filled), templates, sweeps).templates
+    if len(sounding) < ROOM:
+        sounding = np.pad(sounding, ((0, roomy(len(sounding), 4) - len(sounding)), (0, 0)))
+    return _learned(key, jnp.asarray(sounding), templates, sweeps).templates
 
 
 @partial(jax.jit, static_argnames=("sweeps",))

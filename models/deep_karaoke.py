@@ -43,7 +43,7 @@ class DeepKaraoke:
         precision: of the factors of matrix products; ``bfloat16`` is for hardware that multiplies it faster.
 
     Raises:
-        UserError: a number is out of range.
+        UserError: the precision is not known, or a number is out of range.
     """
 
     bins: int = 1025

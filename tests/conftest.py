@@ -7,6 +7,7 @@ from pathlib import Path
 # All of this must be said before jax, numba and matplotlib are imported. The tests never need an accelerator.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("BAYESSEP_KEEP_MEMORY", "off")  # it would hold for all tests of a process that trains once
 # Tests compile far more than they compute, so the compiler is told not to try hard. It ends the process at a flag that it
 # does not know, hence the versions.
 _XLA = ["--xla_cpu_multi_thread_eigen=false"]

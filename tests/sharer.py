@@ -38,10 +38,10 @@ def networks() -> Iterator[tuple[str, Any, Any, Callable[[Any], Any]]]:
     windows = deep_karaoke.Batch(np.abs(noise(SIZE, 4, 9)), (noise(SIZE, 4, 9) > 0).astype(np.float32))
     karaoke = deep_karaoke.DeepKaraoke(bins=9, frames=4, width=12)
     yield "deep_karaoke", (deep_karaoke, karaoke), windows, lambda state: state.parameters
-    # Every image is normalised by itself; the biases before these norms have gradients of rounding alone, which Adam would equate.
+    # Gradients of discriminators alone: those of the biases before a generator's norms are rounding.
     masker = IdempotentMasker(bins=16, frames=16, hop=4, channels=2, blocks=1, critic=2, layers=2, scales=2)
     images = masker_training.Batch(*np.tanh(noise(2, SIZE, 16, 16)))
-    yield "idempotent_masker", (masker_training, masker), images, lambda state: state.generator.statistics
+    yield "idempotent_masker", (masker_training, masker), images, lambda state: (state.generator.statistics, state.optimisers[1])
 
 
 def difference(module: Any, config: Any, batch: Any, of: Callable[[Any], Any]) -> float:

@@ -33,6 +33,19 @@ def test_it_is_the_product_of_rounded_factors_and_so_are_its_gradients() -> None
     assert np.abs(np.asarray(found) - np.asarray(X @ W)).max() > 1e-4  # else nothing was rounded
 
 
+def test_rows_of_several_axes_stay_as_they_are() -> None:
+    """Rows reshaped into one axis would gather what several devices share."""
+    x, slope = X.reshape(5, 10, 8), SLOPE.reshape(5, 10, 12)
+    loss = lambda x, w: (product(x, w, "bfloat16") * slope).sum()  # noqa: E731
+    assert "reshape" not in str(jax.make_jaxpr(jax.grad(loss, (0, 1)))(x, W))
+    of_x, of_w = jax.grad(loss, (0, 1))(x, W)
+    found, back = jax.vjp(lambda x, w: product(x, w, "bfloat16"), X, W)
+    np.testing.assert_allclose(product(x, W, "bfloat16").reshape(50, 12), found, atol=1e-6)
+    np.testing.assert_allclose(of_x.reshape(50, 8), back(SLOPE)[0], atol=1e-6)
+    np.testing.assert_allclose(of_w, back(SLOPE)[1], atol=1e-5)
+    assert product(jnp.zeros((0, 2, 8)), W, "bfloat16").shape == (0, 2, 12)
+
+
 def _products(jaxpr: Jaxpr) -> list[JaxprEqn]:
     found = [e for e in jaxpr.eqns if e.primitive.name == "dot_general"]
     for equation in jaxpr.eqns:
