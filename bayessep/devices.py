@@ -85,6 +85,7 @@ def use_cache() -> None:
 
 # Options of mallopt (malloc.h) and their values: no blocks outside the heap, and nothing at its end given back.
 _NO_MAPPED_BLOCKS, _NO_TRIMMING = (-4, 0), (-1, -1)
+_OTHER_SETTINGS = ("GLIBC_TUNABLES", "JAX_CPU_ENABLE_ASYNC_DISPATCH")  # a user who gives one has chosen
 
 
 def keep_memory() -> bool:
@@ -105,9 +106,6 @@ def keep_memory() -> bool:
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     mallopt = ctypes.CDLL(None).mallopt
     return all([mallopt(*option) == 1 for option in (_NO_MAPPED_BLOCKS, _NO_TRIMMING)])
-
-
-_OTHER_SETTINGS = ("GLIBC_TUNABLES", "JAX_CPU_ENABLE_ASYNC_DISPATCH")
 
 
 def _is_off(variable: str) -> bool:

@@ -30,7 +30,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from bayessep.errors import UserError
-from bayessep.models.precision import PRECISIONS, product
+from bayessep.models.precision import check_precision, product
 from bayessep.models.waveform_separation import (
     Batch,
     Metrics,
@@ -65,8 +65,7 @@ class ConvTasNet:
         causal: no frame depends on later ones. A sample depends on fewer than L later samples, which share frames with it.
         consistent: stems sum to the mixture (`waveform_separation.consistent`).
         bank: initial encoder and decoder. ``random``: as in the paper. ``fourier``: windowed sines and cosines with either sign,
-            2 L filters, from which the decoder reconstructs the encoder's input perfectly. It gives better results after short
-            training.
+            2 L filters, from which the decoder reconstructs the encoder's input perfectly; better after short training.
         precision: of the factors of matrix products; ``bfloat16`` is for hardware that multiplies it faster.
         rate, steps: Adam's learning rate, and the steps of its cosine decay to zero; 0 keeps it constant.
 
@@ -91,7 +90,7 @@ class ConvTasNet:
     steps: int = 0
 
     def __post_init__(self) -> None:
-        for name, known in (("mask", MASKS), ("norm", NORMS), ("bank", BANKS), ("precision", PRECISIONS)):
+        for name, known in (("mask", MASKS), ("norm", NORMS), ("bank", BANKS)):
             if getattr(self, name) not in known:
                 raise UserError(f"{name} {getattr(self, name)!r} is not known; choose one of {', '.join(known)}.")
         for name in ("filters", "length", "bottleneck", "hidden", "kernel", "blocks", "repeats"):
@@ -105,6 +104,7 @@ class ConvTasNet:
             raise UserError(f"kernel is {self.kernel}, but must be odd, so that it is centred.")
         if self.causal and self.norm == "global":
             raise UserError("a causal network cannot have the norm global, which looks ahead; take cumulative or frame.")
+        check_precision(self.precision)
         check_rate(self.rate, self.steps)
 
     @property

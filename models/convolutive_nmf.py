@@ -95,7 +95,7 @@ def _refuse(**counts: int) -> None:
 
 
 ROOM = 1024
-"""Windows from which a fit is not padded: compiling takes less time than the padding would."""
+"""Number of windows from which a fit is not padded, as its sweeps then take long beside compiling."""
 
 
 def fit(key: Key[Array, ""], windows: Float[Array | np.ndarray, "n D"], templates: int, sweeps: int = 100) -> Float[Array, "K D"]:

@@ -22,6 +22,22 @@ from bayessep.models import jingle_mixture as jm
 
 BASES = 3
 
+# --- sound in containers ------------------------------------------------------------------------------------
+
+
+def write_tracks(av: Any, path: Path, tracks: list[np.ndarray], rate: int) -> None:
+    """Write stereo sounds (2, N) as AAC tracks of an mp4 file, by PyAV."""
+    with av.open(str(path), "w", format="mp4") as container:
+        streams = [container.add_stream("aac", rate=rate, layout="stereo") for _ in tracks]
+        for stream, x in zip(streams, tracks, strict=True):
+            for i in range(0, x.shape[1], 1024):
+                piece = np.ascontiguousarray(x[:, i : i + 1024], np.float32)
+                frame = av.AudioFrame.from_ndarray(piece, format="fltp", layout="stereo")
+                frame.sample_rate, frame.pts = rate, i
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+
+
 # --- compiling ----------------------------------------------------------------------------------------------
 
 

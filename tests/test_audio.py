@@ -21,6 +21,7 @@ from bayessep.audio import (
 )
 from bayessep.errors import UserError
 from bayessep.resampling import played, resample, resampled_length
+from tests.helpers import write_tracks
 
 RATE = 16000
 
@@ -237,13 +238,7 @@ def test_samples_that_are_no_numbers(tmp_path, bad):
 def test_containers(tmp_path):
     av = pytest.importorskip("av", reason="needs the extra bayessep[containers]")
     path, x = tmp_path / "film.mp4", tone(1.0, 44100)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=44100, layout="stereo")
-        for i in range(0, 44100, 1024):
-            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(x[:, i : i + 1024]), format="fltp", layout="stereo")
-            frame.sample_rate, frame.pts = 44100, i
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+    write_tracks(av, path, [x], 44100)
     info, sound = probe(path), read(path)
     assert (info.sample_rate, info.channels, info.subtype) == (44100, 2, "AAC")
     assert sound.samples.shape == (2, info.frames) and 44100 <= info.frames < 44100 + 3 * 1024

@@ -8,6 +8,7 @@ import pytest
 
 from bayessep import audio, song_stems
 from bayessep.errors import UserError
+from tests.helpers import write_tracks
 
 RATE = 8000
 
@@ -89,15 +90,8 @@ def test_a_real_stem_file_is_decoded(tmp_path: Path) -> None:
     time = np.arange(rate * seconds, dtype=np.float32) / rate
     sources = [0.2 * np.sin(2 * np.pi * tone * time) for tone in tones[1:]]
     (tmp_path / "test").mkdir()
-    with av.open(str(tmp_path / "test" / "A Song.stem.mp4"), "w", format="mp4") as container:
-        streams = [container.add_stream("aac", rate=rate, layout="stereo") for _ in tones]
-        for stream, x in zip(streams, [np.sum(sources, axis=0), *sources], strict=True):
-            for i in range(0, len(x), 1024):
-                both = np.ascontiguousarray(np.stack([x, x])[:, i : i + 1024], np.float32)
-                frame = av.AudioFrame.from_ndarray(both, format="fltp", layout="stereo")
-                frame.sample_rate, frame.pts = rate, i
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode(None))
+    tracks = [np.stack([x, x]) for x in (np.sum(sources, axis=0), *sources)]
+    write_tracks(av, tmp_path / "test" / "A Song.stem.mp4", tracks, rate)
     (song,) = song_stems.listed(tmp_path)
     vocals, accompaniment = song_stems.read(song, rate)
     mixture = song_stems.read_part(song.name, song.mixture, rate)
