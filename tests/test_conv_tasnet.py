@@ -167,6 +167,14 @@ def test_a_stream_says_what_the_whole_says(norm: str, consistent: bool) -> None:
     np.testing.assert_allclose(late, predict(config, parameters, x[None])[0], atol=1e-5)
 
 
+def test_a_stream_in_equal_pieces_is_one_program() -> None:
+    config = dataclasses.replace(CAUSAL, hidden=7)
+    parameters, state, programs = _parameters(config), conv_tasnet.stream_init(config), conv_tasnet.stream_push._cache_size()
+    for n in range(5):
+        state, _ = conv_tasnet.stream_push(config, parameters, state, _waveform(3 * config.hop, seed=n))
+    assert conv_tasnet.stream_push._cache_size() == programs + 1
+
+
 def test_moments_of_a_long_stream_stay_right() -> None:
     """Fed frame by frame for longer than sums in single precision would bear: 40 million frames."""
     x = _waveform(64, 6, seed=2) * 2 + 1

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bayessep import audio, neural, shipped
+from bayessep import audio, metrics, neural, shipped
+from bayessep.broadcast import generate_broadcast
 from bayessep.errors import UserError
 from bayessep.models import blstm_mask, conv_tasnet
 from bayessep.models.blstm_mask import BlstmMask
@@ -163,6 +164,13 @@ def test_lengths_share_programs() -> None:
     for seconds in (0.5, 1.3, 3.9, 5.0, 17.0, 33.0):
         neural.separate(_sound(2, seconds), RATE, separator)
     assert conv_tasnet.predict._cache_size() == before + len(neural.WINDOWS)
+
+
+def test_what_ships_takes_generated_broadcasts_apart() -> None:
+    made = generate_broadcast(0, seconds=12.0)
+    found = neural.separate(made.mixture[None], made.sample_rate, neural.separator_of(shipped.read("conv-tasnet")))
+    for true, own in ((made.speech, found.speech), (made.music, found.music)):
+        assert metrics.si_sdr(true, own[0]) > metrics.si_sdr(true, made.mixture) + 5
 
 
 def test_silence_is_refused() -> None:
