@@ -53,11 +53,11 @@ InBatch = Annotated[
 Seconds = Annotated[float | None, recipe("--seconds", metavar="S", show_default="4.0", help="Length of mixtures, in seconds.")]
 SnrMean = Annotated[
     float | None,
-    recipe("--snr-mean", metavar="DB", show_default="0.0", help="Mean of the normally distributed speech-to-music ratio."),
+    recipe("--snr-mean", metavar="DB", show_default="0.0", help="Mean of the ratio to the music (normally distributed)."),
 ]
 SnrDeviation = Annotated[
     float | None,
-    recipe("--snr-deviation", metavar="DB", show_default="5.0", help="Standard deviation of the speech-to-music ratio."),
+    recipe("--snr-deviation", metavar="DB", show_default="5.0", help="Standard deviation of that ratio."),
 ]
 Varied = Annotated[
     bool | None,
@@ -235,6 +235,16 @@ def deep_karaoke(
         float | None, recipe("--rate", metavar="X", show_default="0.1", help="Learning rate of stochastic gradient descent.")
     ] = None,
     batch: Annotated[int | None, recipe("--batch", metavar="N", show_default="100", help="Batch size, in windows.")] = None,
+    varied: Annotated[
+        bool | None,
+        recipe(
+            "--varied/--as-recorded",
+            show_default="varied",
+            help="Mix vocals and accompaniment anew in every step, often those of different songs; or take the songs as they are.",
+        ),
+    ] = None,
+    snr_mean: SnrMean = None,
+    snr_deviation: SnrDeviation = None,
     epochs: Epochs = None,
     steps_per_epoch: Annotated[
         int | None,

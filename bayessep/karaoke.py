@@ -6,18 +6,17 @@ by the largest magnitude of all training mixtures. Songs to separate are scaled 
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float, Int
 
 from bayessep import shipped, song_stems
 from bayessep.errors import UserError
@@ -25,6 +24,7 @@ from bayessep.models import deep_karaoke
 from bayessep.models.deep_karaoke import PRESETS, Batch, DeepKaraoke, State
 from bayessep.pipeline import masked
 from bayessep.preparation import magnitude
+from bayessep.separator_training import check_ratio
 from bayessep.shipped import Weights
 from bayessep.stft import Stft, frame_count, stft
 from bayessep.train import Task, Training, fixed, settings_besides, training_of
@@ -92,6 +92,9 @@ class Recipe:
         precision: as in `DeepKaraoke`.
         rate: learning rate of SGD.
         batch: windows per step.
+        varied: draw windows at any place, with vocals and accompaniment at random ratios and often of different songs (`remixed`);
+            or draw them from those of the songs as they are, at most `HOP` frames apart, as the paper does with 50 songs.
+        snr_mean, snr_deviation: mean and standard deviation of the vocals-to-accompaniment ratio in decibels, if varied.
         epochs, steps_per_epoch, patience, min_delta, seed, average: `Training`.
 
     Raises:
@@ -103,6 +106,9 @@ class Recipe:
     precision: str = "float32"
     rate: float = 0.1
     batch: int = 100
+    varied: bool = True
+    snr_mean: float = 0.0
+    snr_deviation: float = 5.0
     epochs: int = 100
     steps_per_epoch: int = 20
     patience: int = 20
@@ -115,13 +121,14 @@ class Recipe:
             raise UserError(f"deep-karaoke has no preset {self.preset!r}; choose {', '.join(PRESETS)}.")
         if self.batch < 1:
             raise UserError(f"batch is {self.batch}, but must be at least 1.")
+        check_ratio(self.snr_mean, self.snr_deviation)
         _ = self.config, self.training  # each checks its own numbers
 
     @property
     def config(self) -> DeepKaraoke:
         """Config of the network."""
         preset = PRESETS[self.preset]
-        return dataclasses.replace(preset, width=self.width or preset.width, precision=self.precision, rate=self.rate)
+        return replace(preset, width=self.width or preset.width, precision=self.precision, rate=self.rate)
 
     @property
     def training(self) -> Training:
@@ -162,32 +169,99 @@ def scale_of(songs: Sequence[Song]) -> float:
     return max(float(magnitude(song.mixture, STFT).max()) for song in songs)
 
 
+SWAPPED = 0.5
+"""Probability that vocals are mixed with the accompaniment of any song, at another place."""
+
+
+class Levels(NamedTuple):
+    """Root mean squares of a song's vocals and accompaniment: as they are, and as mixed."""
+
+    alone: tuple[float, float]
+    mixed: tuple[float, float]
+
+
+def levels_of(song: Song) -> Levels:
+    """Measure the stems of a song."""
+
+    def level(x: Float[np.ndarray, " N"]) -> float:
+        return math.sqrt(np.vdot(x, x) / len(x)) + 1e-9
+
+    alone, mixed = ([level(x) for x in own] for own in ((song.vocals, song.accompaniment), song.stems))
+    return Levels((alone[0], alone[1]), (mixed[0], mixed[1]))
+
+
+def remixed(
+    songs: Sequence[Song],
+    levels: Sequence[Levels],
+    count: int,
+    samples: int,
+    ratio: Callable[[np.random.Generator], float],
+    rng: np.random.Generator,
+) -> Float[np.ndarray, "2 B N"]:
+    """Draw segments of vocals and of accompaniment to be mixed: of one song or of two (`SWAPPED`), in proportion to their lengths.
+
+    The `ratio` in decibels is that of the levels of whole stems; the level of both together stays as in `Song.stems`.
+    """
+    lengths = np.array([len(song.vocals) for song in songs])
+    made = np.empty((2, count, samples), np.float32)
+    for k in range(count):
+        sung = played = _place(lengths, samples, rng)
+        if rng.random() < SWAPPED:
+            played = _place(lengths, samples, rng)
+        loudness = math.hypot(levels[sung[0]].mixed[0], levels[played[0]].mixed[1])
+        share = 1 / (1 + 10 ** (-ratio(rng) / 10))
+        for n, ((song, begin), part) in enumerate(zip((sung, played), (share, 1 - share), strict=True)):
+            source = (songs[song].vocals, songs[song].accompaniment)[n]
+            gain = np.float32(loudness * math.sqrt(part) / levels[song].alone[n])
+            made[n, k] = gain * np.take(source, np.arange(begin, begin + samples), mode="wrap")
+    return made
+
+
+def _place(lengths: Int[np.ndarray, " S"], samples: int, rng: np.random.Generator) -> tuple[int, int]:
+    """Draw a song and where a segment begins in it."""
+    song = int(rng.choice(len(lengths), p=lengths / lengths.sum()))
+    return song, int(rng.integers(max(1, lengths[song] - samples + 1)))
+
+
+WINDOW = replace(STFT, center=False, pad_end=False)
+"""Frames that lie wholly within the samples of a segment."""
+
+
+@jax.jit
+def batch_of(sources: Float[Array | np.ndarray, "2 B N"], scale: Float[Array | np.ndarray, ""]) -> Batch:
+    """Make a batch of segments of vocals and accompaniment, one window of each; `scale` divides the magnitudes."""
+    vocals, accompaniment = stft(jnp.asarray(sources), WINDOW)
+    target = (jnp.abs(vocals) > jnp.abs(accompaniment)).astype(jnp.float32)
+    return Batch(jnp.abs(vocals + accompaniment) / scale, target)
+
+
 def task(recipe: Recipe, learn: Sequence[Song], held: Sequence[Song], about: Mapping[str, Any] = {}) -> Task[State, Batch]:
     """Task for `train.train`: windows of the songs, drawn with replacement. `about` is compared when a training is resumed."""
     config = recipe.config
+    ratio = partial(np.random.Generator.normal, loc=recipe.snr_mean, scale=recipe.snr_deviation)
 
-    def windows(songs: Sequence[Song]) -> tuple[Float[np.ndarray, "n L F"], Float[np.ndarray, "n L F"]]:
+    def windows(songs: Sequence[Song]) -> Batch:
         made = [[deep_karaoke.windows_of(part, config.frames, HOP) for part in mask_and_mixture(song)] for song in songs]
         mask, x = (np.concatenate(part) for part in zip(*made, strict=True))
-        return mask, x
+        return Batch(x / scale(), mask)
 
-    @cache
-    def material() -> tuple[Batch, Batch]:  # computed on demand: a finished training needs none
-        scale = np.float32(scale_of(learn))
-        every, tested = (Batch(x / scale, mask) for mask, x in map(windows, (learn, held)))
-        return every, tested
+    # All are computed on demand: a finished training needs none.
+    scale, levels = cache(lambda: np.float32(scale_of(learn))), cache(lambda: [levels_of(song) for song in learn])
+    every, tested = cache(lambda: windows(learn)), cache(lambda: windows(held))
 
     def batch(n: int) -> Batch:
-        every, _ = material()
-        rows = np.random.default_rng([recipe.seed, 2, n]).integers(len(every.magnitude), size=recipe.batch)
-        return Batch(every.magnitude[rows], np.asarray(every.target)[rows])
+        rng = np.random.default_rng([recipe.seed, 2, n])
+        if recipe.varied:
+            length = WINDOW.n_fft + (config.frames - 1) * WINDOW.hop
+            return Batch(*map(np.asarray, batch_of(remixed(learn, levels(), recipe.batch, length, ratio, rng), scale())))
+        rows = rng.integers(len(every().magnitude), size=recipe.batch)
+        return Batch(every().magnitude[rows], np.asarray(every().target)[rows])
 
     def validate(state: State) -> dict[str, float]:
-        _, tested = material()
         errors, right = [], []
-        for begin in range(0, len(tested.magnitude), 100):
-            target = np.asarray(tested.target[begin : begin + 100])
-            found = np.asarray(deep_karaoke.predict(config, state.parameters, jnp.asarray(tested.magnitude[begin : begin + 100])))
+        for begin in range(0, len(tested().magnitude), 100):
+            some, target = (np.asarray(part[begin : begin + 100]) for part in tested())
+            found = np.asarray(deep_karaoke.predict(config, state.parameters, jnp.asarray(some)))
             errors += (0.5 * ((found - target) ** 2).sum((1, 2))).tolist()
             right += ((found > 0.5) == (target > 0.5)).mean((1, 2)).tolist()
         return {"loss": float(np.mean(errors)), "accuracy": float(np.mean(right))}

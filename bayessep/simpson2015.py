@@ -74,8 +74,8 @@ class Budget:
     activation_sweeps: int = 50
 
     def recipe(self, seed: int) -> Recipe:
-        """Return the training recipe of the network."""
-        return Recipe(self.preset, epochs=self.epochs, steps_per_epoch=self.steps, patience=self.patience, seed=seed)
+        """Return the training recipe of the network, whose windows are those of the songs as they are."""
+        return Recipe(self.preset, varied=False, epochs=self.epochs, steps_per_epoch=self.steps, patience=self.patience, seed=seed)
 
 
 BUDGETS = {

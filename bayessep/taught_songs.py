@@ -36,7 +36,7 @@ class Recipes:
         waves: recipe of Conv-TasNet, which is trained on new mixtures of voices and music in every step.
     """
 
-    windows: karaoke.Recipe = karaoke.Recipe(epochs=50, patience=10)
+    windows: karaoke.Recipe = karaoke.Recipe(varied=False, epochs=50, patience=10)
     waves: separator_training.Recipe = separator_training.Recipe(
         seconds=3.0, held=48, average=0.995, epochs=20, steps_per_epoch=100, falls=True, patience=20
     )

@@ -81,9 +81,47 @@ def test_where_songs_are_set_apart_to_learn_from_no_others_are(tmp_path: Path, p
     assert [song.name for song in karaoke.read_songs(tmp_path, part="train")] == learned
 
 
+def test_mixtures_are_drawn_with_their_masks() -> None:
+    """A segment of a song as it is gives the window of its spectrogram that lies there."""
+    song, begin = _song(0), 6 * karaoke.STFT.hop
+    mask, x = karaoke.mask_and_mixture(song)
+    segments = np.stack(song.stems)[:, None, begin : begin + karaoke.WINDOW.n_fft + 2 * karaoke.WINDOW.hop]
+    made = karaoke.batch_of(segments, np.float32(2.0))
+    inside = slice(8, 11)  # frames of `STFT` are centred, two hops later
+    np.testing.assert_allclose(made.magnitude[0], x[inside] / 2, rtol=1e-4, atol=1e-4)
+    assert np.mean(np.asarray(made.target[0]) == mask[inside]) > 0.999
+
+
+@pytest.mark.parametrize("swapped", [0.0, 0.5])
+def test_ratios_vary_and_the_level_does_not(swapped: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(karaoke, "SWAPPED", swapped)
+    songs = [_song(n, 0.2) for n in range(3)]  # steady sound, so that a segment has the level of all of it
+    songs[1] = songs[1]._replace(vocals=30 * songs[1].vocals)
+    levels = [karaoke.levels_of(song) for song in songs]
+    made = karaoke.remixed(songs, levels, 400, 4000, lambda rng: rng.normal(3, 5), np.random.default_rng(0))
+    power = np.mean(made.astype(np.float64) ** 2, axis=2)
+    ratios = 10 * np.log10(power[0] / power[1])
+    assert ratios.mean() == pytest.approx(3, abs=1) and ratios.std() == pytest.approx(5, abs=0.7)
+    mixed = [np.sum(np.square(level.mixed)) for level in levels]
+    assert 0.9 * min(mixed) < power.sum(0).min() and power.sum(0).max() < 1.1 * max(mixed)
+    pitch = np.abs(np.fft.rfft(made[0])).argmax(1)
+    assert len(set(pitch.tolist())) == 3  # of all songs
+
+
+@pytest.mark.loose_arrays  # optax
+def test_it_learns_from_mixtures_that_are_drawn(small: None, tmp_path: Path) -> None:
+    recipe = Recipe(batch=16, snr_mean=6.0, epochs=3, steps_per_epoch=40, rate=0.3)  # vocals are 6 dB louder in these songs
+    learn, held = [_song(n) for n in range(4)], [_song(5)]
+    found = train.train(karaoke.task(recipe, learn, held), recipe.training, tmp_path)
+    vocals, accompaniment = held[0].stems
+    apart = _vocals((vocals + accompaniment)[None], RATE, Karaoke(recipe.config, found.state.parameters, karaoke.scale_of(learn)))
+    assert metrics.si_sdr(vocals, apart[0]) > metrics.si_sdr(vocals, vocals + accompaniment) + 3
+    assert found.history[-1]["validation/accuracy"] > 0.95
+
+
 @pytest.mark.loose_arrays  # optax
 def test_it_learns_to_take_a_tune_out_of_noise(small: None, tmp_path: Path) -> None:
-    recipe = Recipe(batch=16, epochs=3, steps_per_epoch=40, rate=0.3)
+    recipe = Recipe(batch=16, varied=False, epochs=3, steps_per_epoch=40, rate=0.3)
     learn, held = [_song(n) for n in range(4)], [_song(5)]
     found = train.train(karaoke.task(recipe, learn, held), recipe.training, tmp_path / "run")
     assert found.history[-1]["validation/accuracy"] > 0.8
@@ -130,7 +168,13 @@ def test_what_cannot_be_is_refused(small: None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "says"), [({"preset": "huge"}, "no preset 'huge'"), ({"batch": 0}, "batch is 0"), ({"width": -1}, "width is -1")]
+    ("given", "says"),
+    [
+        ({"preset": "huge"}, "no preset 'huge'"),
+        ({"batch": 0}, "batch is 0"),
+        ({"snr_deviation": -1.0}, "snr_deviation"),
+        ({"width": -1}, "width is -1"),
+    ],
 )
 def test_impossible_recipes_are_refused(given: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError, match=says):
