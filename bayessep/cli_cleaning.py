@@ -85,7 +85,7 @@ def clean(
 
     model = {"bases": bases, "sweeps": sweeps, "training_sweeps": training_sweeps, "seed": seed}
     settings = Cleaning(dataclasses.replace(Cleaning().model, **{k: v for k, v in model.items() if v is not None}))
+    described = devices.begin(device, terminal)  # before any array is placed on a device
     writing = cleaning_files.writing(recogniser, weights, draws)
-    described = devices.begin(device, terminal)
     failed = cleaning_files.clean(recordings, output, settings, described, terminal, skip_existing=skip_existing, writing=writing)
     raise typer.Exit(1 if failed else 0)

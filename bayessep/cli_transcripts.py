@@ -70,7 +70,7 @@ def transcribe(
         typer.Option(
             "--draws",
             metavar="DIR",
-            help="Folder into which separate --draws N wrote this stem: words that change between samples are marked (?).",
+            help="For speech that separate --draws N wrote: the folder of its samples. Words that differ among them get a (?).",
         ),
     ] = None,
     device: TheDevice = Device.auto,
@@ -183,8 +183,9 @@ def attention_asr(
 ) -> None:
     """Train the attention recogniser of paper 001 on speech with transcripts, clean or mixed with music.
 
-    Three tenths of the speakers are held out for validation, and the weights of the best epoch on these are written, for
-    bayessep transcribe --weights. --joined makes sentences of isolated words. Recordings are held in memory, 230 MB an hour.
+    About three tenths of the recordings are held out for validation, whole speakers if there are several, and the weights of the
+    best epoch on these are written, for bayessep transcribe --weights. --joined makes sentences of isolated words. Recordings are
+    held in memory, 230 MB an hour.
     """
     options = dict(locals())
     terminal = Terminal(json=json, quiet=quiet)

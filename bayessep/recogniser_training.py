@@ -98,7 +98,8 @@ class Recipe:
     @property
     def words(self) -> tuple[str, ...]:
         """The words of `only`, spelled as in transcripts."""
-        return spoken.DIGITS if self.only == "digits" else tuple(self.only.lower().replace(",", " ").split())
+        named = self.only.lower().replace(",", " ").split()
+        return tuple(word for name in named for word in (spoken.DIGITS if name == "digits" else (name,)))
 
     @property
     def training(self) -> Training:

@@ -50,7 +50,8 @@ def listed(folder: str | Path, *, only: Collection[str] = (), redistributable: b
     """
     top = Path(folder)
     if (top / "manifest.csv").exists():
-        usable = (r for r in data.read_manifest(top) if r.transcript and (not redistributable or corpora.may_be_redistributed(r)))
+        spoken = data.select(data.read_manifest(top), category="speech")  # not songs, whose words are over music
+        usable = (r for r in spoken if r.transcript and (not redistributable or corpora.may_be_redistributed(r)))
         every = [Listed(r.path, r.split_group, normalised(r.transcript), r.licence) for r in usable]
     elif redistributable:
         raise UserError(f"{top} has no manifest.csv that names licences; only with one can some be left out.")

@@ -102,6 +102,7 @@ def test_recipes_that_cannot_be_are_refused() -> None:
         with pytest.raises(UserError, match=says):
             Recipe(**changes)
     assert Recipe(only="digits").words == spoken.DIGITS and Recipe(only="yes no").words == ("yes", "no")
+    assert Recipe(only="digits, yes").words == (*spoken.DIGITS, "yes")
 
 
 # --- the verbs -----------------------------------------------------------------------------------------------------------
@@ -158,7 +159,7 @@ def test_mixtures_need_music_that_is_heard(call: Caller, folder: Path, tmp_path:
     ("arguments", "says"),
     [
         (("--music", "elsewhere"), "has no effect without --mixture"),
-        (("--only", "digits seven"), "alone"),
+        (("--only", "seven eight"), "alone"),
         (("--preset", "huge"), "no preset 'huge'"),
         (("--subwords", "4"), "too small"),
         (("--seconds", "1", "--speed", "9"), "speed is 9.0"),

@@ -27,9 +27,11 @@ def folder(tmp_path: Path) -> Path:
     for place, *_ in ROWS:
         (tmp_path / place).parent.mkdir(exist_ok=True)
         save(tmp_path / place, tone(0.5, 300))
+    save(tmp_path / "a/song.wav", tone(0.5, 300))
     with (tmp_path / "manifest.csv").open("w", newline="") as file:
-        rows = ([p, "speech", group, 0.5, 8000, 1, words, "", "here", p, licence] for p, group, words, licence in ROWS)
-        csv.writer(file).writerows([MANIFEST_COLUMNS, *rows])
+        rows = [[p, "speech", group, 0.5, 8000, 1, words, "", "here", p, licence] for p, group, words, licence in ROWS]
+        sung = ["a/song.wav", "songs", "cat", 0.5, 8000, 1, "one", "", "here", "x", "CC0"]  # words over music are no clean speech
+        csv.writer(file).writerows([MANIFEST_COLUMNS, *rows, sung])
     return tmp_path
 
 

@@ -13,8 +13,9 @@ import pytest
 from bayessep import cli_transcripts, devices, transcription
 from bayessep.errors import UserError
 from bayessep.recognition import Word
+from bayessep.spoken import DIGITS
 from bayessep.transcription import Transcript, captions, pieces, plugged_in, text_of, transcribe, transcribe_samples
-from tests.commandline import Caller, files, save
+from tests.commandline import UNUSABLE, Caller, files, save
 
 HEARD = '''
 from bayessep.recognition import Word
@@ -286,6 +287,28 @@ def test_the_documented_plug_in_works(call: Caller, ones: Path, monkeypatch: pyt
 def test_bad_choices_are_refused(call: Caller, ones: Path, arguments: tuple[str, ...], says: str) -> None:
     save(ones / "claps.wav", _claps(1.0), rate=8000)
     assert says in call.refused("transcribe", "claps.wav", *(a.replace("mine", f"mine_{ones.name}") for a in arguments))
+
+
+@pytest.mark.parametrize("case", [case for case in UNUSABLE if case != "silence"])
+def test_unusable_audio_is_refused_by_name(call: Caller, ones: Path, case: str) -> None:
+    make, word = UNUSABLE[case]
+    bad = ones / f"bad {case}.wav"
+    make(bad)
+    refused = call.refused("transcribe", bad, "-o", "said.txt", "--recogniser", _name(ones))
+    assert str(bad) in refused and word in refused and not (ones / "said.txt").exists()
+
+
+def test_the_transcript_of_a_silent_file_is_empty(call: Caller, ones: Path) -> None:
+    save(ones / "silent.wav", np.zeros(8000, np.float32), rate=8000)
+    assert call.succeeded("transcribe", "silent.wav", "--recogniser", _name(ones), "--json").count('"words": []') == 1
+
+
+def test_the_recogniser_that_ships_says_digits(call: Caller, ones: Path) -> None:
+    pytest.importorskip("sentencepiece", reason="SentencePiece is not installed")
+    save(ones / "claps.wav", _claps(3.0), rate=8000)
+    found = json.loads(call.succeeded("transcribe", "claps.wav", "--recogniser", "attention-asr", "--json"))
+    assert {word["word"] for word in found["words"]} <= set(DIGITS)
+    assert all(0 <= word["start"] <= word["end"] <= 3 and 0 <= word["confidence"] <= 1 for word in found["words"])
 
 
 def test_pocketsphinx_is_what_is_taken_where_nothing_else_is_said(ones: Path) -> None:
