@@ -53,11 +53,13 @@ InBatch = Annotated[
 Seconds = Annotated[float | None, recipe("--seconds", metavar="S", show_default="4.0", help="Length of mixtures, in seconds.")]
 SnrMean = Annotated[
     float | None,
-    recipe("--snr-mean", metavar="DB", show_default="0.0", help="Mean of the ratio to the music (normally distributed)."),
+    recipe(
+        "--snr-mean", metavar="DB", show_default="0.0", help="Mean speech-to-music ratio (vocals to accompaniment, of songs)."
+    ),
 ]
 SnrDeviation = Annotated[
     float | None,
-    recipe("--snr-deviation", metavar="DB", show_default="5.0", help="Standard deviation of that ratio."),
+    recipe("--snr-deviation", metavar="DB", show_default="5.0", help="Standard deviation of that ratio, normally distributed."),
 ]
 Varied = Annotated[
     bool | None,
@@ -102,7 +104,7 @@ _EXAMPLES = """**Examples**
 
 bayessep train {0} --data recordings -o trained
 
-bayessep train {0} --data musan -o trained --preset paper --batch 128"""
+bayessep train {0} --data musan -o trained --preset paper --batch 32"""
 
 
 _MASKER = """**Examples**
@@ -273,7 +275,8 @@ def deep_karaoke(
 ) -> None:
     """Train Deep Karaoke (paper 004) to separate vocals and accompaniment, on songs with both stems.
 
-    Three tenths of the songs are held out for validation; excerpts of one song, in folders like song_a and song_b, stay together.
+    About three tenths of the songs are held out for validation, all by an artist if several are known; excerpts of one song, in
+    folders like song_a and song_b, stay together. The batch size must be a multiple of the number of devices.
     """
     options = dict(locals())
     terminal = Terminal(json=json, quiet=quiet)

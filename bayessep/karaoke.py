@@ -1,7 +1,8 @@
 """Deep Karaoke on songs: training data, training, and separation of vocals (paper 004, `models.deep_karaoke`).
 
-A mixture is the mean of vocals and accompaniment, each scaled to a peak of 1, as in the authors' code; its magnitudes are divided
-by the largest magnitude of all training mixtures. Songs to separate are scaled to a similar loudness (`PEAK`) and divided likewise.
+The mixture of a song is the mean of its vocals and accompaniment, each scaled to a peak of 1, as in the authors' code; its
+magnitudes are divided by the largest magnitude of all training songs. Songs to separate are scaled to a similar loudness (`PEAK`)
+and divided likewise. Training mixes parts of songs anew, at other ratios (`remixed`), or takes the songs as they are.
 """
 
 from __future__ import annotations
@@ -93,8 +94,9 @@ class Recipe:
         rate: learning rate of SGD.
         batch: windows per step.
         varied: draw windows at any place, with vocals and accompaniment at random ratios and often of different songs (`remixed`);
-            or draw them from those of the songs as they are, at most `HOP` frames apart, as the paper does with 50 songs.
-        snr_mean, snr_deviation: mean and standard deviation of the vocals-to-accompaniment ratio in decibels, if varied.
+            or draw them from those of the songs as they are, `HOP` frames apart, as the paper does with 50 songs.
+        snr_mean, snr_deviation: mean and standard deviation of the vocals-to-accompaniment ratio, of whole stems, in decibels, if
+            varied.
         epochs, steps_per_epoch, patience, min_delta, seed, average: `Training`.
 
     Raises:
@@ -236,7 +238,10 @@ def batch_of(sources: Float[Array | np.ndarray, "2 B N"], scale: Float[Array | n
 
 
 def task(recipe: Recipe, learn: Sequence[Song], held: Sequence[Song], about: Mapping[str, Any] = {}) -> Task[State, Batch]:
-    """Task for `train.train`: windows of the songs, drawn with replacement. `about` is compared when a training is resumed."""
+    """Task for `train.train`: windows of songs, or of mixtures of them. `about` is compared when a training is resumed.
+
+    Validation has the windows of the songs as they are.
+    """
     config = recipe.config
     ratio = partial(np.random.Generator.normal, loc=recipe.snr_mean, scale=recipe.snr_deviation)
 

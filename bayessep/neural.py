@@ -4,7 +4,8 @@ A recording is resampled to the network's sample rate, scaled to a mean square o
 channel independently. At both ends of a window, its `context` is discarded, and neighbours are crossfaded over a quarter of a
 second. With the norm ``frame``, no output sample depends on more than the context, so the result equals the network's output on
 the whole recording, to rounding. The norm ``global`` is computed per window, the memory of `blstm_mask` is cut off after a second,
-and the norm ``cumulative`` restarts with each window; causal networks run as streams, and are exact.
+and the norm ``cumulative`` restarts with each window; causal networks run as streams, and are exact. Separators of `karaoke` and
+`convolutive`, which mask a spectrogram, are as exact, but for the last frame of a recording: there they are to 40 dB.
 
 A network trained without `consistent`, such as the preset ``paper``, leaves the scale of its sources open: least-squares gains fit
 them to the mixture of each window, or of all of a stream so far. Where they differ from those of the whole, so does the result.
@@ -122,7 +123,7 @@ class Separator(NamedTuple):
         found = self._said(x, length)
         if self.both_signs:
             found = (found - self._said(-x, length)) / np.float32(2)
-        return found if self.sums else to_scale(x, found, products(x[:length], found[:, :length]))
+        return found if self.sums else to_scale(x, found, gains_of(products(x[:length], found[:, :length])))
 
     def _said(self, x: Float[np.ndarray, " N"], length: int) -> Float[np.ndarray, "2 N"]:
         module = NETWORKS[self.network][0]
@@ -135,20 +136,21 @@ class Separator(NamedTuple):
 
 
 def products(mixture: Float[np.ndarray, " n"], sources: Float[np.ndarray, "2 n"]) -> Float[np.ndarray, "2 3"]:
-    """Inner products of the sources with each other and with the mixture: all that `to_scale` needs of the past."""
+    """Inner products of the sources with each other and with the mixture: all that `gains_of` needs of the past."""
     return sources.astype(np.float64) @ np.concatenate([sources, mixture[None]]).astype(np.float64).T
 
 
-def to_scale(
-    mixture: Float[np.ndarray, " n"], sources: Float[np.ndarray, "2 n"], known: Float[np.ndarray, "2 3"]
-) -> Float[np.ndarray, "2 n"]:
-    """Apply to the sources the least-squares gains that fit the mixture, and add half of the residual to each.
-
-    `known` are the inner products of `products`.
-    """
+def gains_of(known: Float[np.ndarray, "2 3"]) -> Float[np.ndarray, "2 1"]:
+    """Return the least-squares gains of the sources that fit the mixture, given the inner products of `products`."""
     gram = known[:, :2] + np.eye(2) * (1e-6 * np.trace(known[:, :2]) + 1e-20)
-    scaled = np.linalg.solve(gram, known[:, 2])[:, None].astype(np.float32) * sources
-    return np.asarray(consistent(jnp.asarray(mixture), jnp.asarray(scaled)))
+    return np.linalg.solve(gram, known[:, 2])[:, None].astype(np.float32)
+
+
+def to_scale(
+    mixture: Float[np.ndarray, " n"], sources: Float[np.ndarray, "2 n"], gains: Float[np.ndarray, "2 _"]
+) -> Float[np.ndarray, "2 n"]:
+    """Apply gains to the sources, and add half of the residual to each."""
+    return np.asarray(consistent(jnp.asarray(mixture), jnp.asarray(gains * sources)))
 
 
 def weights_of(separator: Separator, **about: object) -> Weights:
@@ -241,18 +243,21 @@ def in_windows(
 def _streamed(pieces: Iterable[Samples], separator: Separator, scale: float) -> Iterator[Float[np.ndarray, "_ 2 _"]]:
     """Separate exactly with a causal network: blocks of one length, the last padded with silence.
 
-    Where a network leaves the gains open, they are fitted to everything so far.
+    Where a network leaves the gains open, they are fitted to everything so far, and change gradually from block to block.
     """
     config = separator.config
     size = -(-separator.sample_rate // config.hop) * config.hop
     held, late = np.zeros((1, 0), np.float32), config.hop
     states: list[conv_tasnet.Stream] = []
     known: list[np.ndarray] = []
+    gains: list[np.ndarray | None] = []
+    rise = np.minimum((np.arange(size, dtype=np.float32) + 0.5) / np.float32(FADE * separator.sample_rate), 1)
 
     def pushed(block: Samples) -> Float[np.ndarray, "_ 2 _"]:
         if not states:
             states.extend([conv_tasnet.stream_init(config)] * len(block))
             known.extend([np.zeros((2, 3))] * len(block))
+            gains.extend([None] * len(block))
         made = []
         for n, channel in enumerate(block):
             mixture = np.concatenate([np.asarray(states[n].hop), channel])[: len(channel)]  # aligned with the output
@@ -260,7 +265,9 @@ def _streamed(pieces: Iterable[Samples], separator: Separator, scale: float) -> 
             found = np.asarray(out)
             if not separator.sums:
                 known[n] = known[n] + products(mixture, found)
-                found = to_scale(mixture, found, known[n])
+                after = gains_of(known[n])
+                before, gains[n] = after if gains[n] is None else gains[n], after
+                found = to_scale(mixture, found, before + (after - before) * rise)
             made.append(found)
         return np.stack(made)
 

@@ -143,8 +143,11 @@ def train_karaoke(
     described = begin_training(device, terminal)
     songs = karaoke.read_songs(data, part="train")
     learn, held = karaoke.divide(songs, SHARE, recipe.seed)
-    digest = hashlib.sha256(b"".join(x.tobytes() for song in songs for x in (song.vocals, song.accompaniment))).hexdigest()
-    about = {"data": {"songs": [song.name for song in songs], "sha256": digest}}
+    digest = hashlib.sha256()
+    for song in songs:
+        digest.update(song.vocals.tobytes())
+        digest.update(song.accompaniment.tobytes())
+    about = {"data": {"songs": [song.name for song in songs], "sha256": digest.hexdigest()}}
     with terminal.working() as progress:
         trained = train.train(karaoke.task(recipe, learn, held, about), recipe.training, folder, progress=progress)
     network = karaoke.Karaoke(recipe.config, trained.state.parameters, karaoke.scale_of(learn))

@@ -37,13 +37,14 @@ NETWORKS: dict[str, ModuleType] = {name: module for name, (module, _) in neural.
 
 
 def check_ratio(mean: float, deviation: float) -> None:
-    """Check the parameters of the normal distribution of ratios.
+    """Check the parameters of the normal distribution of ratios, in decibels.
 
     Raises:
-        UserError: a number is not finite, or the deviation is below 0.
+        UserError: the mean is not from -100 to 100, or the deviation not from 0 to 100.
     """
-    if not (math.isfinite(mean) and 0 <= deviation < math.inf):
-        raise UserError("snr_mean and snr_deviation must be finite, and the deviation at least 0.")
+    if not (-100 <= mean <= 100 and 0 <= deviation <= 100):
+        given = f"snr_mean is {mean:g} and snr_deviation {deviation:g}"
+        raise UserError(f"{given}; the mean must be from -100 to 100 dB, and the deviation at least 0 and at most 100.")
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ class Corpus:
         for song in self.songs.values():
             for name in SOURCES:
                 if not getattr(song, name).any():
-                    raise UserError(f"{folder}: the {name} of {song.name} are silent; leave this song out of the manifest.")
+                    raise UserError(f"{folder}: the {name} of {song.name} are silent; leave this song out.")
         groups = len({song.group for song in self.songs.values()})
         if groups < FOLDS:
             few = f"{folder} has stems of {groups} {'song' if groups == 1 else 'songs'}"

@@ -8,6 +8,7 @@ import pytest
 from bayessep.models.attention_asr import AttentionAsr
 from bayessep.models.conv_tasnet import ConvTasNet
 from bayessep.models.idempotent_masker import IdempotentMasker
+from bayessep.separator_training import Recipe
 from tests.benchmarks import __main__ as benchmarks
 from tests.benchmarks import images, waveforms, words
 from tests.benchmarks.beside_torch import SAME
@@ -50,6 +51,13 @@ def test_both_networks_compute_the_same() -> None:
     pytest.importorskip("torch", reason="the extra bench is not installed")
     assert waveforms.forward(TINY).difference < SAME
     assert waveforms.steps(TINY).difference < SAME
+
+
+@pytest.mark.loose_arrays  # optax
+@pytest.mark.parametrize("network", ["conv-tasnet", "blstm-mask"])
+def test_separators_learn_in_their_row(network: str) -> None:
+    step = waveforms.training(Recipe(network=network, batch=1, seconds=0.1))
+    assert step() != step()
 
 
 @pytest.mark.parametrize("gradients", [False, True])

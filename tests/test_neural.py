@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bayessep import audio, metrics, neural, shipped
+from bayessep import audio, karaoke, metrics, neural, shipped
 from bayessep.broadcast import generate_broadcast
 from bayessep.errors import UserError
-from bayessep.models import blstm_mask, conv_tasnet
+from bayessep.karaoke import Karaoke
+from bayessep.models import blstm_mask, conv_tasnet, deep_karaoke
 from bayessep.models.blstm_mask import BlstmMask
 from bayessep.models.conv_tasnet import ConvTasNet
+from bayessep.models.deep_karaoke import DeepKaraoke
 from bayessep.neural import Separator, in_windows
 from bayessep.streaming import Held
 
@@ -75,6 +77,17 @@ def test_a_scale_that_training_leaves_open_does_not_show(causal: bool, rate: int
         model.decoder[...] = factor * model.decoder[...]
         other = separator._replace(parameters=nnx.state(model, nnx.Param))
         np.testing.assert_allclose(neural.separate(x, rate, other).speech, expected, atol=2e-4)
+
+
+def test_gains_of_a_stream_change_gradually(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sound that changes after two seconds is fitted by other gains, but none jumps where a block begins."""
+    applied: list[np.ndarray] = []
+    monkeypatch.setattr(neural, "to_scale", lambda x, sources, gains: applied.append(gains) or np.stack([x, x]))
+    separator, x = _separator(consistent=False, causal=True), _sound(1, 5.0)
+    x[:, 2 * RATE :] = 5 * np.sin(0.3 * np.arange(3 * RATE, dtype=np.float32))
+    list(in_windows([x], separator, 0.1))
+    gains = np.concatenate(applied, axis=1)
+    assert np.ptp(gains) > 0.01 and np.abs(np.diff(gains)).max() < 1.1 * np.ptp(gains) / (neural.FADE * RATE)
 
 
 def test_pieces_are_held_without_copying_all_of_them_each_time() -> None:
@@ -158,12 +171,19 @@ def test_level_and_channels_make_no_difference_to_what_is_speech() -> None:
     np.testing.assert_allclose(neural.separate(100 * x, RATE, separator).speech, 100 * found, rtol=1e-3, atol=1e-3)
 
 
-def test_lengths_share_programs() -> None:
-    separator = _separator(filters=9)
-    before = conv_tasnet.predict._cache_size()
+@pytest.mark.parametrize("network", ["conv-tasnet", "blstm-mask", "deep-karaoke"])
+def test_lengths_share_programs(network: str) -> None:
+    masks, windows = BlstmMask(layers=1, units=3, window=32, hop=8), DeepKaraoke(frames=3, width=7)
+    parameters = {m: m.init(c, jax.random.key(0)).parameters for m, c in ((blstm_mask, masks), (deep_karaoke, windows))}
+    separator, module, rate, programs = {
+        "conv-tasnet": (_separator(filters=9), conv_tasnet, RATE, len(neural.WINDOWS)),
+        "blstm-mask": (Separator(network, masks, parameters[blstm_mask], RATE), blstm_mask, RATE, len(neural.WINDOWS)),
+        "deep-karaoke": (Karaoke(windows, parameters[deep_karaoke], 100.0), deep_karaoke, karaoke.RATE, 1),
+    }[network]
+    before = module.predict._cache_size()
     for seconds in (0.5, 1.3, 3.9, 5.0, 17.0, 33.0):
-        neural.separate(_sound(2, seconds), RATE, separator)
-    assert conv_tasnet.predict._cache_size() == before + len(neural.WINDOWS)
+        neural.separate(_sound(1, seconds, rate), rate, separator)
+    assert module.predict._cache_size() == before + programs
 
 
 def test_what_ships_takes_generated_broadcasts_apart() -> None:

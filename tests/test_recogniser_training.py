@@ -96,7 +96,7 @@ def test_recipes_that_cannot_be_are_refused() -> None:
         ({"subwords": -1}, "subwords is -1"),
         ({"seconds": 0.5}, "seconds is 0.5"),
         ({"speed": 0.5}, "speed is 0.5"),
-        ({"snr_deviation": -1.0}, "finite"),
+        ({"snr_deviation": -1.0}, "deviation at least 0"),
         ({"rate": 2.0}, "rate is 2.0"),
     ):
         with pytest.raises(UserError, match=says):

@@ -102,6 +102,8 @@ def test_recipes_come_from_files_and_name_what_is_wrong(tmp_path: Path) -> None:
         ({"batch": 0}, "batch is 0"),
         ({"seconds": 0.0}, "seconds is 0.0"),
         ({"snr_deviation": -1.0}, "deviation at least 0"),
+        ({"snr_mean": 4000.0}, "snr_mean is 4000"),  # numbers so large would overflow
+        ({"snr_mean": float("nan")}, "snr_mean is nan"),
         ({"network": "blstm-mask", "causal": True}, "apply to conv-tasnet"),
         ({"epochs": 0}, "epochs is 0"),
     ],

@@ -9,6 +9,7 @@ warm, and medians are compared: a machine that slows down slows both. In rows ab
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -271,12 +272,31 @@ def conv_tasnet_step() -> dict:
     return row | {"products": _warm(waveforms.products(PRESETS["paper"], gradients=True))}
 
 
+def separators_step() -> dict:
+    """A step of both networks of `reproduce woo2020 --part separation`; below the target, that of the BiLSTM mask lasts longer."""
+    from bayessep.woo2020 import BUDGETS, FREQUENCY, TIME
+    from tests.benchmarks import waveforms
+
+    recipes = BUDGETS["full"].recipes
+    epochs = {name: sum(recipe.epochs for recipe in own) for name, own in recipes.items()}
+    compared = _in_turns(*(waveforms.training(recipes[name][0]) for name in (TIME, FREQUENCY)), 10)
+    return _row(*compared, epochs[FREQUENCY] / epochs[TIME], "a step of Conv-TasNet / of the BiLSTM mask, presets small")
+
+
 def conv_tasnet_separate() -> dict:
     """A recording of five minutes by the preset small, against its duration; how long it takes does not depend on the weights."""
     from tests.benchmarks import waveforms
 
     run, duration = waveforms.recording(300.0)
     return _row(_warm(run, 3), duration, 1 / 20, "separate by Conv-TasNet (small), 5 min / its duration")
+
+
+def conv_tasnet_hour() -> dict:
+    """An hour by the preset small from file to file, against its duration, and 2 GiB."""
+    from tests.benchmarks import waveforms
+
+    seconds, duration = waveforms.long_recording(60)
+    return _row(seconds, duration, 1 / 20, "separate by Conv-TasNet (small), 1 hour / its duration (memory: 2 GiB)", most_gib=2.0)
 
 
 def masker_step() -> dict:
@@ -316,14 +336,16 @@ ROWS = {
     f.__name__: f
     for f in (
         *(sweep, catalogue, catalogue80, transform, hpss, separation, scores, hour, detector),
-        *(conv_tasnet, conv_tasnet_step, conv_tasnet_separate, masker_step, recogniser_step, recogniser_decode),
+        *(conv_tasnet, conv_tasnet_step, conv_tasnet_separate, conv_tasnet_hour, separators_step, masker_step),
+        *(recogniser_step, recogniser_decode),
     )
 }
 
 
 def _measure(name: str) -> dict:
     """A row in a process of its own, with that process's peak memory."""
-    done = subprocess.run([sys.executable, "-m", "tests.benchmarks", "--row", name], capture_output=True, text=True)
+    own = {"JAX_PLATFORMS": "cpu"} | os.environ  # where everything that it is compared with runs
+    done = subprocess.run([sys.executable, "-m", "tests.benchmarks", "--row", name], capture_output=True, text=True, env=own)
     if done.returncode:
         raise SystemExit(f"the benchmark {name} failed:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])

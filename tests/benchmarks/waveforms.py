@@ -4,7 +4,10 @@ Both networks have the same weights, and what they say is compared before anythi
 compares them needs torch.
 """
 
+import tempfile
+import time
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -101,15 +104,57 @@ def steps(config: Any) -> Compared:
     return Compared(ours, theirs, same(np.asarray(ours()), np.asarray(theirs())))
 
 
-def recording(seconds: float) -> tuple[Side, float]:
-    """Separation of a generated recording by the preset small, as it starts; and how long the recording is."""
+def training(recipe: Any) -> Side:
+    """A step of training of a recipe's network on mixtures of noise, which take as long as those of recordings."""
     import jax
 
-    from bayessep.broadcast import generate_broadcast
+    from bayessep.models.waveform_separation import Batch
+    from bayessep.separator_training import NETWORKS
+
+    network, key = NETWORKS[recipe.network], jax.random.key(0)
+    sources = np.random.default_rng(0).standard_normal((recipe.batch, 2, round(recipe.seconds * RATE)), np.float32)
+    batch, state = Batch(sources.sum(1), sources), network.init(recipe.config, key)
+
+    def run() -> float:
+        nonlocal state
+        state, found = network.step(recipe.config, state, batch, key)
+        return float(jax.block_until_ready((state, found))[1].loss)
+
+    return run
+
+
+def _separator() -> Any:
+    """The preset small, as it starts."""
+    import jax
+
     from bayessep.models import conv_tasnet
-    from bayessep.neural import Separator, separate
+    from bayessep.neural import Separator
+
+    config = conv_tasnet.PRESETS["small"]
+    return Separator("conv-tasnet", config, conv_tasnet.init(config, jax.random.key(0)).parameters, RATE, both_signs=True)
+
+
+def recording(seconds: float) -> tuple[Side, float]:
+    """Separation of a generated recording by the preset small; and how long the recording is."""
+    from bayessep.broadcast import generate_broadcast
+    from bayessep.neural import separate
 
     made = generate_broadcast(0, seconds=seconds, sample_rate=RATE)
-    config = conv_tasnet.PRESETS["small"]
-    separator = Separator("conv-tasnet", config, conv_tasnet.init(config, jax.random.key(0)).parameters, RATE, both_signs=True)
-    return partial(separate, made.mixture[None], made.sample_rate, separator), len(made.mixture) / made.sample_rate
+    return partial(separate, made.mixture[None], made.sample_rate, _separator()), len(made.mixture) / made.sample_rate
+
+
+def long_recording(minutes: int) -> tuple[float, float]:
+    """How long the separation of a generated file in stereo at 44.1 kHz takes, into two files, and how long the file lasts."""
+    from bayessep import audio
+    from bayessep.broadcast import generate_broadcast
+    from bayessep.neural import separate_file
+
+    made = generate_broadcast(0, seconds=60.0, sample_rate=44_100)
+    with tempfile.TemporaryDirectory() as folder:
+        mix = Path(folder) / "mix.wav"
+        with audio.Writer(mix, made.sample_rate, 2) as out:
+            for _ in range(minutes):
+                out.append(np.tile(made.mixture, (2, 1)))
+        started = time.perf_counter()
+        separate_file(mix, _separator(), mix.with_name("speech.wav"), mix.with_name("music.wav"))
+        return time.perf_counter() - started, minutes * len(made.mixture) / made.sample_rate
