@@ -171,6 +171,15 @@ def test_steps_learn_and_do_not_depend_on_anything_but_the_seed() -> None:
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("norm", [1.0, 99.0, 1e6])
+def test_gradients_are_clipped_beyond_what_occurs(norm: float) -> None:
+    parameters = {"kernel": jnp.zeros((3, 4)), "bias": jnp.zeros(4)}
+    gradient = {"kernel": jnp.zeros((3, 4)).at[0, 0].set(norm), "bias": jnp.zeros(4)}
+    optimiser = karaoke.optimiser(TINY)
+    change, _ = optimiser.update(gradient, optimiser.init(parameters), parameters)
+    np.testing.assert_allclose(change["kernel"][0, 0], -TINY.rate * min(norm, 100.0), rtol=1e-5)
+
+
 def test_one_program_serves_every_step() -> None:
     state, _ = karaoke.step(TINY, karaoke.init(TINY, jax.random.key(0)), _batch(), jax.random.key(1))
     programs = karaoke.step._cache_size()
