@@ -207,7 +207,8 @@ def _separation(results: Results) -> Table:
         if row.front:
             ours = [shown(mean(results.sdr(row, ratio))) for ratio in RATIOS]
             rows.append([title(row), *ours, *(cell(value, 1) for value in PAPER_SDR[row.name])])
-    return Table("Table I: SDR of the speech in decibels", ["", *_HEADS, *(f"paper, {head}" for head in _HEADS)], rows)
+    heads = ["", *_HEADS, *(f"paper, {head}" for head in _HEADS)]
+    return Table("Table I: SDR of the speech in decibels", heads, rows, "After ±: the standard deviation over utterances.")
 
 
 def _by_genre(results: Results) -> Table:
@@ -222,7 +223,7 @@ def _by_genre(results: Results) -> Table:
         for name, kind in (("mixture ASR alone", MIXTURE), ("both tuned", BOTH))
     ]
     sdr = "; ".join(f"{genre} {', '.join(cell(value, 1) for value in values)}" for genre, values in PAPER_GENRES.items())
-    note = f"The paper. {'. '.join(said)}. SDR: {sdr}."
+    note = f"After ±: the standard deviation over utterances. The paper. {'. '.join(said)}. SDR: {sdr}."
     return Table("Table II: word error rate and SDR by genre, time domain, mixture ASR", ["music (utterances)", *heads], rows, note)
 
 

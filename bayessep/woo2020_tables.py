@@ -194,13 +194,16 @@ def about(results: Results, setup: Mapping[str, Any]) -> str:
     parts = {of: f"{minutes[f'{of} speech']:.0f} min of speech and {minutes[f'{of} music']:.0f} min of music" for of in USES}
     count = {name: sum(r["epochs"] * r["steps_per_epoch"] for r in recipes) for name, recipes in setup["recipes"].items()}
     steps = "; ".join(f"{name} in at most {n} steps" for name, n in count.items())
+    if len(set(count.values())) > 1:
+        steps += ", which take as long on one CPU core (row separators_step of `make bench`),"
     mixtures = sum(results.genres.values())
     planned = mixtures * len(RATIOS) * (1 + len(setup["recipes"]) + len(ORACLES))
     return (
         f"Separation as in paper 001 (Woo et al., 2020): {steps} on {parts['learn']} (budget “{setup['budget']}”). Tested on "
         f"{mixtures} mixtures of {parts['test']} of other speakers and artists, each at three ratios. The paper's networks "
-        "learned from 260 hours of speech and 30 of music. Intervals are by bootstrap over artists of the music. Every row is a "
-        f"single training: intervals do not cover other seeds.{not_all(len(results.lines), planned)}"
+        "learned from 260 hours of speech and 30 of music. After ±: the standard deviation over mixtures. Intervals are by bootstrap "
+        "over artists of the music. Every row is a single training: intervals do not cover other seeds."
+        + not_all(len(results.lines), planned)
     )
 
 
