@@ -201,7 +201,7 @@ def about(results: Results, setup: Mapping[str, Any]) -> str:
     return (
         f"Separation as in paper 001 (Woo et al., 2020): {steps} on {parts['learn']} (budget “{setup['budget']}”). Tested on "
         f"{mixtures} mixtures of {parts['test']} of other speakers and artists, each at three ratios. The paper's networks "
-        "learned from 260 hours of speech and 30 of music. After ±: the standard deviation over mixtures. Intervals are by bootstrap "
+        "learned from 260 hours of speech and 30 of music. After ± stand standard deviations. Intervals are by bootstrap "
         "over artists of the music. Every row is a single training: intervals do not cover other seeds."
         + not_all(len(results.lines), planned)
     )
