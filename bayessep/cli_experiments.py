@@ -136,7 +136,7 @@ def reproduce(
 
     000 compares the paper's methods and alternatives at several speech-to-music ratios; an hour or so on two cores. 001 compares
     word recognition over music, with and without a separator in front, in four to five hours of one core; its --part separation
-    compares the time domain with the frequency domain, in half that time. 002 compares the masker with and without its losses,
+    compares the time domain with the frequency domain, in a third of that. 002 compares the masker with and without its losses,
     and with the paper's baselines; hours. 003 trains every network, feature and head; a night, or longer trainings on a GPU
     (--long). 004 scores vocals and accompaniment against the confidence of masks (Figures 2 and 3), for a network, NMF and the
     ideal binary mask; less than an hour for six minutes of songs. Each result is kept in -o DIR at once: after an interruption, the
@@ -154,7 +154,9 @@ def reproduce(
         raise UserError("--quick runs a part of the experiment, --long all of it; give only one of them.")
     if experiment == Experiment.woo2020:
         part = part or Part.recognition
-    described, output = devices.begin(device, terminal), output or Path("-".join(filter(None, (experiment, part))))
+    # The others compute much besides, in many sizes, for which memory that is kept would only grow.
+    begin = devices.begin_training if experiment == Experiment.woo2020 else devices.begin
+    described, output = begin(device, terminal), output or Path("-".join(filter(None, (experiment, part))))
     recognition = partial(experiment_commands.reproduce_recognition, speech=speech)
     if part == Part.separation and speech is not None:
         raise UserError("--speech belongs to --part recognition; leave it out of the separation.")
