@@ -14,8 +14,8 @@ from bayessep import devices, network_commands, separator_commands, transcript_c
 from bayessep.terminal import Terminal
 from tests.commandline import Caller
 
-# A program whose result takes 100 MB, called again and again; and the pages of memory that it had to be given for a call, the fewest
-# of the last ones, as the system may have other reasons to give pages.
+# A program whose result takes 100 MB, called again and again; and the pages of memory that a call had to be given: the fewest of
+# the last three, as the system may have other reasons to give pages.
 PROGRAM = """
 import resource
 
