@@ -154,7 +154,7 @@ def reproduce(
         raise UserError("--quick runs a part of the experiment, --long all of it; give only one of them.")
     if experiment == Experiment.woo2020:
         part = part or Part.recognition
-    # The others compute much besides, in many sizes, for which memory that is kept would only grow.
+    # The other experiments also compute arrays of many sizes: memory that is kept would grow, and not be used again.
     begin = devices.begin_training if experiment == Experiment.woo2020 else devices.begin
     described, output = begin(device, terminal), output or Path("-".join(filter(None, (experiment, part))))
     recognition = partial(experiment_commands.reproduce_recognition, speech=speech)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,8 @@ def release(data: Path, work: Path, output: Path, progress: Progress = lambda *_
         }
         for name, one in made.items()
     }
-    figures["machine"] = "a CPU" if jax.default_backend() == "cpu" else str(jax.devices()[0].device_kind)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    figures["machine"] = f"a CPU, {cores} cores," if jax.default_backend() == "cpu" else str(jax.devices()[0].device_kind)
     shipped.publish(TIME, weights, card(figures), output)
     (work / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     return figures

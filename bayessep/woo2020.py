@@ -55,7 +55,7 @@ class Budget:
 FULL = Recipe(network=TIME, seconds=3.0, held=48, average=0.995, epochs=52, steps_per_epoch=100, patience=50)
 QUICK = replace(FULL, seconds=1.0, batch=2, held=4, epochs=2, steps_per_epoch=20)
 EPOCHS = {TIME: (52, 27), FREQUENCY: (71, 37)}
-"""Epochs of each network's two trainings: as long on one CPU core, where a step of `FREQUENCY` takes less time (`make bench`)."""
+"""Epochs of each network's two trainings; those of `FREQUENCY` take at least as long, on one core and on two (`make bench`)."""
 BUDGETS = {
     "full": Budget(
         {
@@ -66,7 +66,7 @@ BUDGETS = {
     ),
     "quick": Budget({name: (replace(QUICK, network=name),) for name in (TIME, FREQUENCY)}, each=1),
 }
-"""One and a half to three core hours, for both networks as many; and a budget that only shows that it runs."""
+"""An hour and a half to two hours on one core; and a budget that only shows that it runs."""
 
 
 # --- networks ------------------------------------------------------------------------------------------------------------

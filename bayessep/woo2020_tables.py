@@ -195,7 +195,7 @@ def about(results: Results, setup: Mapping[str, Any]) -> str:
     count = {name: sum(r["epochs"] * r["steps_per_epoch"] for r in recipes) for name, recipes in setup["recipes"].items()}
     steps = "; ".join(f"{name} in at most {n} steps" for name, n in count.items())
     if len(set(count.values())) > 1:
-        steps += ", which take as long on one CPU core (row separators_step of `make bench`),"
+        steps += ", which take at least as long (row separators_step of `make bench`),"
     mixtures = sum(results.genres.values())
     planned = mixtures * len(RATIOS) * (1 + len(setup["recipes"]) + len(ORACLES))
     return (

@@ -95,6 +95,9 @@ def test_mixtures_are_drawn_with_their_masks() -> None:
 @pytest.mark.parametrize("swapped", [0.0, 0.5])
 def test_ratios_vary_and_the_level_does_not(swapped: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(karaoke, "SWAPPED", swapped)
+    places: list[tuple[int, int]] = []
+    place = karaoke._place
+    monkeypatch.setattr(karaoke, "_place", lambda *given: places.append(place(*given)) or places[-1])
     songs = [_song(n, 0.2) for n in range(3)]  # steady sound, so that a segment has the level of all of it
     songs[1] = songs[1]._replace(vocals=30 * songs[1].vocals)
     levels = [karaoke.levels_of(song) for song in songs]
@@ -106,6 +109,7 @@ def test_ratios_vary_and_the_level_does_not(swapped: float, monkeypatch: pytest.
     assert 0.9 * min(mixed) < power.sum(0).min() and power.sum(0).max() < 1.1 * max(mixed)
     pitch = np.abs(np.fft.rfft(made[0])).argmax(1)
     assert len(set(pitch.tolist())) == 3  # of all songs
+    assert len(places) == 400 if not swapped else 550 < len(places) < 650  # one for both stems, or one for each
 
 
 @pytest.mark.loose_arrays  # optax

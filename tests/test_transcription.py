@@ -303,7 +303,7 @@ def test_the_transcript_of_a_silent_file_is_empty(call: Caller, ones: Path) -> N
     assert call.succeeded("transcribe", "silent.wav", "--recogniser", _name(ones), "--json").count('"words": []') == 1
 
 
-def test_the_recogniser_that_ships_says_digits(call: Caller, ones: Path) -> None:
+def test_the_recogniser_that_ships_says_nothing_but_digits(call: Caller, ones: Path) -> None:
     pytest.importorskip("sentencepiece", reason="SentencePiece is not installed")
     save(ones / "claps.wav", _claps(3.0), rate=8000)
     found = json.loads(call.succeeded("transcribe", "claps.wav", "--recogniser", "attention-asr", "--json"))
