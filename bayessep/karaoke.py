@@ -8,7 +8,7 @@ and divided likewise. Training mixes parts of songs anew, at other ratios (`remi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -157,6 +157,13 @@ def divide(songs: Sequence[Song], share: float, seed: int) -> tuple[list[Song], 
     held = set(np.random.default_rng(seed).permutation(groups)[: max(1, round(share * len(groups)))].tolist())
     learn, validate = ([s for s, group in zip(songs, of, strict=True) if (group in held) == kept] for kept in (False, True))
     return learn, validate
+
+
+def add_to(digest: Any, songs: Iterable[Song]) -> None:
+    """Update a digest of `hashlib` with the samples of songs."""
+    for song in songs:
+        digest.update(song.vocals.tobytes())
+        digest.update(song.accompaniment.tobytes())
 
 
 def mask_and_mixture(song: Song) -> tuple[Float[np.ndarray, "T F"], Float[np.ndarray, "T F"]]:

@@ -250,23 +250,20 @@ def _streamed(pieces: Iterable[Samples], separator: Separator, scale: float) -> 
     held, late = np.zeros((1, 0), np.float32), config.hop
     states: list[conv_tasnet.Stream] = []
     known: list[np.ndarray] = []
-    gains: list[np.ndarray | None] = []
     rise = np.minimum((np.arange(size, dtype=np.float32) + 0.5) / np.float32(FADE * separator.sample_rate), 1)
 
     def pushed(block: Samples) -> Float[np.ndarray, "_ 2 _"]:
         if not states:
             states.extend([conv_tasnet.stream_init(config)] * len(block))
             known.extend([np.zeros((2, 3))] * len(block))
-            gains.extend([None] * len(block))
         made = []
         for n, channel in enumerate(block):
             mixture = np.concatenate([np.asarray(states[n].hop), channel])[: len(channel)]  # aligned with the output
             states[n], out = conv_tasnet.stream_push(config, separator.parameters, states[n], jnp.asarray(channel))
             found = np.asarray(out)
             if not separator.sums:
-                known[n] = known[n] + products(mixture, found)
-                after = gains_of(known[n])
-                before, gains[n] = after if gains[n] is None else gains[n], after
+                past, known[n] = known[n], known[n] + products(mixture, found)
+                before, after = gains_of(past if past.any() else known[n]), gains_of(known[n])  # the first sound has its own
                 found = to_scale(mixture, found, before + (after - before) * rise)
             made.append(found)
         return np.stack(made)

@@ -144,9 +144,7 @@ def train_karaoke(
     songs = karaoke.read_songs(data, part="train")
     learn, held = karaoke.divide(songs, SHARE, recipe.seed)
     digest = hashlib.sha256()
-    for song in songs:
-        digest.update(song.vocals.tobytes())
-        digest.update(song.accompaniment.tobytes())
+    karaoke.add_to(digest, songs)
     about = {"data": {"songs": [song.name for song in songs], "sha256": digest.hexdigest()}}
     with terminal.working() as progress:
         trained = train.train(karaoke.task(recipe, learn, held, about), recipe.training, folder, progress=progress)

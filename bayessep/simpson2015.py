@@ -117,9 +117,7 @@ class Corpus:
         ]
         self.folds = [[str(recording.path) for recording in fold] for fold in corpora.folds(sounds, FOLDS)]
         digest = hashlib.sha256(json.dumps(self.folds).encode())
-        for song in self.songs.values():
-            digest.update(song.vocals.tobytes())
-            digest.update(song.accompaniment.tobytes())
+        karaoke.add_to(digest, self.songs.values())
         self.digest = digest.hexdigest()
 
     @property

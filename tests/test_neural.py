@@ -90,6 +90,15 @@ def test_gains_of_a_stream_change_gradually(monkeypatch: pytest.MonkeyPatch) -> 
     assert np.ptp(gains) > 0.01 and np.abs(np.diff(gains)).max() < 1.1 * np.ptp(gains) / (neural.FADE * RATE)
 
 
+def test_what_begins_after_silence_is_not_faded_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    applied: list[np.ndarray] = []
+    monkeypatch.setattr(neural, "to_scale", lambda x, sources, gains: applied.append(gains) or np.stack([x, x]))
+    x = _sound(1, 2.0)
+    x[:, : RATE + 10] = 0
+    list(in_windows([x], _separator(consistent=False, causal=True), 0.1))
+    assert (applied[0] == 0).all() and (applied[1] == applied[1][:, :1]).all() and applied[1].any()
+
+
 def test_pieces_are_held_without_copying_all_of_them_each_time() -> None:
     pieces = [np.full((1, 7), k, np.float32) for k in range(5)]
     held = Held(iter(pieces), padded=True)
@@ -182,7 +191,7 @@ def test_lengths_share_programs(network: str) -> None:
     }[network]
     before = module.predict._cache_size()
     for seconds in (0.5, 1.3, 3.9, 5.0, 17.0, 33.0):
-        neural.separate(_sound(1, seconds, rate), rate, separator)
+        neural.separate(_sound(2, seconds, rate), rate, separator)
     assert module.predict._cache_size() == before + programs
 
 

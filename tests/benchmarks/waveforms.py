@@ -4,10 +4,8 @@ Both networks have the same weights, and what they say is compared before anythi
 compares them needs torch.
 """
 
-import tempfile
-import time
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -80,9 +78,23 @@ def forward(config: Any) -> Compared:
     return Compared(ours, theirs, same(ours(), theirs()))
 
 
+def _learning(network: Any, config: Any, batch: Any) -> Callable[[], float]:
+    """Steps of training of a network, which starts from key 0, on one batch: each call is the next one, and returns its loss."""
+    import jax
+
+    key = jax.random.key(0)
+    state = network.init(config, key)
+
+    def run() -> float:
+        nonlocal state
+        state, found = network.step(config, state, batch, key)
+        return float(jax.block_until_ready((state, found))[1].loss)
+
+    return run
+
+
 def steps(config: Any) -> Compared:
     """A step of training on one mixture; the losses of the first are compared."""
-    import jax
     import jax.numpy as jnp
 
     torch = library("torch", "bench")
@@ -92,38 +104,23 @@ def steps(config: Any) -> Compared:
 
     _, network, sources = _pair(config)
     batch = Batch(jnp.asarray(sources.sum(1)), jnp.asarray(sources))
-    state, key = conv_tasnet.init(config, jax.random.key(0)), jax.random.key(0)
     mixture, true, optimiser = torch.from_numpy(sources.sum(1)), torch.from_numpy(sources), torch_networks.optimiser(network)
 
-    def ours() -> float:
-        nonlocal state
-        state, found = conv_tasnet.step(config, state, batch, key)
-        return float(jax.block_until_ready((state, found))[1].loss)
-
+    ours = _learning(conv_tasnet, config, batch)
     theirs = partial(torch_networks.train_step, network, optimiser, mixture, true)
     return Compared(ours, theirs, same(np.asarray(ours()), np.asarray(theirs())))
 
 
 def training(recipe: Any) -> Side:
     """A step of training of a recipe's network on mixtures of noise, which take as long as those of recordings."""
-    import jax
-
     from bayessep.models.waveform_separation import Batch
     from bayessep.separator_training import NETWORKS
 
-    network, key = NETWORKS[recipe.network], jax.random.key(0)
     sources = np.random.default_rng(0).standard_normal((recipe.batch, 2, round(recipe.seconds * RATE)), np.float32)
-    batch, state = Batch(sources.sum(1), sources), network.init(recipe.config, key)
-
-    def run() -> float:
-        nonlocal state
-        state, found = network.step(recipe.config, state, batch, key)
-        return float(jax.block_until_ready((state, found))[1].loss)
-
-    return run
+    return _learning(NETWORKS[recipe.network], recipe.config, Batch(sources.sum(1), sources))
 
 
-def _separator() -> Any:
+def separator() -> Any:
     """The preset small, as it starts."""
     import jax
 
@@ -140,21 +137,5 @@ def recording(seconds: float) -> tuple[Side, float]:
     from bayessep.neural import separate
 
     made = generate_broadcast(0, seconds=seconds, sample_rate=RATE)
-    return partial(separate, made.mixture[None], made.sample_rate, _separator()), len(made.mixture) / made.sample_rate
+    return partial(separate, made.mixture[None], made.sample_rate, separator()), len(made.mixture) / made.sample_rate
 
-
-def long_recording(minutes: int) -> tuple[float, float]:
-    """How long the separation of a generated file in stereo at 44.1 kHz takes, into two files, and how long the file lasts."""
-    from bayessep import audio
-    from bayessep.broadcast import generate_broadcast
-    from bayessep.neural import separate_file
-
-    made = generate_broadcast(0, seconds=60.0, sample_rate=44_100)
-    with tempfile.TemporaryDirectory() as folder:
-        mix = Path(folder) / "mix.wav"
-        with audio.Writer(mix, made.sample_rate, 2) as out:
-            for _ in range(minutes):
-                out.append(np.tile(made.mixture, (2, 1)))
-        started = time.perf_counter()
-        separate_file(mix, _separator(), mix.with_name("speech.wav"), mix.with_name("music.wav"))
-        return time.perf_counter() - started, minutes * len(made.mixture) / made.sample_rate
