@@ -96,7 +96,7 @@ def transcribe(
 
 _TRAIN = """**Examples**
 
-bayessep train attention-asr --data LibriSpeech/train-clean-5 -o trained --preset paper --subwords 9515
+bayessep train attention-asr --data LibriSpeech/train-clean-5 -o trained --preset paper
 
 bayessep train attention-asr --data recordings -o digits --only digits --joined 6 --seconds 4 --mixture"""
 
@@ -123,7 +123,13 @@ def attention_asr(
     preset: Preset = None,
     subwords: Annotated[
         int | None,
-        recipe("--subwords", metavar="N", min=0, show_default="0", help="Size of the vocabulary of byte pairs; 0: characters."),
+        recipe(
+            "--subwords",
+            metavar="N",
+            min=-1,
+            show_default="-1",
+            help="Size of the vocabulary of byte pairs; 0: characters; -1: 9515 with --preset paper, else characters.",
+        ),
     ] = None,
     only: Annotated[
         str | None,

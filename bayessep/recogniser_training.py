@@ -35,6 +35,8 @@ NOISE = (-70.0, -35.0)
 """Range of the level of white noise relative to the utterance, in dB: real pauses are noisy, but inserted gaps are silent."""
 TOGETHER = 4
 """Maximum batch size in validation."""
+SUBWORDS = {"paper": PRESETS["paper"].labels, "small": vocabulary.CHARACTERS}
+"""Size of the vocabulary that belongs to a preset."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Recipe:
 
     Attributes:
         preset: one of `PRESETS`, the sizes of the network.
-        subwords: size of a byte-pair vocabulary; 0 for the characters of the transcripts.
+        subwords: size of a byte-pair vocabulary; 0 for the characters of the transcripts, -1 for what belongs to the preset.
         only: allowed words, separated by spaces; recordings with other words are left out. ``digits`` stands for zero to nine.
         joined: maximum number of a speaker's recordings that are concatenated: words recorded singly become sentences.
         seconds: longest utterance; longer recordings are left out.
@@ -61,7 +63,7 @@ class Recipe:
     """
 
     preset: str = "small"
-    subwords: int = 0
+    subwords: int = -1
     only: str = ""
     joined: int = 1
     seconds: float = 20.0
@@ -86,8 +88,8 @@ class Recipe:
         for name in ("joined", "batch", "held"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}, but must be at least 1.")
-        if self.subwords < 0:
-            raise UserError(f"subwords is {self.subwords}, but must be at least 0.")
+        if self.subwords < -1:
+            raise UserError(f"subwords is {self.subwords}, but must be at least -1.")
         if not 1 <= self.seconds <= attention_asr.SECONDS:
             raise UserError(f"seconds is {self.seconds}, but must be from 1 to {attention_asr.SECONDS}.")
         if not 1 <= self.speed <= 2:
@@ -100,6 +102,11 @@ class Recipe:
         """The words of `only`, spelled as in transcripts."""
         named = self.only.lower().replace(",", " ").split()
         return tuple(word for name in named for word in (spoken.DIGITS if name == "digits" else (name,)))
+
+    @property
+    def size(self) -> int:
+        """Size of the vocabulary to learn, as `vocabulary.learned` takes it."""
+        return SUBWORDS[self.preset] if self.subwords < 0 else self.subwords
 
     @property
     def training(self) -> Training:
@@ -253,6 +260,6 @@ def task(
             return attention_asr.init(config, key)
         return attention_asr.again(config, jax.tree.map(jnp.array, begun))  # copies: steps donate their arguments
 
-    settings = settings_besides(recipe) | {"config": asdict(config), "vocabulary": hashlib.sha256(words).hexdigest()}
-    settings |= started_from(begun and (begun.parameters, begun.statistics))
+    settings = settings_besides(recipe) | {"subwords": recipe.size, "config": asdict(config)}
+    settings |= {"vocabulary": hashlib.sha256(words).hexdigest()} | started_from(begun and (begun.parameters, begun.statistics))
     return Task(init, fixed(attention_asr.step, config), batch, validate, settings | dict(about))

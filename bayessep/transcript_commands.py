@@ -136,7 +136,7 @@ def train_recogniser(
     material = Material(spoken.read(listed), read_items(played, RATE, pauses=True))
     about = {"data": about_material(material) | {"redistributable": redistributable}}
     learn, held = divided(material, SHARE, recipe.seed)
-    words = vocabulary.learned([one.words for one in learn.speech], recipe.subwords)
+    words = vocabulary.learned([one.words for one in learn.speech], recipe.size)
     made = task(recipe, words, learn, held, about)
     with terminal.working() as progress:
         trained = train.train(made, recipe.training, folder, progress=progress)

@@ -87,7 +87,7 @@ def _budget(epochs: Mapping[str, int], each: int, **rest: Any) -> Budget:
     usual = recogniser_training.Recipe(
         only="digits", joined=5, seconds=3.0, held=64, steps_per_epoch=50, patience=1000, average=0.99, falls=True, speed=1.25
     )
-    usual = replace(usual, **rest)
+    usual = replace(usual, subwords=0, **rest)
     mixed = replace(usual, mixture=True)
     apart = replace(mixed, batch=max(1, usual.batch // 2), epochs=epochs["front"])
     return Budget(
@@ -185,7 +185,7 @@ class Networks:
 
     def __init__(self, budget: Budget, parts: Division, folder: Path, progress: Progress = lambda *_: None) -> None:
         self.budget, self.parts, self.folder, self.progress = budget, parts, folder, progress
-        self.words = vocabulary.learned([one.words for one in parts.learn.speech], budget.clean.subwords)
+        self.words = vocabulary.learned([one.words for one in parts.learn.speech], budget.clean.size)
         self.most = max(most_labels(budget.clean, parts.learn, other, self.words) for other in (parts.held, parts.test))
         self.about = {"data": {name: about_material(own) for name, own in zip(("learn", "held"), parts, strict=False)}}
         self.clean = cache(self._clean)

@@ -93,7 +93,7 @@ def test_recipes_that_cannot_be_are_refused() -> None:
     for changes, says in (
         ({"preset": "huge"}, "no preset 'huge'"),
         ({"joined": 0}, "joined is 0"),
-        ({"subwords": -1}, "subwords is -1"),
+        ({"subwords": -2}, "subwords is -2"),
         ({"seconds": 0.5}, "seconds is 0.5"),
         ({"speed": 0.5}, "speed is 0.5"),
         ({"snr_deviation": -1.0}, "deviation at least 0"),
@@ -103,6 +103,11 @@ def test_recipes_that_cannot_be_are_refused() -> None:
             Recipe(**changes)
     assert Recipe(only="digits").words == spoken.DIGITS and Recipe(only="yes no").words == ("yes", "no")
     assert Recipe(only="digits, yes").words == (*spoken.DIGITS, "yes")
+
+
+def test_a_preset_has_its_vocabulary_unless_another_is_asked_for() -> None:
+    assert [Recipe(preset).size for preset in attention_asr.PRESETS] == [9515, vocabulary.CHARACTERS]
+    assert Recipe("paper", subwords=0).size == vocabulary.CHARACTERS and Recipe("small", subwords=100).size == 100
 
 
 # --- the verbs -----------------------------------------------------------------------------------------------------------

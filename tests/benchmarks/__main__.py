@@ -322,10 +322,10 @@ def masker_step() -> dict:
     return _row(*_in_turns(compared.ours, compared.theirs, 2), 1 / 1.5, what, difference=compared.difference)
 
 
-def _words(run: Callable[[], object], target: float, what: str) -> dict:
+def _words(run: Callable[[], object], target: float, what: str, share: float = 1.0) -> dict:
     from tests.benchmarks import words
 
-    return _row(_warm(run), words.DURATION, target, f"{what} / its duration")
+    return _row(_warm(run), share * words.DURATION, target, f"{what} / its duration")
 
 
 def recogniser_step() -> dict:
@@ -334,6 +334,17 @@ def recogniser_step() -> dict:
     from tests.benchmarks import words
 
     return _words(words.step(PRESETS["small"]), 1 / 50, "a step of attention-asr (small), 16 utterances of 4 s")
+
+
+def joint_step() -> dict:
+    """A step of tuning it together with Conv-TasNet, both small, on half as many."""
+    from bayessep.models import attention_asr, conv_tasnet
+    from bayessep.models.joint_asr import JointAsr
+    from tests.benchmarks import words
+
+    config = JointAsr(conv_tasnet.PRESETS["small"], attention_asr.PRESETS["small"])
+    run = words.joint_step(config, words.UTTERANCES // 2)
+    return _words(run, 1 / 25, "a step of both networks of woo2020 together (small), 8 utterances of 4 s", 0.5)
 
 
 def recogniser_decode() -> dict:
@@ -349,7 +360,7 @@ ROWS = {
     for f in (
         *(sweep, catalogue, catalogue80, transform, hpss, separation, scores, hour, detector),
         *(conv_tasnet, conv_tasnet_step, conv_tasnet_separate, conv_tasnet_hour, separators_step, masker_step),
-        *(recogniser_step, recogniser_decode),
+        *(recogniser_step, joint_step, recogniser_decode),
     )
 }
 

@@ -78,7 +78,7 @@ def forward(config: Any) -> Compared:
     return Compared(ours, theirs, same(ours(), theirs()))
 
 
-def _learning(network: Any, config: Any, batch: Any) -> Callable[[], float]:
+def learning(network: Any, config: Any, batch: Any) -> Callable[[], float]:
     """Steps of training of a network, which starts from key 0, on one batch: each call is the next one, and returns its loss."""
     import jax
 
@@ -106,7 +106,7 @@ def steps(config: Any) -> Compared:
     batch = Batch(jnp.asarray(sources.sum(1)), jnp.asarray(sources))
     mixture, true, optimiser = torch.from_numpy(sources.sum(1)), torch.from_numpy(sources), torch_networks.optimiser(network)
 
-    ours = _learning(conv_tasnet, config, batch)
+    ours = learning(conv_tasnet, config, batch)
     theirs = partial(torch_networks.train_step, network, optimiser, mixture, true)
     return Compared(ours, theirs, same(np.asarray(ours()), np.asarray(theirs())))
 
@@ -117,7 +117,7 @@ def training(recipe: Any) -> Side:
     from bayessep.separator_training import NETWORKS
 
     sources = np.random.default_rng(0).standard_normal((recipe.batch, 2, round(recipe.seconds * RATE)), np.float32)
-    return _learning(NETWORKS[recipe.network], recipe.config, Batch(sources.sum(1), sources))
+    return learning(NETWORKS[recipe.network], recipe.config, Batch(sources.sum(1), sources))
 
 
 def separator() -> Any:

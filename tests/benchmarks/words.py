@@ -5,37 +5,37 @@ from typing import Any
 import numpy as np
 
 from tests.benchmarks.beside_torch import Side
+from tests.benchmarks.waveforms import learning
 
 RATE, SECONDS, UTTERANCES, LABELS = 16_000, 4.0, 16, 32
 DURATION = SECONDS * UTTERANCES
 
 
-def _batch(labels: int) -> Any:
+def _batch(labels: int, utterances: int = UTTERANCES) -> Any:
     """Utterances of noise, for what is said in them does not matter to how long it takes."""
     from bayessep.models.attention_asr import BEGIN, END, Batch
 
     rng = np.random.default_rng(0)
-    waveform = rng.standard_normal((UTTERANCES, round(SECONDS * RATE)), np.float32)
-    said = rng.integers(END + 1, labels, (UTTERANCES, LABELS))
+    waveform = rng.standard_normal((utterances, round(SECONDS * RATE)), np.float32)
+    said = rng.integers(END + 1, labels, (utterances, LABELS))
     said[:, 0], said[:, -1] = BEGIN, END
-    return Batch(waveform, np.full(UTTERANCES, waveform.shape[1]), said, np.full(UTTERANCES, LABELS))
+    return Batch(waveform, np.full(utterances, waveform.shape[1]), said, np.full(utterances, LABELS))
 
 
 def step(config: Any) -> Side:
     """A step of its training."""
-    import jax
-
     from bayessep.models import attention_asr
 
-    state, key = attention_asr.init(config, jax.random.key(0)), jax.random.key(0)
-    batch = jax.tree.map(jax.numpy.asarray, _batch(config.labels))
+    return learning(attention_asr, config, _batch(config.labels))
 
-    def ours() -> float:
-        nonlocal state
-        state, found = attention_asr.step(config, state, batch, key)
-        return float(jax.block_until_ready((state, found))[1].loss)
 
-    return ours
+def joint_step(config: Any, utterances: int) -> Side:
+    """A step of tuning it together with a separator before it."""
+    from bayessep.models import joint_asr
+
+    batch = _batch(config.back.labels, utterances)
+    music = np.random.default_rng(1).standard_normal(batch.waveform.shape, np.float32)
+    return learning(joint_asr, config, joint_asr.Batch(batch.waveform + music, *batch))
 
 
 def decoding(config: Any, width: int = 4) -> Side:
