@@ -135,8 +135,8 @@ def reproduce(
     """Run the experiment of a paper on real recordings, and print its tables beside the paper's numbers.
 
     000 compares the paper's methods and alternatives at several speech-to-music ratios; an hour or so on two cores. 001 compares
-    word recognition over music, with and without a separator in front, in four to five hours of one core; its --part separation
-    compares the time domain with the frequency domain, in a third of that. 002 compares the masker with and without its losses,
+    word recognition over music, with and without a separator in front, in about three hours of one core; its --part separation
+    compares the time domain with the frequency domain, in half of that. 002 compares the masker with and without its losses,
     and with the paper's baselines; hours. 003 trains every network, feature and head; a night, or longer trainings on a GPU
     (--long). 004 scores vocals and accompaniment against the confidence of masks (Figures 2 and 3), for a network, NMF and the
     ideal binary mask; less than an hour for six minutes of songs. Each result is kept in -o DIR at once: after an interruption, the
