@@ -128,7 +128,7 @@ def attention_asr(
             metavar="N",
             min=-1,
             show_default="-1",
-            help="Size of the vocabulary of byte pairs; 0: characters; -1: 9515 with --preset paper, else characters.",
+            help="Size of the vocabulary of byte pairs; 0: characters; -1: up to 9515 with --preset paper, else 0.",
         ),
     ] = None,
     only: Annotated[

@@ -35,8 +35,8 @@ NOISE = (-70.0, -35.0)
 """Range of the level of white noise relative to the utterance, in dB: real pauses are noisy, but inserted gaps are silent."""
 TOGETHER = 4
 """Maximum batch size in validation."""
-SUBWORDS = {"paper": PRESETS["paper"].labels, "small": vocabulary.CHARACTERS}
-"""Size of the vocabulary that belongs to a preset."""
+SUBWORDS = {"paper": PRESETS["paper"].labels}
+"""Presets with subwords, and how many at most; others have characters."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Recipe:
     @property
     def size(self) -> int:
         """Size of the vocabulary to learn, as `vocabulary.learned` takes it."""
-        return SUBWORDS[self.preset] if self.subwords < 0 else self.subwords
+        return SUBWORDS.get(self.preset, vocabulary.CHARACTERS) if self.subwords < 0 else self.subwords
 
     @property
     def training(self) -> Training:
@@ -260,6 +260,6 @@ def task(
             return attention_asr.init(config, key)
         return attention_asr.again(config, jax.tree.map(jnp.array, begun))  # copies: steps donate their arguments
 
-    settings = settings_besides(recipe) | {"subwords": recipe.size, "config": asdict(config)}
-    settings |= {"vocabulary": hashlib.sha256(words).hexdigest()} | started_from(begun and (begun.parameters, begun.statistics))
+    settings = settings_besides(recipe) | {"config": asdict(config), "vocabulary": hashlib.sha256(words).hexdigest()}
+    settings |= started_from(begun and (begun.parameters, begun.statistics))
     return Task(init, fixed(attention_asr.step, config), batch, validate, settings | dict(about))

@@ -124,6 +124,7 @@ def train_recogniser(
         Diverged: the loss is NaN or infinite.
     """
     recipe = read_recipe(config, given, Recipe)
+    recipe = dataclasses.replace(recipe, subwords=recipe.size)  # what is stored says what was learned
     if music is not None and not recipe.mixture:
         raise UserError(f"--music {music} has no effect without --mixture; add that, or leave --music out.")
     listed = spoken.listed(data, only=recipe.words, redistributable=redistributable)
@@ -136,7 +137,7 @@ def train_recogniser(
     material = Material(spoken.read(listed), read_items(played, RATE, pauses=True))
     about = {"data": about_material(material) | {"redistributable": redistributable}}
     learn, held = divided(material, SHARE, recipe.seed)
-    words = vocabulary.learned([one.words for one in learn.speech], recipe.size)
+    words = vocabulary.learned([one.words for one in learn.speech], recipe.subwords)
     made = task(recipe, words, learn, held, about)
     with terminal.working() as progress:
         trained = train.train(made, recipe.training, folder, progress=progress)

@@ -85,9 +85,10 @@ class Budget:
 def _budget(epochs: Mapping[str, int], each: int, **rest: Any) -> Budget:
     """Return a budget for utterances of digits, in epochs of 50 steps; `rest` replaces values of all recipes."""
     usual = recogniser_training.Recipe(
-        only="digits", joined=5, seconds=3.0, held=64, steps_per_epoch=50, patience=1000, average=0.99, falls=True, speed=1.25
+        subwords=0, only="digits", joined=5, seconds=3.0, held=64,
+        steps_per_epoch=50, patience=1000, average=0.99, falls=True, speed=1.25,
     )
-    usual = replace(usual, subwords=0, **rest)
+    usual = replace(usual, **rest)
     mixed = replace(usual, mixture=True)
     apart = replace(mixed, batch=max(1, usual.batch // 2), epochs=epochs["front"])
     return Budget(
@@ -375,7 +376,7 @@ def setup_of(folder: Path) -> dict[str, Any]:
 def _check_setup(
     folder: Path, parts: Division, every: Sequence[Utterance], own: Budget, budget: str, seed: int
 ) -> None:
-    recipes = asdict(changed(own, seed=0))  # the seed is stored once
+    recipes = asdict(own)
     counts = {
         name: {
             "speakers": sorted({one.group for one in part.speech}),

@@ -8,6 +8,7 @@ import pytest
 from bayessep.models.attention_asr import AttentionAsr
 from bayessep.models.conv_tasnet import ConvTasNet
 from bayessep.models.idempotent_masker import IdempotentMasker
+from bayessep.models.joint_asr import JointAsr
 from bayessep.separator_training import Recipe
 from tests.benchmarks import __main__ as benchmarks
 from tests.benchmarks import images, waveforms, words
@@ -85,4 +86,6 @@ def test_the_recogniser_learns_and_says_something_in_its_rows(monkeypatch: pytes
     monkeypatch.setattr(words, "LABELS", 4)
     step = words.step(TINY_RECOGNISER)
     assert step() != step()  # it goes on
+    tuned = words.joint_step(JointAsr(TINY, TINY_RECOGNISER), 2)
+    assert tuned() != tuned()
     assert words.decoding(TINY_RECOGNISER)().shape == (words.UTTERANCES, 4)
