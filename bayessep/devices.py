@@ -27,6 +27,11 @@ def begin_training(device: str, terminal: Terminal) -> str:
     return begin(device, terminal)
 
 
+def cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def use_device(name: str, terminal: Terminal) -> str:
     """Select ``cpu``, ``cuda`` or JAX's preferred device (``auto``); announce it and return its name.
 

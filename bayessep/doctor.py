@@ -1,7 +1,6 @@
 """Self-test of an installation: versions, devices, and a few checks."""
 
 import importlib.metadata
-import os
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -42,7 +41,7 @@ def examine(device: str) -> dict[str, Any]:
         "bayessep": __version__,
         "python": platform.python_version(),
         "system": platform.platform(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": devices.cores(),
         "device": device,
         "devices": [f"{d.platform}:{d.id} {d.device_kind}" for d in jax.devices()],
         "packages": packages,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from bayessep import neural, shipped, woo2020, woo2020_tables
+from bayessep import devices, neural, shipped, woo2020, woo2020_tables
 from bayessep.detector_data import Items
 from bayessep.detector_release import GENERATED, division, main, most_of
 from bayessep.models import conv_tasnet
@@ -68,8 +67,7 @@ def release(data: Path, work: Path, output: Path, progress: Progress = lambda *_
         }
         for name, one in made.items()
     }
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    figures["machine"] = f"a CPU, {cores} cores," if jax.default_backend() == "cpu" else str(jax.devices()[0].device_kind)
+    figures["machine"] = f"a CPU, {devices.cores()} cores," if jax.default_backend() == "cpu" else str(jax.devices()[0].device_kind)
     shipped.publish(TIME, weights, card(figures), output)
     (work / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     return figures

@@ -117,6 +117,10 @@ class Results:
             rates.append(100 * sum(line["errors"] for line in lines) / words if words else float("nan"))
         return float(np.mean(rates))
 
+    def added(self, row: Row) -> float:
+        """Return what music adds to the word error rate, in percentage points."""
+        return self.wer(row, RATIOS) - self.wer(row, [None])
+
     def sdr(self, row: Row, ratio: float, genre: str | None = None) -> list[float]:
         """Return the SDR of the separated speech of each utterance."""
         return [line["speech SDR"] for line in self.of(row, ratio, genre) if "speech SDR" in line]
@@ -177,8 +181,7 @@ def interval(measure: Callable[..., np.ndarray], *counts: Counts) -> tuple[float
     def of(rows: Int[np.ndarray, "D G"]) -> Float[np.ndarray, " D"]:
         return measure(*(own[rows].sum(1) for own in every))
 
-    low, high = bootstrap(len(every[0]), of)
-    return round(low, 9), round(high, 9)  # where both are equal, differences are 0, not rounding
+    return bootstrap(len(every[0]), of)
 
 
 def less(ours: Float[np.ndarray, "*D"] | float, theirs: Float[np.ndarray, "*D"] | float) -> Float[np.ndarray, "*D"]:
@@ -190,6 +193,14 @@ def less(ours: Float[np.ndarray, "*D"] | float, theirs: Float[np.ndarray, "*D"] 
 # --- tables --------------------------------------------------------------------------------------------------------------
 
 _HEADS = [f"{ratio:g} dB" for ratio in RATIOS]
+_CONDITIONS = ["clean", *_HEADS]
+
+
+def _paper(row: Row) -> dict[str, float]:
+    """Return the paper's word error rates, their average over ratios, and what music adds."""
+    clean, *noisy = PAPER[row.name]
+    average = float(np.mean(noisy))
+    return dict(zip(_CONDITIONS, PAPER[row.name], strict=True)) | {AVERAGE: average, ADDED: average - clean}
 
 
 def tables(results: Results) -> list[Table]:
@@ -198,7 +209,7 @@ def tables(results: Results) -> list[Table]:
 
 
 def _errors(results: Results) -> Table:
-    rows = []
+    rows, heads = [], [*_CONDITIONS, AVERAGE, ADDED]
     for row in ROWS:
         ours = [cell(results.wer(row, [ratio]), 1) for ratio in CONDITIONS]
         if counts := results.counts(row, RATIOS):
@@ -206,20 +217,16 @@ def _errors(results: Results) -> Table:
             ours += [cell(results.wer(row, RATIOS), 1), "–" if np.isnan(low) else f"{low:.1f} to {high:.1f}"]
         else:
             ours += ["–", "–"]
-        more = results.wer(row, RATIOS) - results.wer(row, [None]) if results.counts(row, CONDITIONS) else float("nan")
-        ours.append(cell(more, 1))
-        theirs: Sequence[float | None] = 6 * (None,)
-        if row.name in PAPER:
-            theirs = (*PAPER[row.name], average := float(np.mean(PAPER[row.name][1:])), average - PAPER[row.name][0])
-        rows.append([title(row), *ours, *(cell(value, 1) for value in theirs)])
-    heads = ["clean", *_HEADS, AVERAGE]
+        ours.append(cell(results.added(row) if results.counts(row, CONDITIONS) else None, 1))
+        theirs = _paper(row) if row.name in PAPER else {}
+        rows.append([title(row), *ours, *(cell(theirs.get(head), 1) for head in heads)])
     note = f"The {AVERAGE} is of the three ratios; music adds its difference from clean speech, in percentage points. Every row is "
     note += "a single training: intervals do not cover other seeds."
     if sizes := [int(own[0, 1]) for own in results.counts(ROWS[0], RATIOS).values()]:
         note += f" They are by bootstrap over the {len(sizes)} artists of the music, one of whom accounts for {max(sizes)} of the "
         note += f"{sum(sizes)} words; the speech, which comes from few recordings, is not resampled."
-    heads = ["", *heads, "95 %", ADDED, *(f"paper, {head}" for head in (*heads, ADDED))]
-    return Table("Table I: word error rate in percent", heads, rows, note)
+    own = ["", *_CONDITIONS, AVERAGE, "95 %", ADDED]
+    return Table("Table I: word error rate in percent", [*own, *(f"paper, {head}" for head in heads)], rows, note)
 
 
 def _separation(results: Results) -> Table:
@@ -314,7 +321,7 @@ def _below(results: Results, what: str, ours: Row, theirs: Row, least: float = 0
     ends = (f"{abs(end):.0f} % {'less' if end >= 0 else 'more'}" for end in (low, high))
     numbers += "" if np.isnan(low) else f"; 95 % from {' to '.join(ends)}"
     if theirs.name in PAPER:
-        paper = [float(np.mean(PAPER[row.name][1:])) for row in (ours, theirs)]
+        paper = [_paper(row)[AVERAGE] for row in (ours, theirs)]
         numbers += f"; the paper: {paper[0]:.1f} against {paper[1]:.1f} %: {100 * (1 - paper[0] / paper[1]):.0f} % less"
     than = f"{title(theirs)}" + (f", as measured by at least {least:g} %" if least else "")
     return Finding(f"{what} makes fewer errors than {than}", settled(by, low, high, least), numbers)
@@ -325,13 +332,7 @@ def _spared(results: Results, ours: Row, theirs: Row) -> Finding | None:
     counts = [results.counts(row, CONDITIONS) for row in (ours, theirs)]
     if not all(counts):
         return None
-    found, paper = (
-        [average - clean for average, clean in pairs]
-        for pairs in (
-            [(results.wer(row, RATIOS), results.wer(row, [None])) for row in (ours, theirs)],
-            [(float(np.mean(PAPER[row.name][1:])), PAPER[row.name][0]) for row in (ours, theirs)],
-        )
-    )
+    found, paper = zip(*((results.added(row), _paper(row)[ADDED]) for row in (ours, theirs)), strict=True)
     by, (low, high) = found[1] - found[0], interval(spared, *counts)
     numbers = f"{found[0]:.1f} against {found[1]:.1f} percentage points: {abs(by):.1f} {'less' if by >= 0 else 'more'}"
     numbers += f"{between(low, high)}; the paper: {paper[0]:.1f} against {paper[1]:.1f}"

@@ -322,10 +322,10 @@ def masker_step() -> dict:
     return _row(*_in_turns(compared.ours, compared.theirs, 2), 1 / 1.5, what, difference=compared.difference)
 
 
-def _words(run: Callable[[], object], target: float, what: str, share: float = 1.0) -> dict:
-    from tests.benchmarks import words
+def _words(run: Callable[[], object], target: float, what: str, utterances: int) -> dict:
+    from tests.benchmarks.words import SECONDS
 
-    return _row(_warm(run), share * words.DURATION, target, f"{what} / its duration")
+    return _row(_warm(run), utterances * SECONDS, target, f"{what}, {utterances} utterances of {SECONDS:g} s / their duration")
 
 
 def recogniser_step() -> dict:
@@ -333,18 +333,19 @@ def recogniser_step() -> dict:
     from bayessep.models.attention_asr import PRESETS
     from tests.benchmarks import words
 
-    return _words(words.step(PRESETS["small"]), 1 / 50, "a step of attention-asr (small), 16 utterances of 4 s")
+    return _words(words.step(PRESETS["small"]), 1 / 50, "a step of attention-asr (small)", words.UTTERANCES)
 
 
 def joint_step() -> dict:
-    """A step of tuning it together with Conv-TasNet, both small, on half as many."""
+    """A step of tuning a Conv-TasNet and a recogniser together, presets small, against the same."""
     from bayessep.models import attention_asr, conv_tasnet
     from bayessep.models.joint_asr import JointAsr
     from tests.benchmarks import words
 
     config = JointAsr(conv_tasnet.PRESETS["small"], attention_asr.PRESETS["small"])
-    run = words.joint_step(config, words.UTTERANCES // 2)
-    return _words(run, 1 / 25, "a step of both networks of woo2020 together (small), 8 utterances of 4 s", 0.5)
+    utterances = 8  # as the experiment
+    run = words.joint_step(config, utterances)
+    return _words(run, 1 / 25, "a step of conv-tasnet and attention-asr together (small)", utterances)
 
 
 def recogniser_decode() -> dict:
@@ -352,7 +353,7 @@ def recogniser_decode() -> dict:
     from bayessep.models.attention_asr import PRESETS
     from tests.benchmarks import words
 
-    return _words(words.decoding(PRESETS["small"]), 1 / 50, "decoding by attention-asr (small), 16 utterances of 4 s, beam 4")
+    return _words(words.decoding(PRESETS["small"]), 1 / 50, "decoding by attention-asr (small), beam 4", words.UTTERANCES)
 
 
 ROWS = {

@@ -3,12 +3,12 @@
 The extra `bench` brings torch; without it those rows are left out, with that reason.
 """
 
-import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from bayessep.devices import cores
 from bayessep.extras import library
 
 SAME = 1e-3
@@ -44,5 +44,5 @@ def torch_on_all_cores() -> Any:
         UserError: it is not installed.
     """
     torch = library("torch", "bench")
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    torch.set_num_threads(cores())
     return torch

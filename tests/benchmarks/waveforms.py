@@ -138,4 +138,3 @@ def recording(seconds: float) -> tuple[Side, float]:
 
     made = generate_broadcast(0, seconds=seconds, sample_rate=RATE)
     return partial(separate, made.mixture[None], made.sample_rate, separator()), len(made.mixture) / made.sample_rate
-

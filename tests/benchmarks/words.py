@@ -8,7 +8,6 @@ from tests.benchmarks.beside_torch import Side
 from tests.benchmarks.waveforms import learning
 
 RATE, SECONDS, UTTERANCES, LABELS = 16_000, 4.0, 16, 32
-DURATION = SECONDS * UTTERANCES
 
 
 def _batch(labels: int, utterances: int = UTTERANCES) -> Any:
@@ -30,7 +29,7 @@ def step(config: Any) -> Side:
 
 
 def joint_step(config: Any, utterances: int) -> Side:
-    """A step of tuning it together with a separator before it."""
+    """A step of tuning a separator and the recogniser behind it together."""
     from bayessep.models import joint_asr
 
     batch = _batch(config.back.labels, utterances)
